@@ -1,0 +1,56 @@
+#!/bin/sh
+# Every check, in the order of what fails fastest; all of them run, and the exit status tells whether all passed.
+# `make test` calls it after set-up. Arguments go to pytest.
+set -u
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+cd "$here" || exit 1
+venv=${SCFM_VENV:-.venv}
+case $venv in /*) ;; *) venv=$here/$venv ;; esac
+PATH=$venv/bin:$PATH
+export PATH
+failed=""
+
+section() { printf '\n── %s ──\n' "$1"; }
+# run NAME COMMAND...
+run() {
+  name=$1; shift
+  section "$name"
+  "$@" </dev/null || failed="$failed $name,"
+}
+
+has_browser() {
+  for name in chromium chromium-browser google-chrome; do
+    if command -v "$name" >/dev/null 2>&1; then return 0; fi
+  done
+  [ -x "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ] || [ -n "${SCFM_CHROMIUM:-}" ]
+}
+
+section "system packages for the browser tests"
+if has_browser; then
+  echo "A Chromium is there."
+else
+  sh scripts/system-packages.sh chromium fonts-dejavu-core || echo "The browser tests will be skipped."
+fi
+
+run "style (ruff)" sh -c 'ruff check . && ruff format --check .'
+run "import contracts (import-linter)" lint-imports
+run "types (mypy)" mypy
+
+section "front end (Node)"
+if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then
+  run "front end: packages" npm --prefix widgets ci --no-audit --no-fund
+  run "front end: style and types" npm --prefix widgets run lint
+  run "front end: unit tests" npm --prefix widgets test
+  run "front end: the bundle in git equals a fresh build" npm --prefix widgets run check-bundle
+else
+  echo "Node and npm are not on this machine: the front end's own tests and the check of its bundle are left out."
+fi
+
+# pytest comes last, so that its closing line is the one that closes the run.
+run "tests (pytest)" pytest "$@"
+
+if [ -n "$failed" ]; then
+  printf '\nFailed: %s.\n' "${failed%,}"
+  exit 1
+fi
