@@ -1,0 +1,63 @@
+"""scfm-lab: a workbench for single-cell foundation models.
+
+``import scfm_lab as sl`` loads nothing heavy: every public name is imported when
+it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scfm_lab import datasets, evaluation
+    from scfm_lab.cells.audit import audit_genes
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.inference.hardware import Hardware, fits
+    from scfm_lab.inference.plan import plan
+    from scfm_lab.models.contract import Model, ModelSpec, States, Tokens
+    from scfm_lab.models.load import list_models, load_model
+    from scfm_lab.tasks.annotate import annotate
+    from scfm_lab.tasks.embed import embed
+    from scfm_lab.tasks.impute import impute
+    from scfm_lab.tasks.perturb import perturb
+    from scfm_lab.tasks.trajectory import trajectory
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cells": "scfm_lab.cells.cells",
+    "Hardware": "scfm_lab.inference.hardware",
+    "Model": "scfm_lab.models.contract",
+    "ModelSpec": "scfm_lab.models.contract",
+    "States": "scfm_lab.models.contract",
+    "Tokens": "scfm_lab.models.contract",
+    "annotate": "scfm_lab.tasks.annotate",
+    "audit_genes": "scfm_lab.cells.audit",
+    "embed": "scfm_lab.tasks.embed",
+    "fits": "scfm_lab.inference.hardware",
+    "impute": "scfm_lab.tasks.impute",
+    "list_models": "scfm_lab.models.load",
+    "load_model": "scfm_lab.models.load",
+    "perturb": "scfm_lab.tasks.perturb",
+    "plan": "scfm_lab.inference.plan",
+    "trajectory": "scfm_lab.tasks.trajectory",
+}
+_MODULES = ("datasets", "errors", "evaluation", "plugins")
+
+__all__ = ["__version__", *sorted(_HOMES), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"scfm_lab.{name}")
+    else:
+        raise AttributeError(f"module 'scfm_lab' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""AnnData in, AnnData out: raw counts, gene identifiers, doses, provenance."""

@@ -1,0 +1,161 @@
+"""Cells: validated raw counts with gene identifiers, the input of every model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.counts import find_counts, library_sizes, to_csr
+from scfm_lab.cells.digest import cell_keys, hash_names
+from scfm_lab.cells.genes import Genes
+from scfm_lab.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Raw counts of some cells.
+
+    A perturbed copy of cells keeps the library sizes and the digests of the cells it was
+    made from, and points to them by `baseline`: every random or rank-based choice of a
+    tokeniser is then taken as for the unperturbed cell.
+    """
+
+    counts: csr_matrix
+    """float32, cells × genes, sorted indices, no explicit zeros."""
+    genes: Genes
+    total: NDArray[np.float64]
+    """Library size over all genes of the unperturbed cell."""
+    keys: NDArray[np.uint64]
+    """Digest of the unperturbed counts."""
+    names: NDArray[Any]
+    fields: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Columns of ``obs`` that a model asked for (assay, species, …)."""
+    baseline: Cells | None = None
+    where: str = "X"
+    """Where in the AnnData the counts were found."""
+    gene_hashes: NDArray[np.uint64] = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.gene_hashes is None:
+            object.__setattr__(self, "gene_hashes", hash_names(self.genes.names))
+
+    def __len__(self) -> int:
+        return int(self.counts.shape[0])
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        fields: Sequence[str] = (),
+        rows: slice | NDArray[Any] | None = None,
+    ) -> Cells:
+        """Find, check and copy the raw counts of an AnnData, which is left as it is.
+
+        Parameters
+        ----------
+        adata
+            In memory or backed; counts in X, a layer or ``.raw``; dense, CSR or CSC.
+        layer
+            Name of the layer that holds the counts, ``"X"`` or ``"raw"``; None looks for them.
+        fields
+            Columns of ``obs`` to carry along; those that are not there are left out.
+        rows
+            Only these cells.
+
+        Raises
+        ------
+        CountsError, DataError, GenesError
+            If there are no raw counts, no cells, or names are doubled.
+        """
+        _check_names(adata)
+        place = find_counts(adata, layer)
+        organism = adata.uns.get("organism")
+        genes = Genes.from_var(place.var, _organism_name(organism) if isinstance(organism, str) else None)
+        counts = to_csr(place.matrix, rows, place.where)
+        hashes = hash_names(genes.names)
+        obs = adata.obs if rows is None else adata.obs.iloc[rows]
+        return cls(
+            counts=counts,
+            genes=genes,
+            total=library_sizes(adata, counts, rows),
+            keys=cell_keys(counts, hashes),
+            names=np.asarray(obs.index.astype(str), dtype=object),
+            fields={name: obs[name].to_numpy() for name in fields if name in obs},
+            where=place.where,
+            gene_hashes=hashes,
+        )
+
+    @classmethod
+    def chunks(cls, adata: AnnData, size: int, **kwargs: Any) -> Iterator[Cells]:
+        """The cells of an AnnData, `size` at a time, in file order."""
+        for start in range(0, adata.n_obs, size):
+            yield cls.from_anndata(adata, rows=slice(start, min(start + size, adata.n_obs)), **kwargs)
+
+    def take(self, rows: NDArray[Any] | slice) -> Cells:
+        """Some of the cells, in the order given."""
+        return replace(
+            self,
+            counts=self.counts[rows],
+            total=self.total[rows],
+            keys=self.keys[rows],
+            names=self.names[rows],
+            fields={name: values[rows] for name, values in self.fields.items()},
+            baseline=None if self.baseline is None else self.baseline.take(rows),
+        )
+
+    def with_counts(self, counts: csr_matrix) -> Cells:
+        """A perturbed copy: other counts, everything else as in the unperturbed cell."""
+        return replace(self, counts=counts, baseline=self.baseline or self)
+
+
+def _organism_name(organism: str) -> str:
+    known = {"homo sapiens": "human", "mus musculus": "mouse", "hsapiens": "human", "mmusculus": "mouse"}
+    name = organism.strip().lower().replace("_", " ")
+    return known.get(name, name)
+
+
+def _check_names(adata: AnnData) -> None:
+    if not adata.obs_names.is_unique:
+        doubled = adata.obs_names[adata.obs_names.duplicated()].unique()
+        raise DataError(
+            f"{len(doubled):,} cell names occur more than once in obs_names (first: {str(doubled[0])!r}). "
+            "Make them unique first: adata.obs_names_make_unique()."
+        )
+
+
+def column_of(adata: AnnData, name: str, *, what: str = "The column", min_values: int = 1) -> Any:
+    """A column of ``obs`` as a pandas Series, or a sentence that says what is missing.
+
+    Raises
+    ------
+    DataError
+        If the column is not there, has fewer than `min_values` values, or has NaN.
+    """
+    if name not in adata.obs:
+        known = ", ".join(map(repr, adata.obs.columns[:12])) or "none"
+        raise DataError(
+            f"{what} {name!r} is not in obs; columns there: {known}." + did_you_mean(name, adata.obs.columns)
+        )
+    column = adata.obs[name]
+    missing = int(column.isna().sum())
+    if missing:
+        raise DataError(
+            f"{what} {name!r} has no value in {missing:,} of {len(column):,} cells; fill or drop those cells first."
+        )
+    if column.nunique() < min_values:
+        raise DataError(
+            f"{what} {name!r} has one value only ({str(column.iloc[0])!r}); "
+            f"at least {min_values} are needed to compare anything."
+        )
+    return column

@@ -1,0 +1,225 @@
+"""Find the raw counts in an AnnData, and tell them from what is not counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import CountsError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+_COUNT_LAYERS = ("counts", "raw_counts", "count", "spliced_counts")
+TOTAL_COLUMN = "total_counts_all_genes"
+_INTEGER_TOLERANCE = 1e-3
+_PROBE_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class CountsPlace:
+    """Where in an AnnData the raw counts lie."""
+
+    where: str
+    """``"X"``, ``"layers['counts']"`` or ``"raw.X"``."""
+    matrix: Any
+    var: Any
+    """The data frame that describes the matrix's columns."""
+
+
+def find_counts(adata: AnnData, layer: str | None = None) -> CountsPlace:
+    """Place of the raw counts, looked for in X, in layers named so, then in ``.raw``.
+
+    Parameters
+    ----------
+    layer
+        A layer's name, or ``"X"`` or ``"raw"``; only that place is looked at.
+
+    Raises
+    ------
+    CountsError
+        If no place holds raw counts; the message says what X looks like.
+    DataError
+        If the AnnData is empty or the layer does not exist.
+    """
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise DataError(
+            f"The AnnData is empty ({adata.n_obs} cells × {adata.n_vars} genes); "
+            "load cells before you run a model on them."
+        )
+    if layer is not None:
+        place = _named_place(adata, layer)
+        fault = describe_fault(place.matrix)
+        if fault:
+            raise CountsError(f"{place.where} does not hold raw counts: {fault}.{_advice(adata, fault)}")
+        return place
+
+    candidates = _candidates(adata)
+    if not candidates:
+        raise DataError("The AnnData has neither X nor a layer named 'counts'; name the counts with layer=.")
+    faults = []
+    for place in candidates:
+        fault = describe_fault(place.matrix)
+        if fault is None:
+            return place
+        if _is_broken(fault):
+            raise CountsError(f"{place.where} cannot be counts: {fault}.{_advice(adata, fault)}")
+        faults.append((place.where, fault))
+    where, fault = faults[0]
+    others = "".join(f"; {w}: {f}" for w, f in faults[1:])
+    raise CountsError(f"{where} does not hold raw counts: {fault}{others}.{_advice(adata, fault)}")
+
+
+def _named_place(adata: AnnData, layer: str) -> CountsPlace:
+    if layer == "X":
+        return CountsPlace("X", adata.X, adata.var)
+    if layer == "raw":
+        if adata.raw is None:
+            raise DataError("layer='raw' was asked for, but the AnnData has no .raw.")
+        return CountsPlace("raw.X", adata.raw.X, adata.raw.var)
+    if layer not in adata.layers:
+        known = ", ".join(map(repr, adata.layers)) or "none"
+        raise DataError(
+            f"The AnnData has no layer {layer!r}; its layers are: {known}."
+            + did_you_mean(layer, adata.layers)
+        )
+    return CountsPlace(f"layers[{layer!r}]", adata.layers[layer], adata.var)
+
+
+def _candidates(adata: AnnData) -> list[CountsPlace]:
+    found = []
+    if adata.X is not None:
+        found.append(CountsPlace("X", adata.X, adata.var))
+    found += [
+        CountsPlace(f"layers[{name!r}]", adata.layers[name], adata.var)
+        for name in _COUNT_LAYERS
+        if name in adata.layers
+    ]
+    if adata.raw is not None:
+        found.append(CountsPlace("raw.X", adata.raw.X, adata.raw.var))
+    return found
+
+
+def _is_broken(fault: str) -> bool:
+    return fault.startswith(("it has NaN", "it has infinite"))
+
+
+def _advice(adata: AnnData, fault: str) -> str:
+    if _is_broken(fault):
+        return " Remove or repair those entries first."
+    text = " Models need raw counts: keep them before normalising (adata.layers['counts'] = adata.X.copy())"
+    if adata.layers:
+        text += ", or name the layer that holds them with layer="
+    return text + "."
+
+
+def describe_fault(matrix: Any) -> str | None:
+    """What tells that a matrix does not hold raw counts, in words; None if it does.
+
+    The values of up to 2,000 rows spread over the matrix are looked at here;
+    :func:`to_csr` checks every value that is read.
+    """
+    return _fault_of(_sample_values(matrix), total_rows=matrix.shape[0])
+
+
+def _fault_of(values: np.ndarray, total_rows: int) -> str | None:
+    if values.dtype == object or values.dtype.kind not in "biuf":
+        return f"its values are of type {values.dtype}, not numbers"
+    if values.size == 0:
+        return None
+    values = values.astype(np.float64, copy=False)
+    if np.isnan(values).any():
+        return f"it has NaN values ({int(np.isnan(values).sum()):,} in the {total_rows:,} cells looked at)"
+    if np.isinf(values).any():
+        return f"it has infinite values ({int(np.isinf(values).sum()):,})"
+    low, high = float(values.min()), float(values.max())
+    fractional = np.abs(values - np.rint(values)) > _INTEGER_TOLERANCE
+    if low < 0:
+        if not fractional.any():
+            return f"it has negative values (smallest {low:g})"
+        return f"it looks scaled or centred (values from {low:.3g} to {high:.3g})"
+    if fractional.any():
+        share = float(fractional.mean())
+        if high < 20:
+            return f"it looks log-normalised ({share:.0%} of the values are not whole, largest {high:.3g})"
+        return f"it looks normalised ({share:.0%} of the values are not whole, largest {high:.4g})"
+    return None
+
+
+def _sample_values(matrix: Any) -> np.ndarray:
+    import scipy.sparse as sp
+
+    n = matrix.shape[0]
+    if n > _PROBE_ROWS:
+        # Three contiguous stretches: backed matrices read these fast.
+        third = _PROBE_ROWS // 3
+        starts = (0, (n - third) // 2, n - third)
+        parts = [_sample_values(matrix[start : start + third]) for start in starts]
+        return np.concatenate(parts)
+    block = matrix[0:n] if not isinstance(matrix, np.ndarray) and not sp.issparse(matrix) else matrix
+    if sp.issparse(block):
+        return np.asarray(block.data)
+    if hasattr(block, "compute"):
+        block = block.compute()
+    return np.asarray(block).ravel()
+
+
+def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X") -> csr_matrix:
+    """Counts of some rows as a canonical CSR matrix of float32, every value checked.
+
+    A new matrix is made; what is in the AnnData stays as it is.
+
+    Raises
+    ------
+    CountsError
+        If a value is negative, NaN, infinite or not whole.
+    """
+    import scipy.sparse as sp
+
+    block = matrix if rows is None else matrix[rows]
+    if hasattr(block, "to_memory"):
+        block = block.to_memory()
+    if hasattr(block, "compute"):
+        block = block.compute()
+    if not sp.issparse(block):
+        block = np.asarray(block[...] if hasattr(block, "dtype") and not isinstance(block, np.ndarray) else block)
+    fault = _fault_of(np.asarray(block.data) if sp.issparse(block) else block.ravel(), block.shape[0])
+    if fault:
+        raise CountsError(f"{where} does not hold raw counts: {fault}.")
+    csr = sp.csr_matrix(block, dtype=np.float32, copy=True)
+    np.rint(csr.data, out=csr.data)
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    csr.sort_indices()
+    return csr
+
+
+def library_sizes(adata: AnnData, counts: csr_matrix, rows: slice | np.ndarray | None = None) -> np.ndarray:
+    """Counts of each cell over all genes, float64.
+
+    ``obs["total_counts_all_genes"]`` is taken where it is there: a panel of genes
+    holds only part of a cell's counts.
+
+    Raises
+    ------
+    DataError
+        If that column is not numeric, has NaN, or is smaller than the counts seen.
+    """
+    seen = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    if TOTAL_COLUMN not in adata.obs:
+        return seen
+    column = adata.obs[TOTAL_COLUMN]
+    try:
+        total = np.asarray(column if rows is None else column.iloc[rows], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"obs[{TOTAL_COLUMN!r}] is not numeric; repair or drop that column.") from None
+    bad = ~np.isfinite(total) | (total < seen - 0.5)
+    if bad.any():
+        raise DataError(
+            f"obs[{TOTAL_COLUMN!r}] is missing or below the counts that are there in {int(bad.sum()):,} cells; "
+            "it must be each cell's count over all genes. Repair or drop that column."
+        )
+    return total

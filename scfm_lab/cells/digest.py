@@ -1,0 +1,84 @@
+"""Digests of cells, and random numbers that depend on nothing but a cell, a gene and a seed.
+
+A cell's digest is a commutative sum over its (gene, count) pairs, so that it does not
+change with the order of cells or of genes, nor with the matrix format. Random numbers
+are hashed from it (counter-based, as in Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3"), so that a cell meets the same numbers in every batch and every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Splitmix64's finaliser: a bijection on 64 bits that scatters near inputs."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(x, dtype=np.uint64) + _GOLDEN
+        x = (x ^ (x >> np.uint64(30))) * _MIX_1
+        x = (x ^ (x >> np.uint64(27))) * _MIX_2
+        return x ^ (x >> np.uint64(31))
+
+
+def hash_names(names: Iterable[str]) -> NDArray[np.uint64]:
+    """64-bit hash of each gene name, the same on every machine and in every process."""
+    return np.fromiter(
+        (
+            int.from_bytes(hashlib.blake2b(str(n).encode(), digest_size=8).digest(), "little")
+            for n in names
+        ),
+        dtype=np.uint64,
+    )
+
+
+def cell_keys(counts: csr_matrix, gene_hashes: NDArray[np.uint64], salt: int = 0) -> NDArray[np.uint64]:
+    """Digest of each row of a canonical CSR matrix of counts.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, cells × genes, without explicit zeros.
+    gene_hashes
+        One hash per column (:func:`hash_names`).
+    salt
+        Another salt gives an independent digest; two of them make 128 bits.
+
+    Returns
+    -------
+    ndarray of uint64, shape (cells,)
+    """
+    bits = counts.data.astype(np.float64).view(np.uint64)
+    with np.errstate(over="ignore"):
+        pairs = mix64(mix64(bits + np.uint64(salt)) ^ gene_hashes[counts.indices])
+        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(pairs, dtype=np.uint64)])
+        sums = running[counts.indptr[1:]] - running[counts.indptr[:-1]]
+    return mix64(sums ^ np.uint64(salt))
+
+
+def uniforms(
+    cells: NDArray[np.uint64], genes: NDArray[np.uint64], seed: int, stream: int = 0
+) -> NDArray[np.float64]:
+    """Uniform numbers in (0, 1), one per broadcast pair of cell digest and gene hash.
+
+    `stream` keeps apart the numbers that one gene of one cell needs for several
+    purposes (draws of a dose, ties of a tokeniser).
+    """
+    with np.errstate(over="ignore"):
+        key = mix64(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)) + mix64(
+            np.asarray([stream], np.uint64) ^ _MIX_1
+        )
+        x = mix64(mix64(np.asarray(cells, np.uint64) ^ key) ^ np.asarray(genes, np.uint64))
+    return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -1,0 +1,175 @@
+"""Doses: what a slider does to the counts of a gene.
+
+Defined on counts and not on tokens, so that it means the same for every model. Dose 0 is a
+knockout; below 1 counts are thinned binomially; 1 leaves the cell exactly as it is; above 1
+Poisson counts at the group's rate of the gene are added. The draws are quantiles of one
+hashed uniform per cell, gene and draw, and so are monotone in the dose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm_lab.cells.digest import uniforms
+from scfm_lab.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+
+_DOSE_STREAM = 0x0D05E
+
+
+def check_dose(gene: str, dose: float) -> float:
+    """The dose as a float.
+
+    Raises
+    ------
+    DataError
+        If it is negative, NaN or infinite.
+    """
+    try:
+        value = float(dose)
+    except (TypeError, ValueError):
+        raise DataError(f"The dose of {gene} is {dose!r}; it must be a number, 0 (knockout) or above.") from None
+    if not np.isfinite(value) or value < 0:
+        raise DataError(
+            f"The dose of {gene} is {value:g}; it must be 0 (knockout) or above (1 = unchanged, 2 = twice)."
+        )
+    return value
+
+
+def is_random(doses: Mapping[str, float]) -> bool:
+    """Whether some dose needs draws (0 and 1 do not)."""
+    return any(d not in (0.0, 1.0) for d in doses.values())
+
+
+def dosed_counts(
+    k: NDArray[np.float64],
+    dose: float,
+    keys: NDArray[np.uint64],
+    gene_hash: np.uint64,
+    *,
+    rate: NDArray[np.float64],
+    seed: int,
+    draw: int,
+) -> NDArray[np.float64]:
+    """Counts of one gene at a dose.
+
+    Parameters
+    ----------
+    k
+        Counts of the gene, shape (cells,).
+    keys, gene_hash
+        Digests of the unperturbed cells, and the gene's hash.
+    rate
+        Expected count of the gene in each cell: the group's pooled rate times the cell's
+        size factor (used above dose 1 only).
+    draw
+        Number of the draw.
+
+    Returns
+    -------
+    ndarray of float64, shape (cells,)
+    """
+    if dose == 1:
+        return k.copy()
+    if dose == 0:
+        return np.zeros_like(k)
+    from scipy import stats
+
+    u = uniforms(keys, np.array([gene_hash], np.uint64), seed, _DOSE_STREAM + draw)
+    if dose < 1:
+        out = np.zeros_like(k)
+        there = k > 0
+        out[there] = stats.binom.ppf(u[there], k[there], dose)
+        return out
+    return k + stats.poisson.ppf(u, (dose - 1) * rate)
+
+
+def group_rates(cells: Cells, columns: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Expected count of each gene in each cell from its group's pooled rate.
+
+    Parameters
+    ----------
+    columns
+        Columns of the genes.
+    groups
+        Group number of each cell.
+
+    Returns
+    -------
+    ndarray of float64, shape (cells, genes)
+        Sum of the gene's counts over the group / sum of its library sizes × the cell's library size.
+    """
+    counts = cells.counts[:, columns].toarray().astype(np.float64)
+    rates = np.zeros_like(counts)
+    for group in np.unique(groups):
+        mask = groups == group
+        total = cells.total[mask].sum()
+        if total > 0:
+            rates[mask] = counts[mask].sum(axis=0) / total
+    return rates * cells.total[:, None]
+
+
+def perturb_counts(
+    cells: Cells,
+    doses: Mapping[int, float],
+    *,
+    groups: NDArray[np.int64] | None = None,
+    set_to: Mapping[int, float] | None = None,
+    seed: int = 0,
+    draw: int = 0,
+) -> Cells:
+    """A copy of the cells with some genes at another dose.
+
+    Parameters
+    ----------
+    cells
+        The unperturbed cells.
+    doses
+        Column of a gene → dose.
+    groups
+        Group number of each cell, for the rates of over-expression; None: one group.
+    set_to
+        Column of a gene → absolute level in counts per 10,000; a Poisson count at that
+        level replaces the cell's own (for genes that are silent in these cells).
+    seed, draw
+        Which uniform numbers.
+
+    Returns
+    -------
+    Cells
+        Library sizes and digests are those of the unperturbed cells.
+    """
+    from scipy import sparse, stats
+
+    set_to = dict(set_to or {})
+    columns = np.array(sorted({*doses, *set_to}), dtype=np.int64)
+    groups = np.zeros(len(cells), np.int64) if groups is None else groups
+    rates = group_rates(cells, columns, groups)
+    before = cells.counts[:, columns].toarray().astype(np.float64)
+    delta = np.zeros_like(before)
+    for j, column in enumerate(columns.tolist()):
+        gene_hash = cells.gene_hashes[column]
+        if column in set_to:
+            u = uniforms(cells.keys, np.array([gene_hash], np.uint64), seed, _DOSE_STREAM + draw)
+            after = stats.poisson.ppf(u, set_to[column] / 1e4 * cells.total)
+        else:
+            after = dosed_counts(
+                before[:, j], doses[column], cells.keys, gene_hash, rate=rates[:, j], seed=seed, draw=draw
+            )
+        delta[:, j] = after - before[:, j]
+    rows, cols = np.nonzero(delta)
+    change = sparse.csr_matrix(
+        (delta[rows, cols].astype(np.float32), (rows, columns[cols])), shape=cells.counts.shape
+    )
+    counts = sparse.csr_matrix(cells.counts + change)
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return cells.with_counts(counts)

@@ -1,0 +1,304 @@
+"""Gene identifiers: what an AnnData calls its genes, and what a model calls them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import GenesError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_ENSEMBL_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensemblid")
+_SYMBOL_COLUMNS = (
+    "gene_symbol",
+    "gene_symbols",
+    "feature_name",
+    "gene_name",
+    "gene_names",
+    "symbol",
+    "gene_short_name",
+)
+_ENSEMBL = re.compile(r"^ENS[A-Z]*G(R)?\d{6,}(\.\d+)?$")
+
+
+def strip_version(gene_id: str) -> str:
+    """``ENSG00000167286.9`` → ``ENSG00000167286``; other names are returned as they are."""
+    if _ENSEMBL.match(gene_id):
+        return gene_id.split(".", 1)[0]
+    return gene_id
+
+
+@dataclass(frozen=True)
+class Genes:
+    """The genes of an AnnData, one entry per column of its counts."""
+
+    names: NDArray[Any]
+    """As the AnnData's index has them."""
+    symbols: NDArray[Any]
+    """Gene symbols, ``""`` where unknown."""
+    ensembl: NDArray[Any]
+    """Ensembl ids without version, ``""`` where unknown."""
+    organism: str | None
+    """``"human"``, ``"mouse"``, another name as given, or None where it cannot be told."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_var(cls, var: Any, organism: str | None = None) -> Genes:
+        """Read the identifiers of a ``var`` data frame.
+
+        Raises
+        ------
+        GenesError
+            If the index has a name twice.
+        """
+        names = np.asarray(var.index.astype(str), dtype=object)
+        if not var.index.is_unique:
+            doubled = var.index[var.index.duplicated()].unique()
+            raise GenesError(
+                f"{len(doubled):,} gene names occur more than once in var_names (first: {str(doubled[0])!r}), "
+                "so it is not clear which column is meant. Make them unique first: adata.var_names_make_unique()."
+            )
+        in_index = np.array([bool(_ENSEMBL.match(n)) for n in names], dtype=bool)
+        ensembl = _column(var, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
+        symbols = _column(var, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
+        if ensembl is None:
+            ensembl = np.where(in_index, names, "")
+        ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)
+        if symbols is None:
+            symbols = np.where(in_index, "", names)
+        return cls(names, symbols.astype(object), ensembl, organism or _guess_organism(ensembl, symbols))
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Column of every name, symbol and Ensembl id; a name wins over a symbol of another column."""
+        lookup: dict[str, int] = {}
+        for values in (self.ensembl, self.symbols, self.names):
+            for i, value in enumerate(values):
+                if value:
+                    lookup[str(value)] = i
+        return lookup
+
+    def find(self, gene: str) -> int:
+        """Column of a gene given by name, symbol or Ensembl id (with or without version).
+
+        Raises
+        ------
+        GenesError
+            If no column is called so; the nearest names are told.
+        """
+        gene = str(gene)
+        for candidate in (gene, strip_version(gene)):
+            if candidate in self.index:
+                return self.index[candidate]
+        folded = [n for n in self.index if n.casefold() == gene.casefold()]
+        if len(folded) == 1:
+            return self.index[folded[0]]
+        raise GenesError(
+            f"No gene called {gene!r} is among the {len(self):,} genes of this AnnData."
+            + (did_you_mean(gene, self.index) or " Check the spelling, or whether the gene was filtered out.")
+        )
+
+
+def _column(var: Any, names: Sequence[str], wanted: Any) -> NDArray[Any] | None:
+    lowered = {str(c).lower(): c for c in var.columns}
+    for name in names:
+        if name in lowered:
+            values = var[lowered[name]].astype(object)
+            values = np.array(["" if v is None or v != v else str(v) for v in values], dtype=object)
+            good = np.array([wanted(v) for v in values], dtype=bool)
+            if good.any():
+                return np.where(good, values, "")
+    return None
+
+
+def _guess_organism(ensembl: NDArray[Any], symbols: NDArray[Any]) -> str | None:
+    ids = [e for e in ensembl if e]
+    if ids:
+        human = sum(e.startswith("ENSG") for e in ids)
+        mouse = sum(e.startswith("ENSMUSG") for e in ids)
+        if human + mouse:
+            return "human" if human >= mouse else "mouse"
+    letters = [s for s in symbols if len(s) > 2 and s[0].isalpha() and any(c.isalpha() for c in s[1:])]
+    if len(letters) < 5:
+        return None
+    upper = sum(s.upper() == s for s in letters) / len(letters)
+    title = sum(s[0].isupper() and s[1:].lower() == s[1:] for s in letters) / len(letters)
+    if upper > 0.6:
+        return "human"
+    return "mouse" if title > 0.6 else None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which columns of an AnnData a model knows, and as what."""
+
+    columns: NDArray[np.int64]
+    """Columns of the counts that the model knows, ascending."""
+    ids: NDArray[np.int64]
+    """Vocabulary id of each of those columns; one id twice means that columns are summed."""
+    how: dict[str, int]
+    """Number of columns by what they were matched by: ensembl, symbol, alias, ortholog."""
+    n_genes: int
+    """Columns in all."""
+
+    @property
+    def doubled(self) -> int:
+        """Columns that fall on a vocabulary gene which another column holds too."""
+        return len(self.ids) - len(np.unique(self.ids))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The genes that a model knows; the position in the arrays is the vocabulary id.
+
+    Parameters
+    ----------
+    symbols, ensembl
+        One entry per gene, ``""`` where the model's files do not say.
+    mouse_symbols, mouse_ensembl
+        One-to-one mouse orthologs, where the model's files hold them.
+    aliases
+        Further names → vocabulary id.
+    """
+
+    symbols: NDArray[Any]
+    ensembl: NDArray[Any]
+    mouse_symbols: NDArray[Any] | None = None
+    mouse_ensembl: NDArray[Any] | None = None
+    aliases: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @property
+    def names(self) -> NDArray[Any]:
+        """Symbol of each gene, or its Ensembl id where there is no symbol."""
+        return np.where(self.symbols != "", self.symbols, self.ensembl)
+
+    @classmethod
+    def from_csv(cls, path: Path) -> Vocabulary:
+        """Read ``symbol, ensembl[, mouse_symbol, mouse_ensembl, aliases]`` (aliases separated by ``|``)."""
+        import pandas as pd
+
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        aliases: dict[str, int] = {}
+        if "aliases" in table:
+            for i, names in enumerate(table["aliases"]):
+                for name in filter(None, names.split("|")):
+                    aliases.setdefault(name, i)
+
+        def column(name: str) -> NDArray[Any] | None:
+            return table[name].to_numpy(dtype=object) if name in table else None
+
+        symbols, ensembl = column("symbol"), column("ensembl")
+        if symbols is None or ensembl is None:
+            raise GenesError(f"The vocabulary {path.name} has no columns 'symbol' and 'ensembl'.")
+        return cls(symbols, ensembl, column("mouse_symbol"), column("mouse_ensembl"), aliases)
+
+    def subset(self, ids: NDArray[np.int64]) -> Vocabulary:
+        """The vocabulary of some genes, in the order given; aliases are kept."""
+        new_id = {int(old): new for new, old in enumerate(ids)}
+        return Vocabulary(
+            self.symbols[ids],
+            self.ensembl[ids],
+            None if self.mouse_symbols is None else self.mouse_symbols[ids],
+            None if self.mouse_ensembl is None else self.mouse_ensembl[ids],
+            {name: new_id[i] for name, i in self.aliases.items() if i in new_id},
+        )
+
+    @cached_property
+    def _by_ensembl(self) -> dict[str, int]:
+        return _first_positions(self.ensembl)
+
+    @cached_property
+    def _by_symbol(self) -> dict[str, int]:
+        return _first_positions(self.symbols)
+
+    @cached_property
+    def _by_upper(self) -> dict[str, int]:
+        return _first_positions(np.array([s.upper() for s in self.symbols], dtype=object))
+
+    @cached_property
+    def _by_mouse(self) -> dict[str, int]:
+        lookup: dict[str, int] = {}
+        for values in (self.mouse_symbols, self.mouse_ensembl):
+            if values is not None:
+                lookup.update(_first_positions(values))
+        return lookup
+
+    @property
+    def has_orthologs(self) -> bool:
+        """Whether mouse genes can be matched through one-to-one orthologs."""
+        return self.mouse_symbols is not None or self.mouse_ensembl is not None
+
+    def id_of(self, gene: str) -> int | None:
+        """Vocabulary id of a symbol, Ensembl id or alias; None where unknown."""
+        for lookup, key in (
+            (self._by_ensembl, strip_version(gene)),
+            (self._by_symbol, gene),
+            (self.aliases, gene),
+            (self._by_mouse, strip_version(gene)),
+        ):
+            if key in lookup:
+                return lookup[key]
+        return None
+
+    def match(self, genes: Genes) -> Match:
+        """Match the genes of an AnnData: by Ensembl id, symbol, alias, or mouse ortholog.
+
+        Ensembl ids decide where both sides have them, since symbols were re-used over the
+        years. Mouse genes are matched through the one-to-one orthologs only, never by an
+        upper-cased name.
+        """
+        columns, ids = [], []
+        how = dict.fromkeys(("ensembl", "symbol", "alias", "ortholog"), 0)
+        mouse = genes.organism == "mouse"
+        for i, (name, symbol, ensembl) in enumerate(zip(genes.names, genes.symbols, genes.ensembl, strict=True)):
+            hit, by = (
+                self._match_mouse(name, symbol, ensembl) if mouse else self._match_human(name, symbol, ensembl)
+            )
+            if hit is not None:
+                columns.append(i)
+                ids.append(hit)
+                how[by] += 1
+        return Match(np.array(columns, np.int64), np.array(ids, np.int64), how, len(genes))
+
+    def _match_human(self, name: str, symbol: str, ensembl: str) -> tuple[int | None, str]:
+        if ensembl and ensembl in self._by_ensembl:
+            return self._by_ensembl[ensembl], "ensembl"
+        for key in (symbol, name):
+            if key and key in self._by_symbol:
+                return self._by_symbol[key], "symbol"
+        for key in (symbol, name):
+            if key and key in self.aliases:
+                return self.aliases[key], "alias"
+            if key and key.upper() in self._by_upper and key.upper() != key:
+                return self._by_upper[key.upper()], "symbol"
+        return None, ""
+
+    def _match_mouse(self, name: str, symbol: str, ensembl: str) -> tuple[int | None, str]:
+        for key in (ensembl, symbol, name):
+            if key and key in self._by_mouse:
+                return self._by_mouse[key], "ortholog"
+        if not self.has_orthologs and ensembl and ensembl in self._by_ensembl:
+            return self._by_ensembl[ensembl], "ensembl"
+        return None, ""
+
+
+def _first_positions(values: NDArray[Any]) -> dict[str, int]:
+    lookup: dict[str, int] = {}
+    for i, value in enumerate(values):
+        if value:
+            lookup.setdefault(str(value), i)
+    return lookup

@@ -1,0 +1,1 @@
+"""Hardware, plan and engine: where and how models run."""

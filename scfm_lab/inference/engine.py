@@ -1,0 +1,196 @@
+"""The engine of one machine: packs ragged cells by length, runs a model, keeps order.
+
+Cells are sorted by length and cut into batches of about equal numbers of tokens, so that
+short cells do not wait for long ones. What a cell's vector is does not depend on its
+batch: models attend within a cell only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import Cancelled
+from scfm_lab.models.contract import States, ragged_take
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.contract import Model, Request, Tokens
+
+_TOKENS_PER_BATCH = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
+_CELLS_PER_BATCH = 1_024
+
+# One forward pass at a time in a process: PyTorch's threads are shared, and two passes side
+# by side are slower than one after the other.
+_turn = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some cells, flat: the tokens of one after those of the other."""
+
+    ids: torch.Tensor
+    """int64 (tokens,)."""
+    values: torch.Tensor | None
+    """float32 (tokens,)."""
+    lengths: NDArray[np.int64]
+    """Tokens of each cell."""
+    offsets: NDArray[np.int64]
+    positions: torch.Tensor | None = None
+    cell: dict[str, torch.Tensor] = field(default_factory=dict)
+    tokens: Tokens | None = None
+    """The tokens the batch was taken from (for what is one value for all cells)."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def padded(self, flat: torch.Tensor, fill: float = 0) -> torch.Tensor:
+        """Flat (tokens, …) → padded (cells, longest, …)."""
+        rows, columns = self._places(flat.device)
+        shape = (len(self), int(self.lengths.max(initial=0)), *flat.shape[1:])
+        out = flat.new_full(shape, fill)
+        out[rows, columns] = flat
+        return out
+
+    def flat(self, padded: torch.Tensor) -> torch.Tensor:
+        """Padded (cells, longest, …) → flat (tokens, …)."""
+        rows, columns = self._places(padded.device)
+        return padded[rows, columns]
+
+    def mask(self) -> torch.Tensor:
+        """Bool (cells, longest): True at tokens, False at padding."""
+        import torch
+
+        longest = int(self.lengths.max(initial=0))
+        lengths = torch.as_tensor(self.lengths, device=self.ids.device)
+        return torch.arange(longest, device=self.ids.device)[None, :] < lengths[:, None]
+
+    def _places(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        rows = np.repeat(np.arange(len(self)), self.lengths)
+        columns = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
+        return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
+
+
+def batches(
+    lengths: NDArray[np.int64], *, tokens: int, cells: int = _CELLS_PER_BATCH
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of each batch: sorted by length, at most `tokens` padded tokens and `cells` cells."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order):
+            yield order[start:end]
+            return
+        longest = max(int(lengths[order[end]]), 1)
+        if (end - start + 1) * longest > tokens or end - start >= cells:
+            yield order[start:end]
+            start = end
+
+
+def encode(
+    model: Model,
+    tokens: Tokens,
+    request: Request,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[..., None] | None = None,
+    cancel: Any = None,
+) -> States:
+    """Run a model on tokens.
+
+    Parameters
+    ----------
+    batch_size
+        Most cells of a batch; the number of tokens is bounded too.
+    progress
+        Called as ``progress(done, total)`` in cells after each batch.
+    cancel
+        A ``threading.Event``; once set, the work stops before the next batch.
+
+    Returns
+    -------
+    States
+
+    Raises
+    ------
+    Cancelled
+        If `cancel` was set.
+    """
+    import torch
+
+    device = torch.device(model.device)
+    n = len(tokens)
+    cell = np.full((n, model.spec.width), np.nan, dtype=np.float32)
+    genes = np.full((len(tokens.ids), model.spec.width), np.nan, np.float32) if request.genes else None
+    visible = np.flatnonzero(tokens.genes_seen > 0)
+    lengths = tokens.lengths[visible]
+    done = n - len(visible)
+    _report(progress, done, n)
+    limit = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
+    for picked in batches(lengths, tokens=limit, cells=batch_size or _CELLS_PER_BATCH):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped; nothing was written.")
+        rows = visible[picked]
+        batch, places = make_batch(tokens, rows, device)
+        with _turn, torch.inference_mode(), _quiet():
+            cell_states, gene_states = model._forward(batch, request)
+        cell[rows] = cell_states.float().cpu().numpy()
+        if genes is not None and gene_states is not None:
+            genes[places] = gene_states.float().cpu().numpy()
+        done += len(rows)
+        _report(progress, done, n)
+    return States(cell, genes)
+
+
+def make_batch(
+    tokens: Tokens, rows: NDArray[np.int64], device: torch.device
+) -> tuple[Batch, NDArray[np.int64]]:
+    """A batch of some cells on a device, and the flat places of its tokens."""
+    import torch
+
+    places, offsets = ragged_take(tokens.offsets, rows)
+
+    def move(values: NDArray[Any]) -> torch.Tensor:
+        if values.dtype == np.float64:
+            values = values.astype(np.float32)  # MPS has no float64
+        return torch.as_tensor(np.ascontiguousarray(values)).to(device)
+
+    batch = Batch(
+        ids=move(tokens.ids[places]),
+        values=None if tokens.values is None else move(tokens.values[places]),
+        lengths=np.diff(offsets),
+        offsets=offsets,
+        positions=None if tokens.positions is None else move(tokens.positions[places]),
+        cell={
+            name: move(values[rows])
+            for name, values in tokens.cell.items()
+            if np.asarray(values).dtype.kind in "biuf"
+        },
+        tokens=tokens,
+    )
+    return batch, places
+
+
+def _report(progress: Callable[..., None] | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # PyTorch's prototype warnings (nested tensors) tell users nothing.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*nested tensors.*")
+        yield

@@ -1,0 +1,211 @@
+"""What a machine has, and whether a model fits it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from scfm_lab.models.contract import ModelSpec
+
+GIB = 2**30
+PRECISIONS = ("float32", "bfloat16", "float16")
+_PYTORCH_GIB = 0.4
+_MARGIN = 1.25
+_TIGHT = 0.8
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine, as a plain value: plans for machines that are not here can be computed."""
+
+    name: str
+    cores: int
+    ram_gib: float
+    free_gib: float
+    device: str = "cpu"
+    """Best device: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
+    device_name: str = ""
+    device_gib: float = 0.0
+    """Memory of the device; on a Mac it is the machine's own."""
+    device_free_gib: float = 0.0
+    bf16: bool = False
+
+    @classmethod
+    def detect(cls) -> Hardware:
+        """This machine, with the memory that is free now."""
+        import psutil
+
+        memory = psutil.virtual_memory()
+        total, free = memory.total / GIB, memory.available / GIB
+        limit = _cgroup_limit()
+        if limit is not None and limit < total:
+            total, free = limit, min(free, limit)
+        here = cls(
+            name=f"{platform.system()} {platform.machine()}",
+            cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1,
+            ram_gib=total,
+            free_gib=free,
+            device_gib=total,
+            device_free_gib=free,
+            device_name=platform.processor() or platform.machine(),
+        )
+        return _with_accelerator(here)
+
+    def describe(self) -> str:
+        """One line for people."""
+        text = f"{self.name}, {self.cores} cores, {self.ram_gib:.0f} GiB ({self.free_gib:.0f} free)"
+        if self.device == "cpu":
+            return text + ", no GPU"
+        return text + f", {self.device.upper()} {self.device_name} ({self.device_free_gib:.0f} GiB free)"
+
+
+def _with_accelerator(here: Hardware) -> Hardware:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return replace(
+            here,
+            device="cuda",
+            device_name=torch.cuda.get_device_name(),
+            device_gib=total / GIB,
+            device_free_gib=free / GIB,
+            bf16=torch.cuda.is_bf16_supported(),
+        )
+    if torch.backends.mps.is_available():
+        recommended = torch.mps.recommended_max_memory() / GIB
+        return replace(
+            here, device="mps", device_name="Apple GPU", device_gib=recommended, device_free_gib=min(recommended, here.free_gib)
+        )
+    return replace(here, bf16=bool(torch.backends.cpu.get_cpu_capability() == "AVX512"))
+
+
+def _cgroup_limit() -> float | None:
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            text = file.read().strip()
+    except OSError:
+        return None
+    return int(text) / GIB if text.isdigit() else None
+
+
+def choose_device(device: str) -> str:
+    """A torch device's name for ``"auto"``, ``"cpu"``, ``"mps"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Raises
+    ------
+    ModelError
+        If it is not a device or not there.
+    """
+    import torch
+
+    kind = device.split(":", 1)[0]
+    if kind == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "cpu":
+        return "cpu"
+    if kind == "cuda" and torch.cuda.is_available():
+        return device
+    if kind == "mps" and torch.backends.mps.is_available():
+        return "mps"
+    if kind in ("cuda", "mps"):
+        raise ModelError(f"device={device!r} is not available on this machine; use device='auto' or 'cpu'.")
+    raise ModelError(f"device={device!r} is not known; use 'auto', 'cpu', 'mps' or 'cuda'.")
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """``"auto"`` is float32 wherever a lower precision has not been verified.
+
+    Raises
+    ------
+    ModelError
+        If the precision is not known.
+    """
+    del device
+    if precision == "auto":
+        return "float32"
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision={precision!r} is not known; use 'auto', {', '.join(map(repr, PRECISIONS))}.")
+    return precision
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What decides a model's memory."""
+
+    parameters: int
+    width: int
+    layers: int = 0
+    heads: int = 0
+    feed_forward: int = 0
+    length: int = 2048
+    weight_bytes: int | None = None
+    measured_gib: float | None = None
+    """Peak above the machine's idle state, where it was measured on this kind of device."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Needs:
+        """Needs of a model as its spec declares them."""
+        return cls(spec.parameters, spec.width, spec.layers, spec.heads, spec.feed_forward, spec.max_length or 2048)
+
+    def estimate_gib(self, tokens: int | None = None) -> float:
+        """Peak memory in GiB for a batch of `tokens` tokens (default: one cell of full length).
+
+        Weights in float32, activations of one layer, the attention scores of one cell (none
+        is kept with fused attention), PyTorch itself, and a quarter on top.
+        """
+        tokens = tokens or self.length
+        weights = self.weight_bytes if self.weight_bytes is not None else 4 * self.parameters
+        if self.layers == 0:
+            return weights / GIB + 0.2
+        activations = 4 * tokens * (10 * self.width + 2 * (self.feed_forward or 4 * self.width))
+        return _MARGIN * ((weights + activations) / GIB + _PYTORCH_GIB)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a model fits a machine, and why."""
+
+    verdict: str
+    """``"fits"``, ``"tight"`` or ``"does not fit"``."""
+    reason: str
+    source: str
+    """``"measured"`` or ``"estimated"``."""
+    need_gib: float
+    free_gib: float
+
+    def __bool__(self) -> bool:
+        return self.verdict != "does not fit"
+
+
+def fits(model: Any, hardware: Hardware | None = None) -> Fit:
+    """Whether a model fits the free memory of a machine.
+
+    Parameters
+    ----------
+    model
+        A :class:`~scfm_lab.models.contract.Model`, its spec, or :class:`Needs`.
+    hardware
+        Default: this machine.
+    """
+    hardware = hardware or Hardware.detect()
+    spec = getattr(model, "spec", model)
+    needs = spec if isinstance(spec, Needs) else Needs.of(spec)
+    measured = needs.measured_gib is not None
+    need = needs.measured_gib if needs.measured_gib is not None else needs.estimate_gib()
+    free = hardware.device_free_gib if hardware.device != "cpu" else hardware.free_gib
+    source = "measured" if measured else "estimated"
+    place = hardware.device.upper()
+    if need > free:
+        verdict, why = "does not fit", f"needs {need:.1f} GiB, {free:.1f} GiB are free on the {place}"
+    elif need > _TIGHT * free:
+        verdict, why = "tight", f"needs {need:.1f} of the {free:.1f} GiB free on the {place}"
+    else:
+        verdict, why = "fits", f"needs {need:.1f} of the {free:.1f} GiB free on the {place}"
+    return Fit(verdict, f"{why} ({source})", source, need, free)

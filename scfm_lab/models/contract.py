@@ -1,0 +1,425 @@
+"""The contract of a model: a spec, files that open, ``tokenize`` and ``encode``.
+
+A family subclasses :class:`Model` and implements :meth:`Model.open`,
+:meth:`Model._tokenize` and :meth:`Model._forward`; what else it can do it adds and names
+in its spec's abilities. Devices, precision, packing, progress and cancelling are the
+engine's (:mod:`scfm_lab.inference.engine`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from scfm_lab.errors import DataError, ModelError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import pandas as pd
+    import torch
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.genes import Genes, Match, Vocabulary
+    from scfm_lab.inference.engine import Batch
+
+ABILITIES: dict[str, str] = {
+    "embed": "give each cell a vector",
+    "perturb": "answer graded perturbations",
+    "impute": "predict expression",
+    "gene_embeddings": "give each gene a vector",
+    "attention": "show attention between genes",
+    "fit": "be fitted to a reference",
+    "finetune": "be fine-tuned",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a family: its type, default and meaning."""
+
+    type: type
+    default: Any
+    help: str
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is and what it can do."""
+
+    name: str
+    family: str
+    genes: str
+    """Namespace of its gene identifiers: ``"symbol"`` or ``"ensembl"``."""
+    organisms: tuple[str, ...]
+    n_genes: int
+    width: int
+    """Length of a cell's vector."""
+    max_length: int
+    """Longest input in genes; 0 where there is no limit."""
+    abilities: frozenset[str]
+    licence: str
+    citation: str
+    determinism: str
+    """The rule behind every choice that depends on chance or order."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    commercial: bool = True
+    parameters: int = 0
+    layers: int = 0
+    heads: int = 0
+    feed_forward: int = 0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised cells, ragged: no padding.
+
+    Parameters
+    ----------
+    ids
+        Vocabulary ids, int64, shape (tokens,).
+    values
+        float32, shape (tokens,), or None for models of ids alone.
+    offsets
+        int64, shape (cells + 1,): cell i has tokens ``offsets[i]:offsets[i + 1]``.
+    positions
+        Positions of the tokens where a model has them.
+    cell
+        Per-cell fields, each of shape (cells, …).
+    rows
+        Row of the AnnData behind each cell; None: in order.
+    measured
+        Vocabulary ids that the dataset measures; None: all. Parameter-free models tell
+        a gene that was not measured from one that was not seen.
+    """
+
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32] | None
+    offsets: NDArray[np.int64]
+    positions: NDArray[np.int64] | None = None
+    cell: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
+    measured: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) == 0 or self.offsets[-1] != len(self.ids):
+            raise DataError("The offsets of these Tokens do not end at the number of ids.")
+        if self.values is not None and len(self.values) != len(self.ids):
+            raise DataError("These Tokens have not as many values as ids.")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each cell."""
+        return np.diff(self.offsets)
+
+    @property
+    def genes_seen(self) -> NDArray[np.int64]:
+        """Known genes of each cell, special tokens not counted; 0: the model cannot see the cell."""
+        return np.asarray(self.cell["n_genes"]) if "n_genes" in self.cell else self.lengths
+
+    def take(self, rows: NDArray[np.int64]) -> Tokens:
+        """Some of the cells, in the order given."""
+        rows = np.asarray(rows)
+        flat, offsets = ragged_take(self.offsets, rows)
+        return replace(
+            self,
+            ids=self.ids[flat],
+            values=None if self.values is None else self.values[flat],
+            offsets=offsets,
+            positions=None if self.positions is None else self.positions[flat],
+            cell={name: values[rows] for name, values in self.cell.items()},
+            rows=rows if self.rows is None else self.rows[rows],
+        )
+
+
+def ragged_take(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat positions, and new offsets, of some rows of a ragged array."""
+    lengths = np.diff(offsets)[rows]
+    new = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    flat = np.arange(new[-1]) + np.repeat(offsets[:-1][rows] - new[:-1], lengths)
+    return flat, new
+
+
+@dataclass(frozen=True)
+class States:
+    """What the engine returns."""
+
+    cell: NDArray[np.float32]
+    """Shape (cells, width); NaN where the model sees no gene."""
+    genes: NDArray[np.float32] | None = None
+    """Shape (tokens, width), where asked for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a forward pass is asked for; only that is computed."""
+
+    genes: bool = False
+    hidden_layer: int | None = None
+    pooling: str | None = None
+
+
+class Model:
+    """Base of all families."""
+
+    family: ClassVar[str]
+    spec: ModelSpec
+    vocabulary: Vocabulary
+    digest: str = ""
+    """SHA-256 of the weights, ``sha256:<hex>``."""
+    version: str = ""
+    """Resolved version in a registry, never only an alias."""
+    source: str = ""
+    path: Path | None = None
+    device: str = "cpu"
+    precision: str = "float32"
+
+    # --- files -------------------------------------------------------------------------
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a folder or file looks like a checkpoint of this family; opens no weights."""
+        raise NotImplementedError
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """Open a checkpoint. `path` is None for models that have no files."""
+        raise NotImplementedError
+
+    # --- what a family implements ------------------------------------------------------
+
+    def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
+        raise NotImplementedError
+
+    def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Cell vectors (cells, width), and token states (tokens, width) if asked for."""
+        raise NotImplementedError
+
+    def _modules(self) -> list[torch.nn.Module]:
+        """Torch modules that move with :meth:`to`."""
+        return []
+
+    # --- what users call ---------------------------------------------------------------
+
+    def tokenize(
+        self,
+        data: AnnData | Cells,
+        *,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Tokens:
+        """Turn raw counts into tokens.
+
+        Parameters
+        ----------
+        data
+            An AnnData with raw counts, or :class:`~scfm_lab.cells.cells.Cells`.
+        layer
+            Where the counts are; None looks for them.
+        options
+            The family's own (``spec.options``).
+        seed
+            Seed of the hashed numbers behind choices that depend on chance.
+
+        Raises
+        ------
+        GenesError
+            If the model knows none of the genes.
+        """
+        from scfm_lab.cells.cells import Cells
+
+        cells = data if isinstance(data, Cells) else Cells.from_anndata(data, layer=layer, fields=self.fields)
+        self.require_genes(cells.genes)
+        return self._tokenize(cells, self.check_options(options), seed)
+
+    fields: tuple[str, ...] = ()
+    """Columns of ``obs`` that the tokeniser reads."""
+
+    def encode(
+        self,
+        tokens: Tokens,
+        *,
+        genes: bool = False,
+        hidden_layer: int | None = None,
+        pooling: str | None = None,
+        batch_size: int | None = None,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> States:
+        """Vectors of tokenised cells, through the engine.
+
+        Returns
+        -------
+        States
+            ``.cell`` float32 (cells, width); with ``genes=True`` also ``.genes`` float32
+            (tokens, width).
+        """
+        from scfm_lab.inference.engine import encode
+
+        return encode(
+            self,
+            tokens,
+            Request(genes=genes, hidden_layer=hidden_layer, pooling=pooling),
+            batch_size=batch_size,
+            progress=progress,
+            cancel=cancel,
+        )
+
+    def match(self, genes: Genes) -> Match:
+        """Which genes the model knows; the answer for the genes asked last is kept."""
+        cached = getattr(self, "_last_match", None)
+        if cached is not None and cached[0] is genes:
+            return cached[1]
+        match = self.vocabulary.match(genes)
+        self._last_match = (genes, match)
+        return match
+
+    def require_genes(self, genes: Genes) -> Match:
+        """Like :meth:`match`.
+
+        Raises
+        ------
+        GenesError
+            If no gene is known.
+        """
+        from scfm_lab.errors import GenesError
+
+        match = self.match(genes)
+        if len(match.columns) == 0:
+            examples = ", ".join(map(str, genes.names[:3]))
+            wanted = ", ".join(map(str, self.vocabulary.names[:3]))
+            other = ""
+            if genes.organism and genes.organism not in self.spec.organisms:
+                other = f" The genes look like {genes.organism} genes; the model knows {', '.join(self.spec.organisms)}."
+            raise GenesError(
+                f"None of the {len(genes):,} genes (such as {examples}) is known to {self.spec.name}, whose genes "
+                f"are called like {wanted}.{other} Put gene symbols into var_names, or Ensembl ids into "
+                "var['ensembl_id']."
+            )
+        return match
+
+    def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The family's options, completed by their defaults.
+
+        Raises
+        ------
+        ModelError
+            If an option is unknown or of the wrong type.
+        """
+        given = dict(options or {})
+        full = {name: option.default for name, option in self.spec.options.items()}
+        for name, value in given.items():
+            option = self.spec.options.get(name)
+            if option is None:
+                known = ", ".join(self.spec.options) or "none"
+                raise ModelError(
+                    f"{self.spec.name} has no option {name!r}; its options: {known}."
+                    + did_you_mean(name, self.spec.options)
+                )
+            if option.choices and value not in option.choices:
+                raise ModelError(f"Option {name!r} must be one of {option.choices}, not {value!r}.")
+            if value is not None and option.type in (int, float):
+                if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                    raise ModelError(f"Option {name!r} must be {option.type.__name__}, not {value!r}.")
+                value = option.type(value)
+            full[name] = value
+        return full
+
+    def require(self, ability: str) -> None:
+        """Raise unless the model can do something.
+
+        Raises
+        ------
+        ModelError
+            Naming the models that can.
+        """
+        if ability in self.spec.abilities:
+            return
+        from scfm_lab.models.load import models_that_can
+
+        able = models_that_can(ability)
+        raise ModelError(
+            f"{self.spec.name} cannot {ABILITIES.get(ability, ability)}"
+            + (f"; models that can: {', '.join(able)}." if able else ".")
+        )
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """One row per gene (index: symbol, or Ensembl id), float32."""
+        self.require("gene_embeddings")
+        raise NotImplementedError
+
+    def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> Any:
+        """Attention between the tokens of each cell."""
+        self.require("attention")
+        raise NotImplementedError
+
+    def fit(self, reference: AnnData, **options: Any) -> Model:
+        """A new model with a basis fitted to a reference; this one stays as it is."""
+        self.require("fit")
+        raise NotImplementedError
+
+    def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Expected counts per 10,000 of some vocabulary genes given cell vectors, float32 (cells, genes)."""
+        self.require("impute")
+        raise NotImplementedError
+
+    def to(self, device: str = "auto", precision: str = "auto") -> Model:
+        """Move to a device; ``"auto"`` takes CUDA, then MPS, then the CPU.
+
+        Raises
+        ------
+        ModelError
+            If the device is not there.
+        """
+        from scfm_lab.inference.hardware import choose_device, choose_precision
+
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        import torch
+
+        for module in self._modules():
+            module.to(self.device, getattr(torch, self.precision)).eval()
+        return self
+
+    def __repr__(self) -> str:
+        s = self.spec
+        can = ", ".join(sorted(s.abilities))
+        return (
+            f"<{s.name} ({s.family}{', ' + self.version if self.version else ''}): {s.n_genes:,} genes, "
+            f"{s.width}-d, {s.parameters:,} parameters, on {self.device} in {self.precision}; can {can}>"
+        )
+
+
+def aligned_counts(cells: Cells, match: Match, n_genes: int) -> csr_matrix:
+    """Counts with one column per vocabulary gene; columns of one gene are summed.
+
+    Tokens then come in the order of the vocabulary, so that a cell's vector does not
+    depend on the order of the columns in the file.
+    """
+    from scipy import sparse
+
+    place = sparse.csr_matrix(
+        (np.ones(len(match.ids), np.float32), (match.columns, match.ids)),
+        shape=(cells.counts.shape[1], n_genes),
+    )
+    aligned = sparse.csr_matrix(cells.counts @ place)
+    aligned.eliminate_zeros()
+    aligned.sort_indices()
+    return aligned

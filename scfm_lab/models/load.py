@@ -1,0 +1,184 @@
+"""From a string to an opened model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError, ScfmError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from scfm_lab.models.contract import Model
+    from scfm_lab.plugins import Contribution
+
+
+def load_model(
+    source: str | Path,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    config: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
+) -> Model:
+    """Open a model.
+
+    Parameters
+    ----------
+    source
+        A checkpoint's folder or file as published; ``"models:/name@alias"`` or
+        ``"models:/name/3"`` (the registry); or the name of a model that a plugin brings
+        (``"pca"``, ``"sctop"``, ``"starter"``: short for ``"scfm.pca"``, …).
+    device
+        ``"auto"`` (CUDA, then MPS, then CPU), ``"cpu"``, ``"mps"``, ``"cuda"``, ``"cuda:1"``.
+    precision
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    config
+        Completes or overrides what the files do not say.
+    files
+        Auxiliary files that do not lie where they were published.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown, the files are of no known family, or they are damaged.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> sl.load_model("pca").spec.width
+    50
+    """
+    text = str(source)
+    resolved = _from_source(text)
+    if resolved is not None:
+        model = _open_path(
+            Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files
+        )
+        model.version = f"{resolved.name}/{resolved.version}"
+    elif _looks_like_path(source):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.")
+        model = _open_path(path, config=config, files=files)
+    else:
+        contribution = _named(text)
+        model = _open_contribution(contribution, config=config, files=files)
+        model.version = f"{contribution.id} {contribution.version}".strip()
+    model.source = text
+    return model.to(device, precision)
+
+
+def as_model(model: Model | str | Path) -> Model:
+    """An opened model as it is; a source is opened."""
+    from scfm_lab.models.contract import Model
+
+    return model if isinstance(model, Model) else load_model(model)
+
+
+def list_models() -> pd.DataFrame:
+    """The models and families that plugins bring: id, name, adapter, tasks, plugin."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "id": c.id,
+                "name": c.id.split(".", 1)[-1],
+                "tasks": ", ".join(c.data.get("tasks", [])),
+                "ready": not c.data.get("needs_files", False),
+                "plugin": c.plugin,
+            }
+            for c in _contributions()
+        ],
+        columns=["id", "name", "tasks", "ready", "plugin"],
+    )
+
+
+def models_that_can(ability: str) -> list[str]:
+    """Ids of the models whose manifest names an ability."""
+    return [c.id for c in _contributions() if ability in c.data.get("tasks", [])]
+
+
+def _contributions() -> list[Contribution]:
+    from scfm_lab.plugins import discover
+
+    return discover().contributions("models")
+
+
+def _looks_like_path(source: str | Path) -> bool:
+    text = str(source)
+    return isinstance(source, Path) or "/" in text or "\\" in text or text.startswith((".", "~")) or Path(text).is_dir()
+
+
+def _from_source(text: str) -> Any:
+    from scfm_lab.plugins import discover
+
+    for contribution in discover().contributions("sources"):
+        prefix = contribution.data.get("prefix", "")
+        if prefix and text.startswith(prefix):
+            return contribution.load()(text)
+    scheme = text.split(":/", 1)[0]
+    if ":/" in text and len(scheme) > 1:
+        raise ModelError(f"No plugin opens sources that begin with {scheme + ':'!r} (asked for {text!r}).")
+    return None
+
+
+def _named(name: str) -> Contribution:
+    known = {c.id: c for c in _contributions()}
+    short: dict[str, list[Contribution]] = {}
+    for c in known.values():
+        short.setdefault(c.id.split(".", 1)[-1], []).append(c)
+    if name in known:
+        return known[name]
+    hits = short.get(name, [])
+    own = [c for c in hits if c.id.startswith("scfm.")]
+    if own or len(hits) == 1:
+        return (own or hits)[0]
+    if hits:
+        raise ModelError(f"{name!r} could be {' or '.join(c.id for c in hits)}; write the full id.")
+    names = ", ".join(sorted(c.id.removeprefix("scfm.") for c in known.values()))
+    raise ModelError(
+        f"No model is called {name!r}; models here: {names}." + did_you_mean(name, [*known, *short])
+    )
+
+
+def _open_contribution(contribution: Contribution, **kwargs: Any) -> Model:
+    if contribution.data.get("needs_files"):
+        raise ModelError(
+            f"{contribution.id} is a family whose weights do not come with scfm-lab; give the path of its "
+            "checkpoint, or a registered version such as 'models:/name@champion'."
+        )
+    adapter = contribution.load()
+    files = contribution.data.get("files")
+    return adapter.open(contribution.path(files) if files else None, **kwargs)
+
+
+def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Model:
+    faults = []
+    for contribution in _contributions():
+        if adapter is not None and contribution.id != adapter:
+            continue
+        try:
+            family = contribution.load()
+            if adapter is None and not family.recognises(path):
+                continue
+        except ScfmError as error:
+            faults.append(str(error))
+            continue
+        model = family.open(path, **kwargs)
+        model.path = path
+        return model
+    if adapter is not None:
+        raise ModelError(f"{path} needs the model plugin {adapter!r}, which is not installed.")
+    names = ", ".join(c.id.removeprefix("scfm.") for c in _contributions())
+    raise ModelError(
+        f"The files at {path} are of no family known here ({names})." + "".join(f" {f}" for f in faults)
+    )
