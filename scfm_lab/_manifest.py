@@ -34,6 +34,7 @@ _TEXTS = "a list of texts"
 _NUMBER = "a number that is not negative"
 _FLAG = "true or false"
 _TABLE = "a table"
+_INSIDE = "a path inside the package"
 _OBJECT_REF = 'an object reference such as "my_package.module:Name"'
 
 
@@ -69,6 +70,10 @@ KINDS: dict[str, Kind] = {
                 "parameters": _NUMBER,
                 "parameter_free": _FLAG,
                 "files": _TEXTS,
+                # Folder of the weights inside the plugin's package, for models that ship with theirs.
+                "weights": _TEXT,
+                # A family whose weights the user brings.
+                "needs_files": _FLAG,
                 "needs": _TABLE,
             },
         ),
@@ -86,7 +91,10 @@ KINDS: dict[str, Kind] = {
 }
 
 _NEEDS = {"ram_gb": _NUMBER, "vram_gb": _NUMBER, "disk_gb": _NUMBER, "cpu_ok": _FLAG}
-_HEAD = {"schema_version", "requires_api", "name", "title", "description", "url"}
+_HEAD = {"schema_version", "requires_api", "name", "title", "description", "url", "checks"}
+#: What [checks] may name: the report of `scfm-lab doctor`, and the kit that proves contributions of a kind, which comes from
+#: the package that hosts them.
+_CHECKS = ("doctor", *KINDS)
 
 
 @dataclass
@@ -99,6 +107,8 @@ class Manifest:
         The plugin's name, or ``None`` where the file does not give a usable one.
     entries
         Pairs of (kind, entry) that passed the check, in the order of the file.
+    checks
+        Object references of the table ``[checks]``, by what they check.
     faults
         What is wrong, one sentence each. A faulty entry is not in `entries`.
     notes
@@ -107,6 +117,7 @@ class Manifest:
 
     name: str | None = None
     entries: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    checks: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -138,6 +149,7 @@ def check(raw: dict[str, Any], file: str = "scfm.toml") -> Manifest:
     _check_head(raw, file, manifest)
     if manifest.faults:
         return manifest
+    _check_checks(raw.get("checks", {}), file, manifest)
     seen: set[str] = set()
     for key, value in raw.items():
         if key in _HEAD:
@@ -180,6 +192,20 @@ def _check_head(raw: dict[str, Any], file: str, manifest: Manifest) -> None:
     fault = _api_fault(raw)
     if fault:
         manifest.faults.append(f"{file}: {fault}")
+
+
+def _check_checks(table: object, file: str, manifest: Manifest) -> None:
+    """Check the table ``[checks]`` and keep what is right of it."""
+    if not isinstance(table, dict):
+        manifest.faults.append(f"{file}: 'checks' must be written as a [checks] table")
+        return
+    for key, value in table.items():
+        if key not in _CHECKS:
+            manifest.notes.append(f"{file}: unknown key 'checks.{key}'{_nearest(key, _CHECKS)}")
+        elif not _is(value, _OBJECT_REF):
+            manifest.faults.append(f"{file}: 'checks.{key}' must be {_OBJECT_REF}; it is {value!r}")
+        else:
+            manifest.checks[key] = value
 
 
 def _api_fault(raw: dict[str, Any]) -> str | None:
@@ -250,6 +276,8 @@ def _is(value: object, expected: str) -> bool:
         return isinstance(value, bool)
     if expected == _TABLE:
         return isinstance(value, dict)
+    if expected == _INSIDE:
+        return isinstance(value, str) and bool(value) and value[0] not in "/~" and ".." not in re.split(r"[/\\]", value)
     return isinstance(value, str) and _OBJECT.fullmatch(value) is not None
 
 

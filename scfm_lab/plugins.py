@@ -18,32 +18,23 @@ Examples
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import re
 import threading
 from dataclasses import dataclass, field, replace
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab import _manifest
+from scfm_lab._announced import GROUP, OWN, Announcement, announced, locate
 from scfm_lab._manifest import API_VERSION, SCHEMA_VERSION
 from scfm_lab.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = ["API_VERSION", "GROUP", "KINDS", "SCHEMA_VERSION", "Catalogue", "Contribution", "Plugin", "discover"]
 
-#: The entry-point group in which packages announce their manifest.
-GROUP = "scfm_lab.manifest"
 #: What a plugin can contribute.
 KINDS = tuple(_manifest.KINDS)
-
-#: The project's own plugins. Their names are reserved, and their manifests are found without any installed metadata, so
-#: that a checkout on PYTHONPATH is as complete as an installed wheel.
-_OWN = {"scfm": "scfm_lab", "scfm-registry": "scfm_registry", "scfm-widgets": "scfm_widgets"}
-_DISTRIBUTION = "scfm-lab"
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class Plugin:
     @property
     def own(self) -> bool:
         """Whether it is part of scfm-lab itself."""
-        return _OWN.get(self.name) == self.package
+        return OWN.get(self.name) == self.package
 
 
 @dataclass(frozen=True)
@@ -129,18 +120,37 @@ class Contribution:
         PluginError
             The plugin cannot be imported or does not hold the object; the message names the plugin and the reason.
         """
-        module, _, attribute = self.target.partition(":")
-        try:
-            found: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-        # A plugin's import can fail in any way at all, exiting included; whatever it does is this plugin's error.
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._failures[self.plugin] = f"'{self.id}' could not be loaded from {self.target}: {reason}"
-            message = f"Plugin '{self.plugin}': {self._failures[self.plugin]}"
-            raise PluginError(message) from error
-        return found
+        return _import(self.plugin, f"'{self.id}'", self.target, self._failures)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something a plugin offers to check with, from its manifest's table ``[checks]``.
+
+    Attributes
+    ----------
+    plugin
+        The plugin's name.
+    of
+        ``"doctor"`` (what ``scfm-lab doctor`` asks) or the kind of contribution that it proves.
+    target
+        Where the function is: ``"package.module:name"``.
+    """
+
+    plugin: str
+    of: str
+    target: str
+    _failures: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def load(self) -> Any:
+        """Import the function.
+
+        Raises
+        ------
+        PluginError
+            As for :meth:`Contribution.load`.
+        """
+        return _import(self.plugin, f"its check of '{self.of}'", self.target, self._failures)
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,7 @@ class Catalogue:
 
     _rows: tuple[Plugin, ...]
     _contributions: tuple[Contribution, ...]
+    _checks: tuple[Check, ...] = ()
     _failures: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -197,19 +208,13 @@ class Catalogue:
                 message += f" Plugin '{owner}' has an error: {row.error}."
         raise PluginError(message)
 
+    def checks(self, of: str) -> list[Check]:
+        """Give what plugins offer to check `of` with: ``"doctor"``, or a kind of contribution."""
+        return [item for item in self._checks if item.of == of]
+
     def _failed(self, row: Plugin) -> bool:
         # A second package that claims a taken name is a row of its own; failures belong to the one in use.
         return row.name in self._failures and (bool(row.counts) or row.error is None)
-
-
-@dataclass(frozen=True)
-class _Announcement:
-    """What is known before a manifest is opened: an entry point, or one of our own packages."""
-
-    name: str
-    value: str
-    version: str
-    distribution: str | None
 
 
 _lock = threading.Lock()
@@ -235,93 +240,20 @@ def discover(refresh: bool = False) -> Catalogue:
         if _catalogue is None or refresh:
             if refresh:
                 importlib.invalidate_caches()
-            _catalogue = _build(_announcements())
+            _catalogue = _build(announced())
         return _catalogue
 
 
-def _announcements() -> list[_Announcement]:
-    """Collect own packages first, then entry points by distribution name, so that the result has one order."""
-    found = {(item.name, item.value): item for item in _entry_points()}
-    own = []
-    for name, package in _OWN.items():
-        value = f"{package}:scfm.toml"
-        item = found.pop((name, value), None)
-        # Without metadata we are in a checkout; an own package that is not on the path is simply not there.
-        if item is not None or _find(package):
-            own.append(item or _Announcement(name, value, _own_version(), None))
-    return own + sorted(found.values(), key=lambda item: (item.distribution or "", item.name))
-
-
-def _entry_points() -> Iterator[_Announcement]:
-    """Give the entry points of our group, whatever state other distributions' metadata is in."""
-    seen: set[str] = set()
-    # metadata.entry_points() fails as a whole when any one installed distribution has bad metadata; this does not, and
-    # not parsing what cannot concern us is quicker.
-    for distribution in metadata.distributions():
-        try:
-            text = distribution.read_text("entry_points.txt")
-            if not text or GROUP not in text:
-                continue
-            name, version = distribution.name, distribution.version
-            points = [point for point in distribution.entry_points if point.group == GROUP]
-        except Exception:  # noqa: BLE001 - somebody else's damaged metadata must not stop us
-            continue
-        key = re.sub(r"[-_.]+", "-", name).lower()
-        # The first on the path is the one that imports resolve to.
-        if key not in seen:
-            seen.add(key)
-            for point in points:
-                yield _Announcement(point.name, point.value, version, name)
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        from scfm_lab import __version__
-
-        return __version__
-
-
-def _find(package: str) -> list[Path]:
-    """Give the folders of a top-level package, without importing it; empty where there is none."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError, AttributeError):
-        return []
-    return [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-
-
-def _locate(value: str) -> tuple[str, Path | None, str | None]:
-    """Resolve ``"package:file.toml"`` to (package, path, what is wrong)."""
-    package, colon, file = (part.strip() for part in value.partition(":"))
-    wrong = f"its entry point is '{value}'; it must be \"package:file.toml\""
-    if not colon or not file.endswith(".toml"):
-        return package, None, wrong
-    if not package.isidentifier():
-        # find_spec on "a.b" imports "a"; only a top-level package can be looked at without running it.
-        return package, None, f"{wrong} with a top-level package"
-    parts = Path(file)
-    if parts.is_absolute() or ".." in parts.parts:
-        return package, None, f"{wrong} with a file inside the package"
-    folders = _find(package)
-    if not folders:
-        return package, None, f"its package '{package}' is not installed"
-    for folder in folders:
-        if (folder / parts).is_file():
-            return package, folder / parts, None
-    return package, None, f"its manifest {file} is not in the package '{package}'"
-
-
-def _build(announcements: Iterable[_Announcement]) -> Catalogue:
+def _build(announcements: Iterable[Announcement]) -> Catalogue:
     """Read the announced manifests and put their contributions together, one claim per id."""
     failures: dict[str, str] = {}
     rows: list[Plugin] = []
     contributions: list[Contribution] = []
+    checks: list[Check] = []
     taken: dict[str, str] = {}
     claims: dict[tuple[str, str, str], str] = {}
     for item in announcements:
-        package, path, wrong = _locate(item.value)
+        package, path, wrong = locate(item.value)
         manifest = _manifest.read(path) if path else _manifest.Manifest(faults=[wrong or "it has no manifest"])
         name = manifest.name or item.name
         faults = list(manifest.faults)
@@ -329,13 +261,14 @@ def _build(announcements: Iterable[_Announcement]) -> Catalogue:
         if name in taken:
             faults.append(f"the name '{name}' is taken by the package '{taken[name]}'; nothing of this one is used")
             entries = []
-        elif _OWN.get(name, package) != package:
+        elif OWN.get(name, package) != package:
             faults.append(
-                f"the name '{name}' is reserved for scfm-lab's own '{_OWN[name]}'; nothing of this one is used"
+                f"the name '{name}' is reserved for scfm-lab's own '{OWN[name]}'; nothing of this one is used"
             )
             entries = []
         else:
             taken[name] = package
+            checks.extend(Check(name, of, target, failures) for of, target in manifest.checks.items())
         counts: dict[str, int] = {}
         for kind, entry in entries:
             clash = _claim(kind, entry, claims)
@@ -356,7 +289,7 @@ def _build(announcements: Iterable[_Announcement]) -> Catalogue:
                 counts=counts,
             )
         )
-    return Catalogue(tuple(rows), tuple(contributions), failures)
+    return Catalogue(tuple(rows), tuple(contributions), tuple(checks), failures)
 
 
 def _claim(kind: str, entry: dict[str, Any], claims: dict[tuple[str, str, str], str]) -> str | None:
@@ -367,6 +300,22 @@ def _claim(kind: str, entry: dict[str, Any], claims: dict[tuple[str, str, str], 
             return f"'{entry['id']}' gives {claim[1]} '{claim[2]}', which is taken by '{claims[claim]}'; it is left out"
     claims.update(dict.fromkeys(wanted, entry["id"]))
     return None
+
+
+def _import(plugin: str, what: str, target: str, failures: dict[str, str]) -> Any:
+    """Import ``"module:attribute"`` on behalf of a plugin, and remember where that fails for the plugin's row."""
+    module, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    # A plugin's import can fail in any way at all, exiting included; whatever it does is this plugin's error.
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        failures[plugin] = f"{what} could not be loaded from {target}: {reason}"
+        message = f"Plugin '{plugin}': {failures[plugin]}"
+        raise PluginError(message) from error
+    return found
 
 
 def _joined(faults: Iterable[str | None]) -> str | None:

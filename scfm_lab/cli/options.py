@@ -1,0 +1,106 @@
+"""Options that many commands take, spelled and explained once."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def h5ad_argument(name: str, metavar: str) -> Callable[[F], F]:
+    """Give an argument that must be an existing file."""
+    return click.argument(name, metavar=metavar, type=click.Path(exists=True, dir_okay=False))
+
+
+def model_option(function: F) -> F:
+    """Add ``--model``."""
+    return click.option(
+        "--model",
+        "source",
+        metavar="SOURCE",
+        required=True,
+        help="A built-in model (pca, sctop, starter), a checkpoint's folder or file, or models:/name@alias.",
+    )(function)
+
+
+def machine_options(function: F) -> F:
+    """Add ``--device``, ``--precision`` and ``--batch-size``."""
+    function = click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Cells per batch [default: what fits this machine]."
+    )(function)
+    function = click.option("--precision", default="auto", show_default=True, help="fp32, fp16, bf16 or auto.")(
+        function
+    )
+    return click.option("--device", default="auto", show_default=True, help="cuda, mps, cpu or auto.")(function)
+
+
+def layer_option(function: F) -> F:
+    """Add ``--layer``."""
+    return click.option("--layer", help="Where the raw counts are: a layer, X or raw [default: looked for].")(function)
+
+
+def seed_option(function: F) -> F:
+    """Add ``--seed``."""
+    return click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw.")(function)
+
+
+def out_option(help_text: str, *, required: bool = True) -> Callable[[F], F]:
+    """Give ``-o/--out``."""
+    return click.option("-o", "--out", type=click.Path(), required=required, help=help_text)
+
+
+def report_options(function: F) -> F:
+    """Add ``--json`` and ``--progress/--no-progress``."""
+    function = click.option(
+        "--progress/--no-progress", default=None, help="Show progress [default: when a terminal is there]."
+    )(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(function)
+
+
+def doses_option(function: F) -> F:
+    """Add ``--gene GENE=DOSE``, as often as there are genes."""
+    return click.option(
+        "--gene",
+        "doses",
+        metavar="GENE=DOSE",
+        multiple=True,
+        required=True,
+        callback=parse_doses,
+        help="A gene and its dose: 0 is a knockout, 1 no change, 2 twice the level. May be given several times.",
+    )(function)
+
+
+def parse_doses(_ctx: click.Context | None, _param: click.Parameter | None, given: tuple[str, ...]) -> dict[str, float]:
+    """Turn ``("GATA1=0", "SPI1=2")`` into ``{"GATA1": 0.0, "SPI1": 2.0}``.
+
+    Raises
+    ------
+    click.BadParameter
+        No gene or no dose in one of them, a dose that is not a number or is below 0, a gene given twice.
+    """
+    doses: dict[str, float] = {}
+    for text in given:
+        # From the right: some identifiers hold a "=", no dose does.
+        gene, equals, amount = (part.strip() for part in text.rpartition("="))
+        if not equals or not gene or not amount:
+            message = f"'{text}' is not GENE=DOSE; write CD3D=0 for a knockout of CD3D."
+            raise click.BadParameter(message)
+        try:
+            dose = float(amount)
+        except ValueError:
+            message = f"the dose of {gene} must be a number such as 0, 0.5 or 2; it is '{amount}'."
+            raise click.BadParameter(message) from None
+        if not math.isfinite(dose) or dose < 0:
+            message = f"the dose of {gene} must be 0 or more (0 is a knockout, 1 no change); it is {amount}."
+            raise click.BadParameter(message)
+        if gene in doses:
+            message = f"{gene} is given twice; give each gene one dose."
+            raise click.BadParameter(message)
+        doses[gene] = dose
+    return doses
