@@ -34,9 +34,9 @@ def machine_options(function: F) -> F:
     function = click.option(
         "--batch-size", type=click.IntRange(min=1), help="Cells per batch [default: what fits this machine]."
     )(function)
-    function = click.option("--precision", default="auto", show_default=True, help="fp32, fp16, bf16 or auto.")(
-        function
-    )
+    function = click.option(
+        "--precision", default="auto", show_default=True, help="float32, bfloat16, float16 or auto."
+    )(function)
     return click.option("--device", default="auto", show_default=True, help="cuda, mps, cpu or auto.")(function)
 
 

@@ -1,0 +1,84 @@
+"""``scfm-lab perturb``: doses in, effects beside their null out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from scfm_lab.cli import options
+from scfm_lab.cli.files import TABLE_SUFFIXES, check_target, read_h5ad, write_table
+from scfm_lab.cli.output import progress_bar, say
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab perturb cells.h5ad --model starter --gene CD3D=0 -o effects.csv\n"
+    "  scfm-lab perturb cells.h5ad --model starter --gene GATA1=0 --gene SPI1=2 --groupby cell_type -o effects.csv"
+)
+@options.h5ad_argument("path", "IN.h5ad")
+@options.model_option
+@options.doses_option
+@click.option("--groupby", metavar="COL", help="Measure the effect in each group of this obs column.")
+@click.option(
+    "--sample", "sample_key", metavar="COL", help="The obs column of donors or samples: the unit of replication."
+)
+@options.out_option("The table to write (.csv or .tsv, also .gz). Without it the table is printed.", required=False)
+@click.option("--draws", "n_draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws per dose.")
+@click.option(
+    "--null-genes", "n_null", type=click.IntRange(min=1), default=50, show_default=True, help="Genes of the null."
+)
+@click.option("--null/--no-null", default=True, help="Measure comparable genes too [default: yes].")
+@options.layer_option
+@options.machine_options
+@options.seed_option
+@options.report_options
+def perturb(
+    path: str,
+    source: str,
+    doses: dict[str, float],
+    groupby: str | None,
+    sample_key: str | None,
+    out: str | None,
+    n_draws: int,
+    n_null: int,
+    null: bool,
+    layer: str | None,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    seed: int,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
+    """Change genes' doses and measure the effect against its null.
+
+    Dose 0 knocks a gene out, 1 leaves it, 2 doubles it. Each effect is compared with what genes of the same expression and
+    detection do; where no such genes exist the verdict says so.
+    """
+    import scfm_lab as sl
+
+    target = check_target(out, TABLE_SUFFIXES, [path]) if out else None
+    adata = read_h5ad(path)
+    model = sl.load_model(source, device=device, precision=precision)
+    given: dict[str, Any] = {"batch_size": batch_size} if batch_size else {}
+    with progress_bar(progress, "cells") as show:
+        result = sl.perturb(
+            adata,
+            model,
+            doses,
+            groupby=groupby,
+            sample_key=sample_key,
+            layer=layer,
+            n_draws=n_draws,
+            n_null=n_null,
+            null=null,
+            seed=seed,
+            progress=show or False,
+            **given,
+        )
+    data = result.to_json()
+    if target is None:
+        say(f"{result.summary()}\n\n{result.table.to_string(index=False)}", data, as_json=as_json)
+        return
+    write_table(result.table, target)
+    say(f"{result.summary()}\nWritten to {target}.", {**data, "written": str(target)}, as_json=as_json)

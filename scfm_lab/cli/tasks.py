@@ -1,0 +1,160 @@
+"""``scfm-lab audit | embed | annotate | trajectory``: an .h5ad file in, an .h5ad file or a report out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from scfm_lab.cli import options
+from scfm_lab.cli.files import check_target, read_h5ad, write_h5ad
+from scfm_lab.cli.output import progress_bar, say
+
+_H5AD = (".h5ad",)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab audit cells.h5ad --model starter\n"
+    "  scfm-lab audit cells.h5ad --model models:/starter@champion --groupby cell_type --json"
+)
+@options.h5ad_argument("path", "IN.h5ad")
+@options.model_option
+@click.option("--groupby", metavar="COL", help="Tell the loss for each value of this obs column too.")
+@options.layer_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def audit(path: str, source: str, groupby: str | None, layer: str | None, as_json: bool) -> None:
+    """Say how much of your data a model can see.
+
+    Counts the genes it knows and, more telling, the share of UMIs on genes that it does not know.
+    """
+    import scfm_lab as sl
+
+    result = sl.audit_genes(read_h5ad(path), sl.load_model(source), groupby=groupby, layer=layer)
+    say(result.summary(), result.to_json(), as_json=as_json)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab embed cells.h5ad --model starter -o embedded.h5ad\n"
+    "  scfm-lab embed cells.h5ad --model ./scGPT_human --device cuda --key X_scgpt -o embedded.h5ad"
+)
+@options.h5ad_argument("path", "IN.h5ad")
+@options.model_option
+@options.out_option("The .h5ad file to write: your cells with the vectors in obsm.")
+@click.option("--key", metavar="K", help="Name in obsm [default: X_ and the model's name].")
+@options.layer_option
+@options.machine_options
+@options.seed_option
+@options.report_options
+def embed(
+    path: str,
+    source: str,
+    out: str,
+    key: str | None,
+    layer: str | None,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    seed: int,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
+    """Give every cell a model's vector.
+
+    The input stays as it is; the output is a copy of it with the vectors in obsm and their provenance in uns.
+    """
+    import scfm_lab as sl
+
+    target = check_target(out, _H5AD, [path])
+    adata = read_h5ad(path)
+    model = sl.load_model(source, device=device, precision=precision)
+    with progress_bar(progress, "cells") as show:
+        result = sl.embed(
+            adata, model, layer=layer, key_added=key, seed=seed, batch_size=batch_size, progress=show or False
+        )
+    write_h5ad(adata, target)
+    _tell(result, target, as_json=as_json)
+
+
+@click.command(
+    epilog="\b\nExample:\n  scfm-lab annotate query.h5ad --reference atlas.h5ad --labels cell_type --model starter -o labelled.h5ad"
+)
+@options.h5ad_argument("path", "QUERY.h5ad")
+@click.option(
+    "--reference",
+    metavar="REF.h5ad",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Annotated cells to learn the labels from.",
+)
+@click.option("--labels", metavar="COL", required=True, help="The reference's obs column that holds the labels.")
+@options.model_option
+@options.out_option("The .h5ad file to write: the query with labels and confidence in obs.")
+@click.option("--key", metavar="K", help="Name in obs [default: the library's].")
+@click.option(
+    "--neighbours", "k", type=click.IntRange(min=1), default=15, show_default=True, help="Neighbours that vote."
+)
+@click.option("--device", default="auto", show_default=True, help="cuda, mps, cpu or auto.")
+@options.report_options
+def annotate(
+    path: str,
+    reference: str,
+    labels: str,
+    source: str,
+    out: str,
+    key: str | None,
+    k: int,
+    device: str,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
+    """Label cells after an annotated reference.
+
+    Cells that resemble nothing in the reference are called "unknown".
+    """
+    import scfm_lab as sl
+
+    target = check_target(out, _H5AD, [path, reference])
+    query = read_h5ad(path)
+    atlas = read_h5ad(reference)
+    model = sl.load_model(source, device=device)
+    given: dict[str, Any] = {"key_added": key} if key else {}
+    with progress_bar(progress, "cells") as show:
+        result = sl.annotate(query, atlas, labels_key=labels, model=model, k=k, progress=show or False, **given)
+    write_h5ad(query, target)
+    _tell(result, target, as_json=as_json)
+
+
+@click.command(
+    epilog='\b\nExample:\n  scfm-lab trajectory embedded.h5ad --rep X_starter --root "CD34+" --groupby cell_type -o ordered.h5ad'
+)
+@options.h5ad_argument("path", "IN.h5ad")
+@click.option("--rep", metavar="KEY", required=True, help="The embedding in obsm to walk on.")
+@click.option("--root", metavar="GROUP", required=True, help="Where it starts: a group of --groupby, or a cell's name.")
+@click.option("--groupby", metavar="COL", help="The obs column that --root and the branches refer to.")
+@options.out_option("The .h5ad file to write: your cells with pseudotime and branches in obs.")
+@click.option("--key", metavar="K", help="Name in obs [default: trajectory].")
+@options.report_options
+def trajectory(
+    path: str,
+    rep: str,
+    root: str,
+    groupby: str | None,
+    out: str,
+    key: str | None,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
+    """Order cells from a root along pseudotime and branches."""
+    import scfm_lab as sl
+
+    target = check_target(out, _H5AD, [path])
+    adata = read_h5ad(path)
+    given: dict[str, Any] = {"key_added": key} if key else {}
+    result = sl.trajectory(adata, use_rep=rep, root=root, groupby=groupby, **given)
+    write_h5ad(adata, target)
+    _tell(result, target, as_json=as_json)
+
+
+def _tell(result: Any, target: Any, *, as_json: bool) -> None:
+    """Print a result and where it went."""
+    say(f"{result.summary()}\nWritten to {target}.", {**result.to_json(), "written": str(target)}, as_json=as_json)
