@@ -291,8 +291,12 @@ class Vocabulary:
         for key in (ensembl, symbol, name):
             if key and key in self._by_mouse:
                 return self._by_mouse[key], "ortholog"
-        if not self.has_orthologs and ensembl and ensembl in self._by_ensembl:
+        # A vocabulary of mouse genes: the very same name, in the very same case.
+        if ensembl and ensembl in self._by_ensembl:
             return self._by_ensembl[ensembl], "ensembl"
+        for key in (symbol, name):
+            if key and not self.has_orthologs and key in self._by_symbol and key != key.upper():
+                return self._by_symbol[key], "symbol"
         return None, ""
 
 

@@ -71,7 +71,7 @@ def load_model(
     else:
         contribution = _named(text)
         model = _open_contribution(contribution, config=config, files=files)
-        model.version = f"{contribution.id} {contribution.version}".strip()
+        model.version = _plugin_version(contribution)
     model.source = text
     return model.to(device, precision)
 
@@ -157,8 +157,24 @@ def _open_contribution(contribution: Contribution, **kwargs: Any) -> Model:
             "checkpoint, or a registered version such as 'models:/name@champion'."
         )
     adapter = contribution.load()
-    files = contribution.data.get("files")
-    return adapter.open(contribution.path(files) if files else None, **kwargs)
+    weights = contribution.data.get("weights")
+    return adapter.open(_package_folder(contribution) / weights if weights else None, **kwargs)
+
+
+def _package_folder(contribution: Contribution) -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec(contribution.target.partition(":")[0].partition(".")[0])
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"The package of {contribution.id} cannot be found; reinstall the plugin {contribution.plugin!r}.")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _plugin_version(contribution: Contribution) -> str:
+    from scfm_lab.plugins import discover
+
+    versions = [str(p.version) for p in discover().plugins if p.name == contribution.plugin and p.version]
+    return f"{contribution.id}/{versions[0]}" if versions else contribution.id
 
 
 def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Model:

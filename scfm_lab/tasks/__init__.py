@@ -1,0 +1,1 @@
+"""The questions a biologist asks, one module each."""

@@ -1,0 +1,39 @@
+"""One way to show progress, whoever is looking: a bar, a callable, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def as_progress(
+    progress: bool | Callable[..., None], description: str, *, unit: str = "cells"
+) -> Iterator[Callable[..., None] | None]:
+    """A callable ``(done, total)`` that shows how far the work is.
+
+    A bar is drawn in notebooks and terminals only, so that logs stay readable.
+    """
+    if callable(progress):
+        yield progress
+        return
+    if not progress or not _somebody_looks():
+        yield None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=description, unit=f" {unit}", leave=False) as bar:
+
+        def report(done: int, total: int, *_: Any) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
+
+
+def _somebody_looks() -> bool:
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
