@@ -1,0 +1,1 @@
+"""Floors, ceilings and nulls: what every number is shown between."""

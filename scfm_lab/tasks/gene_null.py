@@ -1,0 +1,140 @@
+"""The null of a perturbation: the same doses given to comparable genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.dose import is_random
+from scfm_lab.errors import Cancelled
+from scfm_lab.evaluation.nulls import (
+    MIN_NULL_GENES,
+    NO_NULL,
+    Features,
+    NullTest,
+    comparable_genes,
+    features,
+    test_against_null,
+)
+from scfm_lab.tasks.perturb_result import ALL, group_rows
+from scfm_lab.tasks.progress import as_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from scfm_lab.tasks.perturb import Perturber
+
+
+def gene_null(
+    lab: Perturber,
+    doses: Mapping[int, float],
+    set_to: Mapping[int, float],
+    shift: NDArray[np.float32],
+    *,
+    n_null: int,
+    max_cells: int,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+) -> dict[str, NullTest]:
+    """Test of the effect in each group (``"all"`` among them) against comparable genes.
+
+    Of several genes changed together each is replaced by a comparable one; a null set is
+    such a set of replacements.
+    """
+    targets = sorted({*doses, *set_to})
+    plans = {}
+    for group, rows in group_rows(lab.groups, len(lab.cells)):
+        chosen = _subsample(rows, lab.cells.keys, max_cells)
+        plans[group] = (chosen, *_null_sets(lab, targets, chosen, n_null))
+    wanted = {s for _, _, sets in plans.values() for s in sets}
+    rows = np.unique(np.concatenate([plan[0] for plan in plans.values()]))
+    shifts = _null_shifts(lab, doses, set_to, targets, sorted(wanted), rows, progress, cancel)
+    return {group: _test(shift, targets, plan, shifts) for group, plan in plans.items()}
+
+
+def _subsample(rows: NDArray[np.int64], keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+    # By digest, so that the choice does not depend on the order of the cells.
+    if len(rows) <= n:
+        return rows
+    return np.sort(rows[np.argsort(keys[rows], kind="stable")[:n]])
+
+
+def _null_sets(
+    lab: Perturber, targets: list[int], rows: NDArray[np.int64], n: int
+) -> tuple[Features, list[tuple[int, ...]]]:
+    f = features(lab.cells.counts[rows], lab.cells.total[rows])
+    candidates = lab.known.copy()
+    candidates[targets] = False
+    matches = [comparable_genes(f, target, candidates=candidates, n=n) for target in targets]
+    m = min(len(found) for found in matches)
+    if m < MIN_NULL_GENES:
+        return f, []
+    if len(targets) == 1:
+        return f, [(int(g),) for g in matches[0]]
+    # Pair the k-th comparable gene of one target with another of the next, never a gene with itself.
+    sets = []
+    for k in range(m):
+        one = tuple(int(found[(k + 7 * i) % m]) for i, found in enumerate(matches))
+        if len(set(one)) == len(one):
+            sets.append(one)
+    return f, sets if len(sets) >= MIN_NULL_GENES else []
+
+
+def _null_shifts(
+    lab: Perturber,
+    doses: Mapping[int, float],
+    set_to: Mapping[int, float],
+    targets: list[int],
+    sets: list[tuple[int, ...]],
+    rows: NDArray[np.int64],
+    progress: bool | Callable[..., None],
+    cancel: Any,
+) -> dict[tuple[int, ...], NDArray[np.float32]]:
+    out = {}
+    # The mean shift does not depend on the number of draws, only its noise does.
+    draws = 2 if is_random(doses) or set_to else 1
+    with as_progress(progress, "Comparable genes", unit="genes") as report:
+        for done, one in enumerate(sets):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("Stopped; nothing was written.")
+            swap = dict(zip(targets, one, strict=True))
+            touched, _, shift = lab.effects(
+                {swap[t]: d for t, d in doses.items()},
+                {swap[t]: d for t, d in set_to.items()},
+                draws=draws,
+                rows=rows,
+                cancel=cancel,
+            )
+            full = np.zeros(len(lab.cells), dtype=np.float32)
+            full[touched] = shift
+            out[one] = full
+            if report is not None:
+                report(done + 1, len(sets))
+    return out
+
+
+def _test(
+    shift: NDArray[np.float32],
+    targets: list[int],
+    plan: tuple[NDArray[np.int64], Features, list[tuple[int, ...]]],
+    shifts: dict[tuple[int, ...], NDArray[np.float32]],
+) -> NullTest:
+    rows, f, sets = plan
+    if not sets:
+        return NO_NULL
+    x = f.matrix()
+    seen = rows[np.isfinite(shift[rows])]
+    if len(seen) == 0:
+        return NO_NULL
+    return test_against_null(
+        float(shift[seen].mean()),
+        x[targets].mean(axis=0),
+        np.array([shifts[s][seen].mean() for s in sets]),
+        np.array([x[list(s)].mean(axis=0) for s in sets]),
+    )
+
+
+__all__ = ["ALL", "gene_null"]

@@ -1,0 +1,139 @@
+"""Where people look at a plane: the base layout stays, new vectors are placed on it.
+
+A new vector is placed by the weights of its neighbours among the cells of the base layout.
+A cell moves by the difference between where its new and its old vector are placed, so that
+an unchanged cell does not move at all; how far the old vector's place lies from the cell's
+true one is the projection error, which is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_NEIGHBOURS = 15
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of cells on a plane before and after."""
+
+    before: NDArray[np.float32]
+    """Shape (cells, 2)."""
+    after: NDArray[np.float32]
+    """Shape (cells, 2)."""
+    error: NDArray[np.float32]
+    """Projection error of each cell in units of the plane, shape (cells,)."""
+    basis: str
+    """Name of the plane."""
+
+    @property
+    def moved(self) -> NDArray[np.float32]:
+        """Distance that each cell moves on the plane."""
+        return np.linalg.norm(self.after - self.before, axis=1)
+
+
+class Projector:
+    """Places vectors on a fixed plane by their neighbours' weights.
+
+    Parameters
+    ----------
+    vectors
+        Of the cells of the base layout, float32 (cells, width).
+    plane
+        Their places, float32 (cells, 2).
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], plane: NDArray[np.float32], *, basis: str) -> None:
+        from sklearn.neighbors import NearestNeighbors
+
+        self.vectors, self.plane, self.basis = vectors, np.asarray(plane, dtype=np.float32), basis
+        self._known = np.flatnonzero(np.isfinite(vectors).all(axis=1) & np.isfinite(self.plane).all(axis=1))
+        if len(self._known) < 3:
+            raise DataError("Fewer than three cells have both a vector and a place; there is no layout to draw on.")
+        # One more than asked for: a cell of the base layout is its own nearest neighbour.
+        self._k = min(_NEIGHBOURS, len(self._known) - 1)
+        self._search = NearestNeighbors(n_neighbors=self._k + 1).fit(vectors[self._known])
+        self._own = self._place(vectors, np.arange(len(vectors)))
+        self.error = np.linalg.norm(self._own - self.plane, axis=1).astype(np.float32)
+
+    def _place(self, vectors: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.float32]:
+        out = np.full((len(vectors), 2), np.nan, dtype=np.float32)
+        good = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        if len(good) == 0:
+            return out
+        distance, near = self._search.kneighbors(vectors[good])
+        near = self._known[near]
+        # The cell itself never votes for its own place; else the farthest one drops out.
+        drop = near == own[good][:, None]
+        drop[~drop.any(axis=1), -1] = True
+        keep = ~drop
+        distance = distance[keep].reshape(len(good), -1)
+        near = near[keep].reshape(len(good), -1)
+        width = np.maximum(distance[:, -1:], 1e-12)
+        weights = np.exp(-4 * (distance / width) ** 2) + 1e-6
+        weights /= weights.sum(axis=1, keepdims=True)
+        out[good] = np.einsum("ij,ijk->ik", weights, self.plane[near])
+        return out
+
+    def move(self, vectors: NDArray[np.float32], changed: NDArray[np.int64]) -> Layout:
+        """The layout after the vectors of some cells have changed.
+
+        Parameters
+        ----------
+        vectors
+            New vectors of the changed cells, (changed, width).
+        changed
+            Their rows.
+        """
+        after = self.plane.copy()
+        placed = self._place(vectors, changed)
+        shift = placed - self._own[changed]
+        after[changed] += np.where(np.isfinite(shift), shift, 0)
+        return Layout(self.plane, after, self.error, self.basis)
+
+
+def find_plane(adata: AnnData, vectors: NDArray[np.float32], basis: str | None) -> tuple[NDArray[np.float32], str]:
+    """Places of the cells, and the name of the plane.
+
+    Parameters
+    ----------
+    basis
+        Key in ``obsm`` (its first two columns are taken); None takes ``X_umap``, else the
+        first two principal components of the vectors.
+
+    Raises
+    ------
+    DataError
+        If the key is not there or has fewer than two columns.
+    """
+    if basis is None and "X_umap" in adata.obsm:
+        basis = "X_umap"
+    if basis is None:
+        return principal_plane(vectors), "principal components"
+    if basis not in adata.obsm:
+        known = ", ".join(map(repr, adata.obsm)) or "none"
+        raise DataError(f"obsm has no {basis!r}; there are: {known}." + did_you_mean(basis, adata.obsm))
+    plane: Any = np.asarray(adata.obsm[basis])
+    if plane.ndim != 2 or plane.shape[1] < 2:
+        raise DataError(f"obsm[{basis!r}] has fewer than two columns; name a two-dimensional layout with basis=.")
+    return plane[:, :2].astype(np.float32), basis
+
+
+def principal_plane(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """First two principal components of the vectors; NaN where a cell has none."""
+    from sklearn.decomposition import PCA
+
+    known = np.isfinite(vectors).all(axis=1)
+    plane = np.full((len(vectors), 2), np.nan, dtype=np.float32)
+    if known.sum() > 2:
+        plane[known] = PCA(n_components=2, random_state=0).fit_transform(vectors[known])
+    return plane
