@@ -1,0 +1,1 @@
+"""Training: where the shipped weights come from, and how they are made again."""
