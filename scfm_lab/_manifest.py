@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = {
                 "parameter_free": _FLAG,
                 "files": _TEXTS,
                 # Folder of the weights inside the plugin's package, for models that ship with theirs.
-                "weights": _TEXT,
+                "weights": _INSIDE,
                 # A family whose weights the user brings.
                 "needs_files": _FLAG,
                 "needs": _TABLE,

@@ -53,8 +53,8 @@ class Plugin:
         The distribution's name, or ``None`` for a checkout that is not installed.
     manifest
         The manifest's path, or ``None`` where none was found.
-    error
-        What is wrong, in words, or ``None``. Contributions that are not touched by the error stay in use.
+    faults
+        What is wrong, one sentence each. Contributions that are not touched by a fault stay in use.
     warnings
         What is suspicious but harmless (keys that this version does not know).
     counts
@@ -66,9 +66,14 @@ class Plugin:
     package: str
     distribution: str | None = None
     manifest: Path | None = None
-    error: str | None = None
+    faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def error(self) -> str | None:
+        """What is wrong, in words, or ``None``."""
+        return "; ".join(self.faults) or None
 
     @property
     def own(self) -> bool:
@@ -166,7 +171,7 @@ class Catalogue:
     def plugins(self) -> tuple[Plugin, ...]:
         """One row per plugin, scfm-lab's own first; a plugin that failed to load since has its error here too."""
         return tuple(
-            replace(row, error=_joined([row.error, self._failures[row.name]])) if self._failed(row) else row
+            replace(row, faults=(*row.faults, self._failures[row.name])) if self._failed(row) else row
             for row in self._rows
         )
 
@@ -284,7 +289,7 @@ def _build(announcements: Iterable[Announcement]) -> Catalogue:
                 package=package,
                 distribution=item.distribution,
                 manifest=path,
-                error=_joined(faults),
+                faults=tuple(faults),
                 warnings=tuple(manifest.notes),
                 counts=counts,
             )
@@ -316,7 +321,3 @@ def _import(plugin: str, what: str, target: str, failures: dict[str, str]) -> An
         message = f"Plugin '{plugin}': {failures[plugin]}"
         raise PluginError(message) from error
     return found
-
-
-def _joined(faults: Iterable[str | None]) -> str | None:
-    return "; ".join(fault for fault in faults if fault) or None

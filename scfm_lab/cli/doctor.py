@@ -151,7 +151,9 @@ def _hardware() -> Iterator[Finding]:
     product = torch.ones(8, 8, device=here.device) @ torch.ones(8, 8, device=here.device)
     right = bool((product == 8).all().item())
     yield Finding(
-        "device", right, f"PyTorch {torch.__version__} computes on {here.device}" + ("." if right else " wrongly.")
+        "device",
+        OK if right else FAIL,
+        f"PyTorch {torch.__version__} computes on {here.device}" + ("." if right else " wrongly."),
     )
 
 

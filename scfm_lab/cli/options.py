@@ -31,9 +31,14 @@ def model_option(function: F) -> F:
 
 def machine_options(function: F) -> F:
     """Add ``--device``, ``--precision`` and ``--batch-size``."""
-    function = click.option(
-        "--batch-size", type=click.IntRange(min=1), help="Cells per batch [default: what fits this machine]."
-    )(function)
+    size = click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Most cells per batch [default: what the device takes]."
+    )
+    return device_options(size(function))
+
+
+def device_options(function: F) -> F:
+    """Add ``--device`` and ``--precision``."""
     function = click.option(
         "--precision", default="auto", show_default=True, help="float32, bfloat16, float16 or auto."
     )(function)
@@ -70,37 +75,50 @@ def doses_option(function: F) -> F:
         "doses",
         metavar="GENE=DOSE",
         multiple=True,
-        required=True,
         callback=parse_doses,
         help="A gene and its dose: 0 is a knockout, 1 no change, 2 twice the level. May be given several times.",
     )(function)
 
 
-def parse_doses(_ctx: click.Context | None, _param: click.Parameter | None, given: tuple[str, ...]) -> dict[str, float]:
+def levels_option(function: F) -> F:
+    """Add ``--set GENE=LEVEL``, for genes that are silent and so have no level to multiply."""
+    return click.option(
+        "--set",
+        "levels",
+        metavar="GENE=LEVEL",
+        multiple=True,
+        callback=parse_doses,
+        help="A gene and the level to set it to, in counts per 10,000. May be given several times.",
+    )(function)
+
+
+def parse_doses(_ctx: click.Context | None, param: click.Parameter | None, given: tuple[str, ...]) -> dict[str, float]:
     """Turn ``("GATA1=0", "SPI1=2")`` into ``{"GATA1": 0.0, "SPI1": 2.0}``.
 
     Raises
     ------
     click.BadParameter
-        No gene or no dose in one of them, a dose that is not a number or is below 0, a gene given twice.
+        No gene or no number in one of them, a number that is not finite or is below 0, a gene given twice.
     """
-    doses: dict[str, float] = {}
+    what = "level" if param is not None and param.name == "levels" else "dose"
+    meaning = "counts per 10,000" if what == "level" else "0 is a knockout, 1 no change"
+    found: dict[str, float] = {}
     for text in given:
-        # From the right: some identifiers hold a "=", no dose does.
+        # From the right: some identifiers hold a "=", no number does.
         gene, equals, amount = (part.strip() for part in text.rpartition("="))
         if not equals or not gene or not amount:
-            message = f"'{text}' is not GENE=DOSE; write CD3D=0 for a knockout of CD3D."
+            message = f"'{text}' is not GENE={what.upper()}; write CD3D=0, for example."
             raise click.BadParameter(message)
         try:
-            dose = float(amount)
+            value = float(amount)
         except ValueError:
-            message = f"the dose of {gene} must be a number such as 0, 0.5 or 2; it is '{amount}'."
+            message = f"the {what} of {gene} must be a number such as 0, 0.5 or 2; it is '{amount}'."
             raise click.BadParameter(message) from None
-        if not math.isfinite(dose) or dose < 0:
-            message = f"the dose of {gene} must be 0 or more (0 is a knockout, 1 no change); it is {amount}."
+        if not math.isfinite(value) or value < 0:
+            message = f"the {what} of {gene} must be 0 or more ({meaning}); it is {amount}."
             raise click.BadParameter(message)
-        if gene in doses:
-            message = f"{gene} is given twice; give each gene one dose."
+        if gene in found:
+            message = f"{gene} is given twice; give each gene one {what}."
             raise click.BadParameter(message)
-        doses[gene] = dose
-    return doses
+        found[gene] = value
+    return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from scfm_lab.cli import options
@@ -18,6 +16,7 @@ from scfm_lab.cli.output import progress_bar, say
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
 @options.doses_option
+@options.levels_option
 @click.option("--groupby", metavar="COL", help="Measure the effect in each group of this obs column.")
 @click.option(
     "--sample", "sample_key", metavar="COL", help="The obs column of donors or samples: the unit of replication."
@@ -29,13 +28,14 @@ from scfm_lab.cli.output import progress_bar, say
 )
 @click.option("--null/--no-null", default=True, help="Measure comparable genes too [default: yes].")
 @options.layer_option
-@options.machine_options
+@options.device_options
 @options.seed_option
 @options.report_options
 def perturb(
     path: str,
     source: str,
     doses: dict[str, float],
+    levels: dict[str, float],
     groupby: str | None,
     sample_key: str | None,
     out: str | None,
@@ -45,7 +45,6 @@ def perturb(
     layer: str | None,
     device: str,
     precision: str,
-    batch_size: int | None,
     seed: int,
     as_json: bool,
     progress: bool | None,
@@ -57,15 +56,18 @@ def perturb(
     """
     import scfm_lab as sl
 
+    if not doses and not levels:
+        message = "Give at least one gene, such as --gene CD3D=0."
+        raise click.UsageError(message)
     target = check_target(out, TABLE_SUFFIXES, [path]) if out else None
     adata = read_h5ad(path)
     model = sl.load_model(source, device=device, precision=precision)
-    given: dict[str, Any] = {"batch_size": batch_size} if batch_size else {}
     with progress_bar(progress, "cells") as show:
         result = sl.perturb(
             adata,
             model,
             doses,
+            set_to=levels or None,
             groupby=groupby,
             sample_key=sample_key,
             layer=layer,
@@ -74,9 +76,8 @@ def perturb(
             null=null,
             seed=seed,
             progress=show or False,
-            **given,
         )
-    data = result.to_json()
+    data = {**result.to_json(), "provenance": result.provenance}
     if target is None:
         say(f"{result.summary()}\n\n{result.table.to_string(index=False)}", data, as_json=as_json)
         return

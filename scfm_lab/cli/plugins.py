@@ -79,7 +79,7 @@ def _problems(catalogue: Catalogue, name: str) -> list[str]:
     # Before anything is imported, so that a failed import is told once, by the contribution it belongs to.
     for row in catalogue.plugins:
         if row.name == name:
-            problems.extend([*([row.error] if row.error else []), *row.warnings])
+            problems.extend([*row.faults, *row.warnings])
     for kind in catalogue_of.KINDS:
         for contribution in catalogue.contributions(kind):
             if contribution.plugin == name:
@@ -142,9 +142,9 @@ def _table(rows: tuple[Plugin, ...]) -> str:
     for line, row in zip(cells, (None, *rows), strict=True):
         padded = "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=False))
         lines.append(f"{padded}  {line[3]}".rstrip())
-        if row is not None and row.error:
-            lines.append(f"    error: {row.error}")
-        lines.extend(f"    warning: {note}" for note in (row.warnings if row else ()))
+        if row is not None:
+            lines.extend(f"    error: {fault}" for fault in row.faults)
+            lines.extend(f"    warning: {note}" for note in row.warnings)
     return "\n".join(lines)
 
 

@@ -72,7 +72,16 @@ def embed(
             adata, model, layer=layer, key_added=key, seed=seed, batch_size=batch_size, progress=show or False
         )
     write_h5ad(adata, target)
-    _tell(result, target, as_json=as_json)
+    data = {
+        "summary": result.summary(),
+        "key": result.key,
+        "cells": len(result.vectors),
+        "width": result.vectors.shape[1],
+        "audit": result.audit.to_json(),
+        "provenance": result.provenance,
+        "written": str(target),
+    }
+    say(f"{result.summary()}\nWritten to {target}.", data, as_json=as_json)
 
 
 @click.command(
@@ -93,7 +102,8 @@ def embed(
 @click.option(
     "--neighbours", "k", type=click.IntRange(min=1), default=15, show_default=True, help="Neighbours that vote."
 )
-@click.option("--device", default="auto", show_default=True, help="cuda, mps, cpu or auto.")
+@options.device_options
+@options.seed_option
 @options.report_options
 def annotate(
     path: str,
@@ -104,6 +114,8 @@ def annotate(
     key: str | None,
     k: int,
     device: str,
+    precision: str,
+    seed: int,
     as_json: bool,
     progress: bool | None,
 ) -> None:
@@ -116,10 +128,11 @@ def annotate(
     target = check_target(out, _H5AD, [path, reference])
     query = read_h5ad(path)
     atlas = read_h5ad(reference)
-    model = sl.load_model(source, device=device)
-    given: dict[str, Any] = {"key_added": key} if key else {}
+    model = sl.load_model(source, device=device, precision=precision)
     with progress_bar(progress, "cells") as show:
-        result = sl.annotate(query, atlas, labels_key=labels, model=model, k=k, progress=show or False, **given)
+        result = sl.annotate(
+            query, atlas, labels_key=labels, model=model, k=k, key_added=key, seed=seed, progress=show or False
+        )
     write_h5ad(query, target)
     _tell(result, target, as_json=as_json)
 
@@ -132,25 +145,21 @@ def annotate(
 @click.option("--root", metavar="GROUP", required=True, help="Where it starts: a group of --groupby, or a cell's name.")
 @click.option("--groupby", metavar="COL", help="The obs column that --root and the branches refer to.")
 @options.out_option("The .h5ad file to write: your cells with pseudotime and branches in obs.")
-@click.option("--key", metavar="K", help="Name in obs [default: trajectory].")
-@options.report_options
+@click.option("--key", "key_added", metavar="K", default="trajectory", show_default=True, help="Name in obs.")
+@options.seed_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def trajectory(
-    path: str,
-    rep: str,
-    root: str,
-    groupby: str | None,
-    out: str,
-    key: str | None,
-    as_json: bool,
-    progress: bool | None,
+    path: str, rep: str, root: str, groupby: str | None, out: str, key_added: str, seed: int, as_json: bool
 ) -> None:
-    """Order cells from a root along pseudotime and branches."""
+    """Order cells from a root along pseudotime and branches.
+
+    The direction is that of the root: nothing in an embedding says which way time runs.
+    """
     import scfm_lab as sl
 
     target = check_target(out, _H5AD, [path])
     adata = read_h5ad(path)
-    given: dict[str, Any] = {"key_added": key} if key else {}
-    result = sl.trajectory(adata, use_rep=rep, root=root, groupby=groupby, **given)
+    result = sl.trajectory(adata, use_rep=rep, root=root, groupby=groupby, key_added=key_added, seed=seed)
     write_h5ad(adata, target)
     _tell(result, target, as_json=as_json)
 
