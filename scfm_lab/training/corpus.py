@@ -7,7 +7,6 @@ project scores models on stays out whole.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,29 +34,25 @@ TRAINING_SETS = (
 SPLIT_SET = "pbmc3k_raw"
 
 
-def data_folder() -> Path:
-    """Folder of the datasets: ``SCFM_DATA``, else ``../shared/data`` beside the repository.
+def data_file(name: str) -> Path:
+    """Path of a dataset's file.
 
-    Raises
-    ------
-    DataError
-        If there is none.
+    ``sl.datasets`` finds it (the folder named by ``SCFM_DATA``, the cache); a checkout with
+    ``../shared/data`` beside it needs no variable.
     """
-    named = os.environ.get("SCFM_DATA")
-    folder = Path(named) if named else Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    if not folder.is_dir():
-        raise DataError(f"The training data are not at {folder}; name their folder in the environment variable SCFM_DATA.")
-    return folder
+    from scfm_lab import datasets
+
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data" / datasets.catalogue()[name].file
+    if datasets.mirror() is None and beside.is_file():
+        return beside
+    return datasets.locate(name)
 
 
 def read_anndata(name: str) -> AnnData:
-    """A dataset by name, as it lies in the data folder."""
+    """A dataset by name, from :func:`data_file`."""
     import anndata
 
-    path = data_folder() / f"{name}.h5ad"
-    if not path.is_file():
-        raise DataError(f"The dataset {name!r} is not in {path.parent} (looked for {path.name}).")
-    return anndata.read_h5ad(path)
+    return anndata.read_h5ad(data_file(name))
 
 
 def held_out(barcodes: NDArray[Any]) -> NDArray[np.bool_]:
@@ -91,6 +86,8 @@ class CellSet:
     """Library size over all genes of the dataset, also those outside the vocabulary."""
     measured: NDArray[np.bool_]
     """[vocabulary]: genes that the dataset could have seen."""
+    labels: NDArray[Any]
+    """Published cell types, ``""`` where the set has none."""
     record: dict[str, Any]
     """For the model card: file and cell digests, number of cells, share of counts covered."""
 
@@ -133,17 +130,18 @@ def load(name: str, vocabulary: Vocabulary, *, part: str = "train") -> CellSet:
     """
     if name not in TRAINING_SETS:
         raise DataError(f"{name!r} is not a training set; those are: {', '.join(TRAINING_SETS)}.")
-    cells = Cells.from_anndata(read_anndata(name))
+    cells = Cells.from_anndata(read_anndata(name), fields=("cell_type",))
     out = held_out(cells.names) if name == SPLIT_SET else np.zeros(len(cells), dtype=bool)
     cells = cells.take(np.flatnonzero(out if part == "held out" else ~out))
     counts, measured = over_vocabulary(cells, vocabulary)
     record = {
         "dataset": name,
-        "file_sha256": hashlib.sha256((data_folder() / f"{name}.h5ad").read_bytes()).hexdigest(),
+        "file_sha256": hashlib.sha256(data_file(name).read_bytes()).hexdigest(),
         "cell_set_sha256": cell_set_digest(cells.keys),
         "cells": len(cells),
         "genes_measured": int(measured.sum()),
         "umi_share_in_vocabulary": round(float(counts.sum() / cells.counts.sum()), 4),
         "organism": cells.genes.organism,
     }
-    return CellSet(name, counts, cells.total, measured, record)
+    labels = np.asarray(cells.fields.get("cell_type", np.full(len(cells), ""))).astype(str)
+    return CellSet(name, counts, cells.total, measured, labels, record)

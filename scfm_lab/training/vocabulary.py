@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.genes import strip_version
-from scfm_lab.training.corpus import TRAINING_SETS, data_folder, read
+from scfm_lab.training.corpus import TRAINING_SETS, data_file, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,19 +68,17 @@ class Identities:
         return self.by_symbol.get(symbol) or self.former.get(symbol, "")
 
 
-def identities(symbol_tables: list[tuple[np.ndarray, np.ndarray]], folder: Path) -> Identities:
+def identities(symbol_tables: list[tuple[np.ndarray, np.ndarray]]) -> Identities:
     """Read the current annotation, and collect former symbols from older gene lists.
 
     Parameters
     ----------
     symbol_tables
         Pairs of (symbols, Ensembl ids) as older references had them.
-    folder
-        Holds ``genes_human_ensembl.csv.gz`` and ``gene_positions_grch38.csv.gz``.
     """
     import pandas as pd
 
-    table = pd.read_csv(folder / "genes_human_ensembl.csv.gz", usecols=["gene_id", "gene_name", "biotype"])
+    table = pd.read_csv(data_file("genes_human_ensembl"), usecols=["gene_id", "gene_name", "biotype"])
     table["ensembl"] = [strip_version(g) for g in table["gene_id"]]
     # Where two genes carry one name the coding one is meant; after that the lower id, the older gene.
     table["rank"] = (table["biotype"] != "protein_coding").astype(int)
@@ -92,7 +90,7 @@ def identities(symbol_tables: list[tuple[np.ndarray, np.ndarray]], folder: Path)
         if symbol and not symbol.startswith("ENSG"):
             by_symbol.setdefault(symbol, str(ensembl))
 
-    tenx = pd.read_csv(folder / "gene_positions_grch38.csv.gz", usecols=["response_id", "response_name"])
+    tenx = pd.read_csv(data_file("gene_positions_grch38"), usecols=["response_id", "response_name"])
     lists = [*symbol_tables, (tenx["response_name"].astype(str).to_numpy(), tenx["response_id"].astype(str).to_numpy())]
     meant: dict[str, set[str]] = defaultdict(set)
     for symbols, ensembl in lists:
@@ -104,16 +102,16 @@ def identities(symbol_tables: list[tuple[np.ndarray, np.ndarray]], folder: Path)
     return Identities(current, by_symbol, former)
 
 
-def orthologs(ids: Identities, folder: Path) -> dict[str, tuple[str, str]]:
+def orthologs(ids: Identities) -> dict[str, tuple[str, str]]:
     """Human Ensembl id → (mouse symbol, mouse Ensembl id), one-to-one pairs only."""
     import pandas as pd
 
-    pairs = pd.read_csv(folder / "orthologs_human_mouse_symbols.csv.gz", dtype=str).dropna().drop_duplicates()
+    pairs = pd.read_csv(data_file("orthologs_human_mouse_symbols"), dtype=str).dropna().drop_duplicates()
     pairs.columns = ["human", "mouse"]
     pairs["ensembl"] = [ids.resolve(symbol, "") for symbol in pairs["human"]]
     pairs = pairs[pairs["ensembl"] != ""].drop_duplicates(["ensembl", "mouse"])
     single = ~pairs["ensembl"].duplicated(keep=False) & ~pairs["mouse"].duplicated(keep=False)
-    mouse = pd.read_csv(folder / "genes_mouse_ensembl.csv.gz", usecols=["gene_id", "gene_name"]).dropna()
+    mouse = pd.read_csv(data_file("genes_mouse_ensembl"), usecols=["gene_id", "gene_name"]).dropna()
     mouse = mouse[~mouse["gene_name"].duplicated(keep=False)]
     mouse_id = {n: strip_version(g) for n, g in zip(mouse["gene_name"], mouse["gene_id"], strict=True)}
     return {
@@ -139,11 +137,10 @@ def build() -> pd.DataFrame:
     import pandas as pd
     import scanpy as sc
 
-    folder = data_folder() / "gene_metadata"
     training = {name: read(name, training_cells=True) for name in TRAINING_SETS}
     human = {name: cells for name, cells in training.items() if cells.genes.organism != "mouse"}
-    ids = identities([(c.genes.symbols, c.genes.ensembl) for c in human.values()], folder)
-    pairs = orthologs(ids, folder)
+    ids = identities([(c.genes.symbols, c.genes.ensembl) for c in human.values()])
+    pairs = orthologs(ids)
     of_mouse: dict[str, str] = {}
     for ensembl, (mouse_symbol, mouse_ensembl) in pairs.items():
         of_mouse[mouse_symbol] = ensembl
