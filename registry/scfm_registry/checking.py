@@ -1,0 +1,208 @@
+"""What is wrong with a registry, in words; looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from scfm_lab.errors import ScfmError, StorageError
+from scfm_registry import builtin, manifest
+from scfm_registry.store import embedded
+from scfm_registry.store.place import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scfm_registry.store.place import Place
+    from scfm_registry.version import ModelVersion
+
+#: Below this many bytes a disk counts as nearly full.
+_LITTLE = 200 * 2**20
+#: File systems on which SQLite's locks cannot be relied upon.
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "lustre", "beegfs"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    what
+        What was looked at.
+    state
+        ``"ok"``, ``"note"`` (works, but worth knowing) or ``"fault"``.
+    words
+        What was found, and what to do about it.
+    """
+
+    what: str
+    state: Literal["ok", "note", "fault"]
+    words: str
+
+
+def check(uri: str | os.PathLike[str] | None = None, *, files: bool = False) -> list[Finding]:
+    """Look at a registry: where it is, whether it can be written, its database, its versions, and their files if asked.
+
+    Parameters
+    ----------
+    uri
+        As for :class:`scfm_registry.Registry`.
+    files
+        Also compare every file of every version with its hash, which reads them all.
+    """
+    try:
+        place = resolve(uri)
+    except StorageError as error:
+        return [Finding("place", "fault", str(error))]
+    found = list(_embedded(place) if place.embedded else _server(place))
+    if any(item.state == "fault" or item.what == "empty" for item in found):
+        return found
+    try:
+        found.extend(_content(place, files=files))
+    except ScfmError as error:
+        found.append(Finding("versions", "fault", str(error)))
+    return found
+
+
+def _embedded(place: Place) -> Iterator[Finding]:
+    folder, database = place.artifacts.parent, place.database
+    yield Finding("place", "ok", f"embedded, in {folder}")
+    if database is None or (not database.exists() and not (folder / embedded.MARKER).exists()):
+        yield _writable(_nearest(folder))
+        yield Finding("empty", "note", "there is no registry yet; it is made when it is first used")
+        return
+    try:
+        marker = embedded.read_marker(folder)
+        if not database.exists() or database.stat().st_size == 0:
+            state = "empty" if database.exists() else "missing"
+            raise StorageError(f"{database} is {state}. {embedded.recovery(place)}")
+        embedded.check_database(place)
+    except StorageError as error:
+        yield Finding("database", "fault", str(error))
+        return
+    yield Finding(
+        "database", "ok", f"{database.name}, {database.stat().st_size / 2**20:.1f} MiB, passes SQLite's check"
+    )
+    mode = _journal(database)
+    if mode != "wal":
+        yield Finding("journal", "note", f"journal mode is {mode}; WAL lets readers go on while somebody writes")
+    if marker is not None and marker.get("root") != place.artifacts.as_uri():
+        yield Finding("moved", "note", "the folder was moved; its paths are set right when it is next used")
+    yield _writable(folder)
+    kind = _file_system(folder)
+    if kind in _NETWORK:
+        yield Finding(
+            "file system",
+            "fault",
+            f"{folder} is on a network file system ({kind}), where SQLite's locks cannot be relied upon; set SCFM_HOME to a "
+            "local disk, or run a server for the lab",
+        )
+
+
+def _server(place: Place) -> Iterator[Finding]:
+    from scfm_registry.store.engine import knock
+
+    try:
+        knock(place)
+    except StorageError as error:
+        yield Finding("server", "fault", str(error))
+    else:
+        yield Finding("server", "ok", f"an MLflow server answers at {place.shown}")
+        if place.uri.startswith("http://") and "127.0.0.1" not in place.uri and "localhost" not in place.uri:
+            yield Finding(
+                "server", "note", "it is spoken to without encryption; put https in front of it outside a lab's net"
+            )
+
+
+def _content(place: Place, *, files: bool) -> Iterator[Finding]:
+    from scfm_registry import version
+    from scfm_registry.store.facade import Store
+
+    store = Store(place)
+    records = [(record, found) for record in store.records() if (found := version.read(record)) is not None]
+    names = {record.name for record, _ in records}
+    yield Finding(
+        "versions", "ok", f"{len(records)} versions of {len(names)} models: {', '.join(sorted(names)) or 'none'}"
+    )
+    missing = sorted(set(builtin.shipped()) - names)
+    if missing:
+        yield Finding(
+            "built-in models", "note", f"not registered here: {', '.join(missing)}; 'scfm-lab registry setup' does it"
+        )
+    known: set[str] = set()
+    for record, found in records:
+        folder = store.files(record)
+        if folder is None:
+            continue
+        known.add(folder.parent.name)
+        if not (folder / manifest.FILENAME).is_file():
+            yield Finding(
+                found.reference,
+                "fault",
+                f"its files are missing from {folder}; restore them, or register the model again",
+            )
+        elif files:
+            yield _hashes(folder, found)
+    if place.embedded and (place.artifacts / "models").is_dir():
+        strays = [item for item in sorted((place.artifacts / "models").iterdir()) if item.name not in known]
+        if strays:
+            size = sum(file.stat().st_size for item in strays for file in item.rglob("*") if file.is_file())
+            yield Finding(
+                "left over",
+                "note",
+                f"{len(strays)} folders in {place.artifacts / 'models'} ({size / 2**20:.1f} MiB) belong to no version, as after "
+                "an import that was cut off; they can be deleted",
+            )
+
+
+def _hashes(folder: Path, found: ModelVersion) -> Finding:
+    try:
+        states = manifest.check(folder, found.digest, found.reference)
+    except ScfmError as error:
+        return Finding(found.reference, "fault", str(error))
+    wrong = [f"{file} {state}" for file, state in states.items() if state != "ok"]
+    if wrong:
+        return Finding(found.reference, "fault", f"{'; '.join(wrong)} ({folder})")
+    return Finding(found.reference, "ok", f"{len(states)} files are as registered")
+
+
+def _writable(folder: Path) -> Finding:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("disk", "fault", f"{folder} is read-only for you; set SCFM_HOME to a directory you can write to")
+    free = shutil.disk_usage(folder).free
+    words = f"{free / 2**30:.1f} GiB free"
+    return Finding(
+        "disk", "note" if free < _LITTLE else "ok", f"only {words}; free some space" if free < _LITTLE else words
+    )
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _journal(database: Path) -> str:
+    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+    try:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _file_system(folder: Path) -> str:
+    """Name of the file system that holds a folder, where the system tells (Linux), else nothing."""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8") as lines:
+            mounts = [line.split()[1:3] for line in lines]
+    except OSError:
+        return ""
+    real = folder.resolve()
+    holding = [(point, kind) for point, kind in mounts if real.is_relative_to(point.replace("\\040", " "))]
+    return max(holding, key=lambda item: len(item[0]), default=("", ""))[1]

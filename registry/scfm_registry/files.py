@@ -1,0 +1,117 @@
+"""A version's files: checked, fetched from a server, refused when they are not what was registered."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scfm_lab.errors import ModelError
+from scfm_lab.home import data_home
+from scfm_registry import manifest
+from scfm_registry.store.place import make_folder, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from scfm_registry.store.facade import Store
+    from scfm_registry.version import ModelVersion, Record
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of a version's files found.
+
+    Attributes
+    ----------
+    version
+        Which version was checked.
+    files
+        File → ``"ok"``, or what is wrong with it.
+    """
+
+    version: ModelVersion
+    files: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file is what was registered."""
+        return all(state == "ok" for state in self.files.values())
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per file: file, state."""
+        import pandas as pd
+
+        return pd.DataFrame({"file": list(self.files), "state": list(self.files.values())})
+
+    def summary(self) -> str:
+        """One line for people, and one more per file that is wrong."""
+        wrong = [f"  {file} {state}" for file, state in self.files.items() if state != "ok"]
+        head = f"{self.version.reference}: {len(self.files) - len(wrong)} of {len(self.files)} files are as registered"
+        return "\n".join([f"{head} ({self.version.digest}).", *wrong])
+
+
+def require_ok(states: dict[str, str], folder: Path, label: str) -> None:
+    """Refuse a version with a wrong file, naming the first one.
+
+    Raises
+    ------
+    ModelError
+        One of the states is not ``"ok"``.
+    """
+    for file, state in states.items():
+        if state != "ok":
+            message = f"{label} is refused: {folder / file} {state}. Restore the file from a backup, or register the model again."
+            raise ModelError(message)
+
+
+def fetched(store: Store, found: ModelVersion, record: Record) -> Path:
+    """Give the folder of a server's version on this machine; it is fetched once, checked, and kept by digest.
+
+    Raises
+    ------
+    ModelError
+        What came is not what was registered.
+    StorageError
+        The server or this machine's disk fails.
+    """
+    cache = data_home() / "cache" / "models"
+    target = cache / found.digest.removeprefix("sha256:")
+    if target.is_dir():
+        return target
+    with workshop(cache) as folder:
+        store.download(record, folder)
+        require_ok(manifest.check(folder, found.digest, found.reference), folder, found.reference)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            # Another process was quicker; its copy was checked as well.
+            if not target.is_dir():
+                raise storage_error(error, cache) from error
+    return target
+
+
+@contextmanager
+def workshop(parent: Path) -> Iterator[Path]:
+    """Give a new folder in `parent`, gone afterwards unless it was renamed.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or read-only, then or while the block writes into the folder.
+    """
+    make_folder(parent)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
+    except OSError as error:
+        raise storage_error(error, parent) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,137 @@
+"""Finding versions: the part of a registry that changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from scfm_lab.errors import ModelError, did_you_mean
+from scfm_registry import names, searching, version
+from scfm_registry.names import CHAMPION
+from scfm_registry.version import ModelVersion, Record, Versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scfm_lab.inference.hardware import Hardware
+    from scfm_registry.store.facade import Store
+    from scfm_registry.store.place import Place
+
+
+class Reader:
+    """What can be asked of a registry without changing it."""
+
+    _place: Place
+    _store: Store
+
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        organism: str | None = None,
+        can: str | Iterable[str] = (),
+        fits: Hardware | Literal["this machine"] | None = None,
+        family: str | None = None,
+        kind: str | None = None,
+        all_versions: bool = False,
+    ) -> Versions:
+        """Find model versions; every condition must hold.
+
+        Parameters
+        ----------
+        text
+            Words that stand in the name, family, tags or card; case is ignored.
+        organism
+            Such as ``"human"``.
+        can
+            One ability or several, such as ``"perturb"``.
+        fits
+            ``"this machine"``, or a :class:`scfm_lab.Hardware` for somebody else's: leaves out what does not fit its free
+            memory, and puts the answer, which says whether it was measured or estimated, into each version's ``fit``.
+        family
+            Id of an adapter, such as ``"scfm.starter"`` (``"starter"`` for short).
+        kind
+            ``"pretrained"``, ``"fine-tuned"`` or ``"baseline"``.
+        all_versions
+            Give every version. Otherwise each model comes once: its champion if that one matches, else its newest that does.
+
+        Returns
+        -------
+        Versions
+            A list, by name, that has a ``.table``.
+        """
+        wanted = searching.conditions(organism=organism, can=can, family=family, kind=kind)
+        found = self._read(self._store.records(tags=wanted))
+        if text:
+            found = searching.with_words(found, text)
+        if fits is not None:
+            found = searching.fitting(found, fits)
+        return Versions(found if all_versions else searching.one_each(found))
+
+    def versions(self, name: str) -> Versions:
+        """All versions of a model, newest first.
+
+        Raises
+        ------
+        ModelError
+            No model is called so; the message lists those there are.
+        """
+        found = self._read(self._store.records(names.check_name(name)))
+        if not found:
+            raise self._unknown(name)
+        return Versions(found)
+
+    def get(self, reference: str) -> ModelVersion:
+        """Find the version that ``name/3``, ``name@alias`` or ``name`` (its champion, else its newest) means.
+
+        Raises
+        ------
+        ModelError
+            There is no such model, version or alias; the message lists those there are.
+        """
+        return self._find(names.parse(reference))[0]
+
+    def by_digest(self, name: str, digest: str) -> ModelVersion | None:
+        """Find the first version of `name` whose files have this digest."""
+        found = self._read(self._store.records(name, {"scfm.digest": digest}))
+        return min(found, key=lambda item: item.version) if found else None
+
+    def _read(self, records: Iterable[Record]) -> list[ModelVersion]:
+        return [found for record in records if (found := version.read(record)) is not None]
+
+    def _find(self, reference: names.Reference) -> tuple[ModelVersion, Record]:
+        if reference.version is not None:
+            record = self._store.record(reference.name, reference.version)
+        elif reference.alias is not None:
+            record = self._store.record_by_alias(reference.name, reference.alias)
+        else:
+            record = self._store.record_by_alias(reference.name, CHAMPION)
+            if record is None:
+                record = next(iter(self._store.records(reference.name)), None)
+        found = version.read(record) if record is not None else None
+        if record is None or found is None:
+            raise self._missing(reference)
+        return found, record
+
+    def _missing(self, reference: names.Reference) -> ModelError:
+        known = self._read(self._store.records(reference.name))
+        if not known:
+            return self._unknown(reference.name)
+        if reference.alias is not None:
+            aliases = sorted({alias for item in known for alias in item.aliases})
+            there = f"its aliases: {', '.join(aliases)}" if aliases else "it has no aliases"
+            return ModelError(
+                f"No version of '{reference.name}' has the alias '{reference.alias}'; {there}."
+                f"{did_you_mean(reference.alias, aliases)}"
+            )
+        numbers = ", ".join(str(item.version) for item in reversed(known))
+        return ModelError(f"'{reference.name}' has no version {reference.version}; its versions: {numbers}.")
+
+    def _unknown(self, name: str) -> ModelError:
+        known = self._store.names()
+        there = f"models there: {', '.join(known)}" if known else "it is empty"
+        hint = ""
+        if not self._place.embedded and not known:
+            hint = " Put the built-in models there with 'scfm-lab registry setup'."
+        return ModelError(
+            f"No model is called '{name}' in the registry in {self._place.shown}; {there}.{did_you_mean(name, known)}{hint}"
+        )

@@ -1,0 +1,97 @@
+"""How ``sl.load_model("models:/starter@champion")`` reaches the registry."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from scfm_lab.models.contract import Model
+    from scfm_registry.registry import Registry
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """A version's files on this machine, checked against their hashes, and what to say about where they came from.
+
+    Attributes
+    ----------
+    path
+        Folder of the files.
+    name, version, alias
+        Which version; `alias` is the one it was found by, or ``None``.
+    digest
+        ``"sha256:<64 hex>"``: its identity.
+    adapter
+        Id of the model plugin that opens it.
+    provenance
+        The same as a flat dictionary, for results.
+    """
+
+    path: Path
+    name: str
+    version: int
+    alias: str | None
+    digest: str
+    adapter: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The same as `adapter`."""
+        return self.adapter
+
+
+def open_source(reference: str) -> ResolvedSource:
+    """Find what ``models:/name@alias`` or ``models:/name/3`` means in the registry that the environment names.
+
+    Raises
+    ------
+    ModelError
+        There is no such version, or one of its files is damaged.
+    StorageError
+        The registry cannot be used.
+    """
+    from scfm_registry.store.place import resolve
+
+    return _registry(resolve().uri).resolve(reference)
+
+
+@functools.lru_cache(maxsize=4)
+def _registry(uri: str) -> Registry:
+    """One opened registry per address and process: opening one again costs a check of its database."""
+    from scfm_registry.registry import Registry
+
+    del uri  # the key; the registry finds the same address from the same environment
+    return Registry()
+
+
+def open_model(
+    source: ResolvedSource, device: str = "auto", precision: str = "auto", config: Mapping[str, Any] | None = None
+) -> Model:
+    """Open a resolved version with the installed adapter of its family; a tag never decides what code runs.
+
+    Raises
+    ------
+    ModelError
+        No installed plugin has that adapter, or what was opened is not what was checked.
+    """
+    from scfm_lab.plugins import discover
+
+    adapters = {item.id: item for item in discover().contributions("models")}
+    label = f"{source.name}/{source.version}"
+    if source.adapter not in adapters:
+        message = (
+            f"{label} needs the model plugin '{source.adapter}', which is not installed; installed are "
+            f"{', '.join(sorted(adapters))}."
+        )
+        raise ModelError(message)
+    model: Model = adapters[source.adapter].load().open(source.path, config=config)
+    model.path, model.version, model.source = source.path, label, f"models:/{label}"
+    return model.to(device, precision)

@@ -1,0 +1,323 @@
+"""Versions, files, aliases, tags and evidence, as one MLflow registry keeps them.
+
+Nothing here touches MLflow's global tracking address: everything goes through a client of its own, so that a notebook's own
+``mlflow.start_run`` goes where it always went.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError, ScfmError, StorageError
+from scfm_registry.store import embedded
+from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
+from scfm_registry.store.place import storage_error
+from scfm_registry.store.words import in_words, is_missing, unreachable
+from scfm_registry.version import Record, when
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow import MlflowClient
+
+    from scfm_registry.store.place import Place
+
+_PAGE = 1_000
+_MODEL_ID = re.compile(r"(?:^models:/|/models/)(m-[0-9a-f]+)(?:/artifacts)?/?$")
+
+
+class Store:
+    """Versions, files, aliases, tags and evidence in one MLflow registry.
+
+    Parameters
+    ----------
+    place
+        Where it is. An embedded one is made if it is not there.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        if place.embedded:
+            embedded.prepare(place)
+        else:
+            knock(place)
+        with self._speaking():
+            self.client: MlflowClient = mlflow_module().MlflowClient(
+                tracking_uri=place.tracking_uri, registry_uri=place.uri
+            )
+            if place.embedded:
+                # What a user creates through the client without saying where belongs beside the rest, and not in the
+                # directory that the notebook happens to run in.
+                self.client._tracking_client.store.artifact_root_uri = place.artifacts.as_uri()  # noqa: SLF001
+
+    # ------------------------------------------------------------------------------------------------- reading
+
+    def names(self) -> list[str]:
+        """Names of all registered models that have a version."""
+        return sorted({record.name for record in self.records()})
+
+    def records(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Record]:
+        """Versions, newest first within a name; `tags` must all be equal."""
+        conditions = [] if name is None else [f"name = {_quoted(name)}"]
+        conditions += [f"tags.`{key}` = {_quoted(value)}" for key, value in (tags or {}).items()]
+        found: list[Record] = []
+        token = None
+        with self._speaking():
+            while True:
+                page = self.client.search_model_versions(
+                    " AND ".join(conditions) or None, max_results=_PAGE, page_token=token
+                )
+                found += [_record(item) for item in page]
+                token = page.token
+                if not token:
+                    break
+            # A page of versions does not say which aliases point at them.
+            aliases = self._aliases({record.name for record in found})
+        found = [
+            replace(record, aliases=tuple(sorted(aliases.get((record.name, record.version), ())))) for record in found
+        ]
+        return sorted(found, key=lambda record: (record.name, -record.version))
+
+    def record(self, name: str, version: int) -> Record | None:
+        """One version by number, or ``None``."""
+        with self._speaking():
+            try:
+                return _record(self.client.get_model_version(name, str(version)))
+            except mlflow_module().MlflowException as error:
+                if is_missing(error):
+                    return None
+                raise
+
+    def record_by_alias(self, name: str, alias: str) -> Record | None:
+        """The version that an alias points at, or ``None``."""
+        with self._speaking():
+            try:
+                return _record(self.client.get_model_version_by_alias(name, alias))
+            except mlflow_module().MlflowException as error:
+                if is_missing(error):
+                    return None
+                raise
+
+    def files(self, record: Record) -> Path | None:
+        """Where a version's files lie on this machine; ``None`` where a server has them.
+
+        They are found from the registry's own folder and the version's id, never from the absolute path that MLflow stored.
+        """
+        if not self.place.embedded:
+            return None
+        return self.place.artifacts / "models" / self._model_id(record) / "artifacts"
+
+    def download(self, record: Record, target: Path) -> None:
+        """Copy a version's files from the server into the existing, empty folder `target`."""
+        with self._speaking(target):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            logged = self.client.get_logged_model(self._model_id(record))
+            repository = get_artifact_repository(
+                logged.artifact_location, tracking_uri=self.place.tracking_uri, registry_uri=self.place.uri
+            )
+            repository.download_artifacts("", str(target))
+
+    def document(self, run: str, name: str, target: Path) -> Path:
+        """Fetch a file of a run into the existing folder `target` and give its path."""
+        with self._speaking(target):
+            return Path(self.client.download_artifacts(run, name, str(target)))
+
+    # ------------------------------------------------------------------------------------------------- writing
+
+    def add(self, name: str, folder: Path, tags: Mapping[str, str], description: str) -> Record:
+        """Register the files in `folder` as the next version of `name`.
+
+        The files go up first and become a version last, with all its tags in one transaction: a cut in between leaves
+        nothing that anybody sees.
+
+        Parameters
+        ----------
+        name
+            Checked by the caller.
+        folder
+            The version's files, ``manifest.json`` among them.
+        tags, description
+            As stored.
+        """
+        mlflow = mlflow_module()
+        with self._speaking(folder):
+            logged = self.client.create_logged_model(
+                self._experiment, name=name, tags={"scfm.digest": tags["scfm.digest"]}
+            )
+            try:
+                self.client.log_model_artifacts(logged.model_id, str(folder))
+                self._confirm_upload(logged.model_id, folder)
+                self.client.finalize_logged_model(logged.model_id, "READY")
+                try:
+                    self.client.create_registered_model(name)
+                except mlflow.MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                created = self.client.create_model_version(
+                    name, description=description, tags=dict(tags), await_creation_for=60, **self._source(logged)
+                )
+            except BaseException:
+                self._drop_files(logged.model_id)
+                raise
+            return _record(created)
+
+    def remove(self, record: Record) -> None:
+        """Delete a version and its files."""
+        with self._speaking():
+            self.client.delete_model_version(record.name, str(record.version))
+            self._drop_files(self._model_id(record))
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias at a version."""
+        with self._speaking():
+            self.client.set_registered_model_alias(name, alias, str(version))
+
+    def set_tags(self, record: Record, tags: Mapping[str, str]) -> None:
+        """Set a version's tags."""
+        with self._speaking():
+            for key, value in tags.items():
+                self.client.set_model_version_tag(record.name, str(record.version), key, value)
+
+    def log_run(
+        self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float], document: Mapping[str, Any], file: str
+    ) -> str:
+        """Keep evidence: a finished run with metrics and one JSON document; returns the run's id."""
+        with self._speaking():
+            run = self.client.create_run(self._experiment, run_name=name, tags=dict(tags))
+            identifier = run.info.run_id
+            try:
+                for key, value in metrics.items():
+                    self.client.log_metric(identifier, key, value)
+                self.client.log_dict(identifier, dict(document), file)
+            except BaseException:
+                self.client.set_terminated(identifier, "FAILED")
+                raise
+            self.client.set_terminated(identifier, "FINISHED")
+            return str(identifier)
+
+    # ------------------------------------------------------------------------------------------------- inside
+
+    @cached_property
+    def _experiment(self) -> str:
+        """Id of our experiment; its files have their place in the registry's folder, or where the server wants them."""
+        mlflow = mlflow_module()
+        known = self.client.get_experiment_by_name(EXPERIMENT)
+        if known is None:
+            location = self.place.artifacts.as_uri() if self.place.embedded else None
+            try:
+                return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                known = self.client.get_experiment_by_name(EXPERIMENT)
+        if known is None or known.lifecycle_stage != "active":
+            message = (
+                f"The experiment '{EXPERIMENT}' in {self.place.shown} was deleted; restore it in MLflow, since the files of "
+                "versions belong to it."
+            )
+            raise StorageError(message)
+        return str(known.experiment_id)
+
+    def _source(self, logged: Any) -> dict[str, str]:
+        """Say where a version's files are, in the form that this kind of store accepts.
+
+        A server wants its own id for them and refuses paths. A database that is opened directly would look that id up through
+        MLflow's *global* address, which is somebody else's, and takes the path.
+        """
+        if self.place.embedded:
+            return {"source": logged.artifact_location}
+        return {"source": f"models:/{logged.model_id}", "model_id": logged.model_id}
+
+    def _confirm_upload(self, model_id: str, folder: Path) -> None:
+        """Compare sizes with what the store now holds, before anything refers to it."""
+        wanted = {
+            path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+        }
+        found: dict[str, int] = {}
+        waiting = [""]
+        while waiting:
+            for item in self.client.list_logged_model_artifacts(model_id, waiting.pop() or None):
+                if item.is_dir:
+                    waiting.append(item.path)
+                else:
+                    found[item.path] = int(item.file_size or 0)
+        for path, size in wanted.items():
+            if found.get(path) != size:
+                message = (
+                    f"{self.place.shown} holds {found.get(path, 0)} of {size} bytes of {path}; nothing was registered."
+                )
+                raise StorageError(message)
+
+    def _drop_files(self, model_id: str) -> None:
+        """Remove files that no version refers to; a second failure here must not hide the first."""
+        try:
+            self.client.delete_logged_model(model_id)
+        except Exception:
+            logging.getLogger(__name__).debug("files of %s stay behind", model_id, exc_info=True)
+        if self.place.embedded:
+            shutil.rmtree(self.place.artifacts / "models" / model_id, ignore_errors=True)
+
+    def _model_id(self, record: Record) -> str:
+        match = _MODEL_ID.search(record.source)
+        if match is None:
+            message = f"{record.name}/{record.version} was not registered by scfm-lab; open it with MLflow itself."
+            raise ModelError(message)
+        return match.group(1)
+
+    def _aliases(self, names: set[str]) -> dict[tuple[str, int], list[str]]:
+        found: dict[tuple[str, int], list[str]] = {}
+        token = None
+        while names:
+            page = self.client.search_registered_models(max_results=_PAGE, page_token=token)
+            for model in page:
+                for alias, version in model.aliases.items():
+                    found.setdefault((model.name, int(version)), []).append(alias)
+            token = page.token
+            if not token:
+                break
+        return found
+
+    @contextmanager
+    def _speaking(self, folder: Path | None = None) -> Iterator[None]:
+        """Hold back MLflow's log lines, and put its errors into words."""
+        with quiet():
+            try:
+                yield
+            except ScfmError:
+                raise
+            except OSError as error:
+                if self.place.embedded or error.filename:
+                    raise storage_error(error, error.filename or self.place.shown) from error
+                raise unreachable(self.place, error) from error
+            except mlflow_module().MlflowException as error:
+                raise in_words(error, self.place.shown) from error
+
+
+def _record(item: Any) -> Record:
+    return Record(
+        name=item.name,
+        version=int(item.version),
+        aliases=tuple(sorted(item.aliases or ())),
+        tags={str(key): str(value) for key, value in (item.tags or {}).items()},
+        description=item.description or "",
+        source=item.source or "",
+        created=when(int(item.creation_timestamp)),
+    )
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for MLflow's filter language, which has no escape for the quote itself."""
+    if "'" not in value:
+        return f"'{value}'"
+    if '"' not in value:
+        return f'"{value}"'
+    message = f"{value!r} holds both kinds of quotes; MLflow cannot search for it."
+    raise ModelError(message)

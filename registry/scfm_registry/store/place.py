@@ -1,0 +1,217 @@
+"""Which registry is meant: an embedded one (a folder with SQLite in it) or a server's address."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from scfm_lab.errors import StorageError
+from scfm_lab.home import data_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: File name of an embedded registry's database.
+DATABASE = "mlflow.db"
+#: Seconds to wait for another process that sets the registry up or writes to it.
+LOCK_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a registry is.
+
+    Attributes
+    ----------
+    uri
+        What MLflow is told: ``sqlite:///…`` or ``http(s)://…``.
+    tracking_uri
+        The same, unless the lab keeps runs and files at another address.
+    folder
+        An embedded registry's folder, which holds its files; ``None`` for a server.
+    database
+        An embedded registry's SQLite file; ``None`` for a server.
+    """
+
+    uri: str
+    tracking_uri: str
+    folder: Path | None = None
+    database: Path | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is a folder on this machine."""
+        return self.folder is not None
+
+    @property
+    def artifacts(self) -> Path:
+        """The embedded registry's folder of files."""
+        if self.folder is None:
+            raise ValueError("a server keeps its own files")
+        return self.folder / "artifacts"
+
+    @property
+    def shown(self) -> str:
+        """What messages call it; a password in an address is left out."""
+        if self.folder is not None:
+            return str(self.folder)
+        parts = urlsplit(self.uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock under which this machine's processes change the registry; a thread may hold it twice.
+
+        Raises
+        ------
+        StorageError
+            Another process keeps it, or it cannot be made.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self._lock_path()
+        # A singleton per path, so that a second Registry of the same thread does not wait for the first.
+        lock = FileLock(path, timeout=LOCK_SECONDS, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            message = (
+                f"Another process has been writing to the registry in {self.shown} for {LOCK_SECONDS} seconds; wait for it "
+                "or end it, then try again."
+            )
+            raise StorageError(message) from error
+        except OSError as error:
+            raise storage_error(error, path) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _lock_path(self) -> Path:
+        if self.folder is not None:
+            make_folder(self.folder)
+            return self.folder / ".lock"
+        folder = data_home() / "locks"
+        make_folder(folder)
+        name = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        return folder / f"registry-{name}.lock"
+
+
+def resolve(uri: str | os.PathLike[str] | None = None) -> Place:
+    """Find the registry that is meant.
+
+    Parameters
+    ----------
+    uri
+        A folder, ``sqlite:///…`` or ``http(s)://…``. ``None`` takes ``MLFLOW_REGISTRY_URI`` or ``MLFLOW_TRACKING_URI``, and
+        where neither is set, the folder ``registry`` in the user's data directory.
+
+    Raises
+    ------
+    StorageError
+        The address is of a kind that cannot hold a registry, or the data directory cannot be used.
+    """
+    if uri is not None:
+        return _place(os.fspath(uri), "")
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip()
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if registry:
+        place = _place(registry, " (from MLFLOW_REGISTRY_URI)")
+        if place.embedded or not tracking or tracking == registry:
+            return place
+        return Place(place.uri, _place(tracking, " (from MLFLOW_TRACKING_URI)").uri)
+    if tracking:
+        return _place(tracking, " (from MLFLOW_TRACKING_URI)")
+    return _folder(data_home() / "registry")
+
+
+def _place(text: str, origin: str) -> Place:
+    scheme = text.partition(":")[0].lower() if ":" in text else ""
+    if scheme in ("http", "https"):
+        if not urlsplit(text).hostname:
+            message = f"'{text}'{origin} names no server; write it like http://registry.lab:5000."
+            raise StorageError(message)
+        return Place(text.rstrip("/"), text.rstrip("/"))
+    if scheme == "sqlite":
+        return _sqlite(text, origin)
+    # A drive letter is no scheme.
+    if scheme and len(scheme) > 1 and not Path(text).exists():
+        message = (
+            f"A registry cannot be kept at '{scheme}:'{origin}: use a folder, sqlite:///FILE, or the http(s) address of "
+            "an MLflow server. To use the embedded registry, unset the variable or pass a folder."
+        )
+        raise StorageError(message)
+    return _folder(Path(text).expanduser())
+
+
+def _folder(folder: Path) -> Place:
+    folder = folder.absolute()
+    uri = sqlite_uri(folder / DATABASE)
+    return Place(uri, uri, folder, folder / DATABASE)
+
+
+def _sqlite(text: str, origin: str) -> Place:
+    path = text[len("sqlite:") :]
+    if not path.startswith("///") or path in ("///", "///:memory:") or "?" in path:
+        message = f"'{text}'{origin} names no database file; write it like sqlite:////home/me/registry/{DATABASE}."
+        raise StorageError(message)
+    database = Path(path[3:]).absolute()
+    if database.name == DATABASE and (database.parent / "registry.json").exists():
+        return _folder(database.parent)
+    # Somebody's own MLflow database: our files go beside it, into a folder of our own.
+    uri = sqlite_uri(database)
+    return Place(uri, uri, database.parent / f"{database.stem}-scfm", database)
+
+
+def sqlite_uri(database: Path) -> str:
+    """Write a database file's absolute path as MLflow and SQLAlchemy read it."""
+    text = database.as_posix()
+    # SQLAlchemy 2.0 and 2.1 disagree about quoting, and MLflow does not quote at all.
+    if any(sign in text for sign in "?#%"):
+        message = (
+            f"The registry cannot be kept at {database}: a name in that path holds '?', '#' or '%', which database "
+            "addresses cannot. Set SCFM_HOME to another directory."
+        )
+        raise StorageError(message)
+    return f"sqlite:///{text}"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises
+    ------
+    StorageError
+        It cannot be made; the message says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def storage_error(error: OSError, where: Path | str) -> StorageError:
+    """Say in words why the system refused to write at `where`."""
+    reasons = {
+        errno.EROFS: "it is on a read-only disk",
+        errno.EACCES: "you have no permission to write there",
+        errno.EPERM: "you have no permission to write there",
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "your disk quota is used up",
+        errno.EFBIG: "the file would be larger than this system allows",
+        errno.ENOTDIR: "part of that path is a file",
+        errno.EEXIST: "there is a file of that name",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    advice = (
+        "Free some space, or set SCFM_HOME to a directory on a larger disk."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        else "Set SCFM_HOME to a directory you can write to."
+    )
+    return StorageError(f"The registry cannot write to {where}: {reason}. {advice}")

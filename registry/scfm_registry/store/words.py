@@ -1,0 +1,48 @@
+"""What MLflow and its server say when something is wrong, in one sentence for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import StorageError
+
+if TYPE_CHECKING:
+    from scfm_registry.store.place import Place
+
+
+def unreachable(place: Place, error: Exception) -> StorageError:
+    """Say that a server does not answer, and what to do about it."""
+    return StorageError(
+        f"The registry at {place.shown} does not answer ({type(error).__name__}). Start the server, or unset "
+        "MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI to use the embedded registry."
+    )
+
+
+def in_words(error: Any, where: str) -> StorageError:
+    """Put an error of MLflow's, or of its database, into one sentence about the registry at `where`."""
+    text = str(error)
+    for sign, reason in (
+        ("database or disk is full", "the disk is full; free some space and try again"),
+        ("disk I/O error", "the disk refused to write; is it full, or over its quota?"),
+        ("readonly database", "it is read-only; set SCFM_HOME to a directory you can write to"),
+        ("unable to open database", "its database cannot be opened; look at the permissions of its folder"),
+        ("database is locked", "another process has kept its database busy; try again"),
+    ):
+        if sign in text:
+            return StorageError(f"The registry in {where} cannot be used: {reason}.")
+    if "malformed" in text or "not a database" in text:
+        return StorageError(
+            f"The registry's database in {where} is damaged. Run 'scfm-lab registry check' to see how to go on."
+        )
+    if getattr(error, "error_code", "") in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+        return StorageError(
+            f"The registry at {where} refuses you; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return StorageError(f"The registry in {where} cannot do this: {first}")
+
+
+def is_missing(error: Any) -> bool:
+    """Whether MLflow says that there is no such model, version or alias."""
+    # An unknown alias of a known model is INVALID_PARAMETER_VALUE to MLflow.
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

@@ -1,0 +1,314 @@
+"""A model version as people see it, and the tags under which the registry keeps what it says.
+
+Tags are an index, since MLflow can only compare them for equality; the evidence behind a measured tag is the run that the
+tag names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+    from scfm_lab.inference.hardware import Fit
+    from scfm_lab.models.contract import ModelSpec
+
+#: Layout of the tags.
+SCHEMA = "1"
+#: What a version can be.
+KINDS = ("pretrained", "fine-tuned", "baseline")
+#: What a device's tag can say.
+DEVICE_STATES = ("verified", "declared", "unsupported", "unknown")
+#: Memory sizes, in GiB, up to which ``scfm.fits.<device>.<n>gib`` is recorded: with equality as the only comparison, a
+#: cumulative flag per size is how a query asks for "at most".
+SIZES_GIB = (2, 4, 8, 16, 24, 40, 80)
+
+_PREFIX = "scfm."
+_KEY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A version as the store keeps it: MLflow's fields, without MLflow's types."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    description: str
+    source: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model.
+
+    Attributes
+    ----------
+    name
+        The model's name.
+    version
+        Its number, from 1; unique under this name in this registry only. `digest` is the identity.
+    aliases
+        Such as ``("champion",)``.
+    digest
+        ``"sha256:<64 hex>"`` of the manifest of its files.
+    kind
+        One of :data:`KINDS`.
+    family
+        Id of the adapter that opens it, such as ``"scfm.starter"``.
+    licence
+        SPDX expression or ``LicenseRef-…``; empty where nothing is known.
+    commercial
+        Whether the licence allows commercial use; ``None`` where nothing is known.
+    abilities
+        What it can do: ``"embed"``, ``"perturb"``, …
+    organisms
+        Such as ``("human", "mouse")``.
+    gene_ids
+        ``"symbol"`` or ``"ensembl"``; empty where nothing is known.
+    width
+        Length of a cell's vector; ``None`` where nothing is known.
+    parameters
+        Number of trained parameters; 0 for a parameter-free model.
+    size
+        Bytes of all its files.
+    weight_bytes
+        Bytes of its weights.
+    hardware
+        Tags about devices, memory and speed, by key without ``scfm.``, such as ``{"device.cpu": "verified",
+        "mem.cpu.peak_mib": "412"}``.
+    origin
+        ``"built-in"`` or ``"import"``.
+    card
+        The beginning of the model's card, as Markdown.
+    created
+        When it was registered (UTC).
+    tags
+        All tags as stored.
+    fit
+        The answer of :func:`scfm_lab.fits` where a search asked for it.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    digest: str
+    kind: str
+    family: str
+    licence: str
+    commercial: bool | None
+    abilities: frozenset[str]
+    organisms: tuple[str, ...]
+    gene_ids: str
+    width: int | None
+    parameters: int | None
+    size: int | None
+    weight_bytes: int | None
+    hardware: dict[str, str]
+    origin: str
+    card: str
+    created: datetime
+    tags: dict[str, str] = field(repr=False)
+    fit: Fit | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reference} ({', '.join(self.aliases)})" if self.aliases else self.reference
+
+    @property
+    def reference(self) -> str:
+        """``"name/version"``."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def uri(self) -> str:
+        """What :func:`scfm_lab.load_model` takes: ``"models:/name/version"``."""
+        return f"models:/{self.reference}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all fields as JSON-ready values."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "digest": self.digest,
+            "kind": self.kind,
+            "family": self.family,
+            "licence": self.licence,
+            "commercial": self.commercial,
+            "abilities": sorted(self.abilities),
+            "organisms": list(self.organisms),
+            "gene_ids": self.gene_ids,
+            "width": self.width,
+            "parameters": self.parameters,
+            "size": self.size,
+            "weight_bytes": self.weight_bytes,
+            "hardware": self.hardware,
+            "origin": self.origin,
+            "created": self.created.isoformat(timespec="seconds"),
+            "fit": None if self.fit is None else {"verdict": self.fit.verdict, "reason": self.fit.reason},
+        }
+
+
+class Versions(list[ModelVersion]):
+    """A list of versions that also shows itself as a table."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per version."""
+        import pandas as pd
+
+        rows = [
+            {
+                "name": item.name,
+                "version": item.version,
+                "aliases": ", ".join(item.aliases),
+                "kind": item.kind,
+                "family": item.family,
+                "organisms": ", ".join(item.organisms),
+                "abilities": ", ".join(sorted(item.abilities)),
+                "width": item.width,
+                "parameters": item.parameters,
+                "size_mib": None if item.size is None else round(item.size / 2**20, 2),
+                "licence": item.licence,
+                "fits": "" if item.fit is None else item.fit.verdict,
+                "created": item.created,
+                "digest": item.digest,
+            }
+            for item in self
+        ]
+        columns = list(rows[0]) if rows else ["name", "version", "aliases", "kind", "family"]
+        return pd.DataFrame(rows, columns=columns).astype({"version": int})
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(index=False)
+
+
+def tags(
+    spec: ModelSpec,
+    *,
+    kind: str,
+    family: str,
+    origin: str,
+    weight_bytes: int,
+    tasks: Iterable[str] = (),
+    parameter_free: bool = False,
+    licence: str | None = None,
+) -> dict[str, str]:
+    """Write down as tags what a model says of itself; its digest and size are added when its files are registered.
+
+    Lists are kept twice: whole, for people, and as one flag per item (``scfm.can.embed``), for queries.
+
+    Parameters
+    ----------
+    spec
+        The opened model's.
+    kind, family, origin
+        As in :class:`ModelVersion`.
+    weight_bytes
+        Bytes of its weights.
+    tasks
+        What its plugin says it is good for, beside the spec's abilities.
+    parameter_free
+        Whether nothing in it was trained: a table of principal components counts as no parameters.
+    licence
+        SPDX expression; the spec's by default. Whether a licence given by hand allows commercial use is not known here.
+    """
+    from scfm_lab.inference.hardware import Needs
+
+    abilities = sorted({*spec.abilities, *tasks})
+    needs = replace(Needs.of(spec), weight_bytes=weight_bytes)
+    peak_mib = math.ceil(needs.estimate_gib() * 1024)
+    found = {
+        "scfm.schema": SCHEMA,
+        "scfm.kind": kind,
+        "scfm.family": family,
+        "scfm.origin": origin,
+        "scfm.weight_bytes": str(weight_bytes),
+        "scfm.params": "0" if parameter_free else str(spec.parameters),
+        "scfm.width": str(spec.width),
+        "scfm.layers": str(spec.layers),
+        "scfm.heads": str(spec.heads),
+        "scfm.feed_forward": str(spec.feed_forward),
+        "scfm.max_length": str(spec.max_length),
+        "scfm.genes": str(spec.n_genes),
+        "scfm.gene_ids": spec.genes,
+        "scfm.abilities": ",".join(abilities),
+        "scfm.organism": ",".join(spec.organisms),
+        "scfm.license": spec.licence if licence is None else licence,
+        "scfm.commercial": str(spec.commercial).lower() if licence in (None, spec.licence) else "",
+        "scfm.device.cpu": "declared",
+        "scfm.device.cuda": "unknown",
+        "scfm.device.mps": "unknown",
+        "scfm.mem.cpu.peak_mib": str(peak_mib),
+        "scfm.mem.cpu.source": "estimated",
+        **fits_tags("cpu", peak_mib),
+    }
+    found.update({f"scfm.can.{ability}": "true" for ability in abilities})
+    found.update({f"scfm.organism.{organism}": "true" for organism in spec.organisms})
+    return {key: value for key, value in found.items() if value}
+
+
+def read(record: Record) -> ModelVersion | None:
+    """Read a record's tags; ``None`` where it is a version of somebody else's making (no digest of ours)."""
+    found = record.tags
+    if "scfm.digest" not in found:
+        return None
+    return ModelVersion(
+        name=record.name,
+        version=record.version,
+        aliases=record.aliases,
+        digest=found["scfm.digest"],
+        kind=found.get("scfm.kind", ""),
+        family=found.get("scfm.family", ""),
+        licence=found.get("scfm.license", ""),
+        commercial={"true": True, "false": False}.get(found.get("scfm.commercial", "")),
+        abilities=frozenset(_items(found.get("scfm.abilities", ""))),
+        organisms=tuple(_items(found.get("scfm.organism", ""))),
+        gene_ids=found.get("scfm.gene_ids", ""),
+        width=number(found.get("scfm.width")),
+        parameters=number(found.get("scfm.params")),
+        size=number(found.get("scfm.size")),
+        weight_bytes=number(found.get("scfm.weight_bytes")),
+        hardware={
+            key.removeprefix(_PREFIX): value
+            for key, value in sorted(found.items())
+            if key.startswith(("scfm.device.", "scfm.dtype.", "scfm.mem.", "scfm.fits.", "scfm.speed."))
+        },
+        origin=found.get("scfm.origin", ""),
+        card=record.description,
+        created=record.created,
+        tags=dict(found),
+    )
+
+
+def fits_tags(device: str, peak_mib: int) -> dict[str, str]:
+    """Say into which sizes of memory a peak of `peak_mib` MiB goes, as cumulative flags."""
+    return {f"scfm.fits.{device}.{size}gib": "true" if peak_mib <= size * 1024 else "false" for size in SIZES_GIB}
+
+
+def when(milliseconds: int) -> datetime:
+    """Read MLflow's time stamp (milliseconds since 1970, UTC)."""
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+
+
+def _items(text: str) -> list[str]:
+    return [item for item in text.split(",") if item]
+
+
+def number(text: str | None) -> int | None:
+    """Read an integer from a tag that anybody with write access may have set; what is none counts as unknown."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can be part of a tag's key."""
+    return _KEY.fullmatch(text) is not None
