@@ -56,16 +56,22 @@ def _entry_points() -> Iterator[Announcement]:
             text = distribution.read_text("entry_points.txt")
             if not text or GROUP not in text:
                 continue
-            name, version = distribution.name, distribution.version
-            points = [point for point in distribution.entry_points if point.group == GROUP]
+            name = str(distribution.name or "unnamed")
         except Exception:  # noqa: BLE001 - somebody else's damaged metadata must not stop us
             continue
         key = re.sub(r"[-_.]+", "-", name).lower()
         # The first on the path is the one that imports resolve to.
-        if key not in seen:
-            seen.add(key)
-            for point in points:
-                yield Announcement(point.name, point.value, version, name)
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            points = [point for point in distribution.entry_points if point.group == GROUP]
+            version = str(distribution.version or "unknown")
+        except Exception:  # noqa: BLE001 - it means to be a plugin, so that it is damaged shall be seen
+            yield Announcement(name, "", "unknown", name)
+            continue
+        for point in points:
+            yield Announcement(point.name, point.value, version, name)
 
 
 def _own_version() -> str:
@@ -89,6 +95,8 @@ def _find(package: str) -> list[Path]:
 def locate(value: str) -> tuple[str, Path | None, str | None]:
     """Resolve ``"package:file.toml"`` to (package, path, what is wrong)."""
     package, colon, file = (part.strip() for part in value.partition(":"))
+    if not value:
+        return "", None, "its installed metadata is damaged; install it again"
     wrong = f"its entry point is '{value}'; it must be \"package:file.toml\""
     if not colon or not file.endswith(".toml"):
         return package, None, wrong

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +21,7 @@ from scfm_lab import plugins
 from scfm_lab.errors import PluginError, ScfmError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["cli", "main"]
 
@@ -48,6 +50,10 @@ _ORDER = (
 
 class LazyGroup(click.Group):
     """A group whose commands come from plugin manifests and are imported when they are run."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command; what its function returns is nobody's exit code, only ``ctx.exit`` sets one."""
+        super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all contributed commands, in the manifests' order."""
@@ -128,9 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 on success, 2 on a usage error, 1 on a failure.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug, arguments = _take_debug(arguments)
-    _quiet_warnings(debug)
+    debug, arguments = _take_debug(list(sys.argv[1:] if argv is None else argv))
+    with _quiet_warnings(debug):
+        return _run(arguments, debug)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """Run one command line; every way in which it can fail is a sentence and an exit code."""
     try:
         # Not standalone: click would turn every error into its own format and leave through sys.exit.
         outcome = cli.main(args=arguments, prog_name="scfm-lab", standalone_mode=False)
@@ -169,19 +179,19 @@ def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
     return len(own) < end, own + arguments[end:]
 
 
-def _quiet_warnings(debug: bool) -> None:
+@contextmanager
+def _quiet_warnings(debug: bool) -> Iterator[None]:
     """Keep standard error for people: a warning is one line, and those meant for programmers need ``--debug``."""
-    import warnings
-
-    if debug:
-        return
 
     def show(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
         click.echo(f"Warning: {_sentence(str(message))}", err=True)
 
-    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
-        warnings.simplefilter("ignore", category)
-    warnings.showwarning = show
+    with warnings.catch_warnings():
+        if not debug:
+            for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.showwarning = show
+        yield
 
 
 def _failed(message: str, debug: bool, *, code: int = 1) -> int:

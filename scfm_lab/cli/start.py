@@ -43,7 +43,8 @@ def lab(context: click.Context, folder: Path | None, print_path: bool, jupyter_a
             "for any notebook server of yours."
         )
     click.echo(f"Opening {notebook} in JupyterLab; stop it with Ctrl-C.", err=True)
-    context.exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(notebook), *jupyter_arguments]))
+    ended = subprocess.call([sys.executable, "-m", "jupyterlab", str(notebook), *jupyter_arguments])
+    context.exit(1 if ended else 0)
 
 
 def prepare(folder: Path | None = None) -> Path:
