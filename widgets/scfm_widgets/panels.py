@@ -155,16 +155,16 @@ def _open(session: Session, contribution: Contribution) -> PanelRow:
         row.esm, row.css = _text(getattr(panel, "esm", None)), _text(getattr(panel, "css", None))
         row.title = str(getattr(panel, "title", "") or row.title)
         if row.esm is None and row.component is None:
-            row.error = (
-                f"The panel '{row.id}' has no face: its object needs an 'esm' that exports render({{model, session, el}})."
-            )
+            row.error = f"The panel '{row.id}' has no face: its object needs an 'esm' that exports render({{model, session, el}})."
             return row
         row.panel = panel
     except PluginError as error:
         row.error = str(error)
     # A factory is somebody else's code and can fail in any way; the bench shows that and goes on.
     except Exception as error:  # noqa: BLE001
-        row.error = f"The panel '{row.id}' of plugin '{row.plugin}' could not be opened: {type(error).__name__}: {error}"
+        row.error = (
+            f"The panel '{row.id}' of plugin '{row.plugin}' could not be opened: {type(error).__name__}: {error}"
+        )
     return row
 
 

@@ -1,0 +1,176 @@
+/** The bench: what is loaded, the panels at the side, the cells beside them. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import * as format from "./format.ts";
+import { useScope, useStore } from "./hooks.ts";
+import { Models } from "./panels/Models.tsx";
+import { Perturb } from "./panels/Perturb.tsx";
+import { Plugin } from "./panels/Plugin.tsx";
+import { Run } from "./panels/Run.tsx";
+import { TrajectoryPanel } from "./panels/Trajectory.tsx";
+import type { Choice } from "./render/probe.ts";
+import { Stage } from "./stage/Stage.tsx";
+import type { PanelInfo } from "./types.ts";
+import { Notices } from "./ui/Notices.tsx";
+
+const KERNEL_QUIET_MS = 4000;
+
+export function App({ renderer }: { renderer: Choice }) {
+  const { prefix } = useScope();
+  const store = useStore("_panels", "state", "_meta");
+  const panels = store.get("_panels") ?? [];
+  const side = panels.filter((panel) => !panel.error && panel.component !== "embedding");
+  const failed = panels.filter((panel) => panel.error);
+  const hasStage = panels.some((panel) => panel.component === "embedding");
+  const [own, setOwn] = useState<string | null>(null);
+  const picked = own ?? store.state.panel;
+  const current = side.find(({ id }) => id === picked) ?? side[0];
+
+  const show = (component: string) => {
+    const target = side.find((panel) => panel.component === component);
+    if (target) setOwn(target.id);
+  };
+
+  return (
+    <>
+      <Header />
+      <Notices />
+      <div class="sl-body">
+        <div class="sl-side">
+          <Tabs panels={side} current={current?.id} onPick={setOwn} />
+          {current && (
+            <div
+              id={`${prefix}-tabpanel`}
+              class="sl-scroll"
+              role="tabpanel"
+              aria-labelledby={`${prefix}-tab-${side.indexOf(current)}`}
+              // biome-ignore lint/a11y/noNoninteractiveTabindex: a panel that scrolls must be reachable by key
+              tabIndex={0}
+            >
+              <Panel panel={current} show={show} />
+            </div>
+          )}
+          {failed.map((panel) => (
+            <p class="sl-failed" key={panel.id}>
+              {panel.error}
+            </p>
+          ))}
+        </div>
+        {hasStage && <Stage renderer={renderer} />}
+      </div>
+    </>
+  );
+}
+
+function Panel({ panel, show }: { panel: PanelInfo; show: (component: string) => void }) {
+  switch (panel.component) {
+    case "models":
+      return <Models />;
+    case "run":
+      return <Run show={show} />;
+    case "perturb":
+      return <Perturb show={show} />;
+    case "trajectory":
+      return <TrajectoryPanel />;
+    default:
+      return <Plugin key={panel.id} panel={panel} />;
+  }
+}
+
+function Tabs({
+  panels,
+  current,
+  onPick,
+}: {
+  panels: PanelInfo[];
+  current?: string;
+  onPick: (id: string) => void;
+}) {
+  const { prefix } = useScope();
+  const list = useRef<HTMLDivElement>(null);
+  const onKeyDown = (event: KeyboardEvent) => {
+    const at = panels.findIndex(({ id }) => id === current);
+    const places: Record<string, number> = {
+      ArrowRight: (at + 1) % panels.length,
+      ArrowLeft: (at - 1 + panels.length) % panels.length,
+      Home: 0,
+      End: panels.length - 1,
+    };
+    const next = places[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    onPick(panels[next].id);
+    list.current?.querySelectorAll<HTMLElement>("[role=tab]")[next]?.focus();
+  };
+  return (
+    <div ref={list} class="sl-tabs" role="tablist" aria-label="Panels" onKeyDown={onKeyDown}>
+      {panels.map((panel, index) => (
+        <button
+          type="button"
+          key={panel.id}
+          id={`${prefix}-tab-${index}`}
+          role="tab"
+          class="sl-tab"
+          aria-selected={panel.id === current}
+          aria-controls={`${prefix}-tabpanel`}
+          tabIndex={panel.id === current ? 0 : -1}
+          onClick={() => onPick(panel.id)}
+        >
+          {panel.title}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+function Header() {
+  const store = useStore("_meta", "_job", "state", "_models", "waiting");
+  const meta = store.get("_meta");
+  const job = store.get("_job");
+  const model = store.get("_models")?.rows.find(({ source }) => source === store.state.model);
+  const [quiet, setQuiet] = useState(false);
+  useEffect(
+    () =>
+      store.on("waiting", () => {
+        const busy = store.get("_job")?.status === "running";
+        setQuiet(!busy && store.requests.waitingFor() > KERNEL_QUIET_MS);
+      }),
+    [store],
+  );
+  const running = job && (job.status === "running" || job.status === "cancelling");
+  const share = running && job.total > 0 ? ` ${Math.floor((100 * job.done) / job.total)} %` : "";
+  return (
+    <header class="sl-header">
+      <Mark />
+      <span class="sl-title">{meta.title}</span>
+      <span class="sl-muted">
+        {format.plural(meta.n, "cell")} · {format.plural(meta.n_genes, "gene")}
+      </span>
+      <span class="sl-spring" />
+      {quiet && <span class="sl-quiet-kernel">The kernel does not answer: it is busy, or gone.</span>}
+      {running && (
+        <span class="sl-running">
+          <span class="sl-spinner" aria-hidden="true" />
+          {job.label}
+          {share}
+        </span>
+      )}
+      {store.state.model && (
+        <span class="sl-chip sl-chip-model" title={store.state.model}>
+          {model ? `${model.name}${model.version ? ` v${model.version}` : ""}` : store.state.model}
+        </span>
+      )}
+    </header>
+  );
+}
+
+/** Cells on their way: the bench's mark. */
+function Mark() {
+  return (
+    <svg class="sl-mark" viewBox="0 0 20 20" aria-hidden="true" focusable="false">
+      <circle cx="5.5" cy="14" r="3" class="sl-mark-a" />
+      <circle cx="10" cy="6" r="3.6" class="sl-mark-b" />
+      <circle cx="15.5" cy="13" r="2.4" class="sl-mark-c" />
+    </svg>
+  );
+}

@@ -1,0 +1,37 @@
+/** The store in components. */
+
+import { createContext } from "preact";
+import { useContext, useEffect, useReducer } from "preact/hooks";
+import type { Theme } from "./palette.ts";
+import type { Key, Store } from "./store.ts";
+
+export interface Scope {
+  store: Store;
+  theme: Theme;
+  /** Unique within the page: the start of every element id of this view. */
+  prefix: string;
+}
+
+export const ScopeContext = createContext<Scope | null>(null);
+
+export function useScope(): Scope {
+  const scope = useContext(ScopeContext);
+  if (!scope) throw new Error("a bench's component outside of a bench");
+  return scope;
+}
+
+/** The store; the component is drawn again when one of `keys` changes. */
+export function useStore(...keys: Key[]): Store {
+  const { store } = useScope();
+  const [, redraw] = useReducer<number, void>((version) => version + 1, 0);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the keys of one call never change
+  useEffect(() => {
+    const stops = keys.map((key) => store.on(key, () => redraw()));
+    // Something may have changed between drawing and listening.
+    redraw();
+    return () => {
+      for (const stop of stops) stop();
+    };
+  }, [store]);
+  return store;
+}

@@ -1,0 +1,81 @@
+/** The widget as anywidget wants it: shared state in `initialize`, one view per `render`, everything taken back after. */
+
+import type { InitializeProps, RenderProps } from "@anywidget/types";
+import { render as draw } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { App } from "./App.tsx";
+import { ScopeContext } from "./hooks.ts";
+import type { Choice } from "./render/probe.ts";
+import { standaloneModel } from "./standalone.ts";
+import { type Model, Store } from "./store.ts";
+import { currentTheme, watchTheme } from "./theme.ts";
+import "./style.css";
+
+/** One store per bench, whatever the host hands to `initialize` and to each `render`. */
+const stores = new Map<string, Store>();
+let views = 0;
+
+function storeOf(model: Model): Store {
+  const uid = model.get("_uid");
+  let store = stores.get(uid);
+  if (!store) {
+    store = new Store(model);
+    stores.set(uid, store);
+  }
+  return store;
+}
+
+function Root({ store, prefix, root }: { store: Store; prefix: string; root: HTMLElement }) {
+  const [theme, setTheme] = useState(currentTheme);
+  useEffect(() => watchTheme(setTheme), []);
+  root.dataset.theme = theme;
+  const asked = new URLSearchParams(location.search).get("scfm-renderer");
+  const renderer: Choice = asked === "webgl2" || asked === "raster" ? asked : "auto";
+  return (
+    <ScopeContext.Provider value={{ store, theme, prefix }}>
+      <App renderer={renderer} />
+    </ScopeContext.Provider>
+  );
+}
+
+function initialize({ model }: InitializeProps) {
+  const store = storeOf(model as unknown as Model);
+  return () => {
+    store.dispose();
+    stores.delete((model as unknown as Model).get("_uid"));
+  };
+}
+
+function render({ model, el }: RenderProps) {
+  const store = storeOf(model as unknown as Model);
+  const root = document.createElement("div");
+  root.className = "scfm-lab";
+  root.dataset.theme = currentTheme();
+  // JupyterLab then leaves the keys to the bench: "d d" in a search field must not delete a cell.
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  const keep = (event: Event) => event.stopPropagation();
+  const kept = ["keydown", "keypress", "keyup", "contextmenu"] as const;
+  for (const type of kept) root.addEventListener(type, keep);
+  el.append(root);
+  draw(<Root store={store} prefix={`scfm-${++views}`} root={root} />, root);
+  return () => {
+    draw(null, root);
+    for (const type of kept) root.removeEventListener(type, keep);
+    root.remove();
+  };
+}
+
+const widget = { initialize, render };
+
+declare global {
+  /** Set by the page that is exported; see `scfm_widgets/export.py`. */
+  var scfmLabPage: { payload: HTMLScriptElement; el: HTMLElement }[] | undefined;
+}
+
+for (const { payload, el } of globalThis.scfmLabPage ?? []) {
+  void standaloneModel(payload.textContent ?? "").then((model) =>
+    render({ model, el } as unknown as RenderProps),
+  );
+}
+
+export default widget;

@@ -1,0 +1,123 @@
+/** One gene and its dose. */
+
+import { useRef } from "preact/hooks";
+import * as format from "../format.ts";
+import { useScope, useStore } from "../hooks.ts";
+import { DOSE_MAX, DOSE_STEP, doseWords, snapDose } from "../reducers.ts";
+import { Icon } from "../ui/icons.tsx";
+
+const PRESETS: { dose: number; label: string }[] = [
+  { dose: 0, label: "Knock out" },
+  { dose: 0.5, label: "Half" },
+  { dose: 1, label: "Unchanged" },
+  { dose: 2, label: "Double" },
+];
+
+interface Props {
+  gene: string;
+  dose: number;
+  onDose: (dose: number, commit: boolean) => void;
+  onRemove: () => void;
+}
+
+export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
+  const { prefix } = useScope();
+  const store = useStore("_perturbation", "doses");
+  const dirty = useRef(false);
+  const id = `${prefix}-dose-${gene}`;
+  const row = store.get("_perturbation")?.rows.find((item) => item.gene === gene);
+  const expressing = store.get("_perturbation")?.expressing?.[gene];
+  const waiting = store.computing && (store.get("_perturbation")?.doses[gene] ?? 1) !== dose;
+
+  const move = (next: number, commit: boolean) => {
+    dirty.current = !commit;
+    onDose(next, commit);
+  };
+  const settle = () => {
+    if (dirty.current) move(dose, true);
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    const jumps: Record<string, number> = {
+      ArrowLeft: dose - DOSE_STEP,
+      ArrowDown: dose - DOSE_STEP,
+      ArrowRight: dose + DOSE_STEP,
+      ArrowUp: dose + DOSE_STEP,
+      PageDown: dose - 0.25,
+      PageUp: dose + 0.25,
+      Home: 0,
+      End: DOSE_MAX,
+    };
+    const next = jumps[event.key];
+    if (next === undefined) return;
+    // One step at a time: caught by a detent, the keys could never leave it.
+    event.preventDefault();
+    move(Math.round(100 * Math.min(DOSE_MAX, Math.max(0, next))) / 100, true);
+  };
+
+  return (
+    <section class="sl-dose" aria-label={`Dose of ${gene}`}>
+      <header class="sl-dose-head">
+        <label class="sl-gene" for={id}>
+          {gene}
+        </label>
+        <output class="sl-dose-value" for={id}>
+          {dose.toFixed(2).replace(/0$/, "")}
+        </output>
+        <span class="sl-muted">{doseWords(dose)}</span>
+        <span class="sl-spring" />
+        {waiting && <span class="sl-computing">computing…</span>}
+        <button
+          type="button"
+          class="sl-quiet"
+          aria-label={`Remove ${gene}`}
+          title={`Remove ${gene}`}
+          onClick={onRemove}
+        >
+          <Icon name="close" />
+        </button>
+      </header>
+      <input
+        id={id}
+        class="sl-range sl-range-dose"
+        type="range"
+        min={0}
+        max={DOSE_MAX}
+        step={0.01}
+        value={dose}
+        aria-valuetext={`${dose}, ${doseWords(dose)}`}
+        style={{
+          "--from": `${50 * Math.min(1, dose)}%`,
+          "--to": `${50 * Math.max(1, dose)}%`,
+        }}
+        onInput={(event) => move(snapDose(Number(event.currentTarget.value)), false)}
+        onChange={settle}
+        onPointerUp={settle}
+        onBlur={settle}
+        onKeyDown={onKeyDown}
+      />
+      <div class="sl-ticks" aria-hidden="true">
+        <span>0</span>
+        <span>1</span>
+        <span>2</span>
+      </div>
+      <div class="sl-presets" role="group" aria-label={`Presets for ${gene}`}>
+        {PRESETS.map((preset) => (
+          <button
+            type="button"
+            key={preset.dose}
+            class="sl-preset"
+            aria-pressed={dose === preset.dose}
+            onClick={() => move(preset.dose, true)}
+          >
+            {preset.label}
+          </button>
+        ))}
+      </div>
+      {(row || expressing !== undefined) && (
+        <p class="sl-muted">
+          found in {format.count(expressing ?? row!.n_expressing)} of {format.plural(store.n, "cell")}
+        </p>
+      )}
+    </section>
+  );
+}

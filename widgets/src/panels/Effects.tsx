@@ -1,0 +1,163 @@
+/** The effect per group as a dot, what comparable genes do as a grey band, and the verdict in words. */
+
+import { scaleLinear } from "d3-scale";
+import * as format from "../format.ts";
+import { useStore } from "../hooks.ts";
+import { anyChange } from "../reducers.ts";
+import type { EffectRow } from "../types.ts";
+
+const WIDTH = 272;
+const HEIGHT = 16;
+const INSET = 6;
+/** The band holds what about 95 of 100 comparable genes do. */
+const BAND_SD = 2;
+
+export function Effects() {
+  const store = useStore("_perturbation", "doses");
+  const shown = store.get("_perturbation");
+  if (!shown || !anyChange(shown.doses)) return null;
+  const readouts = [...new Set(shown.rows.map(({ readout }) => readout))];
+  const main = readouts.includes("shift") ? "shift" : readouts[0];
+  const rows = shown.rows.filter(({ readout }) => readout === main);
+  if (rows.length === 0) return null;
+  const several = new Set(rows.map(({ gene }) => gene)).size > 1;
+  const scale = effectScale(rows);
+
+  return (
+    <section class={`sl-effects ${store.computing ? "sl-stale" : ""}`} aria-label="Effect per group">
+      <h3 class="sl-heading">
+        Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
+        {shown.null === "pending" && <span class="sl-computing">null: computing…</span>}
+      </h3>
+      <p class="sl-muted sl-key">
+        <span class="sl-key-dot" aria-hidden="true" /> mean {main === "shift" ? "shift of the cells" : main}
+        {shown.null !== "none" && (
+          <>
+            <span class="sl-key-band" aria-hidden="true" /> comparable genes
+          </>
+        )}
+      </p>
+      <ul class="sl-effect-list">
+        {rows.map((row) => (
+          <Effect
+            key={`${row.gene} ${row.group}`}
+            row={row}
+            scale={scale}
+            several={several}
+            pending={shown.null === "pending"}
+          />
+        ))}
+      </ul>
+      <Axis scale={scale} />
+    </section>
+  );
+}
+
+type Scale = ReturnType<typeof effectScale>;
+
+function effectScale(rows: readonly EffectRow[]) {
+  const ends = [0];
+  for (const { effect, null_mean: mean, null_sd: sd } of rows) {
+    if (effect != null && Number.isFinite(effect)) ends.push(effect);
+    if (mean != null && sd != null) ends.push(mean - BAND_SD * sd, mean + BAND_SD * sd);
+  }
+  const low = Math.min(...ends);
+  const high = Math.max(...ends);
+  // A shift is a length: where everything is positive the axis begins at nothing.
+  const from = rows.every(({ effect }) => (effect ?? 0) >= 0) ? 0 : low;
+  return scaleLinear()
+    .domain([from, high > from ? high : from + 1])
+    .range([INSET, WIDTH - INSET])
+    .nice(4)
+    .clamp(true);
+}
+
+function Effect({
+  row,
+  scale,
+  several,
+  pending,
+}: {
+  row: EffectRow;
+  scale: Scale;
+  several: boolean;
+  pending: boolean;
+}) {
+  const { effect, null_mean: mean, null_sd: sd } = row;
+  const banded = mean != null && sd != null && Number.isFinite(mean) && Number.isFinite(sd);
+  const distinct = isDistinct(row);
+  const words = row.verdict || (pending ? "waiting for comparable genes" : "");
+  const name = several ? `${row.gene} in ${row.group}` : row.group;
+  return (
+    <li class="sl-effect">
+      <div class="sl-effect-head">
+        <span class="sl-effect-name" title={name}>
+          {name}
+        </span>
+        <span class="sl-number">{format.number(effect)}</span>
+      </div>
+      <svg
+        viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+        role="img"
+        aria-label={spoken(row, name, words)}
+        preserveAspectRatio="none"
+      >
+        <line class="sl-effect-line" x1={INSET} x2={WIDTH - INSET} y1={HEIGHT / 2} y2={HEIGHT / 2} />
+        {banded && (
+          <rect
+            class="sl-effect-band"
+            x={scale(mean - BAND_SD * sd)}
+            width={Math.max(2, scale(mean + BAND_SD * sd) - scale(mean - BAND_SD * sd))}
+            y={1}
+            height={HEIGHT - 2}
+            rx={2}
+          />
+        )}
+        {banded && <line class="sl-effect-mean" x1={scale(mean)} x2={scale(mean)} y1={2} y2={HEIGHT - 2} />}
+        {effect != null && Number.isFinite(effect) && (
+          <circle
+            class={distinct ? "sl-effect-dot sl-distinct" : "sl-effect-dot"}
+            cx={scale(effect)}
+            cy={HEIGHT / 2}
+            r={4.5}
+          />
+        )}
+      </svg>
+      <p class="sl-verdict">
+        {words}
+        {row.p_value != null && <span class="sl-muted"> · p {format.pValue(row.p_value)}</span>}
+        <span class="sl-muted">
+          {" "}
+          · {format.count(row.n_expressing)} of {format.count(row.n_cells)} express it
+        </span>
+      </p>
+    </li>
+  );
+}
+
+function isDistinct({ verdict, p_value: p }: EffectRow): boolean {
+  return p != null && !/\bnot\b|\bno\b/.test(verdict);
+}
+
+function spoken(row: EffectRow, name: string, words: string): string {
+  const band =
+    row.null_mean != null
+      ? `; comparable genes ${format.number(row.null_mean)} ± ${format.number(row.null_sd)}`
+      : "";
+  return `${name}: effect ${format.number(row.effect)}${band}. ${words}`;
+}
+
+function Axis({ scale }: { scale: Scale }) {
+  return (
+    <svg class="sl-axis" viewBox={`0 0 ${WIDTH} 20`} aria-hidden="true">
+      {scale.ticks(4).map((tick) => (
+        <g key={tick}>
+          <line x1={scale(tick)} x2={scale(tick)} y1={0} y2={4} />
+          <text x={scale(tick)} y={15} text-anchor="middle">
+            {format.number(tick)}
+          </text>
+        </g>
+      ))}
+    </svg>
+  );
+}

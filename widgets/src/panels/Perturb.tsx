@@ -1,0 +1,107 @@
+/** Genes at other doses, and what that does to the cells: beside what comparable genes do. */
+
+import { useScope, useStore } from "../hooks.ts";
+import { typeAhead, withDose, withoutGene } from "../reducers.ts";
+import { Combobox } from "../ui/Combobox.tsx";
+import { DoseCard } from "./DoseCard.tsx";
+import { Effects } from "./Effects.tsx";
+
+const SUGGESTED = 50;
+
+export function Perturb({ show }: { show: (component: string) => void }) {
+  const { prefix } = useScope();
+  const store = useStore("doses", "_perturbation", "genes", "state", "_meta", "_job");
+  const meta = store.get("_meta");
+  const { doses } = store;
+  const genes = Object.keys(doses);
+  const offered = meta.static ? (meta.responses ?? []) : (store.genes ?? []);
+  const groups = meta.obs.filter(({ kind }) => kind === "category");
+
+  if (!store.state.model && !meta.static) {
+    return (
+      <div class="sl-panel">
+        <div class="sl-blank">
+          <p>A model has to answer what a gene does.</p>
+          <button type="button" class="sl-button" onClick={() => show("models")}>
+            Pick a model
+          </button>
+        </div>
+      </div>
+    );
+  }
+
+  const set = (gene: string, dose: number, commit: boolean) => {
+    if (store.t < 1) store.setT(1);
+    // The exported page holds the answer of each gene alone, so the others go back to where they were.
+    const others = meta.static ? Object.fromEntries(genes.map((name) => [name, 1])) : doses;
+    store.setDoses(withDose(others, gene, dose), commit);
+  };
+
+  return (
+    <div class="sl-panel">
+      <Combobox
+        name="add-gene"
+        label="Add a gene to perturb"
+        placeholder="Add a gene…"
+        suggest={(typed) =>
+          typeAhead(
+            offered.filter((name) => !(name in doses)),
+            typed,
+            SUGGESTED,
+          ).map((name) => ({ value: name, label: name }))
+        }
+        onOpen={() => {
+          if (!meta.static) void store.geneNames().catch(() => {});
+        }}
+        onPick={({ value }) => store.setDoses(withDose(doses, value, 1), true)}
+        empty={(typed) =>
+          meta.static
+            ? `This page holds ${offered.join(", ") || "no genes"}.`
+            : store.genes
+              ? `No gene here holds “${typed}”.`
+              : "Reading the gene names…"
+        }
+      />
+      {genes.length === 0 && (
+        <p class="sl-empty-line">
+          Add a gene, then turn its dose: 0 knocks it out, 1 leaves it as it is, 2 doubles it.
+        </p>
+      )}
+      {genes.map((gene) => (
+        <DoseCard
+          key={gene}
+          gene={gene}
+          dose={doses[gene]}
+          onDose={(dose, commit) => set(gene, dose, commit)}
+          onRemove={() => store.setDoses(withoutGene(doses, gene), true)}
+        />
+      ))}
+      {meta.static && genes.length > 1 && (
+        <p class="sl-muted">
+          This page holds the answer of each gene alone; moving one puts the others back to 1.
+        </p>
+      )}
+      {genes.length > 0 && groups.length > 0 && !meta.static && (
+        <label class="sl-field" for={`${prefix}-groupby`}>
+          <span class="sl-field-label">Groups</span>
+          <select
+            id={`${prefix}-groupby`}
+            class="sl-select"
+            value={store.state.groupby ?? ""}
+            onChange={(event) => {
+              store.patch({ groupby: event.currentTarget.value || null });
+            }}
+          >
+            <option value="">All cells together</option>
+            {groups.map(({ name }) => (
+              <option key={name} value={name}>
+                {name}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      <Effects />
+    </div>
+  );
+}

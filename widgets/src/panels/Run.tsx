@@ -1,0 +1,146 @@
+/** Before the run: what it will take and what the model will see. During it: how far it is. */
+
+import { useEffect, useState } from "preact/hooks";
+import * as format from "../format.ts";
+import { useScope, useStore } from "../hooks.ts";
+import type { AuditRow, Plan } from "../types.ts";
+import { JobStatus } from "../ui/Progress.tsx";
+
+export function Run({ show }: { show: (component: string) => void }) {
+  const { prefix } = useScope();
+  const store = useStore("_plan", "_job", "state", "_meta");
+  const { model } = store.state;
+  const plan = store.get("_plan");
+  const [layout, setLayout] = useState("");
+  const isStatic = store.get("_meta").static;
+
+  useEffect(() => {
+    if (model && !isStatic && plan?.model !== model) void store.act({ type: "plan", model });
+  }, [model, plan?.model, store, isStatic]);
+
+  if (!model) {
+    return (
+      <div class="sl-panel">
+        <div class="sl-blank">
+          <p>Nothing to run yet.</p>
+          <button type="button" class="sl-button" onClick={() => show("models")}>
+            Pick a model
+          </button>
+        </div>
+      </div>
+    );
+  }
+  const job = store.get("_job");
+  const running = job?.status === "running" || job?.status === "cancelling";
+  const ready = plan?.model === model && plan.status === "ready";
+  return (
+    <div class="sl-panel">
+      <h3 class="sl-heading">Plan</h3>
+      {ready ? (
+        <PlanFacts plan={plan} cells={store.n} />
+      ) : (
+        <p class="sl-muted sl-computing">Opening {model}…</p>
+      )}
+      <label class="sl-field" for={`${prefix}-layout`}>
+        <span class="sl-field-label">Layout</span>
+        <select
+          id={`${prefix}-layout`}
+          class="sl-select"
+          value={layout}
+          disabled={running || isStatic}
+          onChange={(event) => setLayout(event.currentTarget.value)}
+        >
+          <option value="">New UMAP of the model's vectors</option>
+          {store.get("_meta").layouts.map(({ key, title }) => (
+            <option key={key} value={key}>
+              Keep {title}
+            </option>
+          ))}
+        </select>
+      </label>
+      <button
+        type="button"
+        class="sl-button sl-primary sl-wide"
+        disabled={running || isStatic || !ready}
+        onClick={() => void store.act({ type: "run", model, layout: layout || null })}
+      >
+        Run on {format.plural(store.n, "cell")}
+      </button>
+      <JobStatus kinds={["embed"]} />
+      {ready && plan.audit && <Audit audit={plan.audit} />}
+    </div>
+  );
+}
+
+function PlanFacts({ plan, cells }: { plan: Plan; cells: number }) {
+  const facts: [string, string][] = [
+    ["Device", [plan.device, plan.precision].filter(Boolean).join(" · ")],
+    ["Memory", plan.memory ?? "–"],
+    ["Time", plan.seconds != null ? `about ${format.duration(plan.seconds)}` : "–"],
+    ["Cells", format.count(cells)],
+  ];
+  return (
+    <>
+      <dl class="sl-facts">
+        {facts.map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
+      {(plan.notes ?? []).map((note) => (
+        <p class="sl-muted" key={note}>
+          {note}
+        </p>
+      ))}
+    </>
+  );
+}
+
+const MAX_GROUPS = 24;
+
+function Audit({ audit }: { audit: NonNullable<Plan["audit"]> }) {
+  const { overall } = audit;
+  const seen = overall.lost == null ? null : 1 - overall.lost;
+  return (
+    <section>
+      <h3 class="sl-heading">Genes the model sees</h3>
+      <p class="sl-lead">
+        <b>{format.percent(seen)}</b> of the counts, in {format.count(overall.matched)} of{" "}
+        {format.count(overall.total)} genes
+      </p>
+      {audit.rows.length > 0 && (
+        <table class="sl-audit">
+          <caption class="sl-muted">
+            Share of counts lost{audit.groupby ? `, by ${audit.groupby}` : ""}
+          </caption>
+          <tbody>
+            {audit.rows.slice(0, MAX_GROUPS).map((row) => (
+              <AuditLine key={row.group} row={row} />
+            ))}
+          </tbody>
+        </table>
+      )}
+      {audit.rows.length > MAX_GROUPS && (
+        <p class="sl-muted">and {format.count(audit.rows.length - MAX_GROUPS)} more groups</p>
+      )}
+      {audit.note && <p class="sl-muted">{audit.note}</p>}
+    </section>
+  );
+}
+
+function AuditLine({ row }: { row: AuditRow }) {
+  const lost = row.lost ?? 0;
+  return (
+    <tr>
+      <th scope="row" title={row.group}>
+        {row.group}
+      </th>
+      <td class="sl-audit-bar">
+        <span style={{ width: `${Math.max(0.5, 100 * lost)}%` }} class={lost > 0.5 ? "sl-much" : ""} />
+      </td>
+      <td class="sl-number">{format.percent(row.lost, lost < 0.1 ? 1 : 0)}</td>
+    </tr>
+  );
+}

@@ -1,0 +1,124 @@
+/** The bench's small decisions as pure functions: doses, legend, selection, type-ahead. */
+
+// ---------------------------------------------------------------------------------------- doses
+
+export type Doses = Readonly<Record<string, number>>;
+
+export const DOSE_MAX = 2;
+export const DOSE_STEP = 0.05;
+/** Doses with a meaning of their own; a slider that comes this near falls into them. */
+const DETENTS = [0, 1, DOSE_MAX];
+const DETENT_REACH = 0.06;
+
+/** A slider's position as a dose: within bounds, in steps, and caught by knockout, unchanged and double. */
+export function snapDose(value: number): number {
+  if (!Number.isFinite(value)) return 1;
+  const bounded = Math.min(DOSE_MAX, Math.max(0, value));
+  for (const detent of DETENTS) if (Math.abs(bounded - detent) < DETENT_REACH) return detent;
+  return Math.round(bounded / DOSE_STEP) / Math.round(1 / DOSE_STEP);
+}
+
+export function withDose(doses: Doses, gene: string, dose: number): Doses {
+  return { ...doses, [gene]: dose };
+}
+
+export function withoutGene(doses: Doses, gene: string): Doses {
+  return Object.fromEntries(Object.entries(doses).filter(([name]) => name !== gene));
+}
+
+/** Whether two sets of doses ask for the same; a gene at 1 is unchanged and counts as absent. */
+export function sameDoses(a: Doses | undefined, b: Doses | undefined): boolean {
+  const changed = (doses: Doses | undefined) => Object.entries(doses ?? {}).filter(([, dose]) => dose !== 1);
+  const left = changed(a);
+  const right = new Map(changed(b));
+  return left.length === right.size && left.every(([gene, dose]) => right.get(gene) === dose);
+}
+
+export function anyChange(doses: Doses | undefined): boolean {
+  return !sameDoses(doses, {});
+}
+
+/** A dose in words. */
+export function doseWords(dose: number): string {
+  if (dose === 0) return "knocked out";
+  if (dose === 1) return "unchanged";
+  if (dose < 1) return `${Math.round(dose * 100)} % of its counts`;
+  return `${dose.toFixed(2).replace(/0$/, "")} × its counts`;
+}
+
+// --------------------------------------------------------------------------------------- legend
+
+/** Hide a category or show it again. */
+export function toggleHidden(hidden: readonly string[], label: string): string[] {
+  return hidden.includes(label) ? hidden.filter((other) => other !== label) : [...hidden, label];
+}
+
+/** Show one category alone; a second time shows all. */
+export function soloHidden(hidden: readonly string[], label: string, labels: readonly string[]): string[] {
+  const others = labels.filter((other) => other !== label);
+  const alone = !hidden.includes(label) && others.every((other) => hidden.includes(other));
+  return alone ? [] : others;
+}
+
+/** One byte per class code, 1 = hidden. */
+export function hiddenCodes(hidden: readonly string[], labels: readonly string[]): Uint8Array {
+  const flags = new Uint8Array(256);
+  const names = new Set(hidden);
+  labels.forEach((label, code) => {
+    if (names.has(label)) flags[code] = 1;
+  });
+  return flags;
+}
+
+// ------------------------------------------------------------------------------------ selection
+
+export type Combine = "replace" | "add" | "subtract";
+
+/** Which way a new selection combines, by the keys that are held. */
+export function combineMode(event: { shiftKey: boolean; altKey: boolean }): Combine {
+  if (event.altKey) return "subtract";
+  return event.shiftKey ? "add" : "replace";
+}
+
+export function combine(before: Uint8Array, drawn: Uint8Array, mode: Combine): Uint8Array {
+  if (mode === "replace" || before.length !== drawn.length) return drawn.slice();
+  const result = before.slice();
+  for (let i = 0; i < result.length; i++) {
+    if (drawn[i]) result[i] = mode === "add" ? 1 : 0;
+  }
+  return result;
+}
+
+export function countOnes(mask: Uint8Array): number {
+  let count = 0;
+  for (let i = 0; i < mask.length; i++) count += mask[i];
+  return count;
+}
+
+// ----------------------------------------------------------------------------------- type-ahead
+
+/**
+ * The best matches for what has been typed: the name itself, names that begin with it, then names that hold it; shorter
+ * names first within each. Case is ignored.
+ */
+export function typeAhead(names: readonly string[], typed: string, limit: number): string[] {
+  const query = typed.trim().toLowerCase();
+  if (!query) return names.slice(0, limit);
+  const begins: string[] = [];
+  const holds: string[] = [];
+  for (const name of names) {
+    const at = name.toLowerCase().indexOf(query);
+    if (at === 0) begins.push(name);
+    else if (at > 0) holds.push(name);
+  }
+  const byLength = (a: string, b: string) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
+  return [...begins.sort(byLength), ...holds.sort(byLength)].slice(0, limit);
+}
+
+/** Where the matched part of a name stands, to be set in bold: [before, match, after]. */
+export function matchParts(name: string, typed: string): [string, string, string] {
+  const query = typed.trim().toLowerCase();
+  const at = query ? name.toLowerCase().indexOf(query) : -1;
+  if (at < 0) return [name, "", ""];
+  return [name.slice(0, at), name.slice(at, at + query.length), name.slice(at + query.length)];
+}

@@ -1,0 +1,75 @@
+/** What colours the cells: a column of obs, a result, or any gene. */
+
+import { useStore } from "../hooks.ts";
+import { typeAhead } from "../reducers.ts";
+import type { ColourBy } from "../types.ts";
+import { Combobox, type Option } from "../ui/Combobox.tsx";
+
+const SUGGESTED_GENES = 40;
+
+const RESULTS: { name: string; title: string; needs: "_perturbation" | "_trajectory" }[] = [
+  { name: "shift", title: "How far each cell moved", needs: "_perturbation" },
+  { name: "error", title: "Projection error of the new places", needs: "_perturbation" },
+  { name: "pseudotime", title: "Pseudotime", needs: "_trajectory" },
+  { name: "branch", title: "Branch", needs: "_trajectory" },
+];
+
+export function ColourPicker() {
+  const store = useStore("state", "_meta", "genes", "_perturbation", "_trajectory", "columns");
+  const { colour } = store.state;
+
+  const suggest = (typed: string): Option[] => {
+    const query = typed.trim().toLowerCase();
+    const fits = (text: string) => !query || text.toLowerCase().includes(query);
+    const results = RESULTS.filter(({ needs, title }) => store.get(needs) && fits(title)).map(
+      ({ name, title }) => ({
+        value: `result:${name}`,
+        label: title,
+        group: "Results",
+      }),
+    );
+    const obs = (store.get("_meta")?.obs ?? [])
+      .filter(({ name }) => fits(name))
+      .map(({ name, kind }) => ({
+        value: `obs:${name}`,
+        label: name,
+        group: "Columns of obs",
+        hint: kind === "category" ? "groups" : "numbers",
+      }));
+    const genes = typeAhead(store.genes ?? [], typed, SUGGESTED_GENES).map((name) => ({
+      value: `gene:${name}`,
+      label: name,
+      group: "Genes",
+    }));
+    return [...results, ...obs, ...genes];
+  };
+
+  const fault = store.columnFault(colour);
+  return (
+    <div class="sl-colour">
+      <span class="sl-field-label" aria-hidden="true">
+        Colour
+      </span>
+      <Combobox
+        name="colour"
+        label="Colour cells by a column or a gene"
+        placeholder="Type a column or any gene…"
+        shown={titleOf(colour)}
+        suggest={suggest}
+        onOpen={() => void store.geneNames().catch(() => {})}
+        onPick={({ value }) => {
+          const [by, ...name] = value.split(":");
+          store.patch({ colour: { by: by as ColourBy["by"], name: name.join(":") }, hidden: [] });
+        }}
+        empty={(typed) => (store.genes ? `No column or gene holds “${typed}”.` : "Reading the gene names…")}
+      />
+      {fault && <span class="sl-inline-fault">{fault}</span>}
+    </div>
+  );
+}
+
+function titleOf(colour: ColourBy | null): string {
+  if (!colour) return "";
+  if (colour.by !== "result") return colour.name;
+  return RESULTS.find(({ name }) => name === colour.name)?.title ?? colour.name;
+}

@@ -1,0 +1,91 @@
+/** From before to after: a scrubber, a toggle, and how much of what is seen can be trusted. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import * as format from "../format.ts";
+import { useScope, useStore } from "../hooks.ts";
+import { anyChange, doseWords } from "../reducers.ts";
+import { Icon } from "../ui/icons.tsx";
+
+const PLAY_MS = 1400;
+
+export function Morph({ moved }: { moved: () => number }) {
+  const { prefix } = useScope();
+  const store = useStore("_perturbation", "_after", "_after_info", "doses", "t");
+  const [playing, setPlaying] = useState(false);
+  const frame = useRef(0);
+  const shown = store.get("_perturbation");
+  const active = anyChange(store.doses) || (shown && anyChange(shown.doses));
+
+  useEffect(() => () => cancelAnimationFrame(frame.current), []);
+  if (!active) return null;
+
+  const play = () => {
+    cancelAnimationFrame(frame.current);
+    const begin = performance.now();
+    setPlaying(true);
+    const step = () => {
+      const u = (performance.now() - begin) / PLAY_MS;
+      store.setT(u < 1 ? (1 - Math.cos(Math.PI * u)) / 2 : 1);
+      if (u < 1) frame.current = requestAnimationFrame(step);
+      else setPlaying(false);
+    };
+    step();
+  };
+  const jump = (t: number) => {
+    cancelAnimationFrame(frame.current);
+    setPlaying(false);
+    store.setT(t);
+  };
+
+  const doses = Object.entries(shown?.doses ?? {}).filter(([, dose]) => dose !== 1);
+  const text = doses.map(([gene, dose]) => `${gene} ${doseWords(dose)}`).join(", ");
+  const { computing } = store;
+  return (
+    <div class="sl-morph">
+      <button
+        type="button"
+        class="sl-tool"
+        aria-label="Play from before to after"
+        title="Play from before to after"
+        disabled={playing || computing}
+        onClick={play}
+      >
+        <Icon name="play" />
+      </button>
+      <button type="button" class="sl-end" aria-pressed={store.t === 0} onClick={() => jump(0)}>
+        Before
+      </button>
+      <input
+        id={`${prefix}-morph`}
+        class="sl-range"
+        type="range"
+        min={0}
+        max={1}
+        step={0.01}
+        value={store.t}
+        aria-label="From before to after"
+        style={{ "--fill": `${100 * store.t}%` }}
+        onInput={(event) => jump(Number(event.currentTarget.value))}
+      />
+      <button type="button" class="sl-end" aria-pressed={store.t === 1} onClick={() => jump(1)}>
+        After
+      </button>
+      <p class="sl-morph-text" aria-live="polite">
+        {computing ? (
+          <span class="sl-computing">computing…</span>
+        ) : (
+          <>
+            <b>{text || "Unchanged"}</b>
+            {shown && doses.length > 0 && (
+              <span class="sl-muted">
+                {` ${format.plural(shown.moved || moved(), "cell")} changed`}
+                {shown.error_median != null && ` · projection error ${format.number(shown.error_median)}`}
+                {shown.interpolated && " · between computed doses"}
+              </span>
+            )}
+          </>
+        )}
+      </p>
+    </div>
+  );
+}

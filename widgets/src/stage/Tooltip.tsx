@@ -1,0 +1,76 @@
+/** The cell under the pointer: what is known here at once, its name and exact values a moment later. */
+
+import { useEffect, useState } from "preact/hooks";
+import * as format from "../format.ts";
+import { useStore } from "../hooks.ts";
+import { MAX_CODE, NAN_CODE } from "../palette.ts";
+import type { Column } from "../types.ts";
+import { MISSING_LABEL } from "./Legend.tsx";
+
+export interface Hover {
+  cell: number;
+  x: number;
+  y: number;
+}
+
+interface Known {
+  cell: number;
+  name: string;
+  fields: [string, string][];
+}
+
+const ASK_AFTER_MS = 90;
+
+export function Tooltip({ hover, column }: { hover: Hover | null; column: Column | null }) {
+  const store = useStore("state");
+  const [known, setKnown] = useState<Known | null>(null);
+  const cell = hover?.cell ?? -1;
+
+  useEffect(() => {
+    if (cell < 0 || store.get("_meta").static) return;
+    const timer = setTimeout(() => {
+      store.requests
+        .ask({ type: "cell", cell, colour: store.state.colour }, "hover")
+        .then(({ content }) => setKnown({ cell, ...(content as unknown as Omit<Known, "cell">) }))
+        // The tooltip then keeps to what the page itself knows.
+        .catch(() => {});
+    }, ASK_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, [cell, store]);
+
+  if (!hover) return null;
+  const exact = known?.cell === cell ? known : null;
+  const fields = exact?.fields ?? (column ? [[column.title, localValue(column, cell)]] : []);
+  const flip = { right: hover.x > 260, up: hover.y > 200 };
+  return (
+    <div
+      class="sl-tooltip"
+      role="tooltip"
+      style={{
+        left: flip.right ? undefined : `${hover.x + 14}px`,
+        right: flip.right ? `calc(100% - ${hover.x - 14}px)` : undefined,
+        top: flip.up ? undefined : `${hover.y + 14}px`,
+        bottom: flip.up ? `calc(100% - ${hover.y - 14}px)` : undefined,
+      }}
+    >
+      <strong>{exact?.name ?? `Cell ${format.count(cell + 1)}`}</strong>
+      <dl>
+        {fields.map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
+    </div>
+  );
+}
+
+/** A cell's value as far as its colour code tells. */
+function localValue(column: Column, cell: number): string {
+  const code = column.codes[cell];
+  if (code === NAN_CODE) return MISSING_LABEL;
+  if (column.kind === "category") return column.labels?.[code] ?? "";
+  const { min = 0, max = 0 } = column;
+  return format.number(min + ((max - min) * code) / MAX_CODE);
+}

@@ -1,0 +1,202 @@
+/** What lies over the cells: names of groups, paths, trails of moved cells, the lasso, the marked cells. */
+
+import type { Theme } from "../palette.ts";
+import { type Camera, type Frame, toScreen } from "../render/camera.ts";
+import type { Trajectory } from "../types.ts";
+import type { Drawing } from "./pointer.ts";
+import type { Scene } from "./scene.ts";
+
+export interface Marks {
+  theme: Theme;
+  labels: { text: string; x: number; y: number }[];
+  trajectory: Trajectory | null;
+  root: number | null;
+  hovered: number;
+  drawing: Drawing | null;
+}
+
+const INK: Record<Theme, { ink: string; halo: string; trail: string; accent: string }> = {
+  light: {
+    ink: "#1c2430",
+    halo: "rgb(255 255 255 / 0.88)",
+    trail: "rgb(28 36 48 / 0.22)",
+    accent: "#0b62a4",
+  },
+  dark: { ink: "#f0f3f7", halo: "rgb(18 22 28 / 0.85)", trail: "rgb(235 240 247 / 0.26)", accent: "#7cc4ff" },
+};
+const MAX_TRAILS = 4000;
+
+export function paintOverlay(context: CanvasRenderingContext2D, scene: Scene, marks: Marks) {
+  const colours = INK[marks.theme];
+  const { camera, frame } = scene;
+  if (scene.picture) {
+    if (scene.t > 0 && scene.movedCount) trails(context, scene, colours.trail);
+    if (marks.trajectory) trajectory(context, camera, frame, marks.trajectory, colours);
+    const places = scene.places();
+    const ring = (cell: number, radius: number, width: number) => {
+      const [px, py] = toScreen(camera, frame, places[2 * cell], places[2 * cell + 1]);
+      context.beginPath();
+      context.arc(px, py, radius, 0, 2 * Math.PI);
+      context.lineWidth = width + 2;
+      context.strokeStyle = colours.halo;
+      context.stroke();
+      context.lineWidth = width;
+      context.strokeStyle = colours.accent;
+      context.stroke();
+    };
+    if (marks.root !== null && 2 * marks.root < places.length) ring(marks.root, 8, 2.5);
+    if (marks.hovered >= 0 && 2 * marks.hovered < places.length) ring(marks.hovered, 6, 1.5);
+  }
+  for (const label of placed(context, camera, frame, marks.labels)) {
+    context.font = FONT;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.lineJoin = "round";
+    context.lineWidth = 3.5;
+    context.strokeStyle = colours.halo;
+    context.strokeText(label.text, label.px, label.py);
+    context.fillStyle = colours.ink;
+    context.fillText(label.text, label.px, label.py);
+  }
+  if (marks.drawing) outline(context, marks.drawing, colours.accent);
+}
+
+const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
+
+/** Names on the screen; one that would lie over another is moved a line up or down, or left out. */
+function placed(context: CanvasRenderingContext2D, camera: Camera, frame: Frame, labels: Marks["labels"]) {
+  context.font = FONT;
+  const taken: { left: number; right: number; top: number; bottom: number }[] = [];
+  const result: { text: string; px: number; py: number }[] = [];
+  for (const { text, x, y } of labels) {
+    const short = text.length > 26 ? `${text.slice(0, 25)}…` : text;
+    const [px, y0] = toScreen(camera, frame, x, y);
+    const half = context.measureText(short).width / 2 + 3;
+    for (const shift of [0, -15, 15, -30, 30]) {
+      const py = y0 + shift;
+      const box = { left: px - half, right: px + half, top: py - 8, bottom: py + 8 };
+      const free = taken.every(
+        (other) =>
+          box.right < other.left ||
+          box.left > other.right ||
+          box.bottom < other.top ||
+          box.top > other.bottom,
+      );
+      if (free) {
+        taken.push(box);
+        result.push({ text: short, px, py });
+        break;
+      }
+    }
+  }
+  return result;
+}
+
+function trails(context: CanvasRenderingContext2D, scene: Scene, colour: string) {
+  const { before, codes, lookup } = scene.picture!;
+  const places = scene.places();
+  const step = Math.max(1, Math.ceil(scene.movedCount / MAX_TRAILS));
+  context.beginPath();
+  for (let i = 0, seen = 0; i < scene.moved.length; i++) {
+    if (!scene.moved[i] || seen++ % step || lookup[4 * codes[i] + 3] === 0) continue;
+    context.moveTo(...toScreen(scene.camera, scene.frame, before[2 * i] / 65535, before[2 * i + 1] / 65535));
+    context.lineTo(...toScreen(scene.camera, scene.frame, places[2 * i], places[2 * i + 1]));
+  }
+  context.lineWidth = 1;
+  context.strokeStyle = colour;
+  context.stroke();
+}
+
+function trajectory(
+  context: CanvasRenderingContext2D,
+  camera: Camera,
+  frame: Frame,
+  { nodes, edges, paths }: Trajectory,
+  colours: (typeof INK)[Theme],
+) {
+  const at = nodes.map((node) => toScreen(camera, frame, node.x, node.y));
+  context.lineCap = "round";
+  for (const { from, to, weight } of edges) {
+    context.beginPath();
+    context.moveTo(...at[from]);
+    context.lineTo(...at[to]);
+    context.globalAlpha = 0.16 + 0.3 * weight;
+    context.lineWidth = 1 + 5 * weight;
+    context.strokeStyle = colours.ink;
+    context.stroke();
+  }
+  context.globalAlpha = 1;
+  for (const { points } of paths) {
+    const line: [number, number][] = [];
+    for (let i = 0; i < points.length; i += 2) line.push(toScreen(camera, frame, points[i], points[i + 1]));
+    if (line.length < 2) continue;
+    for (const [width, style] of [
+      [6, colours.halo],
+      [2.5, colours.ink],
+    ] as const) {
+      smooth(context, line);
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.stroke();
+    }
+    arrow(context, line[line.length - 2], line[line.length - 1], colours.ink);
+  }
+  nodes.forEach((node, index) => {
+    context.beginPath();
+    context.arc(...at[index], 3 + 4 * node.size, 0, 2 * Math.PI);
+    context.fillStyle = colours.halo;
+    context.fill();
+    context.lineWidth = 1.5;
+    context.strokeStyle = colours.ink;
+    context.stroke();
+  });
+}
+
+/** A curve through the middles of a line's pieces. */
+function smooth(context: CanvasRenderingContext2D, line: [number, number][]) {
+  context.beginPath();
+  context.moveTo(...line[0]);
+  for (let i = 1; i < line.length - 1; i++) {
+    const [x, y] = line[i];
+    const [nx, ny] = line[i + 1];
+    context.quadraticCurveTo(x, y, (x + nx) / 2, (y + ny) / 2);
+  }
+  context.lineTo(...line[line.length - 1]);
+}
+
+function arrow(
+  context: CanvasRenderingContext2D,
+  from: [number, number],
+  to: [number, number],
+  colour: string,
+) {
+  const angle = Math.atan2(to[1] - from[1], to[0] - from[0]);
+  context.beginPath();
+  context.moveTo(...to);
+  for (const side of [2.65, -2.65]) {
+    context.lineTo(to[0] + 11 * Math.cos(angle + side), to[1] + 11 * Math.sin(angle + side));
+  }
+  context.closePath();
+  context.fillStyle = colour;
+  context.fill();
+}
+
+function outline(context: CanvasRenderingContext2D, { path, tool }: Drawing, accent: string) {
+  context.beginPath();
+  if (tool === "box") {
+    context.rect(path[0], path[1], (path[2] ?? path[0]) - path[0], (path[3] ?? path[1]) - path[1]);
+  } else {
+    context.moveTo(path[0], path[1]);
+    for (let i = 2; i < path.length; i += 2) context.lineTo(path[i], path[i + 1]);
+    context.closePath();
+  }
+  context.fillStyle = accent;
+  context.globalAlpha = 0.12;
+  context.fill();
+  context.globalAlpha = 1;
+  context.lineWidth = 1.5;
+  context.setLineDash([5, 4]);
+  context.strokeStyle = accent;
+  context.stroke();
+  context.setLineDash([]);
+}

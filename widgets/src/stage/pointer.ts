@@ -1,0 +1,167 @@
+/** Pointer, wheel and keys on the plane. Nothing of it reaches the notebook around. */
+
+import { boxOutline, type Outline, selectInside, thin } from "../lasso.ts";
+import { type Combine, combineMode } from "../reducers.ts";
+import { toPlane } from "../render/camera.ts";
+import type { Scene, Tool } from "./scene.ts";
+
+export interface Gestures {
+  tool: () => Tool;
+  setTool: (tool: Tool) => void;
+  /** A lasso or box was closed: one byte per cell inside it. */
+  onSelect: (mask: Uint8Array, mode: Combine) => void;
+  onClick: (cell: number) => void;
+  onHover: (cell: number, px: number, py: number) => void;
+  onClear: () => void;
+}
+
+const CLICK_PX = 4;
+const THIN_PX = 2;
+const PAN_PX = 48;
+const ZOOM_STEP = 1.35;
+
+/** The outline being drawn, in CSS pixels, for the overlay. */
+export interface Drawing {
+  path: number[];
+  tool: Tool;
+}
+
+export class Pointer {
+  drawing: Drawing | null = null;
+  #stop: (() => void)[] = [];
+  #begin: { x: number; y: number } | null = null;
+  #last = { x: 0, y: 0 };
+  #dragged = false;
+
+  constructor(
+    private readonly target: HTMLElement,
+    private readonly scene: Scene,
+    private readonly gestures: Gestures,
+  ) {
+    this.#listen("pointerdown", (event) => this.#down(event));
+    this.#listen("pointermove", (event) => this.#move(event));
+    this.#listen("pointerup", (event) => this.#up(event));
+    this.#listen("pointercancel", () => this.#cancel());
+    this.#listen("pointerleave", () => this.gestures.onHover(-1, 0, 0));
+    this.#listen("wheel", (event) => this.#wheel(event), { passive: false });
+    this.#listen("dblclick", (event) => event.stopPropagation());
+    this.#listen("contextmenu", (event) => event.stopPropagation());
+    this.#listen("keydown", (event) => this.#key(event));
+  }
+
+  dispose() {
+    for (const stop of this.#stop) stop();
+  }
+
+  #listen<K extends keyof HTMLElementEventMap>(
+    type: K,
+    handler: (event: HTMLElementEventMap[K]) => void,
+    options?: AddEventListenerOptions,
+  ) {
+    this.target.addEventListener(type, handler, options);
+    this.#stop.push(() => this.target.removeEventListener(type, handler, options));
+  }
+
+  #place(event: MouseEvent): [number, number] {
+    const box = this.target.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  }
+
+  #down(event: PointerEvent) {
+    if (event.button !== 0) return;
+    const [x, y] = this.#place(event);
+    this.target.setPointerCapture(event.pointerId);
+    this.target.focus({ preventScroll: true });
+    this.#begin = { x, y };
+    this.#last = { x, y };
+    this.#dragged = false;
+    const tool = this.gestures.tool();
+    if (tool !== "pan") this.drawing = { tool, path: [x, y] };
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  #move(event: PointerEvent) {
+    const [x, y] = this.#place(event);
+    if (!this.#begin) {
+      this.gestures.onHover(this.scene.pick(x, y), x, y);
+      return;
+    }
+    if (Math.hypot(x - this.#begin.x, y - this.#begin.y) > CLICK_PX) this.#dragged = true;
+    if (this.drawing) {
+      const { path, tool } = this.drawing;
+      if (tool === "box") path.splice(2, path.length, x, y);
+      else path.push(x, y);
+      this.scene.redraw();
+    } else if (this.#dragged) {
+      this.scene.panBy(x - this.#last.x, y - this.#last.y);
+      this.gestures.onHover(-1, 0, 0);
+    }
+    this.#last = { x, y };
+  }
+
+  #up(event: PointerEvent) {
+    if (!this.#begin) return;
+    const [x, y] = this.#place(event);
+    const { drawing } = this;
+    this.#begin = null;
+    this.drawing = null;
+    if (!this.#dragged) this.gestures.onClick(this.scene.pick(x, y));
+    else if (drawing) this.#select(drawing, combineMode(event));
+    this.scene.redraw();
+  }
+
+  #cancel() {
+    this.#begin = null;
+    this.drawing = null;
+    this.scene.redraw();
+  }
+
+  #select({ path, tool }: Drawing, mode: Combine) {
+    const { scene } = this;
+    if (!scene.picture || path.length < 4) return;
+    const screen: Outline =
+      tool === "box" ? boxOutline(path[0], path[1], path[2], path[3]) : thin(path, THIN_PX);
+    const outline = new Float64Array(screen.length);
+    for (let i = 0; i < screen.length; i += 2) {
+      const [x, y] = toPlane(scene.camera, scene.frame, screen[i], screen[i + 1]);
+      outline[i] = x;
+      outline[i + 1] = y;
+    }
+    const { codes, lookup } = scene.picture;
+    const visible = new Uint8Array(codes.length);
+    for (let i = 0; i < codes.length; i++) visible[i] = lookup[4 * codes[i] + 3] ? 1 : 0;
+    this.gestures.onSelect(selectInside(scene.places(), outline, visible), mode);
+  }
+
+  #wheel(event: WheelEvent) {
+    event.preventDefault();
+    event.stopPropagation();
+    const [x, y] = this.#place(event);
+    const lines = event.deltaMode === 1 ? 16 : 1;
+    this.scene.zoomBy(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)), x, y);
+  }
+
+  #key(event: KeyboardEvent) {
+    if (event.ctrlKey || event.metaKey) return;
+    const moves: Record<string, () => void> = {
+      ArrowLeft: () => this.scene.panBy(PAN_PX, 0),
+      ArrowRight: () => this.scene.panBy(-PAN_PX, 0),
+      ArrowUp: () => this.scene.panBy(0, PAN_PX),
+      ArrowDown: () => this.scene.panBy(0, -PAN_PX),
+      "+": () => this.scene.zoomBy(ZOOM_STEP),
+      "=": () => this.scene.zoomBy(ZOOM_STEP),
+      "-": () => this.scene.zoomBy(1 / ZOOM_STEP),
+      "0": () => this.scene.reset(),
+      p: () => this.gestures.setTool("pan"),
+      l: () => this.gestures.setTool("lasso"),
+      b: () => this.gestures.setTool("box"),
+      Escape: () => (this.drawing ? this.#cancel() : this.gestures.onClear()),
+    };
+    const move = moves[event.key];
+    if (!move) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move();
+  }
+}

@@ -1,0 +1,156 @@
+/**
+ * The model behind an exported page: no kernel, no network. It holds the traits as they were, answers for the columns that
+ * went along, and gives the precomputed responses of single genes, straight lines between their doses.
+ */
+
+import { fromBase64 } from "./codec.ts";
+import { anyChange, type Doses } from "./reducers.ts";
+import type { EffectRow, Perturbation } from "./types.ts";
+
+/** One gene at one dose, as it was computed before the export. */
+export interface Response {
+  gene: string;
+  dose: number;
+  perturbation: Perturbation;
+  /** Places after, as uint16 pairs. */
+  after: Uint16Array;
+}
+
+interface Slice {
+  offset: number;
+  length: number;
+}
+
+/** What `export.py` writes: one JSON object, all bytes together in one text. */
+interface Payload {
+  traits: Record<string, unknown>;
+  bytes: Record<string, Slice>;
+  replies: Record<string, { content: Record<string, unknown>; buffer?: Slice }>;
+  responses: { gene: string; dose: number; perturbation: Perturbation; after: Slice }[];
+  data: string;
+  deflated: boolean;
+}
+
+type Callback = (...given: unknown[]) => void;
+
+export async function standaloneModel(text: string) {
+  const payload = JSON.parse(text) as Payload;
+  const data = await fromBase64(payload.data, payload.deflated);
+  const view = ({ offset, length }: Slice) => new DataView(data.buffer, data.byteOffset + offset, length);
+  const traits: Record<string, unknown> = { ...payload.traits };
+  for (const [name, slice] of Object.entries(payload.bytes)) traits[name] = view(slice);
+  const responses: Response[] = payload.responses.map(({ after, ...rest }) => ({
+    ...rest,
+    after: new Uint16Array(data.slice(after.offset, after.offset + after.length).buffer),
+  }));
+  return new StandaloneModel(traits, payload.replies, responses, view);
+}
+
+export class StandaloneModel {
+  #listeners = new Map<string, Set<Callback>>();
+
+  constructor(
+    private readonly traits: Record<string, unknown>,
+    private readonly replies: Payload["replies"],
+    private readonly responses: readonly Response[],
+    private readonly view: (slice: Slice) => DataView,
+  ) {}
+
+  get(name: string): unknown {
+    return this.traits[name];
+  }
+
+  set(name: string, value: unknown) {
+    this.traits[name] = value;
+    this.#tell(`change:${name}`);
+  }
+
+  save_changes() {}
+
+  on(event: string, callback: Callback) {
+    const set = this.#listeners.get(event) ?? new Set();
+    this.#listeners.set(event, set.add(callback));
+  }
+
+  off(event: string, callback: Callback) {
+    this.#listeners.get(event)?.delete(callback);
+  }
+
+  send(content: Record<string, unknown>) {
+    // Later, as a kernel's answer would be.
+    queueMicrotask(() => this.#answer(content));
+  }
+
+  #tell(event: string, ...given: unknown[]) {
+    for (const callback of [...(this.#listeners.get(event) ?? [])]) callback(...given);
+  }
+
+  #answer(content: Record<string, unknown>) {
+    const reply = (body: Record<string, unknown>, buffers: DataView[] = []) =>
+      this.#tell("msg:custom", { ...body, id: content.id }, buffers);
+    if (content.type === "perturb") {
+      this.#perturb(content.doses as Doses);
+      reply({});
+      return;
+    }
+    const key = content.type === "column" ? `column:${content.by}:${content.name}` : String(content.type);
+    const known = this.replies[key];
+    if (known) reply(known.content, known.buffer ? [this.view(known.buffer)] : []);
+    else if (content.type === "column") reply({ error: `This page does not hold ${content.name}.` });
+    else reply({ error: "This page has no kernel behind it; open the notebook to compute." });
+  }
+
+  #perturb(doses: Doses) {
+    const found = respond(this.responses, doses);
+    this.traits.doses = doses;
+    this.traits._perturbation = found?.perturbation ?? null;
+    this.traits._after = found ? new DataView(found.after.buffer) : new DataView(new ArrayBuffer(0));
+    const last = this.traits._after_info as { version: number } | undefined;
+    this.traits._after_info = {
+      dtype: "uint16",
+      n: found?.after.length ?? 0,
+      version: (last?.version ?? 0) + 1,
+    };
+    for (const name of ["_after", "_after_info", "_perturbation", "doses"]) this.#tell(`change:${name}`);
+  }
+}
+
+/** The response to doses of which one gene's is not 1: exact at a computed dose, a straight line between two. */
+export function respond(responses: readonly Response[], doses: Doses): Response | null {
+  if (!anyChange(doses)) return null;
+  const [gene, dose] = Object.entries(doses).find(([, value]) => value !== 1)!;
+  const own = responses.filter((response) => response.gene === gene).sort((a, b) => a.dose - b.dose);
+  if (own.length === 0) return null;
+  const above = own.find((response) => response.dose >= dose) ?? own[own.length - 1];
+  const below = [...own].reverse().find((response) => response.dose <= dose) ?? own[0];
+  if (above === below || above.dose === below.dose) {
+    return { ...above, perturbation: { ...above.perturbation, doses } };
+  }
+  const u = (dose - below.dose) / (above.dose - below.dose);
+  const after = new Uint16Array(above.after.length);
+  for (let i = 0; i < after.length; i++)
+    after[i] = Math.round(below.after[i] + (above.after[i] - below.after[i]) * u);
+  const nearest = u < 0.5 ? below : above;
+  const rows = nearest.perturbation.rows.map((row) => lineBetween(row, below, above, u));
+  return { gene, dose, after, perturbation: { ...nearest.perturbation, doses, rows, interpolated: true } };
+}
+
+function lineBetween(row: EffectRow, below: Response, above: Response, u: number): EffectRow {
+  const same = (response: Response) =>
+    response.perturbation.rows.find(({ group, readout }) => group === row.group && readout === row.readout);
+  const [a, b] = [same(below), same(above)];
+  const line = (key: "effect" | "effect_expressing" | "null_mean" | "null_sd") => {
+    const [x, y] = [a?.[key], b?.[key]];
+    return x == null || y == null ? null : x + (y - x) * u;
+  };
+  return {
+    ...row,
+    effect: line("effect"),
+    effect_expressing: line("effect_expressing"),
+    null_mean: line("null_mean"),
+    null_sd: line("null_sd"),
+    p_value: null,
+    q_value: null,
+    verdict: "between two computed doses",
+  };
+}

@@ -1,0 +1,268 @@
+/**
+ * One store per bench, shared by all of its views: the traits as Python keeps them, the columns fetched so far, and what
+ * the hand is doing at this moment (which is shown at once and told to Python a little later).
+ */
+
+import type { AnyModel } from "@anywidget/types";
+import { bytes, decode, packBits, unpackBits } from "./codec.ts";
+import { DosePacer } from "./pacer.ts";
+import { type Doses, sameDoses } from "./reducers.ts";
+import { Requests, Superseded } from "./requests.ts";
+import type { ColourBy, Column, ColumnReply, SessionState, Traits } from "./types.ts";
+
+export type Model = AnyModel<Traits & Record<string, unknown>>;
+
+/** What a view can listen to besides the traits' own names. */
+type LocalKey = "selection" | "columns" | "t" | "genes" | "waiting" | "rooting";
+export type Key = keyof Traits | LocalKey;
+
+const CACHED_COLUMNS = 32;
+const SAVE_AFTER_MS = 180;
+
+export class Store {
+  readonly requests: Requests;
+  readonly pacer: DosePacer;
+  /** Selected cells, one byte each. */
+  selection = new Uint8Array(0);
+  /** Before (0) to after (1), as all views show it. */
+  t = 1;
+  /** Names of all genes; null until they have been asked for. */
+  genes: string[] | null = null;
+  readonly dismissed = new Set<number>();
+  /** Whether the next click on a cell picks the trajectory's root. */
+  rooting = false;
+
+  #doses: Doses;
+  #state: SessionState;
+  #columns = new Map<string, Column>();
+  #fetching = new Map<string, string>();
+  #listeners = new Map<Key, Set<() => void>>();
+  #saveTimer: ReturnType<typeof setTimeout> | undefined;
+  #stop: (() => void)[] = [];
+
+  constructor(readonly model: Model) {
+    this.requests = new Requests((content) => model.send(content));
+    this.#doses = model.get("doses") ?? {};
+    this.#state = model.get("state");
+    this.pacer = new DosePacer(async (doses, commit) => {
+      await this.requests.ask({ type: "perturb", doses, commit });
+    });
+    this.#readSelection();
+    const traits: (keyof Traits)[] = [
+      "_meta",
+      "_panels",
+      "_models",
+      "_plan",
+      "_job",
+      "_perturbation",
+      "_trajectory",
+      "_errors",
+      "_hardware",
+      "_xy",
+      "_xy_info",
+      "_after",
+      "_after_info",
+    ];
+    for (const name of traits) this.#onTrait(name, () => this.emit(name));
+    this.#onTrait("state", () => this.#stateChanged());
+    this.#onTrait("doses", () => this.#dosesChanged());
+    this.#onTrait("_selection", () => {
+      this.#readSelection();
+      this.emit("selection");
+    });
+    this.#onTrait("_data_version", () => {
+      for (const key of this.#columns.keys()) if (key.startsWith("result:")) this.#columns.delete(key);
+      this.emit("columns");
+    });
+    const onMessage = (content: unknown, buffers: DataView[]) => {
+      this.requests.answer(content as Record<string, unknown>, buffers);
+    };
+    model.on("msg:custom", onMessage);
+    this.#stop.push(() => model.off("msg:custom", onMessage));
+    const timer = setInterval(() => this.emit("waiting"), 1000);
+    this.#stop.push(
+      () => clearInterval(timer),
+      this.pacer.onSettled(() => this.#dosesChanged()),
+    );
+  }
+
+  // ---------------------------------------------------------------------------------- reading
+
+  get<K extends keyof Traits>(name: K): Traits[K] {
+    return this.model.get(name) as Traits[K];
+  }
+
+  get n(): number {
+    return this.get("_meta")?.n ?? 0;
+  }
+
+  get state(): SessionState {
+    return this.#state;
+  }
+
+  get doses(): Doses {
+    return this.#doses;
+  }
+
+  /** Whether the picture shows other doses than the sliders do, and the answer is still to come. */
+  get computing(): boolean {
+    const shown = this.get("_perturbation")?.doses;
+    return !sameDoses(this.#doses, shown) && !sameDoses(this.#doses, this.pacer.failed);
+  }
+
+  positions(which: "before" | "after"): Uint16Array | null {
+    if (which === "before") {
+      const info = this.get("_xy_info");
+      return info?.n ? (decode(this.get("_xy"), info) as Uint16Array) : null;
+    }
+    const info = this.get("_after_info");
+    return info?.n && info.n === this.get("_xy_info")?.n
+      ? (decode(this.get("_after"), info) as Uint16Array)
+      : null;
+  }
+
+  /** A column if it is here; asks for it otherwise, and emits "columns" when it comes. */
+  column(colour: ColourBy | null): Column | null {
+    if (!colour) return null;
+    const key = `${colour.by}:${colour.name}`;
+    const known = this.#columns.get(key);
+    if (known) {
+      this.#columns.delete(key);
+      this.#columns.set(key, known);
+      return known;
+    }
+    if (!this.#fetching.has(key)) void this.#fetch(key, colour);
+    return null;
+  }
+
+  /** Why a column could not be had. */
+  columnFault(colour: ColourBy | null): string | null {
+    return (colour && this.#fetching.get(`${colour.by}:${colour.name}`)) || null;
+  }
+
+  /** All gene names; asked for once. */
+  async geneNames(): Promise<string[]> {
+    if (!this.genes) {
+      const { buffers } = await this.requests.ask({ type: "genes" });
+      const text = new TextDecoder().decode(bytes(buffers[0]));
+      this.genes = text ? text.split("\n") : [];
+      this.emit("genes");
+    }
+    return this.genes;
+  }
+
+  // ---------------------------------------------------------------------------------- writing
+
+  patch(change: Partial<SessionState>) {
+    this.#state = { ...this.#state, ...change };
+    this.emit("state");
+    this.model.set("state", this.#state);
+    clearTimeout(this.#saveTimer);
+    this.#saveTimer = setTimeout(() => this.model.save_changes(), SAVE_AFTER_MS);
+  }
+
+  /** Move a slider: shown now, asked of Python as fast as it answers. `commit` = the hand has let go. */
+  setDoses(doses: Doses, commit: boolean) {
+    this.#doses = doses;
+    this.emit("doses");
+    this.pacer.move(doses, commit);
+  }
+
+  setSelection(mask: Uint8Array) {
+    this.selection = mask as Uint8Array<ArrayBuffer>;
+    this.emit("selection");
+    this.model.set("_selection", new DataView(packBits(mask).buffer));
+    this.model.save_changes();
+  }
+
+  setT(t: number) {
+    this.t = Math.min(1, Math.max(0, t));
+    this.emit("t");
+  }
+
+  setRooting(on: boolean) {
+    this.rooting = on;
+    this.emit("rooting");
+  }
+
+  /** Take a message off the screen, even where no kernel answers any more. */
+  dismiss(fault: number) {
+    this.dismissed.add(fault);
+    this.emit("_errors");
+    void this.act({ type: "dismiss", fault });
+  }
+
+  /** Something for Python to do; what goes wrong is shown by the bench in words. */
+  act(content: Record<string, unknown>): Promise<boolean> {
+    return this.requests.ask(content).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  // -------------------------------------------------------------------------------- listening
+
+  on(key: Key, callback: () => void): () => void {
+    let set = this.#listeners.get(key);
+    if (!set) {
+      set = new Set();
+      this.#listeners.set(key, set);
+    }
+    set.add(callback);
+    return () => set.delete(callback);
+  }
+
+  emit(key: Key) {
+    for (const callback of [...(this.#listeners.get(key) ?? [])]) callback();
+  }
+
+  dispose() {
+    clearTimeout(this.#saveTimer);
+    for (const stop of this.#stop) stop();
+    this.#listeners.clear();
+  }
+
+  // --------------------------------------------------------------------------------- internal
+
+  #onTrait(name: keyof Traits, callback: () => void) {
+    this.model.on(`change:${name}`, callback);
+    this.#stop.push(() => this.model.off(`change:${name}`, callback));
+  }
+
+  #stateChanged() {
+    const next = this.get("state");
+    if (next === this.#state) return;
+    this.#state = next;
+    this.emit("state");
+  }
+
+  #dosesChanged() {
+    // While the hand moves a slider, or an answer is on its way, an echo of older doses would pull the slider back.
+    if (this.pacer.busy) return;
+    this.#doses = this.get("doses") ?? {};
+    this.emit("doses");
+  }
+
+  #readSelection() {
+    this.selection = unpackBits(this.get("_selection"), this.n) as Uint8Array<ArrayBuffer>;
+  }
+
+  async #fetch(key: string, colour: ColourBy) {
+    this.#fetching.set(key, "");
+    try {
+      const { content, buffers } = await this.requests.ask({
+        type: "column",
+        by: colour.by,
+        name: colour.name,
+      });
+      const column = content.column as ColumnReply;
+      this.#columns.set(key, { ...column, codes: bytes(buffers[0]) });
+      if (this.#columns.size > CACHED_COLUMNS) this.#columns.delete(this.#columns.keys().next().value!);
+      this.#fetching.delete(key);
+    } catch (error) {
+      if (error instanceof Superseded) this.#fetching.delete(key);
+      else this.#fetching.set(key, (error as Error).message);
+    }
+    this.emit("columns");
+  }
+}

@@ -1,0 +1,205 @@
+/** What Python keeps in the widget's traits, as the front end reads it. `widgets/scfm_widgets/lab.py` is the other side. */
+
+import type { Descriptor } from "./codec.ts";
+import type { ScaleName } from "./palette.ts";
+import type { Doses } from "./reducers.ts";
+
+export interface ColumnInfo {
+  name: string;
+  kind: "category" | "number";
+}
+
+export interface Meta {
+  n: number;
+  n_genes: number;
+  title: string;
+  /** Columns of `obs` that can colour the cells or group them. */
+  obs: ColumnInfo[];
+  layouts: { key: string; title: string }[];
+  /** A page that was exported: no kernel behind it. */
+  static: boolean;
+  /** What the page leaves out, in words; exported pages only. */
+  left_out?: string;
+  /** Genes whose responses the exported page holds. */
+  responses?: string[];
+}
+
+export interface ColourBy {
+  by: "obs" | "gene" | "result";
+  name: string;
+}
+
+/** The small state that both sides read and write. */
+export interface SessionState {
+  model: string | null;
+  colour: ColourBy | null;
+  hidden: string[];
+  groupby: string | null;
+  layout: string | null;
+  panel: string | null;
+  labels: boolean;
+  paths: boolean;
+  root: { group?: string; cell?: number } | null;
+}
+
+export interface ModelRow {
+  source: string;
+  name: string;
+  version: string | null;
+  aliases: string[];
+  family: string;
+  kind: string;
+  licence: string | null;
+  commercial: boolean | null;
+  parameters: number | null;
+  tags: string[];
+  fit: { verdict: "fits" | "tight" | "does not fit" | "unknown"; reason: string; source: string };
+  abilities: string[];
+  description: string;
+  /** Why it cannot be picked, or null. */
+  blocked: string | null;
+}
+
+export interface Models {
+  status: "loading" | "ready";
+  rows: ModelRow[];
+  note: string;
+}
+
+export interface AuditRow {
+  group: string;
+  cells: number | null;
+  matched: number | null;
+  total: number | null;
+  lost: number | null;
+}
+
+export interface Plan {
+  model: string | null;
+  status: "none" | "loading" | "ready";
+  device?: string;
+  precision?: string;
+  memory?: string;
+  seconds?: number | null;
+  notes?: string[];
+  fit?: ModelRow["fit"];
+  audit?: { rows: AuditRow[]; overall: AuditRow; groupby: string | null; note: string };
+}
+
+export interface Job {
+  id: number;
+  kind: string;
+  label: string;
+  status: "running" | "cancelling" | "done" | "cancelled" | "failed";
+  done: number;
+  total: number;
+  note: string;
+  rate: number | null;
+  left: number | null;
+  seconds: number;
+}
+
+export interface EffectRow {
+  gene: string;
+  group: string;
+  readout: string;
+  effect: number | null;
+  effect_expressing: number | null;
+  null_mean: number | null;
+  null_sd: number | null;
+  p_value: number | null;
+  q_value: number | null;
+  n_cells: number;
+  n_expressing: number;
+  verdict: string;
+}
+
+export interface Perturbation {
+  seq: number;
+  doses: Doses;
+  rows: EffectRow[];
+  /** "pending" while the null is being computed, "ready" with it, "none" where it was not asked for. */
+  null: "pending" | "ready" | "none";
+  moved: number;
+  error_median: number | null;
+  seconds: number | null;
+  model: string | null;
+  groupby: string | null;
+  interpolated?: boolean;
+  /** For each gene, in how many cells it is found. */
+  expressing?: Record<string, number>;
+}
+
+export interface Trajectory {
+  version: number;
+  root: string;
+  summary: string;
+  nodes: { name: string; x: number; y: number; size: number; time: number | null }[];
+  edges: { from: number; to: number; weight: number }[];
+  paths: { name: string; points: number[] }[];
+  charts: { light: string; dark: string } | null;
+}
+
+export interface Fault {
+  id: number;
+  text: string;
+  where: string;
+}
+
+export interface PanelInfo {
+  id: string;
+  plugin: string;
+  title: string;
+  component: string | null;
+  esm: string | null;
+  css: string | null;
+  error: string | null;
+}
+
+export interface Places extends Descriptor {
+  /** Part of the unit square that holds cells. */
+  extent: [number, number];
+  title: string;
+}
+
+export interface ColumnReply {
+  key: string;
+  kind: "category" | "number";
+  labels?: string[];
+  counts?: number[];
+  missing: number;
+  min?: number;
+  max?: number;
+  scale?: ScaleName;
+  /** Code that holds all the categories beyond the first ones. */
+  other?: number | null;
+  title: string;
+  unit?: string;
+}
+
+export interface Column extends ColumnReply {
+  codes: Uint8Array;
+}
+
+/** Every trait by its name. */
+export interface Traits {
+  _uid: string;
+  _meta: Meta;
+  _panels: PanelInfo[];
+  _models: Models;
+  _plan: Plan;
+  _job: Job | null;
+  _perturbation: Perturbation | null;
+  _trajectory: Trajectory | null;
+  _errors: Fault[];
+  _hardware: string;
+  _xy: DataView;
+  _xy_info: Places;
+  _after: DataView;
+  _after_info: Descriptor;
+  _selection: DataView;
+  _selection_version: number;
+  _data_version: number;
+  state: SessionState;
+  doses: Doses;
+}

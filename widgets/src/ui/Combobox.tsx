@@ -1,0 +1,174 @@
+/** A text field with suggestions, after the ARIA combobox pattern: arrows move, Enter picks, Escape closes. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { useScope } from "../hooks.ts";
+import { matchParts } from "../reducers.ts";
+import { Icon } from "./icons.tsx";
+
+export interface Option {
+  value: string;
+  label: string;
+  group?: string;
+  hint?: string;
+}
+
+interface Props {
+  name: string;
+  label: string;
+  placeholder: string;
+  /** What stands in the field while nobody types; empty for a field that only adds. */
+  shown?: string;
+  /** Suggestions for what has been typed. */
+  suggest: (typed: string) => Option[];
+  onPick: (option: Option) => void;
+  onOpen?: () => void;
+  /** Said where nothing matches. */
+  empty: (typed: string) => string;
+  disabled?: boolean;
+}
+
+export function Combobox({
+  name,
+  label,
+  placeholder,
+  shown = "",
+  suggest,
+  onPick,
+  onOpen,
+  empty,
+  disabled,
+}: Props) {
+  const { prefix } = useScope();
+  const [typed, setTyped] = useState<string | null>(null);
+  const [active, setActive] = useState(0);
+  const list = useRef<HTMLUListElement>(null);
+  const input = useRef<HTMLInputElement>(null);
+  const open = typed !== null;
+  const options = open ? suggest(typed) : [];
+  const id = `${prefix}-${name}`;
+
+  useEffect(() => {
+    list.current?.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
+  }, [active, open]);
+
+  const close = () => {
+    setTyped(null);
+    setActive(0);
+  };
+  const pick = (option: Option | undefined) => {
+    if (!option) return;
+    close();
+    input.current?.blur();
+    onPick(option);
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      if (!open) return setTyped("");
+      const step = event.key === "ArrowDown" ? 1 : -1;
+      setActive((active + step + options.length) % Math.max(1, options.length));
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      pick(options[active]);
+    } else if (event.key === "Escape" && open) {
+      event.stopPropagation();
+      close();
+    }
+  };
+
+  return (
+    <div class="sl-combobox">
+      <Icon name="search" />
+      <input
+        ref={input}
+        id={id}
+        type="text"
+        role="combobox"
+        autocomplete="off"
+        spellcheck={false}
+        aria-label={label}
+        aria-expanded={open}
+        aria-controls={`${id}-list`}
+        aria-autocomplete="list"
+        aria-activedescendant={open && options[active] ? `${id}-${active}` : undefined}
+        placeholder={open && shown ? shown : placeholder}
+        value={typed ?? shown}
+        disabled={disabled}
+        onFocus={() => {
+          onOpen?.();
+          setTyped("");
+        }}
+        onClick={() => {
+          if (!open) setTyped("");
+        }}
+        onBlur={close}
+        onInput={(event) => {
+          setTyped(event.currentTarget.value);
+          setActive(0);
+        }}
+        onKeyDown={onKeyDown}
+      />
+      {open && (
+        <ul
+          ref={list}
+          id={`${id}-list`}
+          class="sl-options"
+          role="listbox"
+          aria-label={label}
+          // The field keeps the focus while the list is scrolled or clicked.
+          onMouseDown={(event) => event.preventDefault()}
+        >
+          {options.length === 0 && (
+            <li class="sl-none" role="option" aria-disabled="true" aria-selected="false">
+              {empty(typed)}
+            </li>
+          )}
+          {options.map((option, index) => (
+            <OptionRow
+              key={`${option.group ?? ""}:${option.value}`}
+              id={`${id}-${index}`}
+              option={option}
+              typed={typed}
+              heading={option.group !== options[index - 1]?.group ? option.group : undefined}
+              selected={index === active}
+              onEnter={() => setActive(index)}
+              onPick={() => pick(option)}
+            />
+          ))}
+        </ul>
+      )}
+    </div>
+  );
+}
+
+interface RowProps {
+  id: string;
+  option: Option;
+  typed: string;
+  heading?: string;
+  selected: boolean;
+  onEnter: () => void;
+  onPick: () => void;
+}
+
+function OptionRow({ id, option, typed, heading, selected, onEnter, onPick }: RowProps) {
+  const [before, match, after] = matchParts(option.label, typed);
+  return (
+    <>
+      {heading && (
+        <li class="sl-group" role="presentation">
+          {heading}
+        </li>
+      )}
+      {/* biome-ignore lint/a11y/useKeyWithClickEvents: the field that owns the list takes the keys */}
+      <li id={id} role="option" aria-selected={selected} onMouseMove={onEnter} onClick={onPick}>
+        <span class="sl-option-label">
+          {before}
+          {match && <b>{match}</b>}
+          {after}
+        </span>
+        {option.hint && <span class="sl-hint">{option.hint}</span>}
+      </li>
+    </>
+  );
+}

@@ -1,0 +1,61 @@
+/** A job under way: how far, how fast, how long still, and the way out. */
+
+import * as format from "../format.ts";
+import { useStore } from "../hooks.ts";
+
+export function JobStatus({ kinds }: { kinds?: readonly string[] }) {
+  const store = useStore("_job");
+  const job = store.get("_job");
+  if (!job || (kinds && !kinds.includes(job.kind))) return null;
+  const running = job.status === "running" || job.status === "cancelling";
+  if (!running) return <JobEnd />;
+  const known = job.total > 0;
+  const share = known ? job.done / job.total : 0;
+  const left = job.left != null ? `${format.duration(job.left)} left` : "";
+  const speed = format.rate(job.rate);
+  return (
+    <div class="sl-job">
+      <div class="sl-job-line">
+        <strong>{job.status === "cancelling" ? "Stopping…" : job.label}</strong>
+        <button
+          type="button"
+          class="sl-button"
+          disabled={job.status === "cancelling"}
+          onClick={() => void store.act({ type: "cancel", job: job.id })}
+        >
+          Cancel
+        </button>
+      </div>
+      <div
+        class={`sl-bar ${known ? "" : "sl-bar-unknown"}`}
+        role="progressbar"
+        aria-label={job.label}
+        aria-valuemin={0}
+        aria-valuemax={100}
+        aria-valuenow={known ? Math.round(100 * share) : undefined}
+      >
+        <span style={{ width: known ? `${100 * share}%` : undefined }} />
+      </div>
+      <p class="sl-muted" aria-live="polite">
+        {[job.note, known ? `${format.count(job.done)} of ${format.count(job.total)}` : "", speed, left]
+          .filter(Boolean)
+          .join(" · ")}
+      </p>
+    </div>
+  );
+}
+
+function JobEnd() {
+  const store = useStore("_job");
+  const job = store.get("_job");
+  if (!job || job.status === "failed") return null;
+  const text =
+    job.status === "cancelled"
+      ? "Cancelled. Nothing was written."
+      : `Done in ${format.duration(job.seconds)}${job.note ? `. ${job.note}` : ""}`;
+  return (
+    <p class="sl-job-end sl-muted" aria-live="polite">
+      {text}
+    </p>
+  );
+}
