@@ -128,6 +128,47 @@ def find_plane(adata: AnnData, vectors: NDArray[np.float32], basis: str | None) 
     return plane[:, :2].astype(np.float32), basis
 
 
+def umap_plane(vectors: NDArray[np.float32], *, n_neighbors: int = 15, seed: int = 0) -> NDArray[np.float32]:
+    """UMAP of the vectors (scanpy's), the same for the same vectors and seed.
+
+    Parameters
+    ----------
+    vectors
+        Shape (cells, width); a cell with NaN gets no place.
+    n_neighbors
+        Of the graph of neighbours.
+    seed
+        Of UMAP's start and sampling.
+
+    Returns
+    -------
+    Places, float32 (cells, 2); NaN where a cell has no vector.
+
+    Raises
+    ------
+    DataError
+        If fewer than three cells have a vector.
+    """
+    import warnings
+
+    import anndata as ad
+    import scanpy as sc
+
+    known = np.isfinite(vectors).all(axis=1)
+    n = int(known.sum())
+    if n < 3:
+        raise DataError(f"Only {n} cells have a vector; a layout needs at least three.")
+    work = ad.AnnData(np.zeros((n, 1), np.float32), obsm={"rep": vectors[known]})
+    with warnings.catch_warnings():
+        # umap tells that a fixed seed means one thread, which is what is wanted.
+        warnings.simplefilter("ignore")
+        sc.pp.neighbors(work, n_neighbors=min(n_neighbors, n - 1), use_rep="rep", random_state=seed)
+        sc.tl.umap(work, random_state=seed)
+    plane = np.full((len(vectors), 2), np.nan, dtype=np.float32)
+    plane[known] = work.obsm["X_umap"]
+    return plane
+
+
 def principal_plane(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """First two principal components of the vectors; NaN where a cell has none."""
     from sklearn.decomposition import PCA

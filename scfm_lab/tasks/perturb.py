@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -240,6 +241,22 @@ class Perturber:
         table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy(dtype=float))
         table["verdict"] = [_verdict(row) for row in table.itertuples()]
         return replace(result, table=table, has_null=True)
+
+    def regrouped(self, adata: AnnData, *, groupby: str | None, basis: str | None) -> Perturber:
+        """The same cells and model with other groups or another plane; nothing is encoded again.
+
+        Parameters
+        ----------
+        adata
+            The one this was made from.
+        groupby, basis
+            As for :func:`perturb`.
+        """
+        other = copy(self)
+        other.groups, other.groupby = _labels(adata, groupby, "The group column"), groupby
+        plane, name = find_plane(adata, self.baseline, basis)
+        other.projector = Projector(self.baseline, plane, basis=name)
+        return other
 
     # --- the inner steps, which the null uses too ----------------------------------------
 
