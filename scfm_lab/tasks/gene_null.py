@@ -17,7 +17,7 @@ from scfm_lab.evaluation.nulls import (
     features,
     test_against_null,
 )
-from scfm_lab.tasks.perturb_result import ALL, group_rows
+from scfm_lab.tasks.perturb_result import group_rows
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -49,9 +49,13 @@ def gene_null(
     for group, rows in group_rows(lab.groups, len(lab.cells)):
         chosen = _subsample(rows, lab.cells.keys, max_cells)
         plans[group] = (chosen, *_null_sets(lab, targets, chosen, n_null))
-    wanted = {s for _, _, sets in plans.values() for s in sets}
-    rows = np.unique(np.concatenate([plan[0] for plan in plans.values()]))
-    shifts = _null_shifts(lab, doses, set_to, targets, sorted(wanted), rows, progress, cancel)
+    # Each null set is computed on the cells of the groups that it is a null for, once.
+    wanted: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
+    for chosen, _, sets in plans.values():
+        for one in sets:
+            wanted.setdefault(one, []).append(chosen)
+    work = {one: np.unique(np.concatenate(rows)) for one, rows in wanted.items()}
+    shifts = _null_shifts(lab, doses, set_to, targets, work, progress, cancel)
     return {group: _test(shift, targets, plan, shifts) for group, plan in plans.items()}
 
 
@@ -88,8 +92,7 @@ def _null_shifts(
     doses: Mapping[int, float],
     set_to: Mapping[int, float],
     targets: list[int],
-    sets: list[tuple[int, ...]],
-    rows: NDArray[np.int64],
+    work: dict[tuple[int, ...], NDArray[np.int64]],
     progress: bool | Callable[..., None],
     cancel: Any,
 ) -> dict[tuple[int, ...], NDArray[np.float32]]:
@@ -97,7 +100,7 @@ def _null_shifts(
     # The mean shift does not depend on the number of draws, only its noise does.
     draws = 2 if is_random(doses) or set_to else 1
     with as_progress(progress, "Comparable genes", unit="genes") as report:
-        for done, one in enumerate(sets):
+        for done, (one, rows) in enumerate(sorted(work.items())):
             if cancel is not None and cancel.is_set():
                 raise Cancelled("Stopped; nothing was written.")
             swap = dict(zip(targets, one, strict=True))
@@ -112,7 +115,7 @@ def _null_shifts(
             full[touched] = shift
             out[one] = full
             if report is not None:
-                report(done + 1, len(sets))
+                report(done + 1, len(work))
     return out
 
 
@@ -136,5 +139,3 @@ def _test(
         np.array([x[list(s)].mean(axis=0) for s in sets]),
     )
 
-
-__all__ = ["ALL", "gene_null"]

@@ -215,7 +215,7 @@ class Perturber:
         result: PerturbResult,
         *,
         n_null: int = 50,
-        max_cells: int = 400,
+        max_cells: int = 200,
         progress: bool | Callable[..., None] = False,
         cancel: Any = None,
     ) -> PerturbResult:
