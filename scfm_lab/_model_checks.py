@@ -83,9 +83,14 @@ class ModelChecks:
     # --- what is looked at -------------------------------------------------------------
 
     @cached_property
-    def adata(self) -> AnnData:
-        """The cells to check on; every one of them holds counts of genes that the model knows."""
+    def pristine(self) -> AnnData:
+        """The cells to check on, as no model has seen them; each holds counts of genes that the model knows."""
         return self._given if self._given is not None else drawn_cells(self.model)
+
+    @cached_property
+    def adata(self) -> AnnData:
+        """A copy that models are given."""
+        return self.pristine.copy()
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
@@ -169,8 +174,8 @@ class ModelChecks:
         return f"{n} cells × {width}"
 
     def input_unchanged(self) -> None:
-        adata = self.adata.copy()
-        keep = adata.copy()
+        keep = self.pristine
+        adata = keep.copy()
         self.embed(adata)
         if (adata.X != keep.X).nnz if hasattr(adata.X, "nnz") else not np.array_equal(adata.X, keep.X):
             raise Fault("X was changed")

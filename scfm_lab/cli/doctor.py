@@ -78,6 +78,7 @@ def examine() -> Iterator[Finding]:
         ("plugins", _plugins),
         ("models", _models),
         ("notebook", _notebook),
+        ("tutorial", _tutorial),
         ("browser", _browser),
     ):
         yield from _guarded(about, look)
@@ -199,12 +200,15 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _notebook() -> Iterator[Finding]:
-    from scfm_lab.cli.start import TUTORIAL, tutorials
-
     if util.find_spec("jupyterlab") is None:
         yield Finding("notebook", NOTE, "JupyterLab is not installed: pip install 'scfm-lab[lab]' for `scfm-lab lab`.")
     else:
         yield Finding("notebook", OK, f"JupyterLab {metadata.version('jupyterlab')}")
+
+
+def _tutorial() -> Iterator[Finding]:
+    from scfm_lab.cli.start import TUTORIAL, tutorials
+
     yield Finding("tutorial", OK, f"{tutorials() / TUTORIAL}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,8 @@ def whole(target: Path) -> Iterator[Path]:
         why = "the disk is full" if full else _reason(error)
         raise StorageError(f"{target} cannot be written: {why}; nothing was changed.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_h5ad(adata: AnnData, target: Path) -> None:

@@ -52,7 +52,7 @@ def progress_bar(wanted: bool | None, label: str) -> Iterator[Callable[..., None
         return
     from tqdm import tqdm
 
-    bar = tqdm(desc=label, file=sys.stderr, dynamic_ncols=True, leave=False)
+    bar = tqdm(desc=label, file=sys.stderr, dynamic_ncols=True)
 
     def show(done: int, total: int, note: str = "") -> None:
         if total != bar.total:

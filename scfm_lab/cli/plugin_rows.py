@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scfm_lab import _manifest
-from scfm_lab import plugins as catalogue_of
+from scfm_lab import plugins as known
 from scfm_lab.cli.output import say
 from scfm_lab.errors import PluginError, did_you_mean
 
@@ -25,7 +25,7 @@ def plugins() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def list_(as_json: bool) -> None:
     """List plugins, what they contribute, and their errors. Runs no plugin's code."""
-    catalogue = catalogue_of.discover()
+    catalogue = known.discover()
     say(_table(catalogue.plugins), {"plugins": [_row(catalogue, row) for row in catalogue.plugins]}, as_json=as_json)
 
 
@@ -55,7 +55,7 @@ def validate(context: click.Context, which: tuple[str, ...], as_json: bool) -> N
 
 def _reports(which: tuple[str, ...]) -> dict[str, list[str]]:
     """Give what is wrong with each plugin or manifest file that was asked for."""
-    catalogue = catalogue_of.discover()
+    catalogue = known.discover()
     names = [row.name for row in catalogue.plugins]
     reports: dict[str, list[str]] = {}
     for asked in which or dict.fromkeys(names):
@@ -80,13 +80,13 @@ def _problems(catalogue: Catalogue, name: str) -> list[str]:
     for row in catalogue.plugins:
         if row.name == name:
             problems.extend([*row.faults, *row.warnings])
-    for kind in catalogue_of.KINDS:
+    for kind in known.KINDS:
         for contribution in catalogue.contributions(kind):
             if contribution.plugin == name:
                 problem = _problem(contribution)
                 if problem:
                     problems.append(problem)
-    for of in ("doctor", *catalogue_of.KINDS):
+    for of in ("doctor", *known.KINDS):
         for check in catalogue.checks(of):
             if check.plugin == name:
                 try:
@@ -119,8 +119,7 @@ def _wanted(kind: str, found: Any) -> str | None:
 
 def _row(catalogue: Catalogue, row: Plugin) -> dict[str, Any]:
     mine = {
-        kind: [item.id for item in catalogue.contributions(kind) if item.plugin == row.name]
-        for kind in catalogue_of.KINDS
+        kind: [item.id for item in catalogue.contributions(kind) if item.plugin == row.name] for kind in known.KINDS
     }
     return {
         "name": row.name,
