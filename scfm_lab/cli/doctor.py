@@ -221,7 +221,7 @@ def _browser() -> Iterator[Finding]:
         yield Finding(
             "browser",
             NOTE,
-            "No browser is on this machine: `scfm-lab lab` prints an address to open elsewhere, and reports are files.",
+            "No browser can be opened from here: `scfm-lab lab` prints an address to open elsewhere, and reports are files.",
         )
     else:
-        yield Finding("browser", OK, "A browser is there; notebooks and reports open in it.")
+        yield Finding("browser", OK, "Notebooks and reports can be opened from here.")
