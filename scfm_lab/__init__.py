@@ -10,18 +10,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scfm_lab import datasets, evaluation
-    from scfm_lab.cells.audit import audit_genes
-    from scfm_lab.cells.cells import Cells
-    from scfm_lab.inference.hardware import Hardware, fits
-    from scfm_lab.inference.plan import plan
-    from scfm_lab.models.contract import Model, ModelSpec, States, Tokens
-    from scfm_lab.models.load import list_models, load_model
-    from scfm_lab.tasks.annotate import annotate
-    from scfm_lab.tasks.embed import embed
-    from scfm_lab.tasks.impute import impute
-    from scfm_lab.tasks.perturb import perturb
-    from scfm_lab.tasks.trajectory import trajectory
+    # "as" tells type checkers that the name is meant for users.
+    from scfm_lab import datasets as datasets
+    from scfm_lab import errors as errors
+    from scfm_lab import evaluation as evaluation
+    from scfm_lab import plugins as plugins
+    from scfm_lab.cells.audit import audit_genes as audit_genes
+    from scfm_lab.cells.cells import Cells as Cells
+    from scfm_lab.inference.hardware import Hardware as Hardware
+    from scfm_lab.inference.hardware import fits as fits
+    from scfm_lab.inference.plan import plan as plan
+    from scfm_lab.models.contract import Model as Model
+    from scfm_lab.models.contract import ModelSpec as ModelSpec
+    from scfm_lab.models.contract import States as States
+    from scfm_lab.models.contract import Tokens as Tokens
+    from scfm_lab.models.load import list_models as list_models
+    from scfm_lab.models.load import load_model as load_model
+    from scfm_lab.tasks.annotate import annotate as annotate
+    from scfm_lab.tasks.embed import embed as embed
+    from scfm_lab.tasks.impute import impute as impute
+    from scfm_lab.tasks.perturb import perturb as perturb
+    from scfm_lab.tasks.trajectory import trajectory as trajectory
 
 __version__ = "0.1.0"
 
