@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from scfm_lab.plugins import Contribution
+
 MIRROR_VARIABLE = "SCFM_DATA"
 
 
@@ -46,7 +48,7 @@ def load(name: str) -> Any:
     Parameters
     ----------
     name
-        One of :func:`list`; ``.h5ad`` may be left out.
+        One of :func:`list`, plugins' datasets by their id; ``.h5ad`` may be left out.
 
     Returns
     -------
@@ -68,8 +70,12 @@ def load(name: str) -> Any:
     known = catalogue()
     key = name.removesuffix(".h5ad")
     if key not in known:
+        contributed = _contributed()
+        if name in contributed:
+            return contributed[name].load()()
+        known_names = [*known, *contributed]
         raise DataError(
-            f"No dataset is called {name!r}; there are: {', '.join(known)}." + did_you_mean(key, known)
+            f"No dataset is called {name!r}; there are: {', '.join(known_names)}." + did_you_mean(key, known_names)
         )
     dataset = known[key]
     if dataset.name == "pbmc68k":
@@ -93,7 +99,26 @@ def list() -> pd.DataFrame:  # noqa: A001 - the name users type: sl.datasets.lis
         }
         for d in catalogue().values()
     ]
+    rows += [
+        {
+            "name": c.id,
+            "what": c.data.get("title", ""),
+            "kind": "cells",
+            "organism": c.data.get("organism", ""),
+            "accession": c.data.get("url", ""),
+            "licence": c.data.get("licence", ""),
+            "here": True,
+        }
+        for c in _contributed().values()
+    ]
     return pd.DataFrame(rows)
+
+
+def _contributed() -> dict[str, Contribution]:
+    """The datasets that plugins bring, by id."""
+    from scfm_lab.plugins import discover
+
+    return {c.id: c for c in discover().contributions("datasets")}
 
 
 @cache

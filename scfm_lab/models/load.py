@@ -186,8 +186,10 @@ def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Mode
             family = contribution.load()
             if adapter is None and not family.recognises(path):
                 continue
-        except ScfmError as error:
-            faults.append(str(error))
+        # One plugin that cannot even look at a path must not keep the others from opening it.
+        except Exception as error:  # noqa: BLE001
+            own = f"{contribution.id} cannot look at it ({type(error).__name__}: {error})."
+            faults.append(str(error) if isinstance(error, ScfmError) else own)
             continue
         model = family.open(path, **kwargs)
         model.path = path

@@ -14,7 +14,7 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab import plugins
-from scfm_lab.errors import GenesError, ModelError, PluginError
+from scfm_lab.errors import DataError, GenesError, ModelError, PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -326,6 +326,34 @@ def test_an_unknown_contribution_names_the_nearest_and_the_plugins_error(install
         plugins.discover(refresh=True).get("models", "my-fm.base")
     with pytest.raises(PluginError, match="no kind of contribution called 'colours'"):
         plugins.discover().contributions("colours")
+
+
+def test_a_plugins_dataset_loads_by_its_id(install, pbmc68k, tmp_path):
+    folder = install(HEAD + '[[datasets]]\nid = "my-fm.cells"\ntitle = "Ten cells"\nloader = "my_fm.data:cells"\n')
+    pbmc68k[:10].write_h5ad(folder / "cells.h5ad")
+    (folder / "data.py").write_text(
+        "def cells():\n    import anndata, pathlib\n"
+        "    return anndata.read_h5ad(pathlib.Path(__file__).with_name('cells.h5ad'))\n"
+    )
+    plugins.discover(refresh=True)
+    assert list(sl.datasets.load("my-fm.cells").obs_names) == list(pbmc68k.obs_names[:10])
+    listed = sl.datasets.list().set_index("name")
+    assert listed.loc["my-fm.cells", "what"] == "Ten cells"
+    with pytest.raises(DataError, match=r"Did you mean 'my-fm\.cells'"):
+        sl.datasets.load("my-fm.cell")
+
+
+def test_a_family_that_cannot_look_at_a_path_keeps_nobody_from_opening_it(install, example_plugins, tmp_path):
+    folder = install(HEAD.replace("my-fm", "aaa") + MODEL.replace("my-fm", "aaa"), distribution="aaa")
+    (folder / "model.py").write_text(
+        "from scfm_lab.models.contract import Model\n\n\nclass Base(Model):\n    family = 'x'\n"
+    )
+    plugins.discover(refresh=True)
+    (tmp_path / "mine.csv").write_text("module,gene\nt,CD3D\n")
+    assert sl.load_model(tmp_path / "mine.csv").spec.family == "gene-modules"
+    (tmp_path / "other.bin").write_bytes(b"?")
+    with pytest.raises(ModelError, match=r"of no family known here .* aaa\.base cannot look at it"):
+        sl.load_model(tmp_path / "other.bin")
 
 
 # --- the example plugins ---------------------------------------------------------------
