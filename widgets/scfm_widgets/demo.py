@@ -1,0 +1,232 @@
+"""``scfm-lab demo``: the whole main job on bundled cells, headless, and one report of it.
+
+It is here and not in ``scfm_lab`` because it needs the registry and the report, which lie above the science.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+import scfm_lab as sl
+from scfm_lab.cli.files import check_target
+from scfm_lab.cli.output import progress_bar, say
+from scfm_lab.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from scfm_lab.cells.audit import AuditResult
+    from scfm_lab.models.contract import Model
+    from scfm_lab.tasks.embed import EmbedResult
+    from scfm_lab.tasks.perturb_result import PerturbResult
+    from scfm_lab.tasks.trajectory import TrajectoryResult
+    from scfm_registry.version import Versions
+
+DATASET = "pbmc68k"
+LABELS = "cell_type"
+#: Parameter-free models that every other model has to stand above.
+FLOORS = ("pca", "sctop")
+#: Every fifth cell of each type is labelled from the others.
+HELD_OUT = 5
+STEPS = 7
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found.
+
+    Attributes
+    ----------
+    adata
+        The bundled cells, with everything that was written to them.
+    versions
+        The registry's models that can perturb.
+    model
+        The one that was picked, opened.
+    audit
+        What it sees of the cells.
+    embedding, perturbation, trajectory
+        Results of the tasks.
+    annotation
+        One row per model: model, accuracy, macro_f1, n_query, n_reference; on held-out cells.
+    seconds
+        Of each step.
+    """
+
+    adata: AnnData
+    versions: Versions
+    model: Model
+    audit: AuditResult
+    embedding: EmbedResult
+    annotation: pd.DataFrame
+    perturbation: PerturbResult
+    trajectory: TrajectoryResult
+    seconds: dict[str, float]
+
+    def verdict(self) -> str:
+        """Say in one sentence how the model stands against the floor on these cells."""
+        scores = self.annotation.set_index("model")["accuracy"]
+        floors = scores[[name for name in FLOORS if name != self.model.spec.name]]
+        own, floor, cells = scores[self.model.spec.name], floors.max(), int(self.annotation["n_query"].iloc[0])
+        difference = round((own - floor) * cells)
+        against = f"{self.model.spec.name} labels {abs(difference)} of {cells} cells"
+        if difference == 0:
+            return f"{self.model.spec.name} is level with the floor, {floors.idxmax()}."
+        if difference < 0:
+            return f"{against} fewer rightly than {floors.idxmax()}: on these cells it is below its floor."
+        return f"{against} more rightly than the floor, {floors.idxmax()}."
+
+    def summary(self) -> str:
+        """Put what was found on half a page of text."""
+        scores = [
+            f"{row.model:<8}  accuracy {row.accuracy:.2f}   macro F1 {row.macro_f1:.2f}"
+            for row in self.annotation.itertuples()
+        ]
+        first = self.annotation.iloc[0]
+        parts = {
+            "Models in the registry": "\n".join(str(item) for item in self.versions),
+            "Embedding": self.embedding.summary(),
+            f"Cell types of {first.n_query} held-out cells, from the other {first.n_reference}": "\n".join(
+                [*scores, self.verdict()]
+            ),
+            "Knockout": self.perturbation.summary(),
+            "Trajectory": self.trajectory.summary(),
+        }
+        return "\n\n".join(f"{title}\n{_indented(text)}" for title, text in parts.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the same as plain values."""
+        return {
+            "models": [item.reference for item in self.versions],
+            "model": self.model.version,
+            "audit": self.audit.to_json(),
+            "annotation": self.annotation.to_dict(orient="records"),
+            "verdict": self.verdict(),
+            "perturbation": self.perturbation.to_json(),
+            "trajectory": self.trajectory.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab demo\n  scfm-lab demo --model pca --gene LYZ --out lyz.html",
+)
+@click.option("--out", default="scfm-lab-report.html", show_default=True, metavar="FILE", help="Where the report goes.")
+@click.option("--model", default="starter", show_default=True, help="Which of the registry's models to use.")
+@click.option("--gene", default="CD3D", show_default=True, help="The gene to knock out.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show bars [default: when a terminal is there]; steps are always told."
+)
+def demo(out: str, model: str, gene: str, seed: int, as_json: bool, progress: bool | None) -> None:
+    """Run the whole main job on bundled cells and write an HTML report.
+
+    700 real blood cells: a model is picked from the registry, every cell gets its vector, held-out cells get their type
+    beside what the parameter-free floors say, a gene is knocked out beside its null, and a trajectory is inferred. The
+    report is one file that opens with no network.
+    """
+    target = check_target(out, (".html", ".htm"), ())
+    found = run(model, gene, seed=seed, bars=progress)
+    with _step(STEPS, "the report", found.seconds):
+        write_report(found, target)
+    say(f"\n{found.summary()}\n\nThe report is {target}; open it in any browser.", {**found.to_json(), "report": str(target)}, as_json=as_json)
+
+
+def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool | None = None) -> Demo:
+    """Do the main job on the bundled cells.
+
+    Parameters
+    ----------
+    name
+        One of the registry's models.
+    gene
+        The gene to knock out.
+    seed
+        Of every random draw.
+    bars
+        Whether to draw progress bars; ``None``: in a terminal.
+
+    Raises
+    ------
+    ModelError, GenesError
+        The model or the gene is unknown.
+    """
+    from scfm_registry import Registry
+
+    seconds: dict[str, float] = {}
+    with _step(1, "the registry and its models", seconds):
+        registry = Registry()
+        versions = registry.search(can="perturb", fits="this machine")
+        model = registry.load(name)
+    with _step(2, "700 blood cells", seconds):
+        adata = sl.datasets.load(DATASET)
+        if gene not in adata.var_names:
+            raise DataError(f"The bundled cells have no gene {gene!r}." + did_you_mean(gene, adata.var_names))
+        audit = sl.audit_genes(adata, model, groupby=LABELS)
+    with _step(3, f"every cell's vector, by {model.spec.name}", seconds), progress_bar(bars, "cells") as bar:
+        embedding = sl.embed(adata, model, seed=seed, progress=bar or False)
+    with _step(4, "the type of held-out cells, beside the floors", seconds):
+        annotation = _annotations(registry, adata, model, seed)
+    with _step(5, f"{gene} knocked out, and comparable genes", seconds), progress_bar(bars, "genes") as bar:
+        perturbation = sl.perturb(adata, model, {gene: 0.0}, groupby=LABELS, seed=seed, progress=bar or False)
+        perturbation.write(adata)
+    with _step(6, "a trajectory", seconds):
+        trajectory = sl.trajectory(adata, use_rep=embedding.key, root="CD34+", groupby=LABELS, seed=seed)
+    return Demo(adata, versions, model, audit, embedding, annotation, perturbation, trajectory, seconds)
+
+
+def write_report(found: Demo, target: Path) -> None:
+    """Write what was found as one page that needs nothing beside it.
+
+    Parameters
+    ----------
+    found
+        From :func:`run`.
+    target
+        The file.
+    """
+
+
+def _annotations(registry: Any, adata: AnnData, model: Model, seed: int) -> pd.DataFrame:
+    """Label every fifth cell of each type from the others, with the model and with the floors."""
+    import pandas as pd
+
+    held = held_out(adata.obs[LABELS])
+    rows = []
+    for name in dict.fromkeys((model.spec.name, *FLOORS)):
+        one = model if name == model.spec.name else registry.load(name)
+        query, reference = adata[held].copy(), adata[~held].copy()
+        result = sl.annotate(query, reference, model=one, labels_key=LABELS, seed=seed, progress=False)
+        rows.append({"model": name, **(result.scores or {}), "n_query": query.n_obs, "n_reference": reference.n_obs})
+    return pd.DataFrame(rows)
+
+
+def held_out(labels: pd.Series) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Mark every fifth cell of each label, in file order; a label with fewer than five cells has none."""
+    place = labels.groupby(labels, observed=True).cumcount().to_numpy()
+    return np.asarray(place % HELD_OUT == HELD_OUT - 1)
+
+
+@contextmanager
+def _step(number: int, what: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Tell on standard error what is being done and how long it took."""
+    click.echo(f"[{number}/{STEPS}] {what} …", err=True)
+    started = time.perf_counter()
+    yield
+    seconds[what] = round(time.perf_counter() - started, 2)
+    click.echo(f"      {seconds[what]:.1f} s", err=True)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
