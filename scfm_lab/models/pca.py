@@ -84,7 +84,7 @@ class PCA(BasisModel):
         components = self.components if measured is None else self.components[:, measured]
         return summed - (components @ mean).to(summed), None
 
-    def fit(self, reference: AnnData, *, n_components: int = 50, n_genes: int = 4000, layer: str | None = None) -> PCA:
+    def fit(self, reference: AnnData, *, n_components: int = 50, n_genes: int | None = None, layer: str | None = None) -> PCA:
         """A PCA with a basis fitted to a reference.
 
         Parameters
@@ -94,7 +94,8 @@ class PCA(BasisModel):
         n_components
             Length of a cell's vector.
         n_genes
-            The most variable genes (scanpy's ``seurat`` flavour) that enter the fit.
+            Only the most variable genes (scanpy's ``seurat`` flavour) enter the fit; None: all that
+            are seen in three cells or more.
 
         Raises
         ------
@@ -123,7 +124,7 @@ def log_normalised(counts: csr_matrix, total: np.ndarray) -> csr_matrix:
 
 
 def fit_components(
-    cells: Cells, *, n_components: int = 50, n_genes: int = 4000
+    cells: Cells, *, n_components: int = 50, n_genes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, Vocabulary]:
     """Components (float32, components × genes), mean (float32) and vocabulary fitted to cells."""
     import anndata as ad
@@ -140,7 +141,7 @@ def fit_components(
             f"in at least three of them; use n_components below {limit}."
         )
     x = log_normalised(cells.counts[:, expressed], cells.total)
-    if len(expressed) > n_genes:
+    if n_genes is not None and len(expressed) > n_genes:
         chosen = sc.pp.highly_variable_genes(ad.AnnData(x), n_top_genes=n_genes, inplace=False)
         keep = np.flatnonzero(chosen["highly_variable"].to_numpy())
         x, expressed = x[:, keep], expressed[keep]

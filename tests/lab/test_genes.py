@@ -1,0 +1,120 @@
+"""Gene identifiers find their place in a model's vocabulary, and what is lost is told in UMIs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.cells.cells import Cells
+from scfm_lab.cells.genes import Genes, Vocabulary
+from scfm_lab.errors import DataError, GenesError
+
+
+def _vocabulary() -> Vocabulary:
+    return Vocabulary(
+        symbols=np.array(["CD3D", "LYZ", "H2AZ1", "PTPRC"], dtype=object),
+        ensembl=np.array(["ENSG00000167286", "ENSG00000090382", "ENSG00000164032", "ENSG00000081237"], dtype=object),
+        mouse_symbols=np.array(["Cd3d", "Lyz2", "", "Ptprc"], dtype=object),
+        mouse_ensembl=np.array(["ENSMUSG00000032094", "", "", "ENSMUSG00000026395"], dtype=object),
+        aliases={"H2AFZ": 2, "CD45": 3},
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["CD3D", "LYZ"], {0: 0, 1: 1}),
+        (["ENSG00000167286", "ENSG00000090382.14"], {0: 0, 1: 1}),
+        (["H2AFZ", "CD45", "NOT_A_GENE"], {0: 2, 1: 3}),
+        (["cd3d", "CD3D", "Lyz", "PTPRC", "H2AZ1", "MS4A1"], {0: 0, 1: 0, 2: 1, 3: 3, 4: 2}),
+    ],
+    ids=["symbols", "ensembl-with-and-without-version", "aliases", "case-and-duplicates"],
+)
+def test_human_identifiers(names, expected):
+    match = _vocabulary().match(Genes.from_var(pd.DataFrame(index=names), organism="human"))
+    assert dict(zip(match.columns.tolist(), match.ids.tolist(), strict=True)) == expected
+
+
+def test_mouse_genes_go_through_one_to_one_orthologs_only():
+    genes = Genes.from_var(pd.DataFrame(index=["Cd3d", "Lyz2", "Lyz1", "H2az1", "Ptprc"]))
+    assert genes.organism == "mouse"
+    match = _vocabulary().match(genes)
+    # H2az1 has no one-to-one ortholog here: an upper-cased name would have matched it.
+    assert dict(zip(match.columns.tolist(), match.ids.tolist(), strict=True)) == {0: 0, 1: 1, 4: 3}
+    assert match.how["ortholog"] == 3
+
+
+def test_an_ensembl_id_decides_over_a_symbol():
+    var = pd.DataFrame({"ensembl_id": ["ENSG00000090382"]}, index=["CD3D"])
+    match = _vocabulary().match(Genes.from_var(var))
+    assert match.ids.tolist() == [1]
+
+
+def test_columns_of_one_gene_are_summed(pbmc68k):
+    model = sl.load_model("pca")
+    whole = sl.embed(pbmc68k, model, progress=False, copy=True).vectors
+    halves = pbmc68k[:, :].copy()
+    half = halves.X.copy()
+    half.data = np.floor(half.data / 2)
+    rest = halves.X - half
+    from scipy import sparse
+
+    split = sl.Cells.from_anndata(pbmc68k)
+    import anndata as ad
+
+    var = pd.concat([pbmc68k.var, pbmc68k.var.rename(index=lambda n: n + "-copy")])
+    doubled = ad.AnnData(sparse.hstack([half, rest]).tocsr(), obs=pbmc68k.obs, var=var)
+    result = sl.embed(doubled, model, progress=False)
+    np.testing.assert_allclose(result.vectors, whole, atol=1e-5)
+    assert result.audit.doubled > 300
+    assert len(split) == 700
+
+
+def test_a_typo_gets_the_nearest_name(pbmc68k):
+    genes = Cells.from_anndata(pbmc68k).genes
+    assert genes.names[genes.find("CD3D")] == "CD3D"
+    assert genes.names[genes.find("ENSG00000167286.9")] == "CD3D"
+    with pytest.raises(GenesError, match="Did you mean 'CD79A'"):
+        genes.find("CD79AA")
+
+
+def test_the_audit_counts_umis_and_not_names(pbmc68k):
+    model = sl.load_model("pca")
+    audit = sl.audit_genes(pbmc68k, model, groupby="cell_type")
+    known = pbmc68k.X[:, model.match(Cells.from_anndata(pbmc68k).genes).columns].sum()
+    assert audit.umi_share_lost == pytest.approx(1 - known / pbmc68k.X.sum(), abs=1e-9)
+    groups = audit.table.set_index("group")
+    assert set(groups.index) == {"all", *pbmc68k.obs["cell_type"]}
+    weighted = (groups["umi_share_lost"] * groups["umis"]).drop("all").sum() / groups.loc["all", "umis"]
+    assert weighted == pytest.approx(audit.umi_share_lost)
+    # What is lost most stands first, with its share of all UMIs.
+    assert audit.lost["umis"].is_monotonic_decreasing
+    assert audit.lost["share"].sum() <= audit.umi_share_lost + 1e-9
+
+
+def test_no_known_gene_is_an_error_that_tells_what_the_model_wants(pbmc68k):
+    pbmc68k.var_names = [f"gene{i}" for i in range(765)]
+    pbmc68k.var = pbmc68k.var[[]]
+    with pytest.raises(GenesError, match=r"None of the 765 genes \(such as gene0.*is known to pca"):
+        sl.embed(pbmc68k, "pca", progress=False)
+    assert "X_pca" not in pbmc68k.obsm
+
+
+def test_a_cell_without_known_genes_is_nan_and_counted(pbmc68k):
+    model = sl.load_model("pca")
+    known = model.match(Cells.from_anndata(pbmc68k).genes).columns
+    x = pbmc68k.X.tolil()
+    x[10, known] = 0
+    pbmc68k.X = x.tocsr()
+    result = sl.embed(pbmc68k, model, progress=False)
+    assert np.isnan(result.vectors[10]).all()
+    assert np.isfinite(np.delete(result.vectors, 10, axis=0)).all()
+    assert result.audit.cells_without_genes == 1
+    assert "1 cells have no known gene" in result.summary()
+
+
+def test_a_missing_group_column_is_named(pbmc68k):
+    with pytest.raises(DataError, match="Did you mean 'cell_type'"):
+        sl.audit_genes(pbmc68k, "pca", groupby="celltype")

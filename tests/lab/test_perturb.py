@@ -1,0 +1,212 @@
+"""Perturbations: exact where nothing changes, monotone in the dose, and never without their null."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import Cancelled, DataError, GenesError
+from scfm_lab.tasks.perturb import MIN_CHANGED, Perturber
+
+
+@pytest.fixture(scope="module")
+def small():
+    adata = sl.datasets.load("pbmc68k")
+    return adata[adata.obs["cell_type"].isin(["CD14+ Monocyte", "CD19+ B", "CD56+ NK"])].copy()
+
+
+@pytest.mark.parametrize("name", ["pca", "sctop", "starter"])
+def test_a_knockout_moves_the_cells_that_express_the_gene_and_no_other(small, name):
+    result = sl.perturb(small, name, {"CD79A": 0.0}, null=False, progress=False)
+    expressed = small[:, "CD79A"].X.toarray().ravel() > 0
+    np.testing.assert_array_equal(result.changed, expressed)
+    np.testing.assert_array_equal(result.perturbed[~expressed], result.baseline[~expressed])
+    assert (result.shift[~expressed] == 0).all()
+    assert (result.shift[expressed] > 0).all()
+    np.testing.assert_allclose(
+        result.shift, np.linalg.norm(result.perturbed - result.baseline, axis=1), rtol=1e-4, atol=1e-6
+    )
+    assert result.n_expressing == expressed.sum()
+
+
+@pytest.mark.parametrize("name", ["pca", "starter"])
+def test_dose_1_changes_nothing_and_the_effect_grows_away_from_it(small, name):
+    lab = Perturber(small, name)
+    effect = {d: lab.run({"LYZ": d}).table["effect"][0] for d in (0.0, 0.3, 0.7, 1.0, 1.5, 2.0)}
+    assert effect[1.0] == 0
+    assert effect[0.0] > effect[0.3] > effect[0.7] > 0
+    assert effect[2.0] > effect[1.5] > 0
+
+
+def test_a_knockout_is_the_model_run_on_cells_without_the_gene(small):
+    model = sl.load_model("starter")
+    result = sl.perturb(small, model, {"CD74": 0.0}, null=False, progress=False)
+    without = small.copy()
+    x = without.X.tolil()
+    x[:, without.var_names.get_loc("CD74")] = 0
+    without.X = x.tocsr()
+    expected = sl.embed(without, model, progress=False).vectors
+    np.testing.assert_allclose(result.perturbed, expected, atol=1e-5)
+
+
+def test_the_table_tells_groups_counts_and_null(small):
+    result = sl.perturb(small, "pca", {"CD79A": 0.0}, groupby="cell_type", n_null=30, progress=False)
+    table = result.table.set_index("group")
+    assert list(table.index) == ["all", "CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
+    for group in table.index[1:]:
+        mask = (small.obs["cell_type"] == group).to_numpy()
+        assert table.loc[group, "n_cells"] == mask.sum()
+        assert table.loc[group, "effect"] == pytest.approx(result.shift[mask].mean(), rel=1e-5)
+        assert table.loc[group, "n_expressing"] == result.changed[mask].sum()
+    tested = table[np.isfinite(table["p_value"])]
+    assert (tested["p_value"] >= 1 / (tested["n_null"] + 1) - 1e-12).all()
+    assert (tested["n_null"] <= 30).all()
+    assert (tested["null_low"] < tested["null_high"]).all()
+    assert (tested["q_value"] >= tested["p_value"] - 1e-12).all()
+    few = table[table["n_changed"] < MIN_CHANGED]
+    assert few["p_value"].isna().all()
+    assert {"gene", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells"} <= set(result.table)
+
+
+def test_a_gene_without_comparable_ones_gets_no_p(small):
+    adata = small.copy()
+    x = adata.X.tolil()
+    x[:, adata.var_names.get_loc("CD79A")] = 900
+    adata.X = x.tocsr()
+    adata.obs["total_counts_all_genes"] += 900
+    result = sl.perturb(adata, "pca", {"CD79A": 0.0}, progress=False)
+    assert result.table["verdict"][0] == "no valid null"
+    assert np.isnan(result.table["p_value"][0])
+    assert "no valid null" in result.summary()
+
+
+def test_null_genes_are_given_the_same_dose_on_the_same_cells(small):
+    lab = Perturber(small, "pca")
+    result = lab.with_null(lab.run({"CD79A": 0.0}), n_null=20, max_cells=1000)
+    row = result.table.iloc[0]
+    # The null's mean must look like what single genes of that expression do.
+    from scfm_lab.evaluation.nulls import comparable_genes, features
+
+    f = features(lab.cells.counts, lab.cells.total)
+    g = lab.cells.genes.find("CD79A")
+    candidates = lab.known.copy()
+    candidates[g] = False
+    genes = comparable_genes(f, g, candidates=candidates, n=20)
+    effects = []
+    for gene in genes:
+        rows, _, shift = lab.effects({int(gene): 0.0}, {})
+        effects.append(shift.sum() / len(small))
+    assert min(effects) < row["null_mean"] < max(effects)
+    assert row["n_null"] == 20
+
+
+def test_random_doses_repeat_and_draws_reduce_noise(small):
+    lab = Perturber(small, "pca", seed=3)
+    first, second = lab.run({"LYZ": 0.5}), lab.run({"LYZ": 0.5})
+    assert first.perturbed.tobytes() == second.perturbed.tobytes()
+    other = Perturber(small, "pca", seed=4).run({"LYZ": 0.5})
+    assert (other.perturbed != first.perturbed).any()
+    reference = lab.run({"LYZ": 0.5}, n_draws=64).perturbed
+    few, many = (np.abs(lab.run({"LYZ": 0.5}, n_draws=n).perturbed - reference).mean() for n in (1, 16))
+    assert many < few / 2
+
+
+def test_cells_move_alike_in_company_and_alone(small):
+    whole = Perturber(small, "starter").run({"LYZ": 0.5}, n_draws=2)
+    rows = np.random.default_rng(0).permutation(small.n_obs)[:60]
+    part = Perturber(small[rows].copy(), "starter").run({"LYZ": 0.5}, n_draws=2)
+    effect_whole = (whole.perturbed - whole.baseline)[rows]
+    np.testing.assert_allclose(part.perturbed - part.baseline, effect_whole, atol=1e-5)
+
+
+def test_several_genes_are_changed_together(small):
+    lab = Perturber(small, "pca")
+    both = lab.run({"CD79A": 0.0, "LYZ": 0.0})
+    one, other = lab.run({"CD79A": 0.0}), lab.run({"LYZ": 0.0})
+    # PCA is linear, so that effects on the vectors add up.
+    np.testing.assert_allclose(
+        both.perturbed - both.baseline,
+        (one.perturbed - one.baseline) + (other.perturbed - other.baseline),
+        atol=1e-4,
+    )
+    assert both.gene == "CD79A+LYZ" or both.gene == "LYZ+CD79A"
+    with_null = lab.with_null(both, n_null=20)
+    assert with_null.has_null
+
+
+def test_the_base_layout_stays_and_unchanged_cells_do_not_move(small):
+    result = sl.perturb(small, "starter", {"CD79A": 0.0}, null=False, progress=False)
+    layout = result.layout
+    np.testing.assert_allclose(layout.before, small.obsm["X_umap"], rtol=1e-6)
+    assert (layout.after[~result.changed] == layout.before[~result.changed]).all()
+    assert (layout.moved[result.changed] > 0).any()
+    assert layout.basis == "X_umap"
+    assert np.isfinite(layout.error).all()
+    assert np.median(layout.error) < np.ptp(layout.before, axis=0).max() / 10
+
+
+def test_samples_give_an_interval_over_donors_not_cells(small):
+    small = small.copy()
+    small.obs["donor"] = [f"d{i % 4}" for i in range(small.n_obs)]
+    result = sl.perturb(small, "pca", {"LYZ": 0.0}, sample_key="donor", null=False, progress=False)
+    means = np.array([result.shift[(small.obs["donor"] == d).to_numpy()].mean() for d in ("d0", "d1", "d2", "d3")])
+    from scipy import stats
+
+    half = stats.t.ppf(0.975, 3) * means.std(ddof=1) / 2
+    row = result.table.iloc[0]
+    assert row["n_samples"] == 4
+    assert row["effect_low"] == pytest.approx(means.mean() - half, rel=1e-5)
+    assert row["effect_high"] == pytest.approx(means.mean() + half, rel=1e-5)
+
+
+def test_write_adds_shift_and_vectors_with_provenance(small):
+    adata = small.copy()
+    result = sl.perturb(adata, "pca", {"LYZ": 0.0}, null=False, progress=False)
+    assert set(adata.obs) == set(small.obs)
+    result.write(adata)
+    np.testing.assert_array_equal(adata.obs["shift_pca_LYZ"], result.shift)
+    assert adata.uns["scfm"]["shift_pca_LYZ"]["doses"]["LYZ"] == 0.0
+    assert adata.obsm["X_pca_LYZ"].shape == result.perturbed.shape
+
+
+def test_cancelling_the_null(small):
+    stop = threading.Event()
+    lab = Perturber(small, "pca")
+    result = lab.run({"LYZ": 0.0})
+
+    def progress(done, total):
+        if done == 3:
+            stop.set()
+
+    with pytest.raises(Cancelled):
+        lab.with_null(result, progress=progress, cancel=stop)
+    assert not result.has_null
+
+
+@pytest.mark.parametrize(
+    ("doses", "kwargs", "error", "words"),
+    [
+        ({"CD3DD": 0.0}, {}, GenesError, "Did you mean 'CD3D'"),
+        ({"CD3D": -1.0}, {}, DataError, "dose of CD3D is -1"),
+        ({}, {}, DataError, "No gene was named"),
+        ({"CD3D": 0.0}, {"groupby": "celltype"}, DataError, "Did you mean 'cell_type'"),
+        ({"CD3D": 0.0}, {"n_draws": 0}, DataError, "n_draws"),
+        ({"CD3D": 0.0, "ENSG00000167286": 1.0}, {}, GenesError, "the same gene"),
+        ({"CD3D": 0.0}, {"basis": "X_tsne"}, DataError, "obsm has no 'X_tsne'"),
+    ],
+)
+def test_bad_questions_are_answered_in_words(small, doses, kwargs, error, words):
+    with pytest.raises(error, match=words):
+        sl.perturb(small, "pca", doses, progress=False, **kwargs)
+
+
+def test_a_gene_that_the_model_does_not_know_is_told(small):
+    adata = small.copy()
+    adata.var_names = ["NOVEL1", *adata.var_names[1:]]
+    adata.var["gene_symbol"] = adata.var_names
+    adata.var["ensembl_id"] = ["", *adata.var["ensembl_id"][1:]]
+    with pytest.raises(GenesError, match="pca does not know 'NOVEL1'"):
+        sl.perturb(adata, "pca", {"NOVEL1": 0.0}, progress=False)
