@@ -145,6 +145,7 @@ class Starter(Model):
 
     def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
         ids, values, mask = self._inputs(batch)
+        measured = self._measured(batch)
         n_layers = self.spec.layers
         hidden_layer = -1 if request.hidden_layer is None else request.hidden_layer
         if not -n_layers - 1 <= hidden_layer <= n_layers:
@@ -156,8 +157,11 @@ class Starter(Model):
             raise ModelError(f"starter pools by 'cls' or 'mean', not {pooling!r}.")
         last = hidden_layer in (-1, n_layers)
         if last and pooling == "cls" and not request.genes:
-            return self.net.encode_cell(ids, values, mask), None
-        states = self.net(ids, values, mask) if last else self.net.hidden(ids, values, mask)[hidden_layer]
+            return self.net.encode_cell(ids, values, mask, measured), None
+        if last:
+            states = self.net(ids, values, mask, measured=measured)
+        else:
+            states = self.net.hidden(ids, values, mask, measured)[hidden_layer]
         genes = states[:, 1:]
         if pooling == "mean":
             weights = mask[:, 1:, None].to(genes)
@@ -178,6 +182,16 @@ class Starter(Model):
         values = torch.nn.functional.pad(batch.padded(batch.values.to(dtype)), (1, 0))
         mask = torch.nn.functional.pad(batch.mask(), (1, 0), value=True)
         return ids, values, mask
+
+    def _measured(self, batch: Batch) -> torch.Tensor | None:
+        """Bool (vocabulary,): genes that the dataset measures; None: all."""
+        import torch
+
+        if batch.tokens is None or batch.tokens.measured is None:
+            return None
+        measured = torch.zeros(len(self.vocabulary), dtype=torch.bool, device=batch.ids.device)
+        measured[torch.as_tensor(batch.tokens.measured, device=batch.ids.device)] = True
+        return measured
 
     def gene_embeddings(self) -> pd.DataFrame:
         """Embedding of each gene's token, float32, genes × width (index: symbol, or Ensembl id)."""
@@ -205,7 +219,7 @@ class Starter(Model):
         for row in range(len(tokens)):
             batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
             with torch.inference_mode():
-                weights = self.net.attention(*self._inputs(batch), hidden_layer % n)
+                weights = self.net.attention(*self._inputs(batch), hidden_layer % n, self._measured(batch))
             out.append(weights[0].float().cpu().numpy())
         return out
 

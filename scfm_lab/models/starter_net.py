@@ -1,10 +1,11 @@
 """The network of ``starter``: a small transformer over the genes that a cell expresses.
 
 A cell is a ``<cls>`` token and one token per expressed gene, in no order: the gene's
-embedding, scaled and shifted by its expression. ``<cls>`` starts from the
-expression-weighted sum of the gene embeddings and gathers from the tokens in every layer;
-its last state is the cell's vector, from which a bilinear decoder reads the expected counts
-of every gene, seen or not.
+embedding, scaled and shifted by its expression. ``<cls>`` starts from what the cell
+expresses above and below the mean of the training cells, summed over the gene embeddings of
+all genes that are measured, and gathers from the tokens in every layer; its last state is
+the cell's vector, from which a bilinear decoder reads the expected counts of every gene,
+measured or not.
 
 *Query* tokens ask for a gene whose value is hidden. They read the cell and nobody reads
 them, so that asking changes nothing about the cell.
@@ -104,8 +105,9 @@ class StarterNet(nn.Module):
         self.embedding = nn.Embedding(n_genes + 1, width)
         self.values = ValueEncoder(width, int(config["value_hidden"]))
         self.hidden_value = nn.Parameter(torch.zeros(width))
-        self.pool_norm = nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("variance", torch.ones(n_genes))
         self.blocks = nn.ModuleList(
             Block(width, int(config["heads"]), int(config["ffn"])) for _ in range(int(config["layers"]))
         )
@@ -115,7 +117,28 @@ class StarterNet(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_genes))
         self.token_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
-    def tokens(self, ids: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def expected(self, measured: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What an average cell adds up to over the measured genes, and how much cells vary there.
+
+        Parameters
+        ----------
+        measured
+            bool [V] or [B, V]: genes that could have been seen; None for all.
+
+        Returns
+        -------
+        sum, spread
+            float32 [width] and [1], or [B, width] and [B, 1].
+        """
+        if measured is None:
+            measured = torch.ones_like(self.mean, dtype=torch.bool)
+        there = measured.to(self.mean.dtype)
+        total = (there * self.mean) @ self.gene_table()
+        return total, (there @ self.variance.unsqueeze(-1)).clamp_min(1e-6).sqrt()
+
+    def tokens(
+        self, ids: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None, measured: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What enters the first layer [B, L, width], and the mask of readable tokens [B, 1, 1, L]."""
         readable = mask if query is None else mask & ~query
         genes = self.embedding(ids)
@@ -123,15 +146,14 @@ class StarterNet(nn.Module):
         told = genes * (1 + scale) + shift
         if query is not None:
             told = torch.where(query.unsqueeze(-1), genes + self.hidden_value, told)
-        # <cls>: the cell as a bag of genes, of unit length so that a panel of few genes looks like one of many.
-        weight = values * readable
-        weight = torch.cat([torch.zeros_like(weight[:, :1]), weight[:, 1:]], dim=1)
-        weight = weight / weight.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()
-        bag = torch.einsum("bl,bld->bd", weight, genes)
-        first = genes[:, 0] + self.pool(self.pool_norm(bag))
+        expressed = torch.einsum("bl,bld->bd", (values * readable)[:, 1:], genes[:, 1:])
+        expected, spread = self.expected(measured)
+        first = genes[:, 0] + self.pool((expressed - expected) / spread)
         return torch.cat([first.unsqueeze(1), told[:, 1:]], dim=1), readable[:, None, None, :]
 
-    def forward(self, ids: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None, measured: Tensor | None = None
+    ) -> Tensor:
         """States of all tokens after the last layer and its norm.
 
         Parameters
@@ -145,19 +167,22 @@ class StarterNet(nn.Module):
             bool [B, L]; False at padding.
         query
             bool [B, L]; True where the value is hidden and asked for; None if nowhere.
+        measured
+            bool [V] or [B, V]; genes that the dataset could have seen, in the order of the vocabulary;
+            None for all. It tells a gene that was not measured from one that was not expressed.
 
         Returns
         -------
         Tensor, float32 [B, L, width]
         """
-        states, keys = self.tokens(ids, values, mask, query)
+        states, keys = self.tokens(ids, values, mask, query, measured)
         for block in self.blocks:
             states = block(states, keys)
         return self.norm(states)
 
-    def hidden(self, ids: Tensor, values: Tensor, mask: Tensor) -> list[Tensor]:
+    def hidden(self, ids: Tensor, values: Tensor, mask: Tensor, measured: Tensor | None = None) -> list[Tensor]:
         """States entering the first layer and after each layer, [B, L, width] each, not normed."""
-        states, keys = self.tokens(ids, values, mask)
+        states, keys = self.tokens(ids, values, mask, measured=measured)
         out = [states]
         for block in self.blocks:
             states = block(states, keys)
@@ -168,21 +193,23 @@ class StarterNet(nn.Module):
         """The cell's vector [B, width]: the normed state of ``<cls>``."""
         return states[:, 0]
 
-    def encode_cell(self, ids: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def encode_cell(self, ids: Tensor, values: Tensor, mask: Tensor, measured: Tensor | None = None) -> Tensor:
         """The cell's vector [B, width] alone.
 
         Equals ``embed_cell(forward(...))``, but the last layer is computed for ``<cls>`` only, which
         saves a good part of the work.
         """
-        states, keys = self.tokens(ids, values, mask)
+        states, keys = self.tokens(ids, values, mask, measured=measured)
         for block in self.blocks[:-1]:
             states = block(states, keys)
         states = self.blocks[-1](states, keys, readers=1)
         return self.norm(states[:, 0])
 
-    def attention(self, ids: Tensor, values: Tensor, mask: Tensor, layer: int) -> Tensor:
+    def attention(
+        self, ids: Tensor, values: Tensor, mask: Tensor, layer: int, measured: Tensor | None = None
+    ) -> Tensor:
         """Attention weights [B, heads, L, L] of a layer; row = reader, column = token read."""
-        states, keys = self.tokens(ids, values, mask)
+        states, keys = self.tokens(ids, values, mask, measured=measured)
         for block in self.blocks[:layer]:
             states = block(states, keys)
         return self.blocks[layer].attention(states, keys)

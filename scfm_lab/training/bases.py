@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 HUMAN_SETS = tuple(name for name in corpus.TRAINING_SETS if name != "mouse_brain_merfish_1000")
 LABELLED_SETS = ("pbmc3k_raw", "celllines_3x2tech_mixology")
 UNLABELLED = "unlabelled"
-COMPONENTS, VARIABLE_GENES = 50, 8000
+#: More genes than there are: a reduced panel then still meets most of the basis.
+COMPONENTS, VARIABLE_GENES = 50, 20_000
 
 
 def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArray[np.int64], list[dict[str, Any]]]:
-    """Cells of several sets over the genes that all of them measure.
+    """Cells of several whole-transcriptome sets over the genes that the first of them measures.
+
+    The first lists every gene of its reference. The others come without the genes that none of
+    their cells expresses, so that a gene missing there counts as 0.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArr
     from scfm_lab.cells.genes import Genes
 
     sets = [corpus.load(name, vocabulary) for name in names]
-    genes = np.flatnonzero(np.all([s.measured for s in sets], axis=0))
+    genes = np.flatnonzero(sets[0].measured)
     counts = csr_matrix(vstack([s.counts[:, genes] for s in sets]))
     counts.sort_indices()
     found = Genes(vocabulary.ensembl[genes], vocabulary.symbols[genes], vocabulary.ensembl[genes], "human")
@@ -69,7 +73,7 @@ def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArr
 
 
 def write(
-    folder: Path, tensors: dict[str, NDArray[np.float32]], config: dict[str, Any], table: pd.DataFrame
+    folder: Path, tensors: dict[str, NDArray[Any]], config: dict[str, Any], table: pd.DataFrame
 ) -> None:
     """Write the folder of a basis: weights, configuration, vocabulary."""
     from safetensors.numpy import save_file
@@ -109,9 +113,9 @@ def main() -> None:
             "format": 1,
             "vocabulary": "vocabulary.csv.gz",
             "basis": f"shipped: {len(cells):,} human training cells",
-            "training": {"data": records, "genes_in_all_sets": len(columns)},
+            "training": {"data": records, "genes_considered": len(columns)},
         }
-        write(out / "pca", {"components": components, "mean": mean}, config, table.iloc[rows])
+        write(out / "pca", {"components": components.astype(np.float16), "mean": mean}, config, table.iloc[rows])
         click.echo(f"pca: {components.shape[0]} components of {components.shape[1]:,} genes from {len(cells):,} cells")
 
         cells, columns, records = joined(LABELLED_SETS, genes)

@@ -35,9 +35,9 @@ class Masking:
     """Share of the cells that are thinned, to between 0.3 and 1 of their molecules."""
     panel: float = 0.4
     """Share of the cells that are seen through a random gene panel."""
-    lengths: tuple[int, ...] = (128, 256, 256, 512)
+    lengths: tuple[int, ...] = (64, 128, 192, 256, 512)
     """Length limits in tokens; one is drawn per batch."""
-    queries: int = 48
+    queries: int = 32
     """Hidden genes asked of the token head, per cell."""
 
 
@@ -49,6 +49,8 @@ class Batch:
     values: Tensor
     mask: Tensor
     query: Tensor
+    measured: Tensor
+    """bool [B, V]: genes that the network is told to be measured."""
     hidden: Tensor
     """float32 [B, V]: hidden molecules."""
     exposure: Tensor
@@ -70,8 +72,8 @@ def mean_rates(sets: list[CellSet]) -> NDArray[np.float64]:
     return np.maximum(summed / np.maximum(cells, 1), FLOOR)
 
 
-def dispersions(sets: list[CellSet]) -> NDArray[np.float64]:
-    """Variance over mean of log1p(counts per 10,000), per gene: high where cells differ."""
+def moments(sets: list[CellSet]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of log1p(counts per 10,000) of each gene over the cells that measure it."""
     first = np.zeros(len(sets[0].measured))
     second, cells = np.zeros_like(first), np.zeros_like(first)
     for cellset in sets:
@@ -81,7 +83,7 @@ def dispersions(sets: list[CellSet]) -> NDArray[np.float64]:
         cells += cellset.measured * len(cellset)
     n = np.maximum(cells, 1)
     mean = first / n
-    return (second / n - mean**2) / np.maximum(mean, 1e-4)
+    return mean, np.maximum(second / n - mean**2, 0.0)
 
 
 def random_panel(rng: np.random.Generator, dispersion: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -114,6 +116,7 @@ def make_batch(
     exposure = np.zeros_like(hidden)
     asked = np.zeros((len(rows), masking.queries), dtype=np.int64)
     weight = np.zeros(asked.shape, dtype=np.float32)
+    measured = np.zeros(hidden.shape, dtype=bool)
     shown: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     for b, row in enumerate(rows):
         span = slice(cellset.counts.indptr[row], cellset.counts.indptr[row + 1])
@@ -129,6 +132,7 @@ def make_batch(
         if kept.sum() > limit:
             visible &= rng.random(n_genes) < limit / kept.sum()
             kept &= visible[genes]
+        measured[b] = cellset.measured & visible
         exposure[b] = cellset.measured * np.where(visible, total * (1 - share), total) / 1e4
         hidden[b, genes] = np.where(visible[genes], counts - seen, counts)
         shown.append((genes[kept], np.log1p(seen[kept] / (total * share) * 1e4).astype(np.float32)))
@@ -157,17 +161,20 @@ def make_batch(
     ids[:, 1 + longest :] = asked + 1
     mask[:, 1 + longest :] = True
     query[:, 1 + longest :] = True
-    parts = (ids, values, mask, query, hidden, exposure, asked, weight)
+    parts = (ids, values, mask, query, measured, hidden, exposure, asked, weight)
     return Batch(*(torch.from_numpy(p) for p in parts))
 
 
-def losses(net: StarterNet, batch: Batch, baseline: Tensor) -> dict[str, Any]:
-    """Poisson loss of the hidden molecules, in nats per expected molecule.
+def losses(net: StarterNet, batch: Batch, baseline: Tensor, gene_weight: Tensor) -> dict[str, Any]:
+    """Poisson loss of the hidden molecules, in nats per expected (weighted) molecule.
 
     Parameters
     ----------
     baseline
         log of :func:`mean_rates`, float32 [V].
+    gene_weight
+        float32 [V]. The best rate of a gene does not depend on its weight; how much of the
+        network's small capacity it gets does.
 
     Returns
     -------
@@ -175,17 +182,18 @@ def losses(net: StarterNet, batch: Batch, baseline: Tensor) -> dict[str, Any]:
         ``cell`` (from the cell's vector), ``token`` (from the queries), and ``floor``: the loss
         of predicting each gene's mean rate, on the scale of ``cell``.
     """
-    states = net(batch.ids, batch.values, batch.mask, batch.query)
-    expected = batch.exposure @ baseline.exp()
-    expected = expected.clamp_min(1.0)
+    states = net(batch.ids, batch.values, batch.mask, batch.query, batch.measured)
+    weighted = gene_weight * baseline.exp()
+    expected = (batch.exposure @ weighted).clamp_min(0.1)
     # exp of more than the whole library would only overflow.
-    rate = net.rate(net.embed_cell(states)).float().clamp(max=9.2)
-    cell = (batch.exposure * rate.exp() - batch.hidden * rate).sum(1) / expected
-    floor = (batch.exposure * baseline.exp() - batch.hidden * baseline).sum(1) / expected
+    rate = net.rate(net.embed_cell(states)).clamp(max=9.2)
+    cell = ((batch.exposure * rate.exp() - batch.hidden * rate) @ gene_weight) / expected
+    floor = ((batch.exposure * baseline.exp() - batch.hidden * baseline) @ gene_weight) / expected
 
-    asked = net.token_rate(states[:, -batch.asked.shape[1] :], batch.asked).float().clamp(max=9.2)
-    counts = batch.hidden.gather(1, batch.asked)
-    exposed = batch.exposure.gather(1, batch.asked)
-    wholly = (batch.exposure * (batch.exposure >= batch.exposure.amax(1, keepdim=True)) @ baseline.exp()).clamp_min(1.0)
-    token = (batch.weight * (exposed * asked.exp() - counts * asked)).sum(1) / wholly
+    asked = net.token_rate(states[:, -batch.asked.shape[1] :], batch.asked).clamp(max=9.2)
+    counts, exposed = batch.hidden.gather(1, batch.asked), batch.exposure.gather(1, batch.asked)
+    weight = batch.weight * gene_weight[batch.asked]
+    library = batch.exposure.amax(1, keepdim=True)
+    wholly = ((batch.exposure * (batch.exposure >= library)) @ weighted).clamp_min(0.1)
+    token = (weight * (exposed * asked.exp() - counts * asked)).sum(1) / wholly
     return {"cell": cell.mean(), "token": token.mean(), "floor": floor.mean()}

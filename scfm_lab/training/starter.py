@@ -19,7 +19,7 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.training import corpus
-from scfm_lab.training.objective import Masking, dispersions, losses, make_batch, mean_rates
+from scfm_lab.training.objective import Masking, losses, make_batch, mean_rates, moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,8 @@ class Recipe:
     warmup: float = 0.05
     decay: float = 0.01
     token_weight: float = 0.25
+    evenness: float = 0.5
+    """Genes weigh in the loss as their mean rate to minus this power."""
     seed: int = 0
     masking: Masking = field(default_factory=Masking)
 
@@ -95,6 +97,9 @@ def start(sets: list[CellSet], recipe: Recipe, rates: NDArray[np.float64]) -> St
         known = torch.from_numpy(table.astype(np.float32))
         net.embedding.weight[1:, :rank] = known.clamp(-8, 8) * recipe.width**-0.5
         net.decoder_genes.weight.copy_(known.clamp(-8, 8) * rank**-0.5)
+        mean, variance = moments(sets)
+        net.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
+        net.variance.copy_(torch.from_numpy(variance.astype(np.float32)))
         net.bias.copy_(torch.from_numpy(np.log(rates).astype(np.float32)))
     return net
 
@@ -135,7 +140,12 @@ def train(
     """
     import torch
 
-    rates, dispersion = mean_rates(sets), dispersions(sets)
+    rates = mean_rates(sets)
+    mean, variance = moments(sets)
+    # Variable for their level: what panels are chosen by.
+    dispersion = variance / np.maximum(mean, 1e-4)
+    even = np.maximum(rates, 0.05) ** -recipe.evenness
+    gene_weight = torch.from_numpy(even.astype(np.float32))
     baseline = torch.from_numpy(np.log(rates).astype(np.float32))
     plan = schedule(sets, recipe)
     net = start(sets, recipe, rates)
@@ -149,7 +159,7 @@ def train(
         batch = make_batch(
             sets[chosen], rows, rng, masking=recipe.masking, rates=rates, dispersion=dispersion
         )
-        found = losses(net, batch, baseline)
+        found = losses(net, batch, baseline, gene_weight)
         optimiser.zero_grad(set_to_none=True)
         (found["cell"] + recipe.token_weight * found["token"]).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -238,6 +248,7 @@ def main() -> None:
     @click.option("--layers", default=Recipe.layers, show_default=True)
     @click.option("--batch", default=Recipe.batch, show_default=True, help="Cells per step.")
     @click.option("--seed", default=Recipe.seed, show_default=True)
+    @click.option("--evenness", default=Recipe.evenness, show_default=True, help="How even genes weigh in the loss.")
     @click.option("--threads", default=2, show_default=True, help="CPU threads.")
     @click.option("--minutes", default=None, type=float, help="Stop after so long; the same command goes on.")
     @click.option(
@@ -250,6 +261,7 @@ def main() -> None:
         layers: int,
         batch: int,
         seed: int,
+        evenness: float,
         threads: int,
         minutes: float | None,
         vocabulary: Path,
@@ -257,7 +269,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(threads)
-        recipe = Recipe(epochs=epochs, rate=rate, layers=layers, batch=batch, seed=seed)
+        recipe = Recipe(epochs=epochs, rate=rate, layers=layers, batch=batch, evenness=evenness, seed=seed)
         genes = Vocabulary.from_csv(vocabulary)
         sets = [corpus.load(name, genes) for name in corpus.TRAINING_SETS]
         for cellset in sets:
