@@ -1,20 +1,21 @@
-"""Puts the tutorials into the wheel, and only there.
+"""Puts the tutorials into the wheel, where `scfm-lab lab` finds them.
 
-`force-include` would put them into editable installs too, as a folder ``scfm_lab/tutorials`` in site-packages: a namespace
-package that Python finds before the checkout's own ``scfm_lab``.
+Not into an editable install: there they would make a second, empty `scfm_lab` in site-packages that hides the real one, and
+the command finds the checkout's own.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class TutorialsInWheel(BuildHookInterface):
-    """Adds the folder of tutorials to a wheel that is really installed."""
+class Tutorials(BuildHookInterface):
+    """The wheel's tutorials."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the files; `version` is ``"standard"`` or ``"editable"``."""
+        """Add the folder to a wheel of files; `version` is "standard" or "editable"."""
         if version == "standard":
-            build_data["force_include"]["tutorials"] = "scfm_lab/tutorials"
+            build_data["force_include"][str(Path(self.root) / "tutorials")] = "scfm_lab/tutorials"
