@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm_lab.errors import ModelError, PluginError
 from scfm_lab.plugins import discover
 from scfm_registry import files, importing, manifest, version
 from scfm_registry.names import CHAMPION
@@ -39,9 +40,16 @@ def shipped() -> dict[str, tuple[Contribution, Path]]:
 def ensure(registry: Registry) -> Versions:
     """Register those that are missing, and make them champions of their names.
 
-    The champion's alias follows a new built-in version as long as it points at a built-in one: what a user has promoted stays.
+    A model that does not open is left out with a warning. The champion's alias follows a new built-in version as long as it points at a built-in one: what a user has promoted stays.
     """
-    return Versions(_ensure(registry, name, item, folder) for name, (item, folder) in shipped().items())
+    found = Versions()
+    for name, (item, folder) in shipped().items():
+        try:
+            found.append(_ensure(registry, name, item, folder))
+        except (ModelError, PluginError) as error:
+            # A damaged installation costs the model it damages, and not the registry.
+            warnings.warn(f"The built-in model '{name}' could not be registered: {error}", RuntimeWarning, stacklevel=4)
+    return found
 
 
 def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> version.ModelVersion:
@@ -51,10 +59,9 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
             # Another process may have been quicker while this one waited for the lock.
             known = registry.by_digest(name, manifest.describe(folder, item.id).digest)
             if known is None:
-                shutil.copytree(folder, private, dirs_exist_ok=True)
-                model = item.load().open(private)
+                importing.copy(folder, importing.listing(folder), private)
                 found = version.tags(
-                    model.spec,
+                    importing.open_copy(item, private, folder).spec,
                     kind="baseline" if item.data.get("parameter_free") else "pretrained",
                     family=item.id,
                     origin=ORIGIN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,30 +72,72 @@ def require_ok(states: dict[str, str], folder: Path, label: str) -> None:
             raise ModelError(message)
 
 
-def fetched(store: Store, found: ModelVersion, record: Record) -> Path:
-    """Give the folder of a server's version on this machine; it is fetched once, checked, and kept by digest.
+def local(store: Store, found: ModelVersion, record: Record) -> Path:
+    """Give the folder where a version's files lie on this machine, unchecked; a server's are fetched first.
 
     Raises
     ------
     ModelError
-        What came is not what was registered.
+        What the server sent is not what was registered.
     StorageError
         The server or this machine's disk fails.
     """
-    cache = data_home() / "cache" / "models"
-    target = cache / found.digest.removeprefix("sha256:")
-    if target.is_dir():
-        return target
-    with workshop(cache) as folder:
+    folder = store.files(record)
+    if folder is not None:
+        return folder
+    target = _kept(found)
+    if not target.is_dir():
+        _fetch(store, found, record, target)
+    return target
+
+
+def checked(store: Store, found: ModelVersion, record: Record) -> Path:
+    """Give the same folder, every file of it checked; a fetched copy that was damaged since is fetched again.
+
+    Raises
+    ------
+    ModelError
+        A file is not what was registered; the message names it.
+    StorageError
+        The server or this machine's disk fails.
+    """
+    folder = local(store, found, record)
+    try:
+        require_ok(manifest.check(folder, found.digest, found.reference), folder, found.reference)
+    except ModelError:
+        if store.files(record) is not None:
+            raise
+        # Only a copy: the server has the files. It is put aside, not deleted, for whoever wants to know what happened.
+        with storing(folder):
+            folder.rename(folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
+        _fetch(store, found, record, folder)
+    return folder
+
+
+def _kept(found: ModelVersion) -> Path:
+    """Where the copy of a server's version is kept, by digest: two servers' same files are one copy."""
+    return data_home() / "cache" / "models" / found.digest.removeprefix("sha256:")
+
+
+def _fetch(store: Store, found: ModelVersion, record: Record, target: Path) -> None:
+    with workshop(target.parent) as folder:
         store.download(record, folder)
         require_ok(manifest.check(folder, found.digest, found.reference), folder, found.reference)
         try:
             folder.rename(target)
-        except OSError as error:
+        except OSError:
             # Another process was quicker; its copy was checked as well.
             if not target.is_dir():
-                raise storage_error(error, cache) from error
-    return target
+                raise
+
+
+@contextmanager
+def storing(where: Path) -> Iterator[None]:
+    """Put into words what the system says when it cannot write at `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, where) from error
 
 
 @contextmanager
@@ -107,11 +150,9 @@ def workshop(parent: Path) -> Iterator[Path]:
         The disk is full or read-only, then or while the block writes into the folder.
     """
     make_folder(parent)
-    try:
+    with storing(parent):
         folder = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
-    except OSError as error:
-        raise storage_error(error, parent) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_registry import builtin, files, names, version
-from scfm_registry.store.place import storage_error
 from scfm_registry.version import KINDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scfm_lab.models.contract import Model
     from scfm_lab.plugins import Contribution
     from scfm_registry.registry import Registry
     from scfm_registry.version import ModelVersion
@@ -45,16 +45,14 @@ def import_checkpoint(
     if not path.is_dir():
         message = f"{path} is a file; give the folder it came in, with its configuration and vocabulary."
         raise ModelError(message)
-    wanted = _files(path)
+    wanted = listing(path)
     family = recognise(path)
     with files.workshop(registry.scratch) as private:
-        _copy(path, wanted, private)
+        copy(path, wanted, private)
         if card is not None and not any((private / known).exists() for known in _CARDS):
             (private / _CARDS[0]).write_text(card, encoding="utf-8")
-        # Opening is the check: every key and shape must be what the family expects.
-        model = family.load().open(private)
         found = version.tags(
-            model.spec,
+            open_copy(family, private, path).spec,
             kind=kind,
             family=family.id,
             origin="import",
@@ -64,6 +62,21 @@ def import_checkpoint(
             licence=licence,
         )
         return registry.register(name, private, family.id, found, card_of(private))
+
+
+def open_copy(family: Contribution, private: Path, path: Path) -> Model:
+    """Open the private copy of the files at `path`: the check that every key and shape is what the family expects.
+
+    Raises
+    ------
+    ModelError
+        It does not open; the message speaks of `path`, which is what its reader knows.
+    """
+    try:
+        model: Model = family.load().open(private)
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(private), str(path))) from error
+    return model
 
 
 def recognise(path: Path) -> Contribution:
@@ -107,8 +120,14 @@ def card_of(folder: Path) -> str:
     return ""
 
 
-def _files(path: Path) -> list[Path]:
-    """Relative paths of what is taken: everything but hidden files; what could run code is refused."""
+def listing(path: Path) -> list[Path]:
+    """Relative paths of what is taken from a folder: everything but hidden files.
+
+    Raises
+    ------
+    ModelError
+        It holds something that could run code, or that is no plain file of its own.
+    """
     found: list[Path] = []
     for item in sorted(path.rglob("*")):
         relative = item.relative_to(path)
@@ -137,20 +156,32 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _copy(path: Path, wanted: list[Path], private: Path) -> None:
+def copy(path: Path, wanted: list[Path], private: Path) -> None:
+    """Copy files by their relative paths from `path` into the private folder.
+
+    Raises
+    ------
+    StorageError
+        There is not enough room.
+    ModelError
+        A file cannot be read.
+    """
     need = sum((path / relative).stat().st_size for relative in wanted)
     free = shutil.disk_usage(private).free
     # The private copy and the registry's own lie side by side for a moment.
     if free < 2 * need + 2**20:
         message = (
-            f"Importing {path} needs {2 * need / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free at {private.parent}; "
-            "free some space, or set SCFM_HOME to a directory on a larger disk."
+            f"Registering {path} takes {2 * need / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are free at {private.parent}. "
+            "Free some space, or set SCFM_HOME to a directory on a larger disk."
         )
         raise StorageError(message)
     for relative in wanted:
         target = private / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path / relative, target)
         except OSError as error:
-            raise storage_error(error, target) from error
+            if error.filename != str(path / relative):
+                raise
+            message = f"{path / relative} cannot be read ({error.strerror}). Look at its permissions, or get it again."
+            raise ModelError(message) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ class Registry(Reader):
 
         asked = names.parse(reference)
         found, record = self._find(asked)
-        folder = self._checked_folder(found, record)
+        folder = files.checked(self._store, found, record)
         return ResolvedSource(
             path=folder,
             name=found.name,
@@ -129,7 +130,7 @@ class Registry(Reader):
         from scfm_registry import cards
 
         found, record = self._find(names.parse(reference))
-        return cards.render(found, self._checked_folder(found, record))
+        return cards.render(found, files.checked(self._store, found, record))
 
     def verify(self, reference: str) -> Verification:
         """Compare every file of a version with the hash under which it was registered.
@@ -140,7 +141,7 @@ class Registry(Reader):
             The version is unknown, or its manifest itself is missing or not the one on record.
         """
         found, record = self._find(names.parse(reference))
-        folder = self._folder(found, record)
+        folder = files.local(self._store, found, record)
         return Verification(found, manifest.check(folder, found.digest, found.reference))
 
     def measure(
@@ -175,7 +176,7 @@ class Registry(Reader):
 
         found, record = self._find(names.parse(reference))
         result = measuring.run(
-            self._checked_folder(found, record),
+            files.checked(self._store, found, record),
             found,
             device=device,
             precision=precision,
@@ -194,6 +195,13 @@ class Registry(Reader):
             current = self._store.record(found.name, found.version)
             self._store.set_tags(record, measuring.tags(result, run, (current or record).tags))
         return replace(result, run=run)
+
+    def evidence(self, run: str) -> dict[str, Any]:
+        """Read the record of a measurement back, by the id of its run (tag ``scfm.speed.<device>.run``)."""
+        from scfm_registry import measuring
+
+        with files.workshop(self.scratch) as folder:
+            return dict(json.loads(self._store.document(run, measuring.DOCUMENT, folder).read_text(encoding="utf-8")))
 
     # ------------------------------------------------------------------------------------------------- changing
 
@@ -325,18 +333,6 @@ class Registry(Reader):
     def writing(self) -> AbstractContextManager[None]:
         """Hold the lock under which this machine's processes change the registry."""
         return self._place.locked()
-
-    # ------------------------------------------------------------------------------------------------- inside
-
-    def _folder(self, found: ModelVersion, record: Record) -> Path:
-        """Where the version's files are on this machine; from a server they are fetched once."""
-        folder = self._store.files(record)
-        return folder if folder is not None else files.fetched(self._store, found, record)
-
-    def _checked_folder(self, found: ModelVersion, record: Record) -> Path:
-        folder = self._folder(found, record)
-        files.require_ok(manifest.check(folder, found.digest, found.reference), folder, found.reference)
-        return folder
 
 
 def _is_expected(holder: Record | None, expect: str | int | None) -> bool:

@@ -94,8 +94,12 @@ def check_database(place: Place) -> None:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
-            message = f"The registry's database {database} cannot be opened ({error})."
-            raise StorageError(f"{message} Look at the permissions of it and of its folder.") from error
+            reason = str(error) if os.access(database.parent, os.W_OK) else "its folder is read-only"
+            message = (
+                f"The registry's database {database} cannot be opened: {reason}. Look at the permissions of it and of its "
+                "folder, or set SCFM_HOME to a directory you can write to."
+            )
+            raise StorageError(message) from error
         raise _damaged(place, str(error)) from error
     if verdict != "ok":
         raise _damaged(place, " ".join(str(verdict).split()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ _quiet_depth = 0
 _levels: dict[str, int] = {}
 _BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _bars: str | None = None
+_warnings: warnings.catch_warnings[None] | None = None
 
 
 def mlflow_module() -> Any:
@@ -43,11 +45,15 @@ def mlflow_module() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the log lines and progress bars of MLflow and alembic; counted, so that threads may overlap."""
-    global _quiet_depth, _bars
-    mlflow_module()
+    """Hold back log lines, warnings and progress bars of MLflow and what it uses; counted, so that threads may overlap."""
+    global _quiet_depth, _bars, _warnings
     with _quiet_lock:
         if _quiet_depth == 0:
+            # Deprecations inside MLflow are its authors' business, also where a program turns warnings into errors.
+            _warnings = warnings.catch_warnings()
+            _warnings.__enter__()
+            warnings.simplefilter("ignore")
+            mlflow_module()
             _bars = os.environ.get(_BARS)
             os.environ[_BARS] = "false"
             for name in ("mlflow", "alembic"):
@@ -67,6 +73,8 @@ def quiet() -> Iterator[None]:
                     del os.environ[_BARS]
                 else:
                     os.environ[_BARS] = _bars
+                if _warnings is not None:
+                    _warnings.__exit__(None, None, None)
 
 
 def knock(place: Place) -> None:

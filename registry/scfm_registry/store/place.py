@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,13 @@ def make_folder(folder: Path) -> None:
 
 def storage_error(error: OSError, where: Path | str) -> StorageError:
     """Say in words why the system refused to write at `where`."""
+    if isinstance(error, StorageError):
+        return error
+    code = error.errno
+    if code is None:
+        # shutil.copytree collects what went wrong as texts.
+        told = re.search(r"\[Errno (\d+)\]", str(error))
+        code = int(told.group(1)) if told else 0
     reasons = {
         errno.EROFS: "it is on a read-only disk",
         errno.EACCES: "you have no permission to write there",
@@ -208,10 +216,10 @@ def storage_error(error: OSError, where: Path | str) -> StorageError:
         errno.ENOTDIR: "part of that path is a file",
         errno.EEXIST: "there is a file of that name",
     }
-    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    reason = reasons.get(code, error.strerror or str(error))
     advice = (
         "Free some space, or set SCFM_HOME to a directory on a larger disk."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         else "Set SCFM_HOME to a directory you can write to."
     )
     return StorageError(f"The registry cannot write to {where}: {reason}. {advice}")

@@ -1,0 +1,222 @@
+"""What a registry does on every kind of store: SQLite directly, and SQLite behind a real MLflow server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import ModelError
+from scfm_lab.inference.hardware import Hardware
+from scfm_registry import Registry, manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+pytestmark = pytest.mark.usefixtures("registry")
+SMALL = Hardware(name="a machine", cores=2, ram_gib=0.5, free_gib=0.15)
+LARGE = Hardware(name="a machine", cores=2, ram_gib=64.0, free_gib=48.0)
+
+
+def _name(test: str, registry: Registry) -> str:
+    """One name per test and kind of store, since the server outlives a test."""
+    return f"{test}-{'local' if 'sqlite' in registry.uri else 'server'}"
+
+
+def test_what_goes_in_comes_out_byte_for_byte(registry: Registry, basis: Callable[..., Path]) -> None:
+    folder = basis()
+    added = registry.import_checkpoint(folder, _name("bytes", registry), kind="baseline", licence="CC-BY-4.0")
+    source = registry.resolve(f"{added.name}/1")
+    for file in folder.iterdir():
+        assert (source.path / file.name).read_bytes() == file.read_bytes()
+    assert {file.name for file in source.path.iterdir()} == {file.name for file in folder.iterdir()} | {
+        manifest.FILENAME
+    }
+    assert (added.version, added.kind, added.family, added.licence) == (1, "baseline", "scfm.pca", "CC-BY-4.0")
+    assert (added.width, added.parameters, added.organisms) == (8, 0, ("human",))
+    assert {"embed", "perturb"} <= added.abilities
+    assert added.size == sum(file.stat().st_size for file in folder.iterdir())
+    assert added.weight_bytes == (folder / "model.safetensors").stat().st_size
+    assert added.commercial is None, "whether a licence given by hand allows commercial use is not known"
+
+
+def test_the_same_files_give_the_same_version_and_others_the_next(
+    registry: Registry, basis: Callable[..., Path]
+) -> None:
+    name = _name("same", registry)
+    first = registry.import_checkpoint(basis(), name)
+    assert registry.import_checkpoint(basis(), name) == first
+    second = registry.import_checkpoint(basis(width=5), name)
+    assert (first.version, second.version) == (1, 2)
+    assert first.digest != second.digest
+    assert [item.version for item in registry.versions(name)] == [2, 1]
+
+
+def test_a_registered_model_gives_the_vectors_of_the_files_it_came_from(
+    registry: Registry, basis: Callable[..., Path], pbmc68k: AnnData
+) -> None:
+    folder = basis()
+    added = registry.import_checkpoint(folder, _name("vectors", registry))
+    expected = sl.load_model(folder, device="cpu")
+    tokens = expected.tokenize(pbmc68k)
+    for model in (registry.load(added.reference, device="cpu"), sl.load_model(added.uri, device="cpu")):
+        np.testing.assert_array_equal(model.encode(tokens).cell, expected.encode(tokens).cell)
+        assert model.version == added.reference
+        assert model.digest == expected.digest
+
+
+def test_references_find_the_version_they_name(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("refs", registry)
+    registry.import_checkpoint(basis(), name)
+    registry.import_checkpoint(basis(width=5), name)
+    assert registry.get(name).version == 2, "without a champion the newest is meant"
+    registry.promote(f"{name}/1", "champion")
+    assert registry.get(name).version == 1
+    assert registry.get(f"models:/{name}@champion").aliases == ("champion",)
+    assert registry.get(f"{name}/2").version == 2
+    assert registry.resolve(name).alias == "champion"
+    assert registry.resolve(f"{name}/1").alias is None
+
+
+def test_promotion_is_refused_when_somebody_else_was_quicker(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("promote", registry)
+    first = registry.import_checkpoint(basis(), name)
+    registry.import_checkpoint(basis(width=5), name)
+    registry.import_checkpoint(basis(width=3), name)
+    assert registry.promote(f"{name}/1", "candidate", expect=None).aliases == ("candidate",)
+    registry.promote(f"{name}/2", "candidate", expect=first.digest)
+    with pytest.raises(ModelError, match=f"points at {name}/2, and not at {name}/1"):
+        registry.promote(f"{name}/3", "candidate", expect=1)
+    with pytest.raises(ModelError, match="not at no version"):
+        registry.promote(f"{name}/3", "candidate", expect=None)
+    assert registry.get(f"{name}@candidate").version == 2
+    assert registry.promote(f"{name}/3", "candidate", expect=f"{name}/2").version == 3
+    assert registry.promote(f"{name}/1", "candidate").version == 1, "without an expectation nothing is compared"
+
+
+def test_search_takes_every_condition_at_once(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("search", registry)
+    registry.import_checkpoint(basis(), name, kind="fine-tuned")
+    registry.import_checkpoint(basis(width=5), name, kind="pretrained")
+
+    def found(**conditions: object) -> list[int]:
+        return [item.version for item in registry.search(**conditions) if item.name == name]  # type: ignore[arg-type]
+
+    assert found() == [2]
+    assert found(all_versions=True) == [2, 1]
+    assert found(kind="fine-tuned") == [1]
+    assert found(organism="Human", can=["embed", "perturb"], family="pca", text="BLOOD cells") == [2]
+    assert found(organism="mouse") == []
+    assert found(can="impute") == []
+    assert found(family="starter") == []
+    assert found(text="blood neutron") == []
+    with pytest.raises(ModelError, match="Did you mean 'pretrained'"):
+        registry.search(kind="pretraned")
+
+
+def test_search_answers_whether_a_model_fits(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("fits", registry)
+    registry.import_checkpoint(basis(), name)
+    answers = {item.name: item.fit for item in registry.search(fits=LARGE)}
+    assert answers[name] is not None
+    assert (answers[name].verdict, answers[name].source) == ("fits", "estimated")
+    assert name not in [item.name for item in registry.search(fits=SMALL)]
+    assert name in [item.name for item in registry.search(fits="this machine")]
+    with pytest.raises(ModelError, match="this machine"):
+        registry.search(fits="my laptop")  # type: ignore[arg-type]
+
+
+def test_the_table_has_a_row_per_version(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("table", registry)
+    registry.import_checkpoint(basis(), name)
+    table = registry.versions(name).table
+    assert table.loc[0, ["name", "version", "family", "width"]].to_list() == [name, 1, "scfm.pca", 8]
+    assert registry.search(text="no such word anywhere").table.empty
+
+
+def test_unknown_things_are_named_beside_what_there_is(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("unknown", registry)
+    registry.import_checkpoint(basis(), name)
+    registry.promote(f"{name}/1", "champion")
+    with pytest.raises(ModelError, match=f"models there: .*{name}.*Did you mean '{name}'"):
+        registry.get(name.replace("unk", "unkk"))
+    with pytest.raises(ModelError, match=r"has no version 7; its versions: 1\."):
+        registry.get(f"{name}/7")
+    with pytest.raises(ModelError, match=r"aliases: champion\. Did you mean 'champion'"):
+        sl.load_model(f"models:/{name}@champoin")
+
+
+def test_a_card_says_what_is_on_record_and_what_came_with_the_files(
+    registry: Registry, basis: Callable[..., Path]
+) -> None:
+    name = _name("card", registry)
+    added = registry.import_checkpoint(basis(), name, licence="CC-BY-NC-4.0")
+    card = registry.card(name)
+    assert card.startswith(f"# {name}/1\n")
+    for line in (
+        "| Vector | 8 numbers per cell |",
+        "| Licence | CC-BY-NC-4.0 |",
+        f"`{added.digest}`",
+        "Fitted to 700 blood",
+    ):
+        assert line in card
+    assert added.card.startswith("# A basis")
+
+
+def test_a_card_cannot_break_out_of_its_table(registry: Registry, basis: Callable[..., Path]) -> None:
+    folder = basis()
+    (folder / "card.md").write_text("# Mine\n\x1b[31mred\x1b[0m \u202egnp.exe\n")
+    added = registry.import_checkpoint(folder, _name("breaking", registry), licence="MIT |\n| Kind | verified")
+    card = registry.card(added.name)
+    assert "| Licence | MIT \\| \\| Kind \\| verified |" in card
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+
+
+def test_the_evidence_of_a_measurement_is_kept_with_its_machine(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("measure", registry)
+    added = registry.import_checkpoint(basis(), name)
+    result = registry.measure(name, device="cpu", cells=50, repeats=2)
+    tags = registry.get(name).tags
+    assert tags["scfm.device.cpu"] == "verified"
+    assert tags["scfm.mem.cpu.source"] == "measured"
+    assert int(tags["scfm.mem.cpu.peak_mib"]) == result.evidence["memory"]["peak_mib"]
+    assert tags["scfm.speed.cpu.run"] == result.run
+    kept = registry.evidence(result.run)
+    assert kept == result.evidence
+    assert kept["digest"] == added.digest
+    assert kept["cells"]["count"] == 50
+    assert len(kept["repeats"]) == 2
+    assert registry.client.get_run(result.run).data.metrics["load_seconds"] == pytest.approx(kept["load_seconds"])
+    assert next(item for item in registry.search(fits=LARGE) if item.name == name).fit.source == "measured"  # type: ignore[union-attr]
+
+
+def test_verify_reads_every_file(registry: Registry, basis: Callable[..., Path]) -> None:
+    added = registry.import_checkpoint(basis(), _name("verify", registry))
+    assert registry.verify(added.reference).ok
+    path = registry.resolve(added.reference).path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    result = registry.verify(added.reference)
+    assert not result.ok
+    assert "damaged" in result.files["model.safetensors"]
+    assert "model.safetensors is damaged" in result.summary()
+    if "sqlite" in registry.uri:
+        with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+            registry.load(added.reference)
+    else:
+        # What lies here is a copy; the server still has the files.
+        assert registry.load(added.reference).spec.width == 8
+        assert registry.verify(added.reference).ok
+
+
+def test_a_version_of_somebody_elses_making_stays_out_of_sight(registry: Registry) -> None:
+    name = _name("foreign", registry)
+    registry.client.create_registered_model(name)
+    assert name not in [item.name for item in registry.search(all_versions=True)]
+    with pytest.raises(ModelError, match="No model is called"):
+        registry.get(name)
