@@ -20,6 +20,8 @@ OWN = {"scfm_lab", "scfm_registry", "scfm_widgets"}
 FOLDERS = ("scfm_lab", "registry/scfm_registry", "widgets/scfm_widgets")
 #: Imported only where a person asked for it, behind a sentence that says what to install.
 OPTIONAL = {"jupyterlab", "ipykernel"}
+#: Installed by the tests themselves: the example plugins.
+OF_THE_TESTS = {"scfm_example", "scfm_broken"}
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,10 @@ def project(repository: Path) -> dict[str, Any]:
     return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
 
 
-def imported(repository: Path) -> dict[str, str]:
-    """Top-level modules that the packages import at run time, each with one file that does."""
+def imported(repository: Path, folders: tuple[str, ...]) -> dict[str, str]:
+    """Top-level modules that these folders import at run time, each with one file that does."""
     found: dict[str, str] = {}
-    for path in (path for folder in FOLDERS for path in (repository / folder).rglob("*.py")):
+    for path in (path for folder in folders for path in (repository / folder).rglob("*.py")):
         tree = ast.parse(path.read_text())
         guarded = {
             id(child)
@@ -53,14 +55,23 @@ def imported(repository: Path) -> dict[str, str]:
     return {name: where for name, where in found.items() if name not in OWN and name not in sys.stdlib_module_names}
 
 
-def test_every_import_is_of_a_declared_dependency(repository: Path, project: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("folders", "extras"),
+    [(FOLDERS, []), (("tests", "benchmarks", "scripts"), ["lab", "test", "dev"])],
+    ids=["packages", "checks"],
+)
+def test_every_import_is_of_a_declared_dependency(
+    repository: Path, project: dict[str, Any], folders: tuple[str, ...], extras: list[str]
+) -> None:
     """A package that is only there because another one needs it can vanish with that one's next release."""
-    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
     owners = metadata.packages_distributions()
     undeclared = {
         name: where
-        for name, where in imported(repository).items()
-        if name not in OPTIONAL and not {canonicalize_name(owner) for owner in owners.get(name, [])} & declared
+        for name, where in imported(repository, folders).items()
+        if name not in OPTIONAL | OF_THE_TESTS
+        and not {canonicalize_name(owner) for owner in owners.get(name, [])} & declared
     }
     assert undeclared == {}
 
