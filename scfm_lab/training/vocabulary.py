@@ -165,10 +165,14 @@ def build() -> pd.DataFrame:
     for cells in training.values():
         mouse = cells.genes.organism == "mouse"
         expressing = np.asarray((cells.counts > 0).sum(axis=0)).ravel()
-        for symbol, ensembl, n in zip(cells.genes.symbols, cells.genes.ensembl, expressing, strict=True):
+        columns = zip(cells.genes.names, cells.genes.symbols, cells.genes.ensembl, expressing, strict=True)
+        for name, symbol, ensembl, n in columns:
             gene = identity(str(symbol), str(ensembl), mouse)
             if gene:
                 seen[gene] += int(n)
+                if not mouse:
+                    # Names made unique (TMBIM4-1) live on in processed files.
+                    names[gene].add(str(name))
 
     wanted = set()
     for name in PANELS:
@@ -177,8 +181,8 @@ def build() -> pd.DataFrame:
             wanted.add(identity(str(symbol), str(ensembl), genes.organism == "mouse"))
     kept = [str(g) for g in sc.datasets.pbmc68k_reduced().var_names]
     hg19 = human["pbmc3k_raw"].genes
-    in_hg19 = dict(zip(hg19.symbols, hg19.ensembl, strict=True))
-    always = {identity(symbol, str(in_hg19.get(symbol, "")), mouse=False) for symbol in kept}
+    in_hg19 = {n: (s, e) for n, s, e in zip(hg19.names, hg19.symbols, hg19.ensembl, strict=True)}
+    always = {identity(*map(str, in_hg19.get(name, (name, ""))), mouse=False) for name in kept}
     wanted.discard("")
     always.discard("")
 
