@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfm_lab.models.contract import Model
+    from scfm_lab.cells.genes import Match
+    from scfm_lab.models.contract import Model, Tokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +56,12 @@ class EmbedResult(Result):
             f"{n:,} cells as {self.vectors.shape[1]}-d vectors of {p['model']} in obsm[{self.key!r}] "
             f"({p['seconds']:.1f} s, {speed:,.0f} cells/s on {p['device']} in {p['precision']}).\n"
             + self.audit.summary()
+            + (
+                f"\n{p['cells_truncated']:,} cells have more genes than the model reads; {p['counts_truncated']:.1%} of "
+                "their counts on known genes are left out."
+                if p["cells_truncated"]
+                else ""
+            )
         )
 
     def plot(self) -> Any:
@@ -181,7 +188,18 @@ def embed(
         seed=seed,
         seconds=time.perf_counter() - started,
         **audit.as_provenance(),
+        **_truncation(tokens, cells, match),
     )
     result = EmbedResult(key, states.cell, audit, record, target if copy else None)
     result.write(target)
     return result
+
+
+def _truncation(tokens: Tokens, cells: Cells, match: Match) -> dict[str, Any]:
+    """How many cells were cut, and which share of their counts on known genes that left out."""
+    truncated = np.asarray(tokens.cell.get("truncated", np.zeros(len(tokens), dtype=bool)), dtype=bool)
+    if not truncated.any():
+        return {"cells_truncated": 0, "counts_truncated": 0.0}
+    seen = np.asarray(cells.counts[:, match.columns].sum(axis=1, dtype=np.float64)).ravel()[truncated]
+    lost = np.asarray(tokens.cell["share_truncated"], dtype=np.float64)[truncated]
+    return {"cells_truncated": int(truncated.sum()), "counts_truncated": float((seen * lost).sum() / seen.sum())}

@@ -49,7 +49,7 @@ def test_query_and_reference_may_measure_different_genes(pbmc68k):
     [
         (lambda r: r.obs.drop(columns="cell_type", inplace=True), "label column of the reference 'cell_type' is not in obs"),
         (lambda r: r.obs.__setitem__("cell_type", "T"), "one value only"),
-        (lambda r: r.obs.__setitem__("cell_type", ["", *r.obs["cell_type"].astype(str)[1:]]) or r.obs.replace("", None, inplace=True), "no value in 1"),
+        (lambda r: r.obs.__setitem__("cell_type", [np.nan, *r.obs["cell_type"].astype(str)[1:]]), "no value in 1"),
     ],
 )
 def test_bad_references_are_refused_in_words(pbmc68k, spoil, words):
@@ -95,8 +95,10 @@ def test_the_root_may_be_a_cell_and_turns_the_direction(line):
     result = sl.trajectory(line, use_rep="X_fork", root=last, groupby="part")
     assert result.root == last
     assert result.pseudotime[line.obs_names.get_loc(last)] == 0
-    arm = line.obs["part"].isin([line.obs["part"][last], "stem", "start"]).to_numpy()
-    assert stats.spearmanr(result.pseudotime[arm], line.obs["truth"][arm])[0] < -0.9
+    own = line.obs["part"][last]
+    other = {"up": "down", "down": "up"}[own]
+    median = result.table.set_index("group")["median_pseudotime"]
+    assert median[own] < median["stem"] < min(median["start"], median[other])
 
 
 def test_cells_out_of_reach_are_nan_and_counted(line):
