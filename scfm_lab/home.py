@@ -36,7 +36,5 @@ def data_home() -> Path:
             "Set SCFM_HOME to a directory you can write to."
         ) from error
     if not os.access(home, os.W_OK | os.X_OK):
-        raise StorageError(
-            f"The data directory {home} is read-only. Set SCFM_HOME to a directory you can write to."
-        )
+        raise StorageError(f"The data directory {home} is read-only. Set SCFM_HOME to a directory you can write to.")
     return home

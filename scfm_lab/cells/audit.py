@@ -71,7 +71,9 @@ class AuditResult(Result):
                 "library sizes are taken over all genes."
             )
         if len(self.lost) and self.umi_share_lost > 0.01:
-            top = ", ".join(f"{g} ({s:.1%})" for g, s in zip(self.lost["gene"][:5], self.lost["share"][:5], strict=False))
+            top = ", ".join(
+                f"{g} ({s:.1%})" for g, s in zip(self.lost["gene"][:5], self.lost["share"][:5], strict=False)
+            )
             lines.append(f"Most UMIs are lost with: {top}.")
         return "\n".join(lines)
 
@@ -102,9 +104,7 @@ class AuditResult(Result):
         }
 
 
-def audit_genes(
-    adata: AnnData, model: Model, groupby: str | None = None, *, layer: str | None = None
-) -> AuditResult:
+def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, layer: str | None = None) -> AuditResult:
     """Match the genes of an AnnData to a model and tell what is lost.
 
     Parameters

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells.counts import find_counts, library_sizes, to_csr
-from scfm_lab.cells.digest import cell_keys, hash_names
+from scfm_lab.cells.digest import cell_keys
 from scfm_lab.cells.genes import Genes
 from scfm_lab.errors import DataError, did_you_mean
 
@@ -42,11 +43,11 @@ class Cells:
     baseline: Cells | None = None
     where: str = "X"
     """Where in the AnnData the counts were found."""
-    gene_hashes: NDArray[np.uint64] = field(default=None, repr=False)  # type: ignore[assignment]
 
-    def __post_init__(self) -> None:
-        if self.gene_hashes is None:
-            object.__setattr__(self, "gene_hashes", hash_names(self.genes.names))
+    @cached_property
+    def gene_hashes(self) -> NDArray[np.uint64]:
+        """Hash of each gene's name."""
+        return self.genes.hashes
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])
@@ -83,17 +84,15 @@ class Cells:
         organism = adata.uns.get("organism")
         genes = Genes.from_var(place.var, _organism_name(organism) if isinstance(organism, str) else None)
         counts = to_csr(place.matrix, rows, place.where)
-        hashes = hash_names(genes.names)
         obs = adata.obs if rows is None else adata.obs.iloc[rows]
         return cls(
             counts=counts,
             genes=genes,
             total=library_sizes(adata, counts, rows),
-            keys=cell_keys(counts, hashes),
+            keys=cell_keys(counts, genes.hashes),
             names=np.asarray(obs.index.astype(str), dtype=object),
             fields={name: obs[name].to_numpy() for name in fields if name in obs},
             where=place.where,
-            gene_hashes=hashes,
         )
 
     @classmethod

@@ -83,8 +83,7 @@ def _named_place(adata: AnnData, layer: str) -> CountsPlace:
     if layer not in adata.layers:
         known = ", ".join(map(repr, adata.layers)) or "none"
         raise DataError(
-            f"The AnnData has no layer {layer!r}; its layers are: {known}."
-            + did_you_mean(layer, adata.layers)
+            f"The AnnData has no layer {layer!r}; its layers are: {known}." + did_you_mean(layer, adata.layers)
         )
     return CountsPlace(f"layers[{layer!r}]", adata.layers[layer], adata.var)
 

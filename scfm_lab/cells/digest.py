@@ -36,10 +36,7 @@ def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def hash_names(names: Iterable[str]) -> NDArray[np.uint64]:
     """64-bit hash of each gene name, the same on every machine and in every process."""
     return np.fromiter(
-        (
-            int.from_bytes(hashlib.blake2b(str(n).encode(), digest_size=8).digest(), "little")
-            for n in names
-        ),
+        (int.from_bytes(hashlib.blake2b(str(n).encode(), digest_size=8).digest(), "little") for n in names),
         dtype=np.uint64,
     )
 
@@ -68,9 +65,7 @@ def cell_keys(counts: csr_matrix, gene_hashes: NDArray[np.uint64], salt: int = 0
     return mix64(sums ^ np.uint64(salt))
 
 
-def uniforms(
-    cells: NDArray[np.uint64], genes: NDArray[np.uint64], seed: int, stream: int = 0
-) -> NDArray[np.float64]:
+def uniforms(cells: NDArray[np.uint64], genes: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.float64]:
     """Uniform numbers in (0, 1), one per broadcast pair of cell digest and gene hash.
 
     `stream` keeps apart the numbers that one gene of one cell needs for several

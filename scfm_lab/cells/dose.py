@@ -8,7 +8,7 @@ hashed uniform per cell, gene and draw, and so are monotone in the dose.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def check_dose(gene: str, dose: float) -> float:
     return value
 
 
-def is_random(doses: Mapping[str, float]) -> bool:
+def is_random(doses: Mapping[Any, float]) -> bool:
     """Whether some dose needs draws (0 and 1 do not)."""
     return any(d not in (0.0, 1.0) for d in doses.values())
 
@@ -166,9 +166,7 @@ def perturb_counts(
             )
         delta[:, j] = after - before[:, j]
     rows, cols = np.nonzero(delta)
-    change = sparse.csr_matrix(
-        (delta[rows, cols].astype(np.float32), (rows, columns[cols])), shape=cells.counts.shape
-    )
+    change = sparse.csr_matrix((delta[rows, cols].astype(np.float32), (rows, columns[cols])), shape=cells.counts.shape)
     counts = sparse.csr_matrix(cells.counts + change)
     counts.eliminate_zeros()
     counts.sort_indices()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.digest import hash_names
 from scfm_lab.errors import GenesError, did_you_mean
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class Genes:
         if symbols is None:
             symbols = np.where(in_index, "", names)
         return cls(names, symbols.astype(object), ensembl, organism or _guess_organism(ensembl, symbols))
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """64-bit hash of each name, the same on every machine."""
+        return hash_names(self.names)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -265,9 +271,7 @@ class Vocabulary:
         how = dict.fromkeys(("ensembl", "symbol", "alias", "ortholog"), 0)
         mouse = genes.organism == "mouse"
         for i, (name, symbol, ensembl) in enumerate(zip(genes.names, genes.symbols, genes.ensembl, strict=True)):
-            hit, by = (
-                self._match_mouse(name, symbol, ensembl) if mouse else self._match_human(name, symbol, ensembl)
-            )
+            hit, by = self._match_mouse(name, symbol, ensembl) if mouse else self._match_human(name, symbol, ensembl)
             if hit is not None:
                 columns.append(i)
                 ids.append(hit)

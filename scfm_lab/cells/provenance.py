@@ -61,9 +61,7 @@ def free_key(adata: AnnData, slot: str, key: str, *, given: bool) -> str:
     if key not in container or key in ours:
         return key
     if given:
-        raise DataError(
-            f"{slot}[{key!r}] holds something that scfm-lab did not write; choose another key_added."
-        )
+        raise DataError(f"{slot}[{key!r}] holds something that scfm-lab did not write; choose another key_added.")
     number = 2
     while f"{key}_{number}" in container and f"{key}_{number}" not in ours:
         number += 1

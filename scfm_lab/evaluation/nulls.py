@@ -59,7 +59,9 @@ def features(counts: csr_matrix, total: NDArray[np.float64]) -> Features:
     n = max(counts.shape[0], 1)
     lengths = np.diff(counts.indptr)
     size = np.where(total > 0, total, 1.0)
-    scaled = sparse.csr_matrix((counts.data * np.repeat(1e4 / size, lengths), counts.indices, counts.indptr), counts.shape)
+    scaled = sparse.csr_matrix(
+        (counts.data * np.repeat(1e4 / size, lengths), counts.indices, counts.indptr), counts.shape
+    )
     seen = np.bincount(counts.indices, minlength=counts.shape[1])
     ranks = ragged_ranks(counts.data, counts.indptr) / np.repeat(np.maximum(lengths, 1), lengths)
     rank_sum = np.bincount(counts.indices, weights=ranks, minlength=counts.shape[1])
@@ -68,9 +70,7 @@ def features(counts: csr_matrix, total: NDArray[np.float64]) -> Features:
     return Features(log_mean, seen / n, rank_sum / np.maximum(seen, 1))
 
 
-def comparable_genes(
-    f: Features, gene: int, *, candidates: NDArray[np.bool_], n: int
-) -> NDArray[np.int64]:
+def comparable_genes(f: Features, gene: int, *, candidates: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
     """The genes most like a gene in expression, at most `n`, nearest first.
 
     Comparable is a gene whose mean lies within a factor of two and whose detection rate

@@ -81,9 +81,7 @@ class Batch:
         return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
 
 
-def batches(
-    lengths: NDArray[np.int64], *, tokens: int, cells: int = _CELLS_PER_BATCH
-) -> Iterator[NDArray[np.int64]]:
+def batches(lengths: NDArray[np.int64], *, tokens: int, cells: int = _CELLS_PER_BATCH) -> Iterator[NDArray[np.int64]]:
     """Rows of each batch: sorted by length, at most `tokens` padded tokens and `cells` cells."""
     order = np.argsort(lengths, kind="stable")
     start = 0
@@ -152,9 +150,7 @@ def encode(
     return States(cell, genes)
 
 
-def make_batch(
-    tokens: Tokens, rows: NDArray[np.int64], device: torch.device
-) -> tuple[Batch, NDArray[np.int64]]:
+def make_batch(tokens: Tokens, rows: NDArray[np.int64], device: torch.device) -> tuple[Batch, NDArray[np.int64]]:
     """A batch of some cells on a device, and the flat places of its tokens."""
     import torch
 
@@ -172,9 +168,7 @@ def make_batch(
         offsets=offsets,
         positions=None if tokens.positions is None else move(tokens.positions[places]),
         cell={
-            name: move(values[rows])
-            for name, values in tokens.cell.items()
-            if np.asarray(values).dtype.kind in "biuf"
+            name: move(values[rows]) for name, values in tokens.cell.items() if np.asarray(values).dtype.kind in "biuf"
         },
         tokens=tokens,
     )

@@ -46,7 +46,9 @@ class Hardware:
             total, free = limit, min(free, limit)
         here = cls(
             name=f"{platform.system()} {platform.machine()}",
-            cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1,
+            cores=len(psutil.Process().cpu_affinity())
+            if hasattr(psutil.Process, "cpu_affinity")
+            else psutil.cpu_count() or 1,
             ram_gib=total,
             free_gib=free,
             device_gib=total,
@@ -79,7 +81,11 @@ def _with_accelerator(here: Hardware) -> Hardware:
     if torch.backends.mps.is_available():
         recommended = torch.mps.recommended_max_memory() / GIB
         return replace(
-            here, device="mps", device_name="Apple GPU", device_gib=recommended, device_free_gib=min(recommended, here.free_gib)
+            here,
+            device="mps",
+            device_name="Apple GPU",
+            device_gib=recommended,
+            device_free_gib=min(recommended, here.free_gib),
         )
     return replace(here, bf16=bool(torch.backends.cpu.get_cpu_capability() == "AVX512"))
 

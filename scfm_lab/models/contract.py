@@ -307,7 +307,9 @@ class Model:
             wanted = ", ".join(map(str, self.vocabulary.names[:3]))
             other = ""
             if genes.organism and genes.organism not in self.spec.organisms:
-                other = f" The genes look like {genes.organism} genes; the model knows {', '.join(self.spec.organisms)}."
+                other = (
+                    f" The genes look like {genes.organism} genes; the model knows {', '.join(self.spec.organisms)}."
+                )
             raise GenesError(
                 f"None of the {len(genes):,} genes (such as {examples}) is known to {self.spec.name}, whose genes "
                 f"are called like {wanted}.{other} Put gene symbols into var_names, or Ensembl ids into "
@@ -370,8 +372,8 @@ class Model:
         self.require("attention")
         raise NotImplementedError
 
-    def fit(self, reference: AnnData, **options: Any) -> Model:
-        """A new model with a basis fitted to a reference; this one stays as it is."""
+    def fit(self, *args: Any, **options: Any) -> Model:
+        """A new model with a basis fitted to a reference (first argument); this one stays as it is."""
         self.require("fit")
         raise NotImplementedError
 

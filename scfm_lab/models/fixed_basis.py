@@ -68,7 +68,9 @@ class BasisModel(Model):
         return model
 
     @classmethod
-    def _from_parts(cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary) -> Self:
+    def _from_parts(
+        cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary
+    ) -> Self:
         raise NotImplementedError
 
     def _set_digest(self, **tensors: torch.Tensor) -> None:

@@ -59,9 +59,7 @@ def load_model(
     text = str(source)
     resolved = _from_source(text)
     if resolved is not None:
-        model = _open_path(
-            Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files
-        )
+        model = _open_path(Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
     elif _looks_like_path(source):
         path = Path(source).expanduser()
@@ -145,9 +143,7 @@ def _named(name: str) -> Contribution:
     if hits:
         raise ModelError(f"{name!r} could be {' or '.join(c.id for c in hits)}; write the full id.")
     names = ", ".join(sorted(c.id.removeprefix("scfm.") for c in known.values()))
-    raise ModelError(
-        f"No model is called {name!r}; models here: {names}." + did_you_mean(name, [*known, *short])
-    )
+    raise ModelError(f"No model is called {name!r}; models here: {names}." + did_you_mean(name, [*known, *short]))
 
 
 def _open_contribution(contribution: Contribution, **kwargs: Any) -> Model:
@@ -166,7 +162,9 @@ def _package_folder(contribution: Contribution) -> Path:
 
     spec = find_spec(contribution.target.partition(":")[0].partition(".")[0])
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"The package of {contribution.id} cannot be found; reinstall the plugin {contribution.plugin!r}.")
+        raise ModelError(
+            f"The package of {contribution.id} cannot be found; reinstall the plugin {contribution.plugin!r}."
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -197,6 +195,4 @@ def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Mode
     if adapter is not None:
         raise ModelError(f"{path} needs the model plugin {adapter!r}, which is not installed.")
     names = ", ".join(c.id.removeprefix("scfm.") for c in _contributions())
-    raise ModelError(
-        f"The files at {path} are of no family known here ({names})." + "".join(f" {f}" for f in faults)
-    )
+    raise ModelError(f"The files at {path} are of no family known here ({names})." + "".join(f" {f}" for f in faults))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
-from scfm_lab.models.contract import Model, ModelSpec, Request, Tokens, aligned_counts
+from scfm_lab.models.contract import ModelSpec, Request, Tokens, aligned_counts
 from scfm_lab.models.fixed_basis import BasisModel
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class PCA(BasisModel):
         components = self.components if measured is None else self.components[:, measured]
         return summed - (components @ mean).to(summed), None
 
-    def fit(self, reference: AnnData, *, n_components: int = 50, n_genes: int | None = None, layer: str | None = None) -> PCA:
+    def fit(
+        self, reference: AnnData, *, n_components: int = 50, n_genes: int | None = None, layer: str | None = None
+    ) -> PCA:
         """A PCA with a basis fitted to a reference.
 
         Parameters

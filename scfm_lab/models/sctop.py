@@ -63,7 +63,9 @@ class ScTop(BasisModel):
         self._projections: dict[bytes, torch.Tensor] = {}
 
     @classmethod
-    def _from_parts(cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary) -> ScTop:
+    def _from_parts(
+        cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary
+    ) -> ScTop:
         return cls(tensors["basis"], config["types"], vocabulary, origin=str(config.get("basis", "shipped")))
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:

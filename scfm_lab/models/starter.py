@@ -63,7 +63,9 @@ class Starter(Model):
                 "from (digest of the unperturbed cell, gene, seed)"
             ),
             options={
-                "max_length": Option(int, MAX_LENGTH, "Most genes of a cell that are read; those with most counts are kept.")
+                "max_length": Option(
+                    int, MAX_LENGTH, "Most genes of a cell that are read; those with most counts are kept."
+                )
             },
             parameters=sum(p.numel() for p in net.parameters()),
             layers=int(shape["layers"]),

@@ -138,4 +138,3 @@ def _test(
         np.array([shifts[s][seen].mean() for s in sets]),
         np.array([x[list(s)].mean(axis=0) for s in sets]),
     )
-

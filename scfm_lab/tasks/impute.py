@@ -149,7 +149,9 @@ def impute(
     return result
 
 
-def _wanted(genes: Sequence[str] | None, model: Model, cells: Cells, match: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _wanted(
+    genes: Sequence[str] | None, model: Model, cells: Cells, match: Any
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if genes is None:
         ids = np.full(len(cells.genes), -1, dtype=np.int64)
         ids[match.columns] = match.ids

@@ -130,16 +130,16 @@ class PerturbResult(Result):
             strong = groups[groups["q_value"] <= 0.05].sort_values("effect", ascending=False)
             if len(groups):
                 names = ", ".join(f"{r.group} ({_number(r.effect)})" for r in strong.head(4).itertuples())
-                lines.append(
-                    f"Groups in which it is stronger than comparable genes (q ≤ 0.05): {names or 'none'}."
-                )
+                lines.append(f"Groups in which it is stronger than comparable genes (q ≤ 0.05): {names or 'none'}.")
                 blind = int((groups["verdict"] == "no valid null").sum())
                 if blind:
                     lines.append(f"In {blind} of {len(groups)} groups there is no valid null.")
         else:
             lines.append("The null of comparable genes was not computed.")
         error = np.nanmedian(self.layout.error)
-        lines.append(f"On the plane ({self.layout.basis}) places are known to within {error:.2g} (median projection error).")
+        lines.append(
+            f"On the plane ({self.layout.basis}) places are known to within {error:.2g} (median projection error)."
+        )
         return "\n".join(lines)
 
     def plot(self) -> Any:

@@ -150,7 +150,9 @@ def trajectory(
     vectors = np.asarray(adata.obsm[use_rep], dtype=np.float32)
     seen = np.flatnonzero(np.isfinite(vectors).all(axis=1))
     if len(seen) < max(10, n_neighbors + 1):
-        raise DataError(f"Only {len(seen)} cells have a vector in {use_rep!r}; at least {max(10, n_neighbors + 1)} are needed.")
+        raise DataError(
+            f"Only {len(seen)} cells have a vector in {use_rep!r}; at least {max(10, n_neighbors + 1)} are needed."
+        )
     for name in ("pseudotime", "branch"):
         provenance.free_key(adata, "obs", f"{key_added}_{name}", given=True)
 
@@ -251,7 +253,7 @@ def _paths(
         return float(np.nanmedian(values)) if np.isfinite(values).any() else np.inf
 
     ends.sort(key=median_time)
-    paths = [
+    paths: list[dict[str, Any]] = [
         {
             "nodes": [names[i] for i in routes[end]],
             "points": np.array([centre[names[i]] for i in routes[end]], dtype=np.float32),

@@ -47,7 +47,10 @@ def test_query_and_reference_may_measure_different_genes(pbmc68k):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda r: r.obs.drop(columns="cell_type", inplace=True), "label column of the reference 'cell_type' is not in obs"),
+        (
+            lambda r: r.obs.drop(columns="cell_type", inplace=True),
+            "label column of the reference 'cell_type' is not in obs",
+        ),
         (lambda r: r.obs.__setitem__("cell_type", "T"), "one value only"),
         (lambda r: r.obs.__setitem__("cell_type", [np.nan, *r.obs["cell_type"].astype(str)[1:]]), "no value in 1"),
     ],

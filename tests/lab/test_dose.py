@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,7 @@ def test_above_1_poisson_counts_are_added_also_where_the_gene_was_not_seen():
 def test_counts_are_monotone_in_the_dose(doses, seed, draw):
     k = np.tile([0.0, 1.0, 3.0, 40.0], 25)
     counts = [_dose(k, d, draw=draw, seed=seed) for d in sorted(doses)]
-    for less, more in zip(counts, counts[1:], strict=False):
+    for less, more in itertools.pairwise(counts):
         assert (less <= more).all()
 
 

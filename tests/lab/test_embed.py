@@ -76,9 +76,7 @@ def test_sctop_is_ranks_to_normal_scores_to_projection(pbmc68k):
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     basis = model.components.numpy()[:, measured].astype(float)
     basis /= np.linalg.norm(basis, axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        sl.embed(pbmc68k, model, progress=False).vectors, z @ np.linalg.pinv(basis), atol=1e-5
-    )
+    np.testing.assert_allclose(sl.embed(pbmc68k, model, progress=False).vectors, z @ np.linalg.pinv(basis), atol=1e-5)
 
 
 def test_a_fitted_basis_is_a_new_model(pbmc68k):
@@ -203,8 +201,6 @@ def test_imputed_values_are_expected_counts(pbmc68k):
     assert stats.spearmanr(seen[known], predicted[:, known].mean(axis=0))[0] > 0.8
     assert pbmc68k.uns["scfm"]["imputed_starter"]["imputed"]
     some = sl.impute(pbmc68k, "starter", genes=["CD3D", "MALAT1"], key_added="two", progress=False)
-    np.testing.assert_allclose(
-        pbmc68k.obsm["two"]["CD3D"], predicted[:, pbmc68k.var_names.get_loc("CD3D")], rtol=1e-4
-    )
+    np.testing.assert_allclose(pbmc68k.obsm["two"]["CD3D"], predicted[:, pbmc68k.var_names.get_loc("CD3D")], rtol=1e-4)
     assert "MALAT1" in some.table["gene"].to_numpy()
     assert "keep them out" in result.summary()

@@ -49,7 +49,7 @@ def test_expression_alone_is_not_taken_for_an_effect():
 
 def test_p_never_falls_below_its_smallest_step():
     rng = np.random.default_rng(3)
-    effect, x, others, other_x = _simulated(rng, 30)
+    _, x, others, other_x = _simulated(rng, 30)
     test = nulls.test_against_null(1e9, x, others, other_x)
     assert test.p_value == pytest.approx(1 / 31)
     assert test.n_null == 30

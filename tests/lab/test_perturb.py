@@ -97,7 +97,7 @@ def test_null_genes_are_given_the_same_dose_on_the_same_cells(small):
     genes = comparable_genes(f, g, candidates=candidates, n=20)
     effects = []
     for gene in genes:
-        rows, _, shift = lab.effects({int(gene): 0.0}, {})
+        _, _, shift = lab.effects({int(gene): 0.0}, {})
         effects.append(shift.sum() / len(small))
     assert min(effects) < row["null_mean"] < max(effects)
     assert row["n_null"] == 20
