@@ -1,0 +1,322 @@
+"""Building blocks of the transformers: packed tokens, attention within cells, post-norm layers.
+
+Tokens of several cells lie one after the other in one flat tensor, without padding. Linear
+layers see them as one matrix; attention sees one cell at a time, or a run of cells of equal
+length at once. What is not asked for is not computed: the last layer can be run for the
+first token of each cell alone.
+
+Parameters are named as in :class:`torch.nn.TransformerEncoder`, so that the checkpoints of
+several families load as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch  # noqa: TID253  (this module is imported only where a network is needed)
+import torch.nn.functional as F  # noqa: N812, TID253
+from torch import nn  # noqa: TID253
+
+from scfm_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Flat position of each cell's first token."""
+    lengths = np.asarray(lengths, np.int64)
+    return np.cumsum(lengths) - lengths
+
+
+def runs(*lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Begin and end of each run of neighbouring cells that are equally long in every argument."""
+    n = len(lengths[0])
+    if n == 0:
+        return
+    changes = np.zeros(n - 1, dtype=bool)
+    for values in lengths:
+        changes |= np.diff(values) != 0
+    edges = np.concatenate([[0], np.flatnonzero(changes) + 1, [n]])
+    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: NDArray[np.int64],
+    *,
+    query_lengths: NDArray[np.int64] | None = None,
+    scale: float | None = None,
+    explicit: bool = False,
+) -> Tensor:
+    """Softmax attention of each cell's queries over that cell's own tokens.
+
+    Parameters
+    ----------
+    query
+        (queries, heads, head width), the queries of one cell after those of the other.
+    key, value
+        (tokens, heads, head width).
+    lengths
+        Tokens of each cell.
+    query_lengths
+        Queries of each cell; None: as many as tokens.
+    scale
+        Of the scores; None: 1 / √head width.
+    explicit
+        softmax(QKᵀ)V by two matrix products instead of PyTorch's fused kernel (which of the two
+        is faster depends on machine, width and precision).
+
+    Returns
+    -------
+    Tensor (queries, heads, head width)
+    """
+    lengths = np.asarray(lengths, np.int64)
+    asked = lengths if query_lengths is None else np.asarray(query_lengths, np.int64)
+    attend = _explicit if explicit else F.scaled_dot_product_attention
+    if query.device.type == "cpu" or len(lengths) == 1:
+        ends, asked_ends = np.cumsum(lengths), np.cumsum(asked)
+        out = []
+        for first, last in runs(lengths, asked):
+            n = last - first
+            t0, t1 = int(ends[first] - lengths[first]), int(ends[last - 1])
+            q0, q1 = int(asked_ends[first] - asked[first]), int(asked_ends[last - 1])
+            # Cells of one length lie as one block: these are views, nothing is copied.
+            q = query[q0:q1].unflatten(0, (n, -1)).transpose(1, 2)
+            k = key[t0:t1].unflatten(0, (n, -1)).transpose(1, 2)
+            v = value[t0:t1].unflatten(0, (n, -1)).transpose(1, 2)
+            out.append(attend(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1))
+        return out[0] if len(out) == 1 else torch.cat(out)
+    # A launch per cell is dear on accelerators: pad, and mask the padding.
+    token_rows, token_columns = _places(lengths, query.device)
+    rows, columns = _places(asked, query.device)
+    longest, most = int(lengths.max()), int(asked.max())
+    mask = torch.arange(longest, device=query.device) < torch.as_tensor(lengths, device=query.device)[:, None]
+
+    def pad(flat: Tensor, where: tuple[Tensor, Tensor], length: int) -> Tensor:
+        full = flat.new_zeros((len(lengths), length, *flat.shape[1:]))
+        full[where] = flat
+        return full.transpose(1, 2)
+
+    mixed = attend(
+        pad(query, (rows, columns), most),
+        pad(key, (token_rows, token_columns), longest),
+        pad(value, (token_rows, token_columns), longest),
+        attn_mask=mask[:, None, None, :],
+        scale=scale,
+    )
+    return mixed.transpose(1, 2)[rows, columns]
+
+
+def attention_weights(
+    query: Tensor, key: Tensor, lengths: NDArray[np.int64], *, scale: float | None = None
+) -> list[Tensor]:
+    """Attention weights of each cell, (heads, tokens, tokens), float32; every row sums to 1."""
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    out = []
+    for start, length in zip(starts(lengths).tolist(), np.asarray(lengths).tolist(), strict=True):
+        q = query[start : start + length].transpose(0, 1).float()
+        k = key[start : start + length].transpose(0, 1).float()
+        out.append((q @ k.transpose(1, 2) * factor).softmax(-1))
+    return out
+
+
+def _explicit(
+    query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query * factor) @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    return scores.softmax(-1) @ value
+
+
+def _places(lengths: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    columns = np.arange(len(rows)) - np.repeat(starts(lengths), lengths)
+    return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
+
+
+class PackedSelfAttention(nn.Module):
+    """Multi-head self-attention on packed tokens, with the parameters of ``nn.MultiheadAttention``.
+
+    ``in_proj_weight`` holds the rows of q, then k, then v; heads lie contiguous within each.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ModelError(f"A width of {width} cannot be divided among {heads} attention heads.")
+        self.width, self.heads = width, heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        self.explicit = False
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+    def forward(
+        self,
+        states: Tensor,
+        lengths: NDArray[np.int64],
+        readers: Tensor | None = None,
+        reader_lengths: NDArray[np.int64] | None = None,
+    ) -> Tensor:
+        """Attend; (tokens, width) → (tokens, width), or (readers, width).
+
+        Parameters
+        ----------
+        readers
+            Flat positions of the tokens to be answered for; None: all.
+        reader_lengths
+            How many of them each cell has.
+        """
+        if readers is None:
+            q, k, v = F.linear(states, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            w = self.width
+            q = F.linear(states[readers], self.in_proj_weight[:w], self.in_proj_bias[:w])
+            k, v = F.linear(states, self.in_proj_weight[w:], self.in_proj_bias[w:]).chunk(2, dim=-1)
+        mixed = packed_attention(
+            self._heads(q),
+            self._heads(k),
+            self._heads(v),
+            lengths,
+            query_lengths=reader_lengths,
+            explicit=self.explicit,
+        )
+        return self.out_proj(mixed.flatten(1))
+
+    def weights(self, states: Tensor, lengths: NDArray[np.int64]) -> list[Tensor]:
+        """Attention weights of each cell, (heads, tokens, tokens), float32."""
+        w = self.width
+        q, k = F.linear(states, self.in_proj_weight[: 2 * w], self.in_proj_bias[: 2 * w]).chunk(2, dim=-1)
+        return attention_weights(self._heads(q), self._heads(k), lengths)
+
+
+class PostNormLayer(nn.Module):
+    """x = norm1(x + attention(x)); x = norm2(x + linear2(activation(linear1(x))))."""
+
+    def __init__(self, width: int, heads: int, ffn: int, *, activation: str = "relu", eps: float = 1e-5) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ModelError(f"The activation {activation!r} is unknown; known are {', '.join(ACTIVATIONS)}.")
+        self.self_attn = PackedSelfAttention(width, heads)
+        self.linear1 = nn.Linear(width, ffn)
+        self.linear2 = nn.Linear(ffn, width)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(
+        self,
+        states: Tensor,
+        lengths: NDArray[np.int64],
+        readers: Tensor | None = None,
+        reader_lengths: NDArray[np.int64] | None = None,
+    ) -> Tensor:
+        """One layer on packed tokens; with `readers` only those tokens are computed and returned."""
+        kept = states if readers is None else states[readers]
+        x = self.norm1(kept + self.self_attn(states, lengths, readers, reader_lengths))
+        return self.norm2(x + self.linear2(self.activation(self.linear1(x))))
+
+
+class PackedEncoder(nn.Module):
+    """A stack of post-norm layers on packed tokens (``layers.<i>.…``), without a final norm."""
+
+    def __init__(
+        self, n_layers: int, width: int, heads: int, ffn: int, *, activation: str = "relu", eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            PostNormLayer(width, heads, ffn, activation=activation, eps=eps) for _ in range(n_layers)
+        )
+
+    def forward(
+        self,
+        states: Tensor,
+        lengths: NDArray[np.int64],
+        *,
+        n_layers: int | None = None,
+        readers: Tensor | None = None,
+        reader_lengths: NDArray[np.int64] | None = None,
+    ) -> Tensor:
+        """States after some layers.
+
+        Parameters
+        ----------
+        states
+            (tokens, width), one cell after the other.
+        lengths
+            Tokens of each cell.
+        n_layers
+            Layers to run; None: all; 0: the input itself.
+        readers
+            Flat positions of the tokens that are wanted (in the order of cells); the last layer
+            that is run is computed for them alone. None: all tokens.
+        reader_lengths
+            Wanted tokens of each cell; None: one each.
+
+        Returns
+        -------
+        Tensor (tokens, width), or (readers, width)
+        """
+        run = self.layers if n_layers is None else self.layers[:n_layers]
+        if readers is not None and reader_lengths is None:
+            reader_lengths = np.ones(len(lengths), np.int64)
+        if len(run) == 0:
+            return states if readers is None else states[readers]
+        for layer in run[:-1]:
+            states = layer(states, lengths)
+        return run[-1](states, lengths, readers, reader_lengths)
+
+    def every(self, states: Tensor, lengths: NDArray[np.int64]) -> list[Tensor]:
+        """The input and the states after each layer: n_layers + 1 tensors (tokens, width)."""
+        out = [states]
+        for layer in self.layers:
+            out.append(layer(out[-1], lengths))
+        return out
+
+    def attention(self, states: Tensor, lengths: NDArray[np.int64], layer: int) -> list[Tensor]:
+        """Attention weights of one layer (0 the first), (heads, tokens, tokens) for each cell."""
+        states = self(states, lengths, n_layers=layer)
+        return self.layers[layer].self_attn.weights(states, lengths)
+
+
+def cell_means(states: Tensor, lengths: NDArray[np.int64]) -> Tensor:
+    """Mean over each cell's tokens, (tokens, width) → (cells, width); sums run in float32."""
+    return torch.stack([cell.float().mean(dim=0) for cell in states.split(np.asarray(lengths).tolist())])
+
+
+def resolve_layer(hidden_layer: int | None, n_layers: int, published: int, name: str) -> int:
+    """Number of layers to run for a `hidden_layer` in Python's counting (-1 the last, 0 … n the states after n layers).
+
+    Raises
+    ------
+    ModelError
+        If there is no such layer.
+    """
+    layer = published if hidden_layer is None else hidden_layer
+    if not -n_layers - 1 <= layer <= n_layers:
+        raise ModelError(
+            f"{name} has {n_layers} layers; hidden_layer={layer} is not between {-n_layers - 1} and {n_layers}."
+        )
+    return layer % (n_layers + 1)
