@@ -33,6 +33,8 @@ class Dataset:
     licence: str = ""
     url: str = ""
     """Public source of the counts; empty where there is only the publication's accession."""
+    content: str = ""
+    """Digest of the counts alone: what is built from a public source is checked by it."""
     kind: str = "cells"
     """``"cells"`` (AnnData) or ``"table"`` (pandas, or a dict of gene sets)."""
 
@@ -178,7 +180,9 @@ def _here(dataset: Dataset) -> Path | None:
 def _check_sum(path: Path, dataset: Dataset) -> None:
     from scfm_lab.models.files import sha256
 
-    if dataset.sha256 and sha256(path) != f"sha256:{dataset.sha256}":
+    if not dataset.sha256 or sha256(path) == f"sha256:{dataset.sha256}":
+        return
+    if not dataset.content or content_digest(_read(path, dataset)) != dataset.content:
         raise DataError(
             f"{path} is not the file that is recorded for {dataset.name!r} (its SHA-256 differs). "
             "Delete it and get it again."
@@ -186,25 +190,68 @@ def _check_sum(path: Path, dataset: Dataset) -> None:
 
 
 def _fetch(dataset: Dataset) -> Path:
+    """Download a 10x archive, build the AnnData from it, check its counts, and keep that in the cache."""
+    import tempfile
+
     import pooch
 
     from scfm_lab.home import data_home
 
     folder = data_home() / "datasets"
-    try:
-        return Path(
-            pooch.retrieve(
-                dataset.url,
-                known_hash=f"sha256:{dataset.sha256}" if dataset.sha256 else None,
-                fname=Path(dataset.file).name,
-                path=folder,
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        try:
+            # The archive's own checksum is not published; what is built from it is checked instead.
+            archive = Path(pooch.retrieve(dataset.url, known_hash=None, path=work, fname="archive.tar.gz"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"The dataset {dataset.name!r} could not be fetched from {dataset.url} ({error}). Check the connection, or "
+                f"put {dataset.file} into a folder that {MIRROR_VARIABLE} names."
+            ) from error
+        adata = _from_10x(archive, Path(work), dataset)
+        if content_digest(adata) != dataset.content:
+            raise DataError(
+                f"What {dataset.url} holds is not the data recorded for {dataset.name!r} (its counts differ); it was not kept."
             )
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The dataset {dataset.name!r} could not be fetched from {dataset.url} ({error}). Check the connection, or "
-            f"put {dataset.file} into a folder that {MIRROR_VARIABLE} names."
-        ) from error
+        adata.write_h5ad(Path(work) / "built.h5ad", compression="gzip")
+        return (Path(work) / "built.h5ad").rename(folder / dataset.file)
+
+
+def _from_10x(archive: Path, work: Path, dataset: Dataset) -> AnnData:
+    import tarfile
+
+    import scanpy as sc
+    from scipy import sparse
+
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+        matrix = next(work.rglob("matrix.mtx*"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adata = sc.read_10x_mtx(matrix.parent, var_names="gene_symbols", make_unique=True)
+    except (OSError, tarfile.TarError, StopIteration, KeyError, ValueError) as error:
+        raise DataError(f"The archive at {dataset.url} is not in the layout of 10x Genomics ({error}).") from error
+    adata.X = sparse.csr_matrix(adata.X, dtype="float32")
+    adata.var["gene_symbol"] = adata.var_names
+    adata.var = adata.var.rename(columns={"gene_ids": "ensembl_id"})
+    adata.uns["organism"] = dataset.organism
+    adata.uns["note"] = "built from the public matrix, which has no labels"
+    return adata
+
+
+def content_digest(adata: AnnData) -> str:
+    """Digest of the counts by Ensembl id (symbol where there is none), whatever the order of cells and genes."""
+    import numpy as np
+
+    from scfm_lab.cells.counts import to_csr
+    from scfm_lab.cells.digest import cell_keys, hash_names
+
+    ensembl = adata.var["ensembl_id"].astype(str).to_numpy()
+    names = np.where(ensembl != "", ensembl, adata.var_names.astype(str))
+    counts = to_csr(adata.X)
+    parts = [cell_keys(counts, hash_names(names), salt=salt).sum(dtype=np.uint64) for salt in (1, 2)]
+    return "".join(f"{int(part):016x}" for part in parts)
 
 
 def _read(path: Path, dataset: Dataset) -> Any:

@@ -44,6 +44,12 @@ def test_query_and_reference_may_measure_different_genes(pbmc68k):
     assert result.scores["accuracy"] > 0.4
 
 
+def _blank_first(reference):
+    labels = reference.obs["cell_type"].copy()
+    labels.iloc[0] = np.nan
+    reference.obs["cell_type"] = labels
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -52,7 +58,7 @@ def test_query_and_reference_may_measure_different_genes(pbmc68k):
             "label column of the reference 'cell_type' is not in obs",
         ),
         (lambda r: r.obs.__setitem__("cell_type", "T"), "one value only"),
-        (lambda r: r.obs.__setitem__("cell_type", [np.nan, *r.obs["cell_type"].astype(str)[1:]]), "no value in 1"),
+        (_blank_first, "no value in 1"),
     ],
 )
 def test_bad_references_are_refused_in_words(pbmc68k, spoil, words):
@@ -101,7 +107,7 @@ def test_the_root_may_be_a_cell_and_turns_the_direction(line):
     own = line.obs["part"][last]
     other = {"up": "down", "down": "up"}[own]
     median = result.table.set_index("group")["median_pseudotime"]
-    assert median[own] < median["stem"] < min(median["start"], median[other])
+    assert median[own] < min(median["stem"], median["start"], median[other]) / 2
 
 
 def test_cells_out_of_reach_are_nan_and_counted(line):
