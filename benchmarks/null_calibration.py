@@ -1,0 +1,71 @@
+"""Whether the null of comparable genes is fair: p-values of genes that nobody picked.
+
+Genes are drawn at random from each decile of mean expression and knocked out through the
+complete path; if the null is fair, p is uniform. Power is that for an effect of three null
+standard deviations added to the gene's residual.
+
+    python benchmarks/null_calibration.py --model pca --genes 200
+"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(help=__doc__)
+@click.option("--model", "name", default="pca", show_default=True)
+@click.option("--dataset", default="pbmc68k", show_default=True)
+@click.option("--genes", default=200, show_default=True, help="Genes tested, spread evenly over the deciles.")
+@click.option("--n-null", default=50, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(name: str, dataset: str, genes: int, n_null: int, seed: int, as_json: bool) -> None:
+    import numpy as np
+    from scipy import stats
+
+    import scfm_lab as sl
+    from scfm_lab.evaluation.nulls import features
+    from scfm_lab.tasks.perturb import Perturber
+
+    lab = Perturber(sl.datasets.load(dataset), name, seed=seed)
+    f = features(lab.cells.counts, lab.cells.total)
+    seen = np.flatnonzero(lab.known & (f.detection * len(lab.cells) >= 10))
+    deciles = np.array_split(seen[np.argsort(f.log_mean[seen])], 10)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number, decile in enumerate(deciles, start=1):
+        for gene in rng.choice(decile, min(genes // 10, len(decile)), replace=False):
+            result = lab.with_null(lab.run({str(lab.cells.genes.names[gene]): 0.0}), n_null=n_null)
+            row = result.table.iloc[0]
+            # An effect of three null standard deviations on top of what was seen, against the same null.
+            planted = row["effect"] + 3 * row["null_sd"] if np.isfinite(row["p_value"]) else np.nan
+            rows.append((number, row["p_value"], planted, row["null_high"]))
+        click.echo(f"decile {number}: {len(rows)} genes", err=True)
+    table = np.array(rows, dtype=float)
+    valid = np.isfinite(table[:, 1])
+    p = table[valid, 1]
+    figures = {
+        "model": name,
+        "dataset": dataset,
+        "genes": len(table),
+        "no_valid_null": int((~valid).sum()),
+        "false_positive_rate_at_5%": round(float((p <= 0.05).mean()), 4),
+        "ks_distance_from_uniform": round(float(stats.kstest(p, "uniform").statistic), 4),
+        "share_of_planted_above_the_null's_95%": round(float((table[valid, 2] > table[valid, 3]).mean()), 3),
+        "by_decile": {
+            int(d): {
+                "tested": int((table[valid, 0] == d).sum()),
+                "p<=0.05": round(float((p[table[valid, 0] == d] <= 0.05).mean()), 3)
+                if (table[valid, 0] == d).any()
+                else None,
+            }
+            for d in range(1, 11)
+        },
+    }
+    click.echo(json.dumps(figures, indent=None if as_json else 2))
+
+
+if __name__ == "__main__":
+    main()
