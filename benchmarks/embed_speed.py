@@ -19,6 +19,7 @@ import click
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(name: str, dataset: str, cells: int, repeats: int, as_json: bool) -> None:
+    """Print the seconds of each run, and cells per second."""
     import scfm_lab as sl
 
     started = time.perf_counter()

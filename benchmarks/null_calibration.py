@@ -4,7 +4,7 @@ Genes are drawn at random from each decile of mean expression and knocked out th
 complete path; if the null is fair, p is uniform. Power is that for an effect of three null
 standard deviations added to the gene's residual.
 
-    python benchmarks/null_calibration.py --model pca --genes 200
+python benchmarks/null_calibration.py --model pca --genes 200
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import click
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(name: str, dataset: str, genes: int, n_null: int, seed: int, as_json: bool) -> None:
+    """Print how p-values of randomly picked genes are distributed."""
     import numpy as np
     from scipy import stats
 
