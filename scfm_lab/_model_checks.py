@@ -222,7 +222,7 @@ class ModelChecks:
 
         mixed = with_unknown_genes(self.adata)
         vectors = self.embed(mixed)
-        blind = ~np.isfinite(vectors).any(axis=1)
+        blind = np.asarray(np.isnan(vectors).all(axis=1))
         if not np.isnan(vectors[:2]).all():
             raise Fault("cells without a known gene (the first two) must have NaN throughout")
         if blind[2:].any():
@@ -269,7 +269,8 @@ class ModelChecks:
         counts = cells.counts.tolil()
         counts[:, gene] = 0
         knocked = counts.tocsr().astype(np.float32)
-        expresses = cells.counts[:, gene].toarray().ravel() > 0
+        expresses = np.zeros(len(cells), dtype=bool)
+        expresses[cells.counts[:, gene].nonzero()[0]] = True
         out = self.model.encode(self.model.tokenize(cells.with_counts(knocked))).cell
         if expresses.all():
             raise NotApplicable(f"every cell expresses {cells.genes.names[gene]}")
@@ -285,10 +286,14 @@ class ModelChecks:
             if not table.index.is_unique or table.isna().any().any() or not len(table):
                 wrong.append("gene_embeddings() must give one row per gene, without NaN")
         if "impute" in spec.abilities:
-            genes = self.model.match(_genes_of(self.adata)).ids[:5]
+            genes = np.arange(min(5, spec.n_genes))
             counts = self.model.expected_counts(self.vectors, genes)
             if counts.shape != (len(self.vectors), len(genes)) or not np.isfinite(counts).all() or (counts < 0).any():
                 wrong.append(f"expected_counts() gives {counts.shape}, it must give finite counts, cells × genes")
+        if "attention" in spec.abilities:
+            maps = self.model.attention(self.model.tokenize(self.adata[:2].copy()))
+            if len(maps) != 2 or not all(np.isfinite(one).all() and one.shape[-1] == one.shape[-2] for one in maps):
+                wrong.append("attention() must give one map per cell, finite and tokens × tokens")
         for ability, call in (
             ("gene_embeddings", self.model.gene_embeddings),
             ("attention", lambda: self.model.attention(self.model.tokenize(self.adata))),
@@ -385,12 +390,6 @@ def _option_faults(options: Any) -> list[str]:
         elif option.choices and option.default is not None and option.default not in option.choices:
             wrong.append(f"option {name!r} has the default {option.default!r}, which is none of its choices")
     return wrong
-
-
-def _genes_of(adata: AnnData) -> Any:
-    from scfm_lab.cells.cells import Cells
-
-    return Cells.from_anndata(adata).genes
 
 
 def _refuses(call: Callable[[], Any]) -> bool:

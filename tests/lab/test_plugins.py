@@ -407,20 +407,20 @@ def test_the_example_model_passes_the_kit(example_plugins):
 
 def test_the_example_panel_passes_the_kit_and_tells_what_is_selected(example_plugins, pbmc68k):
     from scfm_lab.testing import check_panel
+    from scfm_widgets import Lab
 
     report = check_panel("example.profile", adata=pbmc68k)
     assert report.passed
     assert len(report.checks) == 7
 
-    class Session:
-        adata = pbmc68k
-        selection = (pbmc68k.obs["cell_type"].astype(str) == "CD19+ B").to_numpy()
-
-    panel = plugins.discover().get("panels", "example.profile").load()(Session())
+    lab = Lab(pbmc68k)
+    lab.selection = (pbmc68k.obs["cell_type"].astype(str) == "CD19+ B").to_numpy()
+    panel = plugins.discover().get("panels", "example.profile").load()(lab.session)
     told = panel.handle({"of": "selection"})
     scores = dict(zip(told["modules"], told["selected"], strict=True))
-    assert told["n"] == Session.selection.sum() > 50
-    assert scores["b cell"] > dict(zip(told["modules"], told["all"], strict=True))["b cell"]
+    assert told["n"] == 95
+    assert scores["b cell"] > 2 * dict(zip(told["modules"], told["all"], strict=True))["b cell"]
+    lab.close()
 
 
 def test_the_users_own_table_of_modules_opens_with_the_plugins_adapter(example_plugins, tmp_path, pbmc68k):
