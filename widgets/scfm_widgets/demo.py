@@ -127,7 +127,9 @@ class Demo:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option(
-    "--progress/--no-progress", default=None, help="Show bars [default: when a terminal is there]; steps are always told."
+    "--progress/--no-progress",
+    default=None,
+    help="Show bars [default: when a terminal is there]; steps are always told.",
 )
 def demo(out: str, model: str, gene: str, seed: int, as_json: bool, progress: bool | None) -> None:
     """Run the whole main job on bundled cells and write an HTML report.
@@ -140,7 +142,11 @@ def demo(out: str, model: str, gene: str, seed: int, as_json: bool, progress: bo
     found = run(model, gene, seed=seed, bars=progress)
     with _step(STEPS, "the report", found.seconds):
         write_report(found, target)
-    say(f"\n{found.summary()}\n\nThe report is {target}; open it in any browser.", {**found.to_json(), "report": str(target)}, as_json=as_json)
+    say(
+        f"\n{found.summary()}\n\nThe report is {target}; open it in any browser.",
+        {**found.to_json(), "report": str(target)},
+        as_json=as_json,
+    )
 
 
 def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool | None = None) -> Demo:
