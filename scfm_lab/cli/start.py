@@ -43,8 +43,18 @@ def lab(context: click.Context, folder: Path | None, print_path: bool, jupyter_a
             "for any notebook server of yours."
         )
     click.echo(f"Opening {notebook} in JupyterLab; stop it with Ctrl-C.", err=True)
-    ended = subprocess.call([sys.executable, "-m", "jupyterlab", str(notebook), *jupyter_arguments])
+    ended = _run_until_it_ends([sys.executable, "-m", "jupyterlab", str(notebook), *jupyter_arguments])
     context.exit(1 if ended else 0)
+
+
+def _run_until_it_ends(command: list[str]) -> int:
+    """Run a program in the foreground; Ctrl-C reaches it from the terminal, and it decides what that means."""
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
 
 
 def prepare(folder: Path | None = None) -> Path:
