@@ -1,4 +1,9 @@
-"""Read the files of a checkpoint: configurations, safetensors, digests. No code is run."""
+"""Read the files of a checkpoint: configurations, safetensors, torch archives, dictionaries, digests.
+
+No code in a file is ever run: tensors come through safetensors or torch's reader of tensors
+alone, dictionaries in pickles through a reader that knows nothing but containers, text and
+numbers. What does not fit is refused by name; there is no other way in behind it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
@@ -51,7 +57,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     ModelError
         If the file is missing, truncated, not in that format, or holds NaN or infinity.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -63,32 +68,195 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"{path} is damaged or no safetensors file ({path.stat().st_size:,} bytes; {error}). Get the file again."
         ) from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{path} holds NaN or infinite values in {name!r}; the weights cannot be used.")
+    _check_tensors(tensors, path)
     return tensors
 
 
-def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], path: Path) -> None:
-    """Refuse a file whose tensors are not those expected.
+def read_torch(path: Path) -> Any:
+    """What ``torch.save`` wrote, as far as it is tensors, containers, text and numbers.
+
+    Parameters
+    ----------
+    path
+        A ``.pt``, ``.pth``, ``.bin``, ``.ckpt`` … file. Archives of torch ≥ 1.6 are mapped into
+        memory, not copied.
+
+    Returns
+    -------
+    object
+        Usually a dict; tensors on the CPU, in the file's dtype.
 
     Raises
     ------
     ModelError
-        Naming the keys that are missing, left over or of another shape.
+        If the file is missing, truncated, no torch archive, holds anything that would have to be
+        run or built to be read (it is named, and not run), declares tensors that it does not
+        hold, or holds NaN or infinity.
     """
-    missing = sorted(set(expected) - set(tensors))
-    extra = sorted(set(tensors) - set(expected))
-    wrong = [
-        f"{name} is {tuple(tensors[name].shape)}, not {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    faults = []
-    if missing:
-        faults.append(f"missing {', '.join(missing)}")
-    if extra:
-        faults.append(f"unknown {', '.join(extra)}")
-    faults += wrong
-    if faults:
-        raise ModelError(f"The weights in {path} do not match the model: {'; '.join(faults)}.")
+    import pickle  # noqa: TID251 - only for the name of its error
+    import zipfile
+
+    import torch
+
+    if not path.is_file():
+        raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the files as published.")
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        _check_archive(path)
+    try:
+        # weights_only builds tensors and plain containers; everything else is refused.
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)  # noqa: TID251
+    except pickle.UnpicklingError as error:
+        raise ModelError(_refusal(path, str(error))) from error
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ModelError(_damage(path, "torch checkpoint", error)) from error
+    except (MemoryError, OverflowError) as error:
+        raise ModelError(
+            f"{path} ({path.stat().st_size:,} bytes) declares more data than it can hold. Get the file again."
+        ) from error
+    _check_tensors(dict(_tensors_in(content)), path)
+    return content
+
+
+def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint file, in safetensors or as ``torch.save`` wrote it.
+
+    Parameters
+    ----------
+    inside
+        Keys under one of which a training script may have put the state dict.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read (:func:`read_safetensors`, :func:`read_torch`) or is no dict of
+        names to tensors.
+    """
+    import torch
+
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content = read_torch(path)
+    for key in inside:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content:
+        raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict (names to tensors).")
+    strange = [str(k) for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)]
+    if strange:
+        raise ModelError(
+            f"{path} is no state dict: {', '.join(strange[:5])}{' …' if len(strange) > 5 else ''} "
+            f"{'is no tensor' if len(strange) == 1 else 'are no tensors'}. Give the published file."
+        )
+    return dict(content)
+
+
+def read_pickle(path: Path) -> Any:
+    """A pickled dictionary: containers, text, numbers and numpy numbers; nothing else.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, truncated, or names anything that would have to be run or built
+        to be read; nothing of it is run.
+    """
+    from scfm_lab.models._pickles import Refused, load
+
+    if not path.is_file():
+        raise ModelError(f"The file {path} is missing; give the files as published.")
+    try:
+        return load(path.read_bytes())
+    except Refused as refused:
+        raise ModelError(_refusal(path, str(refused))) from refused
+    # A damaged pickle fails in as many ways as the format has instructions.
+    except Exception as error:
+        raise ModelError(_damage(path, "pickle", error)) from error
+
+
+def _numpy_numbers() -> list[Any]:
+    """What torch's reader of tensors may build besides: numpy numbers, such as losses kept beside the weights."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _damage(path: Path, what: str, error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")[:160]
+    return (
+        f"{path} is damaged or no {what} ({path.stat().st_size:,} bytes; {first or type(error).__name__}). "
+        "Get the file again."
+    )
+
+
+def _refusal(path: Path, text: str) -> str:
+    import re
+
+    found = re.search(r"(?:GLOBAL|type) ([A-Za-z_][\w.]*)", text)
+    if found:
+        return (
+            f"{path} holds {found.group(1)}, which is code and not data; nothing of it was run. Use the file as "
+            "published, or a version of it that holds only tensors and plain values."
+        )
+    return f"{path} is damaged or no file of plain data ({path.stat().st_size:,} bytes). Get the file again."
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse archives that unpack to more than they are: torch stores, it never compresses."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"{path} is damaged ({error}); get the file again.") from error
+    size = path.stat().st_size
+    packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(e.file_size for e in entries) > size:
+        raise ModelError(
+            f"{path} ({size:,} bytes) declares {sum(e.file_size for e in entries):,} bytes of content; no published "
+            "checkpoint does that. Get the file again."
+        )
+
+
+def _tensors_in(content: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+
+    if isinstance(content, torch.Tensor):
+        yield name, content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _tensors_in(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, (list, tuple, set)):
+        for i, value in enumerate(content):
+            yield from _tensors_in(value, f"{name}[{i}]")
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided:
+            raise ModelError(f"{path} holds {name!r} as a {tensor.layout} tensor; only plain tensors are read.")
+        declared = tensor.numel() * tensor.element_size()
+        if declared > tensor.untyped_storage().nbytes():
+            raise ModelError(
+                f"{path} declares {declared:,} bytes for {name!r} {tuple(tensor.shape)} and holds "
+                f"{tensor.untyped_storage().nbytes():,}. Get the file again."
+            )
+        if tensor.is_floating_point() and not _finite(tensor):
+            raise ModelError(f"{path} holds NaN or infinite values in {name!r}; the weights cannot be used.")
+
+
+def _finite(tensor: torch.Tensor, step: int = 1 << 24) -> bool:
+    import torch
+
+    flat = tensor.reshape(-1)
+    # One pass without a temporary; only where a sum is not finite is each element looked at.
+    return all(
+        bool(torch.isfinite(part.sum(dtype=torch.float64))) or bool(torch.isfinite(part).all())
+        for part in flat.split(step)
+    )

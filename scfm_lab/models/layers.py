@@ -298,7 +298,9 @@ class PackedEncoder(nn.Module):
     def attention(self, states: Tensor, lengths: NDArray[np.int64], layer: int) -> list[Tensor]:
         """Attention weights of one layer (0 the first), (heads, tokens, tokens) for each cell."""
         states = self(states, lengths, n_layers=layer)
-        return self.layers[layer].self_attn.weights(states, lengths)
+        chosen = self.layers[layer]
+        assert isinstance(chosen, PostNormLayer)
+        return chosen.self_attn.weights(states, lengths)
 
 
 def cell_means(states: Tensor, lengths: NDArray[np.int64]) -> Tensor:
