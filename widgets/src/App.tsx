@@ -8,9 +8,11 @@ import { Perturb } from "./panels/Perturb.tsx";
 import { Plugin } from "./panels/Plugin.tsx";
 import { Run } from "./panels/Run.tsx";
 import { TrajectoryPanel } from "./panels/Trajectory.tsx";
+import { isPicked } from "./reducers.ts";
 import type { Choice } from "./render/probe.ts";
 import { Stage } from "./stage/Stage.tsx";
 import type { PanelInfo } from "./types.ts";
+import { Boundary } from "./ui/Boundary.tsx";
 import { Notices } from "./ui/Notices.tsx";
 
 const KERNEL_QUIET_MS = 4000;
@@ -47,7 +49,9 @@ export function App({ renderer }: { renderer: Choice }) {
               // biome-ignore lint/a11y/noNoninteractiveTabindex: a panel that scrolls must be reachable by key
               tabIndex={0}
             >
-              <Panel panel={current} show={show} />
+              <Boundary key={current.id} name={`The panel “${current.title}”`}>
+                <Panel panel={current} show={show} />
+              </Boundary>
             </div>
           )}
           {failed.map((panel) => (
@@ -56,7 +60,11 @@ export function App({ renderer }: { renderer: Choice }) {
             </p>
           ))}
         </div>
-        {hasStage && <Stage renderer={renderer} />}
+        {hasStage && (
+          <Boundary name="The embedding">
+            <Stage renderer={renderer} />
+          </Boundary>
+        )}
       </div>
     </>
   );
@@ -127,7 +135,7 @@ function Header() {
   const store = useStore("_meta", "_job", "state", "_models", "waiting");
   const meta = store.get("_meta");
   const job = store.get("_job");
-  const model = store.get("_models")?.rows.find(({ source }) => source === store.state.model);
+  const model = store.get("_models")?.rows?.find((row) => isPicked(row, store.state.model));
   const [quiet, setQuiet] = useState(false);
   useEffect(
     () =>

@@ -40,3 +40,8 @@ export function pValue(p: number | null | undefined): string {
   if (p == null || !Number.isFinite(p)) return "–";
   return p < 0.001 ? "< 0.001" : p.toFixed(p < 0.1 ? 3 : 2);
 }
+
+/** A dose as it stands beside its slider: 0, 0.55, 1, 1.5. */
+export function dose(value: number): string {
+  return String(Number(value.toFixed(2)));
+}

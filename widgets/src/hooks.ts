@@ -24,7 +24,6 @@ export function useScope(): Scope {
 export function useStore(...keys: Key[]): Store {
   const { store } = useScope();
   const [, redraw] = useReducer<number, void>((version) => version + 1, 0);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the keys of one call never change
   useEffect(() => {
     const stops = keys.map((key) => store.on(key, () => redraw()));
     // Something may have changed between drawing and listening.

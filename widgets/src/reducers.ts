@@ -43,7 +43,7 @@ export function doseWords(dose: number): string {
   if (dose === 0) return "knocked out";
   if (dose === 1) return "unchanged";
   if (dose < 1) return `${Math.round(dose * 100)} % of its counts`;
-  return `${dose.toFixed(2).replace(/0$/, "")} × its counts`;
+  return `${Number(dose.toFixed(2))} × its counts`;
 }
 
 // --------------------------------------------------------------------------------------- legend
@@ -121,4 +121,25 @@ export function matchParts(name: string, typed: string): [string, string, string
   const at = query ? name.toLowerCase().indexOf(query) : -1;
   if (at < 0) return [name, "", ""];
   return [name.slice(0, at), name.slice(at, at + query.length), name.slice(at + query.length)];
+}
+
+// --------------------------------------------------------------------------------------- models
+
+/** Whether a registry's row is the model that is picked, by whatever name it was picked ("starter", "models:/starter/1"). */
+export function isPicked(
+  row: { source: string; name: string; version: string | null },
+  picked: string | null,
+): boolean {
+  return picked !== null && [row.source, row.name, `models:/${row.name}/${row.version}`].includes(picked);
+}
+
+// ----------------------------------------------------------------------------------------- jobs
+
+/** Work that a person has started and waits for; what else runs gives way to it. */
+const OWN_WORK = ["embed", "trajectory"];
+
+export function isBusy(job: { kind: string; status: string } | null): boolean {
+  return (
+    job !== null && OWN_WORK.includes(job.kind) && (job.status === "running" || job.status === "cancelling")
+  );
 }

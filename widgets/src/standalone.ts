@@ -139,7 +139,7 @@ function lineBetween(row: EffectRow, below: Response, above: Response, u: number
   const same = (response: Response) =>
     response.perturbation.rows.find(({ group, readout }) => group === row.group && readout === row.readout);
   const [a, b] = [same(below), same(above)];
-  const line = (key: "effect" | "effect_expressing" | "null_mean" | "null_sd") => {
+  const line = (key: "effect" | "effect_expressing" | "null_mean" | "null_sd" | "null_low" | "null_high") => {
     const [x, y] = [a?.[key], b?.[key]];
     return x == null || y == null ? null : x + (y - x) * u;
   };
@@ -149,6 +149,8 @@ function lineBetween(row: EffectRow, below: Response, above: Response, u: number
     effect_expressing: line("effect_expressing"),
     null_mean: line("null_mean"),
     null_sd: line("null_sd"),
+    null_low: line("null_low"),
+    null_high: line("null_high"),
     p_value: null,
     q_value: null,
     verdict: "between two computed doses",

@@ -107,10 +107,13 @@ export interface EffectRow {
   effect_expressing: number | null;
   null_mean: number | null;
   null_sd: number | null;
+  null_low: number | null;
+  null_high: number | null;
   p_value: number | null;
   q_value: number | null;
   n_cells: number;
   n_expressing: number;
+  n_changed: number;
   verdict: string;
 }
 

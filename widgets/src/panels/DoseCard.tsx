@@ -61,7 +61,7 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
           {gene}
         </label>
         <output class="sl-dose-value" for={id}>
-          {dose.toFixed(2).replace(/0$/, "")}
+          {format.dose(dose)}
         </output>
         <span class="sl-muted">{doseWords(dose)}</span>
         <span class="sl-spring" />

@@ -9,8 +9,6 @@ import type { EffectRow } from "../types.ts";
 const WIDTH = 272;
 const HEIGHT = 16;
 const INSET = 6;
-/** The band holds what about 95 of 100 comparable genes do. */
-const BAND_SD = 2;
 
 export function Effects() {
   const store = useStore("_perturbation", "doses");
@@ -20,7 +18,6 @@ export function Effects() {
   const main = readouts.includes("shift") ? "shift" : readouts[0];
   const rows = shown.rows.filter(({ readout }) => readout === main);
   if (rows.length === 0) return null;
-  const several = new Set(rows.map(({ gene }) => gene)).size > 1;
   const scale = effectScale(rows);
 
   return (
@@ -43,7 +40,6 @@ export function Effects() {
             key={`${row.gene} ${row.group}`}
             row={row}
             scale={scale}
-            several={several}
             pending={shown.null === "pending"}
           />
         ))}
@@ -57,9 +53,9 @@ type Scale = ReturnType<typeof effectScale>;
 
 function effectScale(rows: readonly EffectRow[]) {
   const ends = [0];
-  for (const { effect, null_mean: mean, null_sd: sd } of rows) {
-    if (effect != null && Number.isFinite(effect)) ends.push(effect);
-    if (mean != null && sd != null) ends.push(mean - BAND_SD * sd, mean + BAND_SD * sd);
+  for (const row of rows) {
+    if (row.effect != null) ends.push(row.effect);
+    ends.push(...(band(row) ?? []));
   }
   const low = Math.min(...ends);
   const high = Math.max(...ends);
@@ -72,27 +68,24 @@ function effectScale(rows: readonly EffectRow[]) {
     .clamp(true);
 }
 
-function Effect({
-  row,
-  scale,
-  several,
-  pending,
-}: {
-  row: EffectRow;
-  scale: Scale;
-  several: boolean;
-  pending: boolean;
-}) {
-  const { effect, null_mean: mean, null_sd: sd } = row;
-  const banded = mean != null && sd != null && Number.isFinite(mean) && Number.isFinite(sd);
-  const distinct = isDistinct(row);
-  const words = row.verdict || (pending ? "waiting for comparable genes" : "");
-  const name = several ? `${row.gene} in ${row.group}` : row.group;
+/** Where nearly all comparable genes lie. */
+function band({ null_low: low, null_high: high }: EffectRow): [number, number] | null {
+  return low == null || high == null ? null : [low, high];
+}
+
+function Effect({ row, scale, pending }: { row: EffectRow; scale: Scale; pending: boolean }) {
+  const { effect, null_mean: mean } = row;
+  const spread = band(row);
+  const words = row.verdict || (pending ? "" : "null not computed");
+  const name = row.group === "all" ? "All cells" : row.group;
   return (
     <li class="sl-effect">
       <div class="sl-effect-head">
         <span class="sl-effect-name" title={name}>
           {name}
+        </span>
+        <span class="sl-muted sl-express" title="Cells that express it, of all cells">
+          {format.count(row.n_expressing)} of {format.count(row.n_cells)}
         </span>
         <span class="sl-number">{format.number(effect)}</span>
       </div>
@@ -103,48 +96,48 @@ function Effect({
         preserveAspectRatio="none"
       >
         <line class="sl-effect-line" x1={INSET} x2={WIDTH - INSET} y1={HEIGHT / 2} y2={HEIGHT / 2} />
-        {banded && (
+        {spread && (
           <rect
             class="sl-effect-band"
-            x={scale(mean - BAND_SD * sd)}
-            width={Math.max(2, scale(mean + BAND_SD * sd) - scale(mean - BAND_SD * sd))}
+            x={scale(spread[0])}
+            width={Math.max(2, scale(spread[1]) - scale(spread[0]))}
             y={1}
             height={HEIGHT - 2}
             rx={2}
           />
         )}
-        {banded && <line class="sl-effect-mean" x1={scale(mean)} x2={scale(mean)} y1={2} y2={HEIGHT - 2} />}
-        {effect != null && Number.isFinite(effect) && (
+        {mean != null && (
+          <line class="sl-effect-mean" x1={scale(mean)} x2={scale(mean)} y1={2} y2={HEIGHT - 2} />
+        )}
+        {effect != null && (
           <circle
-            class={distinct ? "sl-effect-dot sl-distinct" : "sl-effect-dot"}
+            class={isDistinct(row) ? "sl-effect-dot sl-distinct" : "sl-effect-dot"}
             cx={scale(effect)}
             cy={HEIGHT / 2}
             r={4.5}
           />
         )}
       </svg>
-      <p class="sl-verdict">
-        {words}
-        {row.p_value != null && <span class="sl-muted"> · p {format.pValue(row.p_value)}</span>}
-        <span class="sl-muted">
-          {" "}
-          · {format.count(row.n_expressing)} of {format.count(row.n_cells)} express it
-        </span>
-      </p>
+      {words && (
+        <p class="sl-verdict">
+          {words}
+          {row.p_value != null && <span class="sl-muted"> · p {format.pValue(row.p_value)}</span>}
+        </p>
+      )}
     </li>
   );
 }
 
-function isDistinct({ verdict, p_value: p }: EffectRow): boolean {
-  return p != null && !/\bnot\b|\bno\b/.test(verdict);
+function isDistinct({ verdict }: EffectRow): boolean {
+  return verdict.startsWith("stronger");
 }
 
 function spoken(row: EffectRow, name: string, words: string): string {
-  const band =
-    row.null_mean != null
-      ? `; comparable genes ${format.number(row.null_mean)} ± ${format.number(row.null_sd)}`
-      : "";
-  return `${name}: effect ${format.number(row.effect)}${band}. ${words}`;
+  const spread = band(row);
+  const beside = spread
+    ? `; comparable genes from ${format.number(spread[0])} to ${format.number(spread[1])}`
+    : "";
+  return `${name}: effect ${format.number(row.effect)}${beside}. ${words}`;
 }
 
 function Axis({ scale }: { scale: Scale }) {

@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
+import { isPicked } from "../reducers.ts";
 import type { ModelRow } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
 
@@ -22,7 +23,7 @@ export function Models() {
     const step = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;
     if (!step || pickable.length === 0) return;
     event.preventDefault();
-    const at = pickable.findIndex(({ source }) => source === picked);
+    const at = pickable.findIndex((row) => isPicked(row, picked));
     const next = pickable[(at + step + pickable.length) % pickable.length];
     store.patch({ model: next.source });
     document.getElementById(`${prefix}-model-${rows.indexOf(next)}`)?.focus();
@@ -47,9 +48,9 @@ export function Models() {
             key={row.source}
             id={`${prefix}-model-${index}`}
             row={row}
-            picked={row.source === picked}
+            picked={isPicked(row, picked)}
             focusable={
-              row.source === picked || (!pickable.some((r) => r.source === picked) && row === pickable[0])
+              isPicked(row, picked) || (!pickable.some((r) => isPicked(r, picked)) && row === pickable[0])
             }
             onPick={() => store.patch({ model: row.source })}
           />
@@ -102,10 +103,7 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
         ))}
         <span class="sl-spring" />
         {row.fit.verdict !== "unknown" && (
-          <span
-            class={`sl-fit ${FIT_CLASS[row.fit.verdict]}`}
-            title={`${row.fit.reason} (${row.fit.source})`}
-          >
+          <span class={`sl-fit ${FIT_CLASS[row.fit.verdict]}`} title={row.fit.reason}>
             {row.fit.verdict}
           </span>
         )}
@@ -123,13 +121,7 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
       {row.blocked ? (
         <span class="sl-blocked">{row.blocked}</span>
       ) : (
-        picked &&
-        row.fit.reason && (
-          <span class="sl-model-facts">
-            {row.fit.reason}
-            {row.fit.source ? ` (${row.fit.source})` : ""}
-          </span>
-        )
+        picked && row.fit.reason && <span class="sl-model-facts">{row.fit.reason}</span>
       )}
     </button>
   );

@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
+import { isBusy } from "../reducers.ts";
 import type { AuditRow, Plan } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
 
@@ -30,8 +31,7 @@ export function Run({ show }: { show: (component: string) => void }) {
       </div>
     );
   }
-  const job = store.get("_job");
-  const running = job?.status === "running" || job?.status === "cancelling";
+  const running = isBusy(store.get("_job"));
   const ready = plan?.model === model && plan.status === "ready";
   return (
     <div class="sl-panel">
@@ -50,7 +50,7 @@ export function Run({ show }: { show: (component: string) => void }) {
           disabled={running || isStatic}
           onChange={(event) => setLayout(event.currentTarget.value)}
         >
-          <option value="">New UMAP of the model's vectors</option>
+          <option value="">New UMAP</option>
           {store.get("_meta").layouts.map(({ key, title }) => (
             <option key={key} value={key}>
               Keep {title}

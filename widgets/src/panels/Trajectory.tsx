@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
+import { isBusy } from "../reducers.ts";
 import type { Column } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
@@ -18,8 +19,7 @@ export function TrajectoryPanel() {
     meta.obs.find(({ kind }) => kind === "category");
   const groups: Column | null = store.column(grouping ? { by: "obs", name: grouping.name } : null);
   const found = store.get("_trajectory");
-  const job = store.get("_job");
-  const running = job?.status === "running" || job?.status === "cancelling";
+  const running = isBusy(store.get("_job"));
   const shown = store.state.colour?.by === "result" && store.state.colour.name === "pseudotime";
 
   const start = () => {

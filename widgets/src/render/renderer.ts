@@ -42,7 +42,7 @@ export interface PointRenderer {
 /** A point's diameter that suits the number of cells and the zoom. */
 export function pointSize(n: number, camera: Camera, frame: Frame): number {
   const room = Math.sqrt((frame.width * frame.height) / Math.max(1, n));
-  const base = Math.min(8, Math.max(1.5, room * 0.24));
+  const base = Math.min(8, Math.max(1.5, room * 0.27));
   return Math.min(16, base * camera.zoom ** 0.45);
 }
 

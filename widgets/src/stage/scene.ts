@@ -23,10 +23,8 @@ export interface Picture {
   anySelected: boolean;
 }
 
-export interface Painter {
-  /** Draw what lies over the cells. */
-  (context: CanvasRenderingContext2D, scene: Scene): void;
-}
+/** Draws what lies over the cells. */
+export type Painter = (context: CanvasRenderingContext2D, scene: Scene) => void;
 
 const MAX_16 = 65535;
 /** How long cells take to glide to new places; well inside what still feels immediate. */
@@ -297,7 +295,7 @@ export class Scene {
     cancelAnimationFrame(this.#request);
     this.#request = 0;
     if (this.frame.width < 2 || this.frame.height < 2) return;
-    if (this.picture && this.picture.before.length) {
+    if (this.picture?.before.length) {
       if (!this.#renderer) this.#start();
       if (this.#glide && performance.now() - this.#glide.begin >= GLIDE_MS) {
         this.#glide = null;

@@ -1,0 +1,103 @@
+"""What a person may hand to the bench, checked: cells, selections, results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+def check_adata(adata: Any) -> None:
+    """Check that it is an AnnData with something in it.
+
+    Raises
+    ------
+    DataError
+        It is not, or it is empty.
+    """
+    for name in ("obs", "var_names", "obsm", "n_obs"):
+        if not hasattr(adata, name):
+            message = f"Lab needs an AnnData; it was given a {type(adata).__name__}."
+            raise DataError(message)
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        message = f"The AnnData is empty ({adata.n_obs} cells, {adata.n_vars} genes); there is nothing to show."
+        raise DataError(message)
+
+
+def as_mask(value: Any, adata: AnnData) -> NDArray[np.bool_]:
+    """A selection from a mask, positions or names of cells.
+
+    Raises
+    ------
+    DataError
+        It fits none of these.
+    """
+    mask = np.zeros(adata.n_obs, dtype=bool)
+    if value is None:
+        return mask
+    given = np.asarray(value)
+    if given.size == 0:
+        return mask
+    if given.ndim != 1:
+        message = f"A selection is one-dimensional; this one has shape {given.shape}."
+        raise DataError(message)
+    if given.dtype == bool:
+        if len(given) != adata.n_obs:
+            message = f"The mask has {len(given):,} values, the bench {adata.n_obs:,} cells."
+            raise DataError(message)
+        return given.copy()
+    if np.issubdtype(given.dtype, np.integer):
+        if given.min() < -adata.n_obs or given.max() >= adata.n_obs:
+            message = f"Positions must lie below {adata.n_obs:,}; the largest is {given.max():,}."
+            raise DataError(message)
+        mask[given] = True
+        return mask
+    rows = adata.obs_names.get_indexer(given.astype(str))
+    if (rows < 0).any():
+        unknown = str(given[int(np.argmax(rows < 0))])
+        message = (
+            f"There is no cell {unknown!r} in obs_names ({int((rows < 0).sum()):,} of {len(given):,} are unknown)."
+        )
+        raise DataError(message)
+    mask[rows] = True
+    return mask
+
+
+def task_of(result: Any, n: int) -> str:
+    """Say which task a result is of.
+
+    Parameters
+    ----------
+    result
+        Of ``sl.embed``, ``sl.perturb`` or ``sl.trajectory``.
+    n
+        How many cells there are.
+
+    Raises
+    ------
+    DataError
+        It is none of these, or it is of other cells.
+    """
+    from scfm_lab.tasks.embed import EmbedResult
+    from scfm_lab.tasks.perturb_result import PerturbResult
+    from scfm_lab.tasks.trajectory import TrajectoryResult
+
+    if isinstance(result, EmbedResult):
+        task, cells = "embed", len(result.vectors)
+    elif isinstance(result, PerturbResult):
+        task, cells = "perturb", len(result.shift)
+    elif isinstance(result, TrajectoryResult):
+        task, cells = "trajectory", len(result.pseudotime)
+    else:
+        message = f"The bench shows results of sl.embed, sl.perturb and sl.trajectory, not a {type(result).__name__}."
+        raise DataError(message)
+    if cells != n:
+        message = f"The result has {cells:,} cells, the bench {n:,}; they must be the same cells."
+        raise DataError(message)
+    return task

@@ -1,0 +1,186 @@
+"""Results as the browser shows them: plain values and packed places, taken from result objects and nothing computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_widgets.codec import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scfm_lab.inference.plan import Plan
+    from scfm_widgets.codec import Frame
+
+_EFFECT_FIELDS = (
+    "gene",
+    "group",
+    "readout",
+    "effect",
+    "effect_expressing",
+    "null_mean",
+    "null_sd",
+    "null_low",
+    "null_high",
+    "p_value",
+    "q_value",
+    "n_cells",
+    "n_expressing",
+    "n_changed",
+    "verdict",
+)
+
+
+def perturbation(
+    result: Any, doses: Mapping[str, float], *, seq: int, null: str, expressing: Mapping[str, int], groupby: str | None
+) -> dict[str, Any]:
+    """Describe a :class:`~scfm_lab.tasks.perturb_result.PerturbResult`.
+
+    Parameters
+    ----------
+    result
+        The result.
+    doses
+        All doses on the bench, those that are 1 included.
+    seq
+        Number of the question it answers.
+    null
+        ``"pending"``, ``"ready"`` or ``"none"``.
+    expressing
+        For each gene of `doses`, in how many cells it is found.
+    groupby
+        The column whose groups the rows are.
+    """
+    fields = [name for name in _EFFECT_FIELDS if name in result.table]
+    rows = plain(result.table[fields].to_dict(orient="records"))
+    for row in rows:
+        if row["verdict"] == "null not computed":
+            row["verdict"] = ""
+    error = np.asarray(result.layout.error)
+    return {
+        "seq": seq,
+        "doses": dict(doses),
+        "rows": rows,
+        "null": null,
+        "moved": int(np.asarray(result.changed).sum()),
+        "error_median": plain(float(np.nanmedian(error))) if np.isfinite(error).any() else None,
+        "seconds": plain(float(result.provenance.get("seconds", np.nan))),
+        "model": str(result.provenance.get("model", "")),
+        "groupby": groupby,
+        "expressing": dict(expressing),
+    }
+
+
+def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, version: int) -> dict[str, Any]:
+    """Describe a :class:`~scfm_lab.tasks.trajectory.TrajectoryResult` on the plane that is shown.
+
+    Parameters
+    ----------
+    result
+        The result.
+    frame
+        Of the plane.
+    charts
+        SVG by theme, ``"light"`` and ``"dark"``.
+    version
+        Grows with each new trajectory.
+    """
+    place, size = _nodes(result, frame)
+    table = result.table.set_index("group")
+    names = list(place)
+    links = result.connectivities
+    edges = [
+        {"from": i, "to": j, "weight": float(links.loc[a, b])}
+        for i, a in enumerate(names)
+        for j, b in enumerate(names[:i])
+        if links.loc[a, b] > 0.05
+    ]
+    paths = [
+        {"name": str(path["nodes"][-1]), "points": [value for group in path["nodes"] for value in place[group]]}
+        for path in result.paths
+        if all(group in place for group in path["nodes"])
+    ]
+    return {
+        "version": version,
+        "root": f"{result.root_group} (cell {result.root})",
+        "summary": result.summary(),
+        "nodes": [
+            {
+                "name": name,
+                "x": place[name][0],
+                "y": place[name][1],
+                "size": size[name],
+                "time": plain(float(table.loc[name, "median_pseudotime"])) if name in table.index else None,
+            }
+            for name in names
+        ],
+        "edges": edges,
+        "paths": paths,
+        "charts": dict(charts) if charts else None,
+    }
+
+
+def _nodes(result: Any, frame: Frame) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Give places of the groups in the unit square, and their sizes from 0 to 1.
+
+    A path's points are the middles of its groups; a group on no path has no place and is not drawn.
+    """
+    place: dict[str, tuple[float, float]] = {}
+    for path in result.paths:
+        for group, point in zip(path["nodes"], path["points"], strict=True):
+            place[str(group)] = _in_square(point, frame)
+    counts = dict(zip(result.table["group"], result.table["n_cells"], strict=True))
+    largest = max(counts.values(), default=1)
+    return place, {group: float(np.sqrt(counts.get(group, 0) / largest)) for group in place}
+
+
+def _in_square(point: Any, frame: Frame) -> tuple[float, float]:
+    x, y = (np.asarray(point, dtype=float) - np.array(frame.low)) / frame.side
+    return float(x), float(y)
+
+
+def plan(found: Plan, audit: Any, source: str, *, groupby: str | None) -> dict[str, Any]:
+    """Describe the plan of a run and the audit of genes beside it."""
+    table = audit.table
+    rows = [
+        {
+            "group": str(row.group),
+            "cells": int(row.n_cells),
+            "matched": None,
+            "total": None,
+            "lost": plain(float(row.umi_share_lost)),
+        }
+        for row in table.iloc[1:].itertuples()
+    ]
+    overall = {
+        "group": "all",
+        "cells": int(table["n_cells"].iloc[0]),
+        "matched": int(audit.genes_matched),
+        "total": int(audit.genes_total),
+        "lost": plain(float(audit.umi_share_lost)),
+    }
+    notes = []
+    if audit.panel_share < 0.95:
+        notes.append(
+            f"The measured genes hold {audit.panel_share:.0%} of a cell's counts; library sizes are taken over all genes."
+        )
+    if audit.cells_without_genes:
+        notes.append(f"{audit.cells_without_genes:,} cells have no gene that the model knows; they get no vector.")
+    return {
+        "model": source,
+        "status": "ready",
+        "device": _device(found.device),
+        "precision": found.precision,
+        "memory": f"{found.fit.verdict}: {found.fit.reason}",
+        "seconds": plain(float(found.seconds)),
+        "notes": [f"{found.median_length:,} genes per cell (median) go into the model."],
+        "audit": {"rows": rows, "overall": overall, "groupby": groupby, "note": " ".join(notes)},
+    }
+
+
+def _device(name: str) -> str:
+    kind, _, number = name.partition(":")
+    words = {"cpu": "CPU", "cuda": "CUDA GPU", "mps": "Apple GPU"}.get(kind, kind)
+    return f"{words} {number}".strip()

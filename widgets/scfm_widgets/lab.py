@@ -1,0 +1,410 @@
+"""The bench as a widget: its traits, and the way from the browser to the panels. What it shows is decided in the panels."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import uuid
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anywidget
+import numpy as np
+import traitlets
+
+from scfm_lab.errors import Cancelled, DataError, PluginError, nearest
+from scfm_widgets.checks import as_mask, check_adata, task_of
+from scfm_widgets.codec import pack_mask, unpack_mask
+from scfm_widgets.panel_perturb import check
+from scfm_widgets.panels import PanelRow, open_panels
+from scfm_widgets.session import Session, sentence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+
+    from scfm_lab.results import Result
+
+_STATIC = Path(__file__).parent / "static"
+
+#: What the bench's small state holds, and how it begins.
+STATE: dict[str, Any] = {
+    "model": None,
+    "colour": None,
+    "hidden": [],
+    "groupby": None,
+    "layout": None,
+    "panel": None,
+    "labels": True,
+    "paths": True,
+    "root": None,
+}
+#: Messages whose refusal is told where the question was asked, and not above everything else.
+_SMALL = {"column", "cell", "known", "genes", "dismiss"}
+
+
+def _to_bytes(value: Any, _: Any) -> bytes:
+    """What comes from the browser is a view of a larger message."""
+    return bytes(value) if value is not None else b""
+
+
+class _Bytes(traitlets.Bytes):
+    """Bytes that travel as one buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.tag(sync=True, from_json=_to_bytes)
+
+
+def _synced(trait: Any) -> Any:
+    return trait.tag(sync=True)
+
+
+class Lab(anywidget.AnyWidget):
+    """The bench: pick a model, run it, turn genes' doses, and see the cells move.
+
+    Parameters
+    ----------
+    adata
+        With raw counts (in ``X``, a layer or ``.raw``). Results are added under new keys; nothing else is changed.
+    model
+        The model to begin with: a name, a registry reference such as ``"models:/starter@champion"`` or a path.
+    colour
+        What colours the cells: a column of ``obs`` or a gene. Default: the column of cell types, if there is one.
+    groupby
+        Column of ``obs`` for whose groups effects are told. Default: the column of cell types, if there is one.
+    layout
+        Key in ``obsm`` of the plane to begin with. Default: ``"X_umap"``, else another plane that is there.
+    title
+        Stands above the bench.
+
+    Attributes
+    ----------
+    state
+        What is picked and shown, as a dictionary of plain values: ``model``, ``colour`` (``{"by": "obs" | "gene" |
+        "result", "name": ...}``, or just a name), ``hidden``, ``groupby``, ``layout``, ``panel``, ``labels``, ``paths``,
+        ``root``. Assign some of its keys to change those.
+    doses
+        Gene → dose. Assign it and the effect is computed.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> from scfm_widgets import Lab
+    >>> lab = Lab(sl.datasets.load("pbmc68k"), model="starter")  # doctest: +SKIP
+    >>> lab.doses = {"CD3D": 0.0}  # doctest: +SKIP
+    >>> lab.result  # doctest: +SKIP
+    """
+
+    _esm = _STATIC / "index.js"
+    _css = _STATIC / "index.css"
+
+    state = _synced(traitlets.Dict())
+    doses = _synced(traitlets.Dict())
+
+    _uid = _synced(traitlets.Unicode())
+    _meta = _synced(traitlets.Dict())
+    _panels = _synced(traitlets.List())
+    _models = _synced(traitlets.Dict())
+    _hardware = _synced(traitlets.Unicode())
+    _plan = _synced(traitlets.Dict({"model": None, "status": "none"}))
+    _job = _synced(traitlets.Dict(None, allow_none=True))
+    _perturbation = _synced(traitlets.Dict(None, allow_none=True))
+    _trajectory = _synced(traitlets.Dict(None, allow_none=True))
+    _errors = _synced(traitlets.List())
+    _xy = _Bytes()
+    _xy_info = _synced(traitlets.Dict())
+    _after = _Bytes()
+    _after_info = _synced(traitlets.Dict())
+    _selection = _Bytes()
+    _data_version = _synced(traitlets.Int(0))
+
+    #: Everything the browser is told, for exporting it.
+    SHARED: ClassVar[tuple[str, ...]] = (
+        "state", "doses", "_meta", "_panels", "_models", "_hardware", "_plan", "_perturbation", "_trajectory",
+        "_errors", "_xy_info", "_after_info", "_data_version",
+    )  # fmt: skip
+    BYTES: ClassVar[tuple[str, ...]] = ("_xy", "_after", "_selection")
+
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        model: str | None = None,
+        colour: str | None = None,
+        groupby: str | None = None,
+        layout: str | None = None,
+        title: str = "scfm-lab",
+    ) -> None:
+        check_adata(adata)
+        self._lock = threading.RLock()
+        self._inside = 0
+        self._session: Session | None = None
+        super().__init__()
+        self._session = session = Session(adata, self)
+        favourite = session.columns.favourite()
+        if groupby is not None:
+            session.columns.of_obs(groupby)
+        planes = session.layouts()
+        self.publish(
+            # A Dict trait begins as an empty dictionary, whatever its default; nothing is there yet.
+            _job=None,
+            _perturbation=None,
+            _trajectory=None,
+            _uid=uuid.uuid4().hex,
+            _meta={
+                "n": adata.n_obs,
+                "n_genes": adata.n_vars,
+                "title": title,
+                "obs": session.columns.describe(),
+                "layouts": planes,
+                "static": False,
+            },
+            _selection=pack_mask(np.zeros(adata.n_obs, dtype=bool)),
+            state={
+                **STATE,
+                "model": model,
+                "colour": self._colour(colour if colour is not None else favourite),
+                "groupby": groupby or favourite,
+            },
+        )
+        if layout is not None or planes:
+            session.use_layout(layout if layout is not None else planes[0]["key"])
+            self.publish(state={**self.state, "layout": session.layout})
+        self._rows = open_panels(session)
+        self.publish(_panels=[row.describe() for row in self._rows])
+        self.on_msg(self._on_message)
+        self.observe(self._on_state, "state")
+        self.observe(self._on_doses, "doses")
+
+    # ------------------------------------------------------------------------------- for people
+
+    @property
+    def session(self) -> Session:
+        """What the panels share."""
+        if self._session is None:
+            message = "The bench is not ready yet."
+            raise PluginError(message)
+        return self._session
+
+    @property
+    def adata(self) -> AnnData:
+        """The cells."""
+        return self.session.adata
+
+    @property
+    def selection(self) -> NDArray[np.bool_]:
+        """Selected cells, one bool each. Assign a mask, positions, or names of cells; ``None`` selects none."""
+        return unpack_mask(self._selection, self.adata.n_obs)
+
+    @selection.setter
+    def selection(self, value: ArrayLike | None) -> None:
+        self.publish(_selection=pack_mask(as_mask(value, self.adata)))
+
+    @property
+    def result(self) -> Result | None:
+        """The newest result. Assign one (of ``sl.embed``, ``sl.perturb`` or ``sl.trajectory``) to show it."""
+        return self.session.result
+
+    @result.setter
+    def result(self, value: Result) -> None:
+        task = task_of(value, self.adata.n_obs)
+        self.session.add_result(task, value)
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """The newest result of each task."""
+        return dict(self.session.results)
+
+    def run(self, model: str | None = None, *, layout: str | None = None) -> Future[Any]:
+        """Run a model on the cells, as the Run button does.
+
+        Parameters
+        ----------
+        model
+            Default: the one that is picked.
+        layout
+            Key in ``obsm`` of a plane to keep; ``None`` makes a UMAP of the model's vectors.
+
+        Returns
+        -------
+        A future; :meth:`wait` waits for it.
+        """
+        if model is not None:
+            self.state = {"model": model}
+        source = self.session.require_model()
+        future: Future[Any] = self._answering("run").run(source, layout=layout)
+        return future
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs any more; False where `timeout` seconds were not enough."""
+        return self.session.wait(timeout)
+
+    def to_html(self, path: str | Path, *, genes: Iterable[str] = (), title: str | None = None) -> Path:
+        """Write the bench as one HTML file that works with no kernel and no network.
+
+        Parameters
+        ----------
+        path
+            The file; an existing one is replaced.
+        genes
+            Genes whose answers at doses 0, 0.5, 1 and 2 go along, so that their sliders work; those on the bench do
+            anyway.
+        title
+            Default: the bench's.
+
+        Returns
+        -------
+        The path.
+        """
+        from scfm_widgets.export import write_html
+
+        return write_html(path, title=title or str(self._meta["title"]), lab_or_payload=self, genes=genes)
+
+    def close(self) -> None:
+        """Stop what runs and take the bench away."""
+        if self._session is not None:
+            self._session.close()
+        super().close()
+
+    # ------------------------------------------------------------------------------- for panels
+
+    def publish(self, **traits: Any) -> None:
+        """Set several traits as one message to the browser; may be called from any thread."""
+        with self._lock:
+            self._inside += 1
+            try:
+                with self.hold_sync():
+                    for name, value in traits.items():
+                        setattr(self, name, value)
+            finally:
+                self._inside -= 1
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take traits from the browser, one message at a time."""
+        with self._lock:
+            super().set_state(sync_data)
+
+    # --------------------------------------------------------------------------------- internal
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget and, for where no widget can be shown any more, a picture of it."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is None:
+            return None
+        from scfm_widgets.picture import draw
+
+        data, metadata = bundle
+        picture = draw(self.session, self._answering("column").column)
+        if picture is not None:
+            data = {**data, "image/png": base64.b64encode(picture).decode()}
+        return data, metadata
+
+    @traitlets.validate("state")
+    def _check_state(self, proposal: Any) -> dict[str, Any]:
+        given = dict(proposal["value"])
+        for key in given:
+            if key not in STATE:
+                hits = nearest(key, STATE, n=1)
+                hint = f" Did you mean {hits[0]!r}?" if hits else ""
+                message = f"lab.state has no {key!r}; it has {', '.join(STATE)}.{hint}"
+                raise DataError(message)
+        if "colour" in given and self._session is not None:
+            given["colour"] = self._colour(given["colour"])
+        return {**STATE, **self.state, **given}
+
+    @traitlets.validate("doses")
+    def _check_doses(self, proposal: Any) -> dict[str, float]:
+        return check(proposal["value"])
+
+    def _colour(self, value: Any) -> dict[str, str] | None:
+        """A colour from a name, or as it is; a name that is nowhere is an error that says so."""
+        if value is None or isinstance(value, dict):
+            return value
+        session, name = self.session, str(value)
+        if name in session.adata.obs:
+            return {"by": "obs", "name": name}
+        if name not in session.adata.var_names:
+            session.columns.of_gene(name)
+        return {"by": "gene", "name": name}
+
+    def _on_state(self, change: Any) -> None:
+        old, new = dict(change["old"] or {}), change["new"]
+
+        def changed(key: str) -> bool:
+            return bool(old.get(key) != new.get(key))
+
+        if self._session is None:
+            return
+        if changed("layout") and new["layout"] and new["layout"] != self._session.layout:
+            self._session.use_layout(new["layout"])
+        if (
+            (changed("model") or changed("groupby") or changed("layout"))
+            and self.doses
+            and new["model"]
+            and not self._inside
+        ):
+            self._answering("perturb").perturb(self.doses)
+
+    def _on_doses(self, change: Any) -> None:
+        if not self._inside:
+            self._answering("perturb").perturb(change["new"])
+
+    def _answering(self, kind: str) -> Any:
+        """The bench's own panel that answers a kind of message."""
+        for row in self._rows:
+            if kind in getattr(row.panel, "answers", ()):
+                return row.panel
+        faults = " ".join(row.error for row in self._rows if row.error)
+        message = f"No panel of this bench answers '{kind}'. {faults}".strip()
+        raise PluginError(message)
+
+    def _on_message(self, _: Any, content: dict[str, Any], __: Any) -> None:
+        request, kind = content.get("id"), str(content.get("type"))
+        try:
+            answer = self._route(kind, content)
+        # Whatever a panel raises, its own or a plugin's, is told in words; the bench goes on.
+        except Exception as error:  # noqa: BLE001
+            self._refuse(request, kind, error)
+            return
+        if isinstance(answer, Future):
+            answer.add_done_callback(lambda done: self._settle(request, kind, done))
+        else:
+            self._reply(request, answer)
+
+    def _route(self, kind: str, content: dict[str, Any]) -> Any:
+        if kind == "dismiss":
+            self.session.dismiss(content.get("fault"))
+            return {}
+        if kind != "panel":
+            return self._answering(kind).handle(content)
+        row: PanelRow | None = next((row for row in self._rows if row.id == content.get("panel")), None)
+        if row is None or row.panel is None:
+            message = f"This bench has no panel '{content.get('panel')}'."
+            raise PluginError(message)
+        handle = getattr(row.panel, "handle", None)
+        if handle is None:
+            message = f"The panel '{row.title}' does not answer messages."
+            raise PluginError(message)
+        return handle(content["message"])
+
+    def _settle(self, request: Any, kind: str, future: Future[Any]) -> None:
+        try:
+            self._reply(request, future.result(timeout=0))
+        except (CancelledError, Cancelled):
+            self._reply(request, {"cancelled": True})
+        # It was raised in a panel's job; see above.
+        except Exception as error:  # noqa: BLE001
+            self._refuse(request, kind, error)
+
+    def _refuse(self, request: Any, kind: str, error: BaseException) -> None:
+        text = sentence(error) if kind in _SMALL else self.session.fail(error, kind)
+        self._reply(request, {"error": text})
+
+    def _reply(self, request: Any, answer: Any) -> None:
+        content, buffers = answer if isinstance(answer, tuple) else (answer, [])
+        with self._lock:
+            self.send({**(content or {}), "id": request}, list(buffers))

@@ -1,0 +1,97 @@
+"""The Run panel: the plan and the audit before, the run with its layout, and the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm_widgets import describe
+from scfm_widgets.panels import Panel
+from scfm_widgets.worker import abandonable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from threading import Event
+
+
+class RunPanel(Panel):
+    """Plans and runs the model that is picked."""
+
+    title = "Run"
+    component = "run"
+    answers = ("plan", "run", "cancel")
+
+    def handle(self, message: dict[str, Any]) -> Any:
+        """Answer ``plan``, ``run`` or ``cancel``."""
+        if message["type"] == "cancel":
+            self.session.cancel(message.get("job"))
+            return {}
+        if message["type"] == "plan":
+            return self.plan(str(message["model"]))
+        return self.run(str(message["model"]), layout=message.get("layout"))
+
+    def plan(self, source: str) -> Future[Any]:
+        """Open the model, time a sample of the cells, and count the genes it knows."""
+        session = self.session
+
+        def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            del progress, cancel
+            import scfm_lab as sl
+
+            session.publish(_plan={"model": source, "status": "loading"})
+            model = session.open_model(source)
+            groupby = session.groupby()
+            audit = sl.audit_genes(session.adata, model, groupby=groupby)
+            found = describe.plan(sl.plan(session.adata, model), audit, source, groupby=groupby)
+            session.publish(_plan=found)
+            return {}
+
+        future = session.submit("plan", work, label="Planning", lane="plan", quiet=True)
+        future.add_done_callback(lambda done: self._forget_plan(done, source))
+        return future
+
+    def run(self, source: str, *, layout: str | None = None) -> Future[Any]:
+        """Embed the cells and lay them out.
+
+        Parameters
+        ----------
+        source
+            The model.
+        layout
+            Key in ``obsm`` of a plane to keep; ``None`` makes a new UMAP of the model's vectors, kept in ``obsm`` too.
+        """
+        session = self.session
+
+        def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            import scfm_lab as sl
+            from scfm_lab.cells import provenance
+            from scfm_lab.tasks.layout import umap_plane
+
+            progress(0, 0, "opening the model")
+            model = session.open_model(source)
+            result = sl.embed(
+                session.adata,
+                model,
+                progress=lambda done, total, *_: progress(done, total, "embedding"),
+                cancel=cancel,
+                copy=False,
+            )
+            key = layout
+            if key is None:
+                progress(0, 0, "laying the cells out (UMAP)")
+                plane = abandonable(lambda: umap_plane(result.vectors), cancel)
+                key = provenance.free_key(session.adata, "obsm", f"X_umap_{model.spec.name}", given=False)
+                session.adata.obsm[key] = plane
+                record = {**result.provenance, "task": "layout", "of": result.key, "method": "UMAP (scanpy)", "seed": 0}
+                provenance.record(session.adata, key, record)
+            session.use_layout(key)
+            session.add_result("embed", result)
+            progress(0, 0, f"Vectors are in obsm[{result.key!r}], places in obsm[{key!r}]")
+            return {"key": result.key, "layout": key}
+
+        return session.submit("embed", work, label="Running the model", lane="embed")
+
+    def _forget_plan(self, future: Future[Any], source: str) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            # The sentence is on the screen; asking again is what picking the model again does.
+            self.session.publish(_plan={"model": source, "status": "none"})

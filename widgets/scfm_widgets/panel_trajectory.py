@@ -1,0 +1,117 @@
+"""The Trajectory panel: from a root on, in order; paths over the cells and a chart beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import DataError
+from scfm_widgets import charts, describe
+from scfm_widgets.panels import Panel
+from scfm_widgets.worker import abandonable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+    from threading import Event
+
+    from scfm_lab.results import Result
+    from scfm_widgets.session import Session
+
+#: Width of the chart's plot in pixels; its labels come on top.
+CHART_WIDTH = 165
+
+
+class TrajectoryPanel(Panel):
+    """Orders the cells along the newest embedding."""
+
+    title = "Trajectory"
+    component = "trajectory"
+    answers = ("trajectory",)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        session.on_result.append(self._show)
+
+    def handle(self, message: dict[str, Any]) -> Any:
+        """Answer ``trajectory``: a root and a column of groups."""
+        return self.run(message.get("root"), groupby=message.get("groupby"))
+
+    def run(self, root: Mapping[str, Any] | None, *, groupby: str | None = None) -> Future[Any]:
+        """Order the cells from a root.
+
+        Parameters
+        ----------
+        root
+            ``{"group": name}`` or ``{"cell": row}``.
+        groupby
+            Column of ``obs`` whose groups the paths connect; ``None`` clusters the cells.
+        """
+        session = self.session
+
+        def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            import anndata as ad
+
+            import scfm_lab as sl
+
+            name = self._root_name(root)
+            use_rep = self._representation()
+            progress(0, 0, f"ordering the cells along {use_rep}")
+            # On a copy of what is needed, so that a run that is left behind writes nothing.
+            aside = ad.AnnData(
+                obs=session.adata.obs.copy(),
+                obsm=dict(session.adata.obsm),
+                uns={"scfm": session.adata.uns.get("scfm", {})},
+            )
+            result = abandonable(
+                lambda: sl.trajectory(aside, use_rep=use_rep, root=name, groupby=groupby, basis=session.layout), cancel
+            )
+            result.write(session.adata)
+            session.add_result("trajectory", result)
+            session.state = {
+                **session.state,
+                "colour": {"by": "result", "name": "pseudotime"},
+                "hidden": [],
+                "paths": True,
+            }
+            progress(0, 0, f"Pseudotime is in obs[{result.key + '_pseudotime'!r}]")
+            return {}
+
+        return session.submit("trajectory", work, label="Ordering the cells", lane="trajectory")
+
+    def _root_name(self, root: Mapping[str, Any] | None) -> str:
+        if not root:
+            message = "No root is picked; pick a group, or click the cell where the process begins."
+            raise DataError(message)
+        if root.get("cell") is not None:
+            row = int(root["cell"])
+            if not 0 <= row < self.session.adata.n_obs:
+                message = f"There is no cell {row}; there are {self.session.adata.n_obs}."
+                raise DataError(message)
+            return str(self.session.adata.obs_names[row])
+        return str(root["group"])
+
+    def _representation(self) -> str:
+        """The vectors to order cells along: those of the last run here, else of one in an earlier session."""
+        embedded: Any = self.session.results.get("embed")
+        if embedded is not None:
+            return str(embedded.key)
+        adata = self.session.adata
+        written = [
+            key
+            for key, record in dict(adata.uns.get("scfm", {})).items()
+            if key in adata.obsm and str(dict(record).get("task")) == "embed"
+        ]
+        if written:
+            return str(written[-1])
+        if "X_pca" in adata.obsm:
+            return "X_pca"
+        message = "There are no vectors to order cells along; run a model first."
+        raise DataError(message)
+
+    def _show(self, task: str, result: Result) -> None:
+        if task == "trajectory":
+            session = self.session
+            drawn = charts.svg(result.plot(), width=CHART_WIDTH)
+            session.publish(
+                _trajectory=describe.trajectory(result, session.frame, drawn, version=session.next_version())
+            )

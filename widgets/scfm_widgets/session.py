@@ -1,0 +1,356 @@
+"""What the panels of a bench share: the cells, the model, the plane, the results, and one thread to work in."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you_mean
+from scfm_widgets.codec import Frame
+from scfm_widgets.columns import Columns
+from scfm_widgets.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+
+    from scfm_lab.models.contract import Model
+    from scfm_lab.results import Result
+
+#: Most messages that stand on the screen together; older ones go.
+_MAX_FAULTS = 4
+
+
+class Board(Protocol):
+    """What a session needs of the widget: its public state, and a way to tell the browser."""
+
+    state: dict[str, Any]
+    doses: dict[str, float]
+    selection: Any
+
+    def publish(self, **traits: Any) -> None:
+        """Set several traits as one message; may be called from any thread."""
+
+
+class Session:
+    """What the panels share.
+
+    Parameters
+    ----------
+    adata
+        The cells. Tasks add their results to it under new keys; nothing else in it is changed.
+    board
+        The widget.
+
+    Attributes
+    ----------
+    adata
+        The cells.
+    columns
+        What can colour and group them.
+    results
+        The newest result of each task: ``"embed"``, ``"perturb"``, ``"trajectory"``.
+    layout
+        Key in ``obsm`` of the plane that is shown, or ``None``.
+    frame
+        Where that plane lies in the browser's unit square.
+    newest
+        Which of the results is the newest.
+    on_result
+        Called with task and result when a result is set from Python or by another panel.
+    """
+
+    def __init__(self, adata: AnnData, board: Board) -> None:
+        self.adata = adata
+        self.columns = Columns(adata)
+        self.results: dict[str, Result] = {}
+        self.layout: str | None = None
+        self.frame = Frame.around(np.zeros((0, 2)))
+        self._board = board
+        self.newest: str | None = None
+        self._models: dict[str, Model] = {}
+        self._opening = threading.Lock()
+        self._worker = Worker(self._report)
+        self._reader = Worker(lambda job: None)
+        self._faults: list[dict[str, Any]] = []
+        self._fault_ids = 0
+        self._versions = 0
+        self.on_result: list[Callable[[str, Result], None]] = []
+
+    # ------------------------------------------------------------------------------- shared state
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The bench's small state; assign a whole dictionary to change it."""
+        return self._board.state
+
+    @state.setter
+    def state(self, value: Mapping[str, Any]) -> None:
+        self._board.state = dict(value)
+
+    @property
+    def doses(self) -> dict[str, float]:
+        """Gene → dose; assign to compute the effect."""
+        return self._board.doses
+
+    @doses.setter
+    def doses(self, value: Mapping[str, float]) -> None:
+        self._board.doses = dict(value)
+
+    @property
+    def selection(self) -> NDArray[np.bool_]:
+        """Selected cells, one bool each; assign a mask, positions or names of cells."""
+        selected: NDArray[np.bool_] = self._board.selection
+        return selected
+
+    @selection.setter
+    def selection(self, value: ArrayLike | None) -> None:
+        self._board.selection = value
+
+    @property
+    def model(self) -> Model | None:
+        """The model that is picked, if it has been opened already."""
+        return self._models.get(self.state.get("model") or "")
+
+    @property
+    def result(self) -> Result | None:
+        """The newest result."""
+        return self.results.get(self.newest or "")
+
+    def add_result(self, task: str, result: Result) -> None:
+        """Keep a result as the newest of its task and show it."""
+        self.results[task] = result
+        self.newest = task
+        for show in self.on_result:
+            show(task, result)
+        self.publish(_data_version=self.next_version())
+
+    # ----------------------------------------------------------------------------------- models
+
+    def open_model(self, source: str) -> Model:
+        """Open a model, or give it where it is open already. Takes long: call it from a job.
+
+        Parameters
+        ----------
+        source
+            As for :func:`scfm_lab.load_model`.
+
+        Raises
+        ------
+        ModelError
+            It is unknown or its files are damaged.
+        """
+        from scfm_lab.models.load import load_model
+
+        with self._opening:
+            if source not in self._models:
+                self._models[source] = load_model(source)
+            return self._models[source]
+
+    def groupby(self) -> str | None:
+        """The column of ``obs`` whose groups effects are told for; ``None`` where it is not there or has gaps."""
+        name = self.state.get("groupby")
+        if not name or name not in self.adata.obs or self.adata.obs[name].isna().any():
+            return None
+        return str(name)
+
+    def require_model(self) -> str:
+        """Give the source of the model that is picked.
+
+        Raises
+        ------
+        ModelError
+            None is picked.
+        """
+        source = self.state.get("model")
+        if not source:
+            message = "No model is picked; pick one in the Models panel, or set lab.state = {'model': 'starter'}."
+            raise ModelError(message)
+        return str(source)
+
+    # ------------------------------------------------------------------------------------- plane
+
+    def layouts(self) -> list[dict[str, str]]:
+        """Planes in ``obsm`` that can be shown: two columns, not a model's vectors."""
+        found = []
+        for key, values in self.adata.obsm.items():
+            shape = getattr(values, "shape", ())
+            if len(shape) == 2 and shape[1] == 2 and np.isfinite(np.asarray(values, dtype=float)).any():
+                found.append({"key": str(key), "title": plane_title(str(key))})
+        return sorted(found, key=lambda item: "umap" not in item["key"].lower())
+
+    def use_layout(self, key: str) -> None:
+        """Show the plane at ``obsm[key]``; what was before and after on another plane goes.
+
+        Raises
+        ------
+        DataError
+            There is no such plane.
+        """
+        if key not in self.adata.obsm:
+            known = ", ".join(map(repr, self.adata.obsm)) or "none"
+            message = f"obsm has no {key!r}; there are: {known}.{did_you_mean(key, self.adata.obsm)}"
+            raise DataError(message)
+        self.layout = key
+        title = next((item["title"] for item in self.layouts() if item["key"] == key), key)
+        self.show_plane(np.asarray(self.adata.obsm[key], dtype=float)[:, :2], title)
+
+    def show_plane(self, plane: NDArray[np.floating[Any]], title: str) -> None:
+        """Show places, float (cells, 2), as the base layout."""
+        self.frame = Frame.around(plane)
+        self.publish(
+            _xy=self.frame.pack(plane),
+            _xy_info=self._places(len(plane), extent=list(self.frame.extent), title=title),
+            _after=b"",
+            _after_info=self._places(0),
+        )
+
+    def show_after(self, plane: NDArray[np.floating[Any]] | None, **more: Any) -> None:
+        """Show where the cells are after a perturbation; ``None`` takes it away. `more` goes with the same message."""
+        self.publish(
+            _after=b"" if plane is None else self.frame.pack(plane),
+            _after_info=self._places(0 if plane is None else len(plane)),
+            **more,
+        )
+
+    def _places(self, n: int, **more: Any) -> dict[str, Any]:
+        return {"dtype": "uint16", "n": 2 * n, "version": self.next_version(), **more}
+
+    # -------------------------------------------------------------------------------------- work
+
+    def submit(
+        self,
+        kind: str,
+        work: Callable[[Callable[..., None], threading.Event], Any],
+        *,
+        label: str = "",
+        lane: str | None = None,
+        quiet: bool = False,
+        yields: bool = False,
+        interrupt: bool = False,
+        aside: bool = False,
+    ) -> Future[Any]:
+        """Run `work` beside the notebook; what goes wrong is shown in words.
+
+        Parameters
+        ----------
+        kind, label
+            What it is, for programs and for people; the label stands beside the progress bar.
+        work
+            Called as ``work(progress, cancel)``; ``progress(done, total, note="")`` shows how far it is, `cancel` is a
+            :class:`threading.Event` to look at between steps (then raise :class:`~scfm_lab.errors.Cancelled`).
+        lane, quiet, yields, interrupt
+            See :meth:`scfm_widgets.worker.Worker.submit`.
+        aside
+            Do not wait for the work that is under way: for reading, not for computing.
+
+        Returns
+        -------
+        A future.
+        """
+        if aside:
+            future = self._reader.submit(kind, work, label=label, lane=lane, quiet=quiet)
+        else:
+            future = self._worker.submit(
+                kind, work, label=label, lane=lane, quiet=quiet, yields=yields, interrupt=interrupt
+            )
+        future.add_done_callback(lambda done: self._show_fault(done, kind))
+        return future
+
+    def cancel(self, job_id: int | None = None) -> None:
+        """Stop what runs."""
+        self._worker.cancel(job_id)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs any more; False where `timeout` seconds were not enough."""
+        return self._reader.wait(timeout) and self._worker.wait(timeout)
+
+    def close(self) -> None:
+        """Stop everything and end the threads."""
+        self._worker.close()
+        self._reader.close()
+
+    def _report(self, job: Job) -> None:
+        self.publish(_job=job.describe())
+
+    # ------------------------------------------------------------------------------------ telling
+
+    def publish(self, **traits: Any) -> None:
+        """Tell the browser; may be called from any thread."""
+        self._board.publish(**traits)
+
+    def fail(self, error: BaseException, where: str) -> str:
+        """Show an error in the bench, in words.
+
+        Parameters
+        ----------
+        error
+            What was raised. Errors that scfm-lab raises on purpose are sentences already; others name their type too.
+        where
+            What was being done.
+
+        Returns
+        -------
+        The sentence.
+        """
+        text = sentence(error)
+        if all(fault["text"] != text for fault in self._faults):
+            self._fault_ids += 1
+            fault = {"id": self._fault_ids, "text": text, "where": where, "trace": _trace(error)}
+            self._faults = [*self._faults, fault][-_MAX_FAULTS:]
+            self._publish_faults()
+        return text
+
+    def dismiss(self, fault: int | None = None) -> None:
+        """Take a message off the screen; all of them without a number."""
+        self._faults = [other for other in self._faults if fault is not None and other["id"] != fault]
+        self._publish_faults()
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """Messages on the screen: id, text, where, and the traceback for whoever looks for the cause."""
+        return list(self._faults)
+
+    def next_version(self) -> int:
+        """Give a number that was not given before."""
+        self._versions += 1
+        return self._versions
+
+    def _publish_faults(self) -> None:
+        self.publish(_errors=[{key: fault[key] for key in ("id", "text", "where")} for fault in self._faults])
+
+    def _show_fault(self, future: Future[Any], kind: str) -> None:
+        try:
+            error = future.exception()
+        except CancelledError:
+            return
+        if error is not None and not isinstance(error, Cancelled):
+            self.fail(error, kind)
+
+
+def plane_title(key: str) -> str:
+    """Name of a plane for people, from its key in ``obsm``."""
+    method, _, of = key.removeprefix("X_").partition("_")
+    words = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA", "diffmap": "Diffusion map", "draw": "Force-directed graph"}
+    name = words.get(method.lower(), method)
+    return f"{name} of {of}" if of else name
+
+
+def sentence(error: BaseException) -> str:
+    """An error in words."""
+    text = str(error).strip()
+    if isinstance(error, ScfmError) and text:
+        return text
+    kind = type(error).__name__
+    return f"Something went wrong ({kind}: {text})." if text else f"Something went wrong ({kind})."
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,269 @@
+"""One background thread for the work of a bench, so that the notebook and the sliders stay free.
+
+Jobs run one after the other. A job in a *lane* replaces those of its lane that still wait. Cancelling sets an event that the
+work looks at between batches; what cannot look (somebody else's code that takes long) is run by :func:`abandonable`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scfm_lab.errors import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+#: Least time between two reports of a job's progress, in seconds.
+REPORT_EVERY = 0.1
+#: A quiet job is shown only once it has taken this long, in seconds.
+QUIET_FOR = 1.0
+
+
+@dataclass
+class Job:
+    """A piece of work, and how far it is.
+
+    Attributes
+    ----------
+    kind, label
+        What it is, for programs and for people.
+    quiet
+        Whether it is shown only if it takes long.
+    yields
+        Whether a job that is handed in later stops it (it can be done again).
+    status
+        ``"waiting"``, ``"running"``, ``"cancelling"``, ``"done"``, ``"cancelled"`` or ``"failed"``.
+    done, total, note
+        How far it is; a total of 0 where nobody knows.
+    """
+
+    id: int
+    kind: str
+    label: str
+    work: Callable[[Callable[..., None], threading.Event], Any]
+    lane: str | None = None
+    quiet: bool = False
+    yields: bool = False
+    status: str = "waiting"
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    cancel: threading.Event = field(default_factory=threading.Event)
+    future: Future[Any] = field(default_factory=Future)
+    reported: float = 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """Give what a progress bar shows, as plain values; rate in steps per second, times in seconds."""
+        seconds = (self.ended or time.monotonic()) - self.started if self.started else 0.0
+        rate = self.done / seconds if self.done and seconds > 0 else None
+        left = (self.total - self.done) / rate if rate and self.total > self.done else None
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "label": self.label,
+            "status": self.status,
+            "done": int(self.done),
+            "total": int(self.total),
+            "note": self.note,
+            "rate": rate,
+            "left": left,
+            "seconds": seconds,
+        }
+
+
+class Worker:
+    """Runs jobs in one daemon thread.
+
+    Parameters
+    ----------
+    report
+        Called with a job whenever there is something new to show of it; from the worker's thread.
+    """
+
+    def __init__(self, report: Callable[[Job], None]) -> None:
+        self._report = report
+        self._ids = itertools.count(1)
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(
+        self,
+        kind: str,
+        work: Callable[[Callable[..., None], threading.Event], Any],
+        *,
+        label: str = "",
+        lane: str | None = None,
+        quiet: bool = False,
+        yields: bool = False,
+        interrupt: bool = False,
+    ) -> Future[Any]:
+        """Hand in a job.
+
+        Parameters
+        ----------
+        kind, label
+            What it is, for programs and for people.
+        work
+            Called as ``work(progress, cancel)``; ``progress(done, total, note="")`` shows how far it is, and `cancel` is a
+            :class:`threading.Event` to look at. What it returns or raises is the future's.
+        lane
+            Jobs of the same lane that still wait are dropped.
+        quiet
+            Show it only if it takes long.
+        yields
+            Let any later job stop this one.
+        interrupt
+            Stop the running job if it is of the same lane.
+
+        Returns
+        -------
+        A future. It is cancelled if the job is dropped before it runs; it raises
+        :class:`~scfm_lab.errors.Cancelled` if it is stopped while it runs.
+        """
+        job = Job(next(self._ids), kind, label or kind, work, lane, quiet, yields)
+        with self._wake:
+            for other in [other for other in self._waiting if other.yields or (lane and other.lane == lane)]:
+                self._waiting.remove(other)
+                other.future.cancel()
+            running = self._running
+            if running is not None and (running.yields or (interrupt and lane and running.lane == lane)):
+                running.cancel.set()
+            self._waiting.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="scfm-bench", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+        return job.future
+
+    def cancel(self, job_id: int | None = None) -> None:
+        """Stop the running job, or only if it is the one with this id."""
+        with self._wake:
+            job = self._running
+            if job is None or (job_id is not None and job.id != job_id):
+                return
+            job.cancel.set()
+            job.status = "cancelling"
+        self._report(job)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs and nothing waits; False where `timeout` seconds were not enough."""
+        with self._wake:
+            return self._wake.wait_for(lambda: self._running is None and not self._waiting, timeout)
+
+    def close(self) -> None:
+        """Drop what waits, stop what runs, and end the thread."""
+        with self._wake:
+            self._closed = True
+            for job in self._waiting:
+                job.future.cancel()
+            self._waiting.clear()
+            if self._running is not None:
+                self._running.cancel.set()
+            self._wake.notify_all()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or bool(self._waiting))
+                if self._closed:
+                    return
+                job = self._running = self._waiting.popleft()
+            self._run(job)
+            with self._wake:
+                self._running = None
+                self._wake.notify_all()
+
+    def _run(self, job: Job) -> None:
+        if not job.future.set_running_or_notify_cancel():
+            return
+        job.started, job.status = time.monotonic(), "running"
+        self._show(job)
+
+        def progress(done: int, total: int, note: str = "") -> None:
+            job.done, job.total, job.note = done, total, note or job.note
+            if time.monotonic() - job.reported >= REPORT_EVERY:
+                self._show(job)
+
+        try:
+            outcome = job.work(progress, job.cancel)
+        except Cancelled as error:
+            self._end(job, "cancelled")
+            job.future.set_exception(error)
+        # Whatever the work raises belongs to whoever waits for it, and the thread goes on to the next job.
+        except BaseException as error:  # noqa: BLE001
+            self._end(job, "failed")
+            job.future.set_exception(error)
+        else:
+            self._end(job, "done")
+            job.future.set_result(outcome)
+
+    def _end(self, job: Job, status: str) -> None:
+        job.ended, job.status = time.monotonic(), status
+        if status == "done":
+            job.done = job.total
+        if not job.quiet or job.reported:
+            self._report(job)
+
+    def _show(self, job: Job) -> None:
+        if job.quiet and time.monotonic() - job.started < QUIET_FOR:
+            return
+        job.reported = time.monotonic()
+        self._report(job)
+
+
+def abandonable(work: Callable[[], T], cancel: threading.Event, *, every: float = 0.05) -> T:
+    """Run what cannot be stopped, and leave it behind when `cancel` is set.
+
+    Parameters
+    ----------
+    work
+        Must only compute and return: where it is left behind it still runs to its end, and nobody takes what it returns.
+    cancel
+        Looked at every `every` seconds.
+
+    Raises
+    ------
+    Cancelled
+        `cancel` was set before `work` came to its end.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        # Passed on to whoever waits.
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="scfm-bench-step", daemon=True).start()
+    while True:
+        try:
+            return future.result(timeout=every)
+        except TimeoutError:
+            # The work may raise one too, and that is its own.
+            if future.done():
+                raise
+        if cancel.is_set():
+            message = "Stopped; nothing was written."
+            raise Cancelled(message)
+
+
+def outcome(future: Future[Any]) -> BaseException | None:
+    """What went wrong with a future that is done; ``None`` where nothing did or it was dropped."""
+    try:
+        return future.exception(timeout=0)
+    except CancelledError:
+        return None
