@@ -119,20 +119,34 @@ def resolve(uri: str | os.PathLike[str] | None = None) -> Place:
         The address is of a kind that cannot hold a registry, or the data directory cannot be used.
     """
     if uri is not None:
-        return _place(os.fspath(uri), "")
+        text = os.fspath(uri)
+        return _address(text, "") or _folder(Path(text).expanduser())
     registry = os.environ.get("MLFLOW_REGISTRY_URI", "").strip()
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if registry:
-        place = _place(registry, " (from MLFLOW_REGISTRY_URI)")
+        place = _from_variable(registry, "MLFLOW_REGISTRY_URI")
         if place.embedded or not tracking or tracking == registry:
             return place
-        return Place(place.uri, _place(tracking, " (from MLFLOW_TRACKING_URI)").uri)
+        return Place(place.uri, _from_variable(tracking, "MLFLOW_TRACKING_URI").uri)
     if tracking:
-        return _place(tracking, " (from MLFLOW_TRACKING_URI)")
+        return _from_variable(tracking, "MLFLOW_TRACKING_URI")
     return _folder(data_home() / "registry")
 
 
-def _place(text: str, origin: str) -> Place:
+def _from_variable(text: str, variable: str) -> Place:
+    """Read MLflow's own variable, where a plain path means a store of files that MLflow has given up."""
+    place = _address(text, f" (from {variable})")
+    if place is None:
+        message = (
+            f"A registry cannot be kept at '{text}' (from {variable}): use sqlite:///FILE or the http(s) address of an MLflow "
+            "server, or unset the variable to use the embedded registry."
+        )
+        raise StorageError(message)
+    return place
+
+
+def _address(text: str, origin: str) -> Place | None:
+    """Read an address; ``None`` for what is a path."""
     scheme = text.partition(":")[0].lower() if ":" in text else ""
     if scheme in ("http", "https"):
         if not urlsplit(text).hostname:
@@ -141,14 +155,14 @@ def _place(text: str, origin: str) -> Place:
         return Place(text.rstrip("/"), text.rstrip("/"))
     if scheme == "sqlite":
         return _sqlite(text, origin)
-    # A drive letter is no scheme.
-    if scheme and len(scheme) > 1 and not Path(text).exists():
+    # One letter is a drive, and a path may hold a colon.
+    if len(scheme) > 1 and scheme.isalnum() and not Path(text).exists():
         message = (
-            f"A registry cannot be kept at '{scheme}:'{origin}: use a folder, sqlite:///FILE, or the http(s) address of "
-            "an MLflow server. To use the embedded registry, unset the variable or pass a folder."
+            f"A registry cannot be kept at '{scheme}:'{origin}: use a folder, sqlite:///FILE, or the http(s) address of an "
+            "MLflow server."
         )
         raise StorageError(message)
-    return _folder(Path(text).expanduser())
+    return None
 
 
 def _folder(folder: Path) -> Place:

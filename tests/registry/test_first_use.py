@@ -1,0 +1,166 @@
+"""The first use of a registry: by several processes at once, without noise, and without touching what is not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scfm_registry import Registry
+from scfm_registry.builtin import shipped
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+OPEN_AND_LIST = """
+import json
+from scfm_registry import Registry
+print(json.dumps([[v.name, v.version, v.aliases, v.digest] for v in Registry().search(all_versions=True)]))
+"""
+
+
+@pytest.mark.slow
+def test_eight_processes_that_open_an_empty_registry_at_once_all_get_the_same_one(
+    together: Callable[[str, int], list[tuple[int, str, str]]], home: Path
+) -> None:
+    results = together(OPEN_AND_LIST, 8)
+    assert [code for code, _, _ in results] == [0] * 8, [err for _, _, err in results]
+    assert [err for _, _, err in results] == [""] * 8
+    answers = [json.loads(out) for _, out, _ in results]
+    assert all(answer == answers[0] for answer in answers)
+    assert [(name, version, aliases) for name, version, aliases, _ in answers[0]] == [
+        (name, 1, ["champion"]) for name in sorted(shipped())
+    ]
+    with sqlite3.connect(home / "registry" / "mlflow.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("SELECT count(*) FROM model_versions").fetchone() == (len(shipped()),)
+        assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    kept = list((home / "registry" / "artifacts" / "models").iterdir())
+    assert len(kept) == len(shipped()), "no process left files behind that belong to no version"
+
+
+@pytest.mark.slow
+def test_of_processes_that_register_and_promote_the_same_files_none_overwrites_another(
+    together: Callable[[str, int], list[tuple[int, str, str]]], made_home: Path, basis: Callable[..., Path]
+) -> None:
+    code = f"""
+import os
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry
+registry = Registry()
+for folder in {[str(basis()), str(basis(width=5))]!r}:
+    print(registry.import_checkpoint(folder, "mine").version)
+try:
+    print("won", registry.promote(f"mine/{{1 + os.getpid() % 2}}", "champion", expect=None).version)
+except ModelError as error:
+    print("lost", error)
+"""
+    results = together(code, 4)
+    assert [code for code, _, _ in results] == [0] * 4, [err for _, _, err in results]
+    lines = [out.splitlines() for _, out, _ in results]
+    assert {tuple(sorted(said[:2])) for said in lines} == {("1", "2")}
+    registry = Registry()
+    assert [item.version for item in registry.versions("mine")] == [2, 1]
+    won = [said[2] for said in lines if said[2].startswith("won")]
+    assert won == [f"won {registry.get('mine@champion').version}"]
+    lost = [said[2] for said in lines if said[2].startswith("lost")]
+    assert all(f"points at mine/{won[0].split()[1]}, and not at no version" in said for said in lost)
+
+
+def test_nothing_is_printed_and_nothing_is_written_outside_the_home(
+    python: Callable[..., subprocess.CompletedProcess[str]], home: Path
+) -> None:
+    done = python("from scfm_registry import Registry\nRegistry().verify('pca')\nRegistry().search(text='pca')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert os.listdir() == []
+    assert sorted(item.name for item in home.iterdir()) == ["registry"]
+
+
+def test_the_database_is_in_wal_mode(made_home: Path) -> None:
+    with sqlite3.connect(made_home / "registry" / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_no_address_is_looked_up_not_even_by_a_run(
+    python: Callable[..., subprocess.CompletedProcess[str]], made_home: Path
+) -> None:
+    # MLflow looks a telemetry address up when a run starts; it does not under pytest, so this is a clean process.
+    done = python("""
+import sys
+calls = []
+sys.addaudithook(lambda name, args: calls.append((name, args)) if name in ("socket.getaddrinfo", "socket.connect") else None)
+from scfm_registry import Registry
+registry = Registry()
+registry._store.log_run("test", {}, {"x": 1.0}, {"y": 2}, "z.json")
+import time
+time.sleep(3)
+print(calls)
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
+
+
+def test_the_users_own_mlflow_goes_where_it_always_went(
+    python: Callable[..., subprocess.CompletedProcess[str]], made_home: Path, tmp_path: Path
+) -> None:
+    own = f"sqlite:///{tmp_path / 'own.db'}"
+    done = python(f"""
+import mlflow
+before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+from scfm_registry import Registry
+registry = Registry()
+registry.verify("pca")
+assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == before
+mlflow.set_tracking_uri({own!r})
+registry.load("pca", device="cpu")
+registry.promote("pca/1", "mine")
+with mlflow.start_run() as run:
+    mlflow.log_metric("x", 1)
+assert mlflow.get_tracking_uri() == {own!r}
+assert [v.name for v in mlflow.search_registered_models()] == []
+assert "pca" in [item.name for item in registry.search()]
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_user_creates_through_the_client_lies_in_the_registrys_folder(made_home: Path) -> None:
+    registry = Registry()
+    experiment = registry.client.create_experiment("mine")
+    run = registry.client.create_run(experiment)
+    registry.client.log_dict(run.info.run_id, {"a": 1}, "a.json")
+    assert list((made_home / "registry" / "artifacts").rglob("a.json"))
+    assert os.listdir() == []
+
+
+def test_an_address_given_in_words_wins_over_the_environment(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'own.db'}")
+    assert "pca" in [item.name for item in Registry(tmp_path / "other").search()]
+    assert (tmp_path / "other" / "mlflow.db").exists()
+    assert not (tmp_path / "own.db").exists()
+
+
+def test_a_users_own_mlflow_database_is_taken_as_it_is(home: Path, tmp_path: Path, basis: Callable[..., Path]) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'own.db'}"
+    MlflowClient(uri).create_experiment("theirs", artifact_location=(tmp_path / "theirs").as_uri())
+    registry = Registry(uri)
+    registry.import_checkpoint(basis(), "mine")
+    assert Registry(uri).load("mine", device="cpu").spec.width == 8
+    assert (tmp_path / "own-scfm" / "artifacts").is_dir()
+    assert MlflowClient(uri).get_experiment_by_name("theirs").artifact_location == (tmp_path / "theirs").as_uri()
+
+
+def test_an_import_that_was_killed_while_making_the_database_leaves_nothing_in_the_way(home: Path) -> None:
+    leftover = home / "registry" / ".making-12345"
+    leftover.mkdir(parents=True)
+    (leftover / "mlflow.db").write_bytes(b"half a database")
+    assert "pca" in [item.name for item in Registry().search()]
+    assert not leftover.exists()
