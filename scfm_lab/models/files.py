@@ -175,6 +175,31 @@ def read_pickle(path: Path) -> Any:
         raise ModelError(_damage(path, "pickle", error)) from error
 
 
+def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Refuse a file whose tensors are not those expected.
+
+    Raises
+    ------
+    ModelError
+        Naming the keys that are missing, left over or of another shape.
+    """
+    missing = sorted(set(expected) - set(tensors))
+    extra = sorted(set(tensors) - set(expected))
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)}, not {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    faults = []
+    if missing:
+        faults.append(f"missing {', '.join(missing)}")
+    if extra:
+        faults.append(f"unknown {', '.join(extra)}")
+    faults += wrong
+    if faults:
+        raise ModelError(f"The weights in {path} do not match the model: {'; '.join(faults)}.")
+
+
 def _numpy_numbers() -> list[Any]:
     """What torch's reader of tensors may build besides: numpy numbers, such as losses kept beside the weights."""
     import numpy as np
