@@ -27,6 +27,12 @@ def _registry(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def _exit(*, ok: bool) -> None:
+    """Leave with 1 where what was asked was done and the answer is bad news."""
+    if not ok:
+        click.get_current_context().exit(1)
+
+
 def _open(uri: str | None) -> Registry:
     from scfm_registry.registry import Registry
 
@@ -121,7 +127,7 @@ def promote(reference: str, alias: str, expect: str | None, uri: str | None, as_
 @click.argument("reference")
 @_registry
 @_json
-def verify(reference: str, uri: str | None, as_json: bool) -> int:
+def verify(reference: str, uri: str | None, as_json: bool) -> None:
     """Compare every file of REFERENCE with the hash under which it was registered; exits 1 if one differs."""
     result = _open(uri).verify(reference)
     data = {
@@ -131,7 +137,7 @@ def verify(reference: str, uri: str | None, as_json: bool) -> int:
         "files": result.files,
     }
     say(result.summary(), data, as_json=as_json)
-    return 0 if result.ok else 1
+    _exit(ok=result.ok)
 
 
 @models.command(
@@ -179,7 +185,7 @@ def registry() -> None:
 @click.argument("uri", required=False)
 @click.option("--files", is_flag=True, help="Also check every file of every version, which reads them all.")
 @_json
-def check(uri: str | None, files: bool, as_json: bool) -> int:
+def check(uri: str | None, files: bool, as_json: bool) -> None:
     """Say what is wrong with a registry; exits 1 if something is. Nothing is changed."""
     from scfm_registry.checking import check as look
 
@@ -188,7 +194,7 @@ def check(uri: str | None, files: bool, as_json: bool) -> int:
     signs = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
     text = "\n".join(f"{signs[item.state]}  {item.what}: {item.words}" for item in found)
     say(text, {"ok": ok, "findings": [vars(item) for item in found]}, as_json=as_json)
-    return 0 if ok else 1
+    _exit(ok=ok)
 
 
 @registry.command(epilog="\b\nExamples:\n  scfm-lab registry setup\n  scfm-lab registry setup http://registry.lab:5000")

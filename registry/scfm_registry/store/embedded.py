@@ -73,7 +73,8 @@ def prepare(place: Place) -> None:
             _create(place)
         else:
             check_database(place)
-            _bring_up_to_date(place, owned=marker is not None)
+            if marker is None or marker.get("mlflow") != mlflow_version():
+                _bring_up_to_date(place, owned=marker is not None)
             if marker is not None and marker.get("root") != _root(place):
                 _relocate(database, str(marker.get("root")), _root(place))
         _write_marker(place)

@@ -1,0 +1,162 @@
+"""The commands, through the program that users start."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scfm_lab.cli import main
+from scfm_registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("made_home")
+
+
+@pytest.fixture
+def scfm(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(words)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def data(scfm: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
+    def run(*words: str) -> Any:
+        code, out, err = scfm(*words, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return run
+
+
+def test_list_shows_one_line_per_model(scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any]) -> None:
+    code, out, err = scfm("models", "list")
+    assert (code, err) == (0, "")
+    assert [line.split()[:3] for line in out.splitlines()[1:]] == [
+        [name, "1", "champion"] for name in ("pca", "sctop", "starter")
+    ]
+    assert [item["name"] for item in data("models", "list", "--can", "impute")["models"]] == ["starter"]
+    assert [item["name"] for item in data("models", "list", "--kind", "baseline", "--organism", "human")["models"]] == [
+        "pca",
+        "sctop",
+    ]
+    assert data("models", "list", "--fits", "pca")["models"][0]["fit"]["verdict"] == "fits"
+    assert scfm("models", "list", "no-such-word")[1] == "No model matches.\n"
+
+
+def test_show_prints_the_card(scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any]) -> None:
+    code, out, _ = scfm("models", "show", "starter@champion")
+    assert code == 0
+    assert out.startswith("# starter/1 (champion)\n")
+    assert data("models", "show", "starter")["digest"] == Registry().get("starter").digest
+
+
+def test_import_promote_verify(
+    scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any], basis: Callable[..., Path]
+) -> None:
+    folder = basis()
+    code, out, _ = scfm("models", "import", str(folder), "--name", "mine", "--kind", "baseline")
+    assert code == 0
+    assert out.startswith("mine/1 is registered (scfm.pca, sha256:")
+    assert data("models", "promote", "mine/1", "--expect", "none")["aliases"] == ["champion"]
+    code, out, err = scfm("models", "promote", "mine/1", "--expect", "none")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: 'champion' of mine points at mine/1, and not at no version as expected")
+    assert data("models", "verify", "mine")["ok"] is True
+    path = Registry().resolve("mine").path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    code, out, err = scfm("models", "verify", "mine")
+    assert (code, err) == (1, "")
+    assert "model.safetensors is truncated" in out
+    assert data("models", "list", "--name", "mine")["models"][0]["version"] == 1
+
+
+def test_measure_prints_and_records(data: Callable[..., Any]) -> None:
+    evidence = data("models", "measure", "pca", "--device", "cpu", "--cells", "20", "--repeats", "1")
+    assert evidence["cells"]["count"] == 20
+    assert Registry().evidence(evidence["run"])["output"] == evidence["output"]
+
+
+def test_check_finds_nothing_wrong_with_a_good_registry(
+    scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any]
+) -> None:
+    assert data("registry", "check")["ok"] is True
+    code, out, _ = scfm("registry", "check", "--files")
+    assert code == 0
+    assert "starter/1: 4 files are as registered" in out
+
+
+def test_check_says_what_is_wrong(scfm: Callable[..., tuple[int, str, str]], made_home: Path) -> None:
+    (Registry().resolve("pca").path / "model.safetensors").write_bytes(b"")
+    code, out, _ = scfm("registry", "check", "--files")
+    assert code == 1
+    assert "FAULT  pca/1: model.safetensors is truncated" in out
+    (made_home / "registry" / "mlflow.db").write_bytes(b"no database" * 1000)
+    code, out, _ = scfm("registry", "check")
+    assert code == 1
+    assert "FAULT  database:" in out
+    assert "move the folder aside" in out
+
+
+def test_setup_lists_the_built_in_models(data: Callable[..., Any], tmp_path: Path) -> None:
+    assert [item["name"] for item in data("registry", "setup", str(tmp_path / "another"))["models"]] == [
+        "pca",
+        "sctop",
+        "starter",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["models", "show", "startr"],
+            "Error: No model is called 'startr' in the registry in {home}/registry; models there: pca, sctop, starter. Did you mean 'starter'?",
+        ),
+        (["models", "show", "starter/9"], "Error: 'starter' has no version 9; its versions: 1."),
+        (["models", "show", "Starter"], "Error: 'Starter' cannot be a model's name"),
+        (["models", "promote", "starter", "--alias", "latest"], "Error: The alias 'latest' is reserved"),
+        (["models", "import", "nowhere", "--name", "mine"], "Error: There is no checkpoint at nowhere"),
+        (["models", "list", "--registry", "ftp://x"], "Error: A registry cannot be kept at 'ftp:'"),
+    ],
+    ids=["unknown model", "unknown version", "bad name", "reserved alias", "no folder", "bad address"],
+)
+def test_a_failure_is_one_sentence(
+    scfm: Callable[..., tuple[int, str, str]], words: list[str], sentence: str, made_home: Path
+) -> None:
+    code, out, err = scfm(*words)
+    assert (code, out) == (1, "")
+    assert err.startswith(sentence.format(home=made_home))
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["models", "measure"], ["models", "list", "--kind", "x"], ["models", "nope"]])
+def test_a_usage_error_exits_2(scfm: Callable[..., tuple[int, str, str]], words: list[str]) -> None:
+    assert scfm(*words)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models"],
+        *(["models", name] for name in ("list", "show", "promote", "verify", "measure", "import")),
+        ["registry"],
+        ["registry", "check"],
+        ["registry", "setup"],
+    ],
+    ids=" ".join,
+)
+def test_help_has_an_example_that_is_spelled_right(scfm: Callable[..., tuple[int, str, str]], words: list[str]) -> None:
+    code, out, _ = scfm(*words, "--help")
+    assert code == 0
+    examples = [line.strip() for line in out.partition("Examples:")[2].splitlines() if line.strip()]
+    assert examples
+    assert all(line.startswith(" ".join(["scfm-lab", *words])) for line in examples)

@@ -1,0 +1,158 @@
+"""A checkpoint that somebody brings: taken when it is data of a known family, refused in words otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def registry(made_home: Path) -> Registry:
+    return Registry()
+
+
+def _nothing_was_registered(registry: Registry) -> None:
+    assert "mine" not in [item.name for item in registry.search(all_versions=True)]
+    left = [item.name for item in registry.scratch.iterdir()]
+    assert not [name for name in left if name.startswith(".making-")]
+
+
+def test_a_folder_is_taken_with_its_subfolders_and_without_hidden_files(
+    registry: Registry, basis: Callable[..., Path]
+) -> None:
+    folder = basis()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "training.txt").write_text("seed 0")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("secret")
+    (folder / ".DS_Store").write_bytes(b"x")
+    registry.import_checkpoint(folder, "mine")
+    kept = registry.resolve("mine").path
+    assert (kept / "notes" / "training.txt").read_text() == "seed 0"
+    assert not (kept / ".git").exists()
+    assert not (kept / ".DS_Store").exists()
+
+
+def test_what_was_registered_does_not_change_with_the_folder_it_came_from(
+    registry: Registry, basis: Callable[..., Path]
+) -> None:
+    folder = basis()
+    registry.import_checkpoint(folder, "mine")
+    (folder / "model.safetensors").write_bytes(b"something else")
+    assert registry.verify("mine").ok
+
+
+def test_a_link_within_the_folder_is_taken_as_the_file_it_is(registry: Registry, basis: Callable[..., Path]) -> None:
+    folder = basis()
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    (folder / "model.safetensors").symlink_to("weights.safetensors")
+    registry.import_checkpoint(folder, "mine")
+    assert not (registry.resolve("mine").path / "model.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".pkl", ".ckpt", ".PTH"])
+def test_pickles_are_refused_without_being_opened(
+    registry: Registry, basis: Callable[..., Path], suffix: str, tmp_path: Path
+) -> None:
+    folder = basis()
+    trap = tmp_path / "trap"
+    # What os.system("touch …") looks like in a pickle.
+    (folder / f"model{suffix}").write_bytes(b"cposix\nsystem\n(S'touch " + os.fsencode(trap) + b"'\ntR.")
+    with pytest.raises(ModelError, match="pickle, which can run code"):
+        registry.import_checkpoint(folder, "mine")
+    assert not trap.exists()
+    _nothing_was_registered(registry)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda p: (p / "model.py").write_text("print(1)"), "not taken into the registry"),
+        (lambda p: (p / "genes.json").symlink_to("/etc/hostname"), "leads out of the folder"),
+        (lambda p: os.mkfifo(p / "genes.json"), "not a plain file"),
+        (lambda p: (p / "config.json").write_text('{"family": "unheard-of"}'), "of no family known here"),
+        (lambda p: (p / "config.json").unlink(), "of no family known here"),
+        (lambda p: (p / "vocabulary.csv").unlink(), "vocabulary.*missing"),
+        (lambda p: (p / "vocabulary.csv").write_text("symbol,ensembl\nCD3D,ENSG1\n"), "do not belong together"),
+    ],
+    ids=["code", "link outside", "pipe", "unknown family", "no configuration", "no vocabulary", "another vocabulary"],
+)
+def test_a_folder_that_is_no_checkpoint_is_refused(
+    registry: Registry, basis: Callable[..., Path], spoil: Callable[[Path], object], words: str
+) -> None:
+    folder = basis()
+    spoil(folder)
+    with pytest.raises(ModelError, match=words) as caught:
+        registry.import_checkpoint(folder, "mine")
+    assert ".making-" not in str(caught.value), "the message speaks of the folder that its reader knows"
+    _nothing_was_registered(registry)
+
+
+def _header(document: dict[str, object], data: bytes = b"") -> bytes:
+    head = json.dumps(document).encode()
+    return len(head).to_bytes(8, "little") + head + data
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        b"",
+        b"cposix\nsystem\n(S'true'\ntR.",
+        (2**63).to_bytes(8, "little") + b"{}",
+        _header({"mean": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
+        _header(
+            {
+                "components": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},
+                "mean": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+            },
+            bytes(12),
+        ),
+        _header(
+            {
+                "components": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]},
+                "mean": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
+            },
+            np.array([1, np.nan, np.inf, 0], "<f4").tobytes(),
+        ),
+    ],
+    ids=["empty", "pickle renamed", "header of 2^63 bytes", "absurd shape", "overlapping offsets", "NaN and infinity"],
+)
+def test_hostile_weights_are_refused(registry: Registry, basis: Callable[..., Path], weights: bytes) -> None:
+    folder = basis()
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        registry.import_checkpoint(folder, "mine")
+    _nothing_was_registered(registry)
+
+
+def test_paths_that_are_no_folder_are_refused(registry: Registry, basis: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no checkpoint at"):
+        registry.import_checkpoint(tmp_path / "nowhere", "mine")
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        registry.import_checkpoint(basis() / "model.safetensors", "mine")
+
+
+@pytest.mark.parametrize("name", ["Mine", "a..b", "../mine", "x" * 70, ""])
+def test_names_are_checked_before_anything_is_read(registry: Registry, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be a model's name"):
+        registry.import_checkpoint(tmp_path / "nowhere", name)
+    with pytest.raises(ModelError, match="no kind 'mine'"):
+        registry.import_checkpoint(tmp_path / "nowhere", "fine", kind="mine")
+
+
+def test_a_family_whose_plugin_is_gone_is_said(registry: Registry, basis: Callable[..., Path]) -> None:
+    registry.import_checkpoint(basis(), "mine")
+    registry.client.set_model_version_tag("mine", "1", "scfm.family", "other.family")
+    with pytest.raises(ModelError, match=r"needs the model plugin 'other\.family', which is not installed"):
+        registry.load("mine")
