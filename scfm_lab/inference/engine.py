@@ -128,8 +128,8 @@ def encode(
 
     device = torch.device(model.device)
     n = len(tokens)
-    cell = np.full((n, model.spec.width), np.nan, dtype=np.float32)
-    genes = np.full((len(tokens.ids), model.spec.width), np.nan, np.float32) if request.genes else None
+    # A hidden layer may be wider or narrower than the cell's vector, so that the first batch tells the widths.
+    cell = genes = None
     visible = np.flatnonzero(tokens.genes_seen > 0)
     lengths = tokens.lengths[visible]
     done = n - len(visible)
@@ -142,11 +142,19 @@ def encode(
         batch, places = make_batch(tokens, rows, device)
         with _turn, torch.inference_mode(), _quiet():
             cell_states, gene_states = model._forward(batch, request)
+        if cell is None:
+            cell = np.full((n, cell_states.shape[1]), np.nan, dtype=np.float32)
         cell[rows] = cell_states.float().cpu().numpy()
-        if genes is not None and gene_states is not None:
+        if request.genes and gene_states is not None:
+            if genes is None:
+                genes = np.full((len(tokens.ids), gene_states.shape[1]), np.nan, dtype=np.float32)
             genes[places] = gene_states.float().cpu().numpy()
         done += len(rows)
         _report(progress, done, n)
+    if cell is None:
+        cell = np.full((n, model.spec.width), np.nan, dtype=np.float32)
+    if request.genes and genes is None:
+        genes = np.full((len(tokens.ids), model.spec.width), np.nan, dtype=np.float32)
     return States(cell, genes)
 
 

@@ -246,8 +246,9 @@ class Model:
         from scfm_lab.cells.cells import Cells
 
         cells = data if isinstance(data, Cells) else Cells.from_anndata(data, layer=layer, fields=self.fields)
-        self.require_genes(cells.genes)
-        return self._tokenize(cells, self.check_options(options), seed)
+        full = self.check_options(options)
+        self.known_genes(cells.genes, full)
+        return self._tokenize(cells, full, seed)
 
     fields: tuple[str, ...] = ()
     """Columns of ``obs`` that the tokeniser reads."""
@@ -316,6 +317,10 @@ class Model:
                 "var['ensembl_id']."
             )
         return match
+
+    def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:  # noqa: ARG002
+        """:meth:`require_genes` under the family's options: a species may decide which genes are meant."""
+        return self.require_genes(genes)
 
     def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """The family's options, completed by their defaults.

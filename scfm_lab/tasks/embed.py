@@ -161,7 +161,7 @@ def embed(
         raise ModelError(f"{model.spec.name} has no other reference implementation; leave like_reference out.")
     started = time.perf_counter()
     cells = Cells.from_anndata(adata, layer=layer, fields=model.fields)
-    match = model.require_genes(cells.genes)
+    match = model.known_genes(cells.genes, options)
     audit = audit_cells(cells, match, model.spec.name)
     target = adata.copy() if copy else adata
     key = provenance.free_key(target, "obsm", key_added or f"X_{model.spec.name}", given=key_added is not None)
@@ -169,6 +169,9 @@ def embed(
     options = dict(options or {})
     if like_reference:
         options["like_reference"] = True
+        # Where the reference's vectors depend on the batch, its size is a choice of the model and not of the engine.
+        if batch_size and "batch_size" in model.spec.options:
+            options.setdefault("batch_size", batch_size)
     tokens = model.tokenize(cells, options=options, seed=seed)
     with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:
         states = model.encode(

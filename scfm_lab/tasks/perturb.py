@@ -152,7 +152,7 @@ class Perturber:
         self.samples = _labels(adata, sample_key, "The sample column")
         self.groupby, self.options, self.seed = groupby, dict(options or {}), seed
         self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
-        match = self.model.require_genes(self.cells.genes)
+        match = self.model.known_genes(self.cells.genes, self.options)
         self.known = np.zeros(len(self.cells.genes), dtype=bool)
         self.known[match.columns] = True
         with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
