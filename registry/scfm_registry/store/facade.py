@@ -273,16 +273,21 @@ class Store:
         return match.group(1)
 
     def _aliases(self, names: set[str]) -> dict[tuple[str, int], list[str]]:
+        """Aliases of the models `names`, by name and version."""
+        if len(names) == 1:
+            models = [self.client.get_registered_model(name) for name in names]
+        else:
+            models, token = [], None
+            while names:
+                page = self.client.search_registered_models(max_results=_PAGE, page_token=token)
+                models += page
+                token = page.token
+                if not token:
+                    break
         found: dict[tuple[str, int], list[str]] = {}
-        token = None
-        while names:
-            page = self.client.search_registered_models(max_results=_PAGE, page_token=token)
-            for model in page:
-                for alias, version in model.aliases.items():
-                    found.setdefault((model.name, int(version)), []).append(alias)
-            token = page.token
-            if not token:
-                break
+        for model in models:
+            for alias, version in model.aliases.items():
+                found.setdefault((model.name, int(version)), []).append(alias)
         return found
 
     @contextmanager
