@@ -420,6 +420,7 @@ def test_the_example_panel_passes_the_kit_and_tells_what_is_selected(example_plu
     scores = dict(zip(told["modules"], told["selected"], strict=True))
     assert told["n"] == 95
     assert scores["b cell"] > 2 * dict(zip(told["modules"], told["all"], strict=True))["b cell"]
+    assert lab.wait(60)
     lab.close()
 
 
