@@ -183,6 +183,10 @@ class Model:
     path: Path | None = None
     device: str = "cpu"
     precision: str = "float32"
+    decode_pooling: str | None = None
+    """Pooling of the vectors that :meth:`expected_counts` reads; None: as published."""
+    decode_unit: str = "counts per 10,000"
+    """What :meth:`expected_counts` predicts."""
 
     # --- files -------------------------------------------------------------------------
 

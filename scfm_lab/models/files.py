@@ -154,7 +154,7 @@ def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch
 
 
 def read_pickle(path: Path) -> Any:
-    """A pickled dictionary: containers, text, numbers and numpy numbers; nothing else.
+    """A pickled dictionary: containers, text, numbers, and numpy numbers and arrays; nothing else.
 
     Raises
     ------
@@ -192,12 +192,17 @@ def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], 
     ]
     faults = []
     if missing:
-        faults.append(f"missing {', '.join(missing)}")
+        faults.append(f"missing {_some(missing)}")
     if extra:
-        faults.append(f"unknown {', '.join(extra)}")
-    faults += wrong
+        faults.append(f"unknown {_some(extra)}")
+    if wrong:
+        faults.append(_some(wrong))
     if faults:
         raise ModelError(f"The weights in {path} do not match the model: {'; '.join(faults)}.")
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _numpy_numbers() -> list[Any]:

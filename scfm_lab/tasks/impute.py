@@ -56,7 +56,7 @@ class ImputeResult(Result):
         place = f"layers[{self.key!r}]" if self.all_genes else f"obsm[{self.key!r}]"
         return (
             f"{self.provenance['model']} predicts {known:,} of {len(self.genes):,} genes in {len(self.values):,} cells, "
-            f"as expected counts per 10,000 in {place}. Predictions: keep them out of tests of differential expression."
+            f"as expected {self.provenance['unit']} in {place}. Predictions: keep them out of tests of differential expression."
         )
 
     def plot(self) -> Any:
@@ -110,7 +110,8 @@ def impute(
     Returns
     -------
     ImputeResult
-        Expected counts per 10,000, marked as imputed in the provenance.
+        Expected counts per 10,000 (or what else the model predicts: the provenance's ``unit``), marked as
+        imputed in the provenance.
 
     Raises
     ------
@@ -136,13 +137,18 @@ def impute(
     key = provenance.free_key(adata, slot, key_added or f"imputed_{model.spec.name}", given=key_added is not None)
     tokens = model.tokenize(cells, options=options, seed=seed)
     with as_progress(progress, f"Predicting with {model.spec.name}") as report:
-        states = model.encode(tokens, progress=report, cancel=cancel)
+        states = model.encode(tokens, pooling=model.decode_pooling, progress=report, cancel=cancel)
     values = np.full((len(cells), len(names)), np.nan, dtype=np.float32)
     seen = np.flatnonzero(np.isfinite(states.cell).all(axis=1))
     there = np.flatnonzero(ids >= 0)
     values[np.ix_(seen, there)] = model.expected_counts(states.cell[seen], ids[there])
     record = provenance.of_model(
-        model, task="impute", imputed=True, unit="counts per 10,000", seed=seed, seconds=time.perf_counter() - started
+        model,
+        task="impute",
+        imputed=True,
+        unit=model.decode_unit,
+        seed=seed,
+        seconds=time.perf_counter() - started,
     )
     result = ImputeResult(key, names, values, genes is None, record)
     result.write(adata)

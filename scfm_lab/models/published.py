@@ -1,0 +1,231 @@
+"""Gene names of published models: their own first, then what leads to them.
+
+A published vocabulary speaks symbols or Ensembl ids. Cells that speak the same are matched
+as the reference matches them, so that tokens are identical; cells that speak only the other
+are translated through the gene table shipped with the lab, and mouse cells through its
+one-to-one orthologs where that is asked for. The match tells by what each column was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.genes import Match, Vocabulary
+from scfm_lab.errors import GenesError, ModelError
+from scfm_lab.models.contract import Model, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from scfm_lab.cells.genes import Genes
+
+SYMBOL = "symbol"
+ENSEMBL = "ensembl"
+ORTHOLOG = "one-to-one mouse ortholog"
+TRANSLATED_ENSEMBL = "Ensembl id translated to a symbol"
+TRANSLATED_SYMBOL = "symbol translated to an Ensembl id"
+
+
+@cache
+def shipped_genes() -> Vocabulary:
+    """The lab's gene table: symbols, Ensembl ids, aliases and mouse orthologs."""
+    from pathlib import Path
+
+    return Vocabulary.from_csv(Path(__file__).parent / "assets" / "starter" / "vocabulary.csv.gz")
+
+
+@dataclass(frozen=True)
+class PublishedMatch(Match):
+    """A match that says whether columns of one gene are summed, or are tokens of their own as in the reference."""
+
+    summed: bool = True
+
+    @property
+    def doubled(self) -> int:
+        """Columns that are summed into a gene which another column holds too."""
+        return super().doubled if self.summed else 0
+
+
+@dataclass(frozen=True)
+class KnownCounts:
+    """The counts that a model can see, flat: one cell's after those of the other, in the order of the columns."""
+
+    columns: NDArray[np.int64]
+    """Column of each count."""
+    ids: NDArray[np.int64]
+    """Vocabulary id."""
+    values: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    """Counts of each cell."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Cell of each count."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    @property
+    def indptr(self) -> NDArray[np.int64]:
+        """Begin of each cell, and the end."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+
+def known_counts(counts: csr_matrix, match: Match) -> KnownCounts:
+    """The non-zero counts on genes that a model knows; columns of one gene stay apart."""
+    place = np.full(counts.shape[1], -1, dtype=np.int64)
+    place[match.columns] = match.ids
+    ids = place[counts.indices]
+    known = ids >= 0
+    seen = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
+    return KnownCounts(
+        columns=counts.indices[known].astype(np.int64),
+        ids=ids[known],
+        values=counts.data[known].astype(np.float32, copy=False),
+        lengths=np.diff(seen),
+    )
+
+
+class PublishedModel(Model):
+    """What the models opened from published files share."""
+
+    orthologs: bool = False
+    """Whether mouse genes are matched through their human orthologs where no option says otherwise."""
+
+    def match(self, genes: Genes) -> Match:
+        """Which genes the model knows; the answer for the genes asked last is kept."""
+        return self._matched(genes, self.orthologs)
+
+    def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:
+        """:meth:`require_genes`, with mouse genes read as human ones if the option ``orthologs`` says so."""
+        return self._required(genes, bool((options or {}).get("orthologs", self.orthologs)))
+
+    def require_genes(self, genes: Genes) -> Match:
+        """Like :meth:`match`.
+
+        Raises
+        ------
+        GenesError
+            If no gene is known; for mouse cells it says how to ask for orthologs.
+        """
+        return self._required(genes, self.orthologs)
+
+    def _matched(self, genes: Genes, orthologs: bool) -> Match:
+        cached = getattr(self, "_last_match", None)
+        if cached is not None and cached[0] is genes and cached[1] == orthologs:
+            return cached[2]
+        match = self.vocabulary.match(genes, orthologs=orthologs)  # type: ignore[call-arg]
+        self._last_match = (genes, orthologs, match)  # type: ignore[assignment]
+        return match
+
+    def _required(self, genes: Genes, orthologs: bool) -> Match:
+        match = self._matched(genes, orthologs)
+        if len(match.columns):
+            return match
+        examples = ", ".join(map(str, genes.names[:3]))
+        if genes.organism == "mouse" and not orthologs:
+            raise GenesError(
+                f"These look like mouse genes (such as {examples}), and {self.spec.name} knows human genes. Give "
+                "options={'orthologs': True} to read them through their one-to-one human orthologs."
+            )
+        wanted = ", ".join([str(name) for name in self.vocabulary.names[:50] if name][:3])
+        raise GenesError(
+            f"None of the {len(genes):,} genes (such as {examples}) is known to {self.spec.name}, whose genes are "
+            f"called like {wanted}. Put gene symbols into var_names, or Ensembl ids into var['ensembl_id']."
+        )
+
+
+def ortholog_option(default: bool = False) -> Option:
+    """The option by which users ask for orthologs."""
+    return Option(bool, default, "Read mouse genes through their one-to-one human orthologs.")
+
+
+def take_orthologs(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], bool]:
+    """A user's ``config`` without the lab's own entry ``orthologs``, and that entry."""
+    rest = dict(config or {})
+    asked = rest.pop("orthologs", False)
+    if not isinstance(asked, (bool, np.bool_)):
+        raise ModelError(f"config={{'orthologs': {asked!r}}} must be True or False.")
+    return rest, bool(asked)
+
+
+def symbol_vocabulary(symbols: NDArray[Any]) -> SymbolVocabulary:
+    """A vocabulary of symbols (one per token id, ``""`` where a token is no gene), completed by the shipped table."""
+    table = shipped_genes()
+    ensembl = np.full(len(symbols), "", dtype=object)
+    place = {str(s): i for i, s in reversed(list(enumerate(symbols))) if s}
+    mouse_symbols, mouse_ensembl = ensembl.copy(), ensembl.copy()
+    for row, hit in _hits(table, place, lambda row: table.symbols[row]):
+        if hit is not None and not ensembl[hit]:
+            ensembl[hit] = table.ensembl[row]
+            if table.mouse_symbols is not None:
+                mouse_symbols[hit] = table.mouse_symbols[row]
+            if table.mouse_ensembl is not None:
+                mouse_ensembl[hit] = table.mouse_ensembl[row]
+    return SymbolVocabulary(symbols, ensembl, mouse_symbols, mouse_ensembl)
+
+
+def ensembl_symbols(ensembl: NDArray[Any], names: Mapping[str, str] | None = None) -> NDArray[Any]:
+    """A symbol for each Ensembl id, ``""`` where none is known.
+
+    Parameters
+    ----------
+    names
+        Symbol → Ensembl id, as published with a model; the shipped table completes it.
+    """
+    table = shipped_genes()
+    of = {str(e): str(s) for s, e in zip(table.symbols, table.ensembl, strict=True) if e}
+    if names:
+        published: dict[str, str] = {}
+        for symbol, gene in names.items():
+            published.setdefault(gene, symbol)
+        of.update(published)
+    symbols = np.array([of.get(str(e), "") for e in ensembl], dtype=object)
+    # A symbol names one gene only: the first.
+    _, first = np.unique(symbols.astype(str), return_index=True)
+    unique = np.zeros(len(symbols), dtype=bool)
+    unique[first] = True
+    return np.where(unique, symbols, "")
+
+
+def _hits(
+    table: Vocabulary, place: Mapping[str, int], name: Callable[[int], Any]
+) -> list[tuple[int, int | None]]:
+    # The table's own symbol first; where the model calls the gene by an older one, that.
+    found: dict[int, int | None] = {row: place.get(str(name(row))) for row in range(len(table))}
+    taken = {str(name(row)) for row in range(len(table))}
+    for alias, row in table.aliases.items():
+        if found[row] is None and alias in place and alias not in taken:
+            found[row] = place[alias]
+    return list(found.items())
+
+
+class SymbolVocabulary(Vocabulary):
+    """Symbols as a reference reads them: exactly, in this case, every column a token of its own."""
+
+    def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
+        """Match by exact symbol; columns without a symbol by their Ensembl id, through the shipped table.
+
+        Mouse genes are matched only if `orthologs` asks for it.
+        """
+        how = dict.fromkeys((SYMBOL, TRANSLATED_ENSEMBL, ORTHOLOG), 0)
+        ids = np.full(len(genes), -1, dtype=np.int64)
+        if genes.organism == "mouse":
+            if orthologs:
+                for i, keys in enumerate(zip(genes.ensembl, genes.symbols, genes.names, strict=True)):
+                    ids[i] = next((self._by_mouse[k] for k in keys if k and k in self._by_mouse), -1)
+            how[ORTHOLOG] = int((ids >= 0).sum())
+        else:
+            named = np.where(genes.symbols != "", genes.symbols, genes.names)
+            ids[:] = [self._by_symbol.get(name, -1) for name in named]
+            how[SYMBOL] = int((ids >= 0).sum())
+            for i in np.flatnonzero((ids < 0) & (genes.symbols == "") & (genes.ensembl != "")).tolist():
+                ids[i] = self._by_ensembl.get(genes.ensembl[i], -1)
+            how[TRANSLATED_ENSEMBL] = int((ids >= 0).sum()) - how[SYMBOL]
+        columns = np.flatnonzero(ids >= 0)
+        return PublishedMatch(columns, ids[columns], how, len(genes), summed=False)

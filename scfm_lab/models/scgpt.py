@@ -1,0 +1,367 @@
+"""scGPT (Cui et al. 2024): a cell as a set of genes with binned counts, read by a transformer.
+
+Files as published: ``args.json``, ``vocab.json``, ``best_model.pt``. The network is in
+:mod:`scfm_lab.models.scgpt_net`, the binning in :mod:`scfm_lab.models.scgpt_bins`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
+from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
+from scfm_lab.models.published import PublishedModel, ortholog_option, symbol_vocabulary, take_orthologs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    import torch
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.inference.engine import Batch
+    from scfm_lab.models.published import SymbolVocabulary
+    from scfm_lab.models.scgpt_net import ScGPTNet
+
+ARGS, VOCAB, WEIGHTS_FILE = "args.json", "vocab.json", "best_model.pt"
+MAX_LENGTH = 1200
+"""Tokens of the published embedding path, ``<cls>`` among them."""
+POOLINGS = ("cls", "cls_raw", "mean")
+_SPECIALS = ("<cls>", "<eoc>")
+
+
+class ScGPT(PublishedModel):
+    """scGPT with published or fine-tuned weights."""
+
+    family = "scgpt"
+    decode_pooling = "cls_raw"
+    decode_unit = "expression bins (0 silent, 1 to 50 from the cell's lowest to its highest counts)"
+
+    def __init__(
+        self,
+        net: ScGPTNet,
+        vocabulary: SymbolVocabulary,
+        specials: Mapping[str, int],
+        settings: Mapping[str, Any],
+        *,
+        orthologs: bool = False,
+    ) -> None:
+        self.net = net
+        self.vocabulary = vocabulary
+        self.orthologs = orthologs
+        self.specials = dict(specials)
+        self.pad_value = float(settings.get("pad_value", -2))
+        self.aside: list[str] = []
+        """Tensors of the file that no embedding reads (heads of training and fine-tuning)."""
+        shape = net.shape
+        abilities = {"embed", "perturb", "gene_embeddings", "attention"}
+        if shape.mvc_out == shape.width:
+            abilities.add("impute")
+        options = {
+            "max_length": Option(int, MAX_LENGTH, "Most tokens of a cell, <cls> among them; genes are sampled above."),
+            "like_reference": Option(bool, False, "Draw bins and genes from numpy's and torch's streams, as the reference."),
+            "orthologs": ortholog_option(orthologs),
+        }
+        if len(shape.batch_norms) > 1 or shape.batch_norms[:1] == ("dsbn.bns.0",):
+            options["domain"] = Option(int, None, "Batch of the fine-tuning run whose normalisation is applied; None: none.")
+        self.spec = ModelSpec(
+            name="scgpt",
+            family=self.family,
+            genes="symbol",
+            organisms=("human", "mouse") if orthologs else ("human",),
+            n_genes=len(vocabulary),
+            width=shape.width,
+            max_length=MAX_LENGTH,
+            abilities=frozenset(abilities),
+            licence="MIT",
+            citation=(
+                "Cui, H., Wang, C., Maan, H. et al. (2024). scGPT: toward building a foundation model for single-cell "
+                "multi-omics using generative AI. Nature Methods 21, 1470-1480."
+            ),
+            determinism=(
+                "tied counts are binned, and genes above max_length sampled, by numbers hashed from (digest of the "
+                "unperturbed cell, gene, seed) instead of the reference's generators; a perturbed copy keeps its "
+                "cell's bin edges, numbers and sample"
+            ),
+            options=options,
+            parameters=sum(p.numel() for p in net.parameters()),
+            layers=shape.layers,
+            heads=shape.heads,
+            feed_forward=shape.ffn,
+        )
+
+    # --- files -------------------------------------------------------------------------
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a folder (or a weights file in it) has scGPT's ``args.json``, or two of its three files."""
+        folder = path if path.is_dir() else path.parent
+        if path.is_file() and path.suffix != ".pt":
+            return False
+        try:
+            settings = json.loads((folder / ARGS).read_text(encoding="utf-8"))
+            known = isinstance(settings, dict) and "embsize" in settings and "nlayers" in settings
+        except (OSError, ValueError):
+            known = False
+        return known or ((folder / VOCAB).is_file() and ((folder / ARGS).is_file() or (folder / WEIGHTS_FILE).is_file()))
+
+    @classmethod
+    def open(
+        cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Open a folder as published, or one of its weights files.
+
+        Parameters
+        ----------
+        path
+            The folder, or a ``.pt`` file beside ``args.json`` and ``vocab.json``.
+        config
+            Overrides of ``args.json``; ``{"orthologs": True}`` reads mouse cells through their human
+            orthologs.
+        files
+            ``"args"``, ``"vocab"`` and ``"weights"``, where they lie elsewhere.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or damaged, the vocabulary does not fit the embedding, or a tensor
+            does not find its place.
+        """
+        from scfm_lab.models.scgpt_net import ScGPTNet, canonical_keys, shape_of
+
+        if path is None:
+            raise ModelError("scGPT needs the folder of its checkpoint: args.json, vocab.json and best_model.pt.")
+        own, orthologs = take_orthologs(config)
+        args_file, vocab_file, weights = _places(path, files)
+        settings = {**read_config(args_file.parent, args_file.name), **own}
+        tensors, aside = canonical_keys(read_tensors(weights))
+        if "encoder.embedding.weight" not in tensors:
+            some = ", ".join(list(tensors)[:3])
+            raise ModelError(
+                f"{weights} holds no scGPT (no 'encoder.embedding.weight' among its {len(tensors)} tensors, such as "
+                f"{some}); give scGPT's own {WEIGHTS_FILE}."
+            )
+        tokens = _read_vocabulary(vocab_file, settings, int(tensors["encoder.embedding.weight"].shape[0]))
+        shape = shape_of(tensors, settings, len(tokens))
+        require_keys(tensors, shape.expected(), weights)
+        pad = str(settings.get("pad_token", "<pad>"))
+        specials = {name: tokens.index(name) for name in (pad, *_SPECIALS) if name in tokens}
+        names = np.array(["" if name in specials else name for name in tokens], dtype=object)
+        vocabulary = symbol_vocabulary(names)
+        net = ScGPTNet.from_tensors(shape, tensors)
+        model = cls(net, vocabulary, specials, settings, orthologs=orthologs)
+        model.aside = aside
+        model.digest, model.path = sha256(weights), path
+        return model
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [self.net]
+
+    # --- cells to tokens ---------------------------------------------------------------
+
+    def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
+        from scfm_lab.models.scgpt_tokens import tokenize
+
+        limit = int(options["max_length"])
+        if limit < 2:
+            raise ModelError(f"max_length is {limit}; scGPT needs room for <cls> and at least one gene (2).")
+        tokens = tokenize(
+            cells,
+            self.known_genes(cells.genes, options),
+            cls_id=self.specials["<cls>"],
+            cls_value=self.pad_value,
+            limit=limit,
+            seed=seed,
+            like_reference=bool(options["like_reference"]),
+        )
+        domain = options.get("domain")
+        if domain is not None:
+            if not 0 <= domain < len(self.net.shape.batch_norms):
+                raise ModelError(f"This file holds the batches 0 to {len(self.net.shape.batch_norms) - 1}, not {domain}.")
+            tokens.cell["domain"] = np.full(len(tokens), domain, dtype=np.int64)  # type: ignore[index]
+        return tokens
+
+    # --- tokens to states --------------------------------------------------------------
+
+    def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        import torch
+
+        from scfm_lab.models.layers import cell_means, resolve_layer, starts
+
+        pooling = request.pooling or POOLINGS[0]
+        if pooling not in POOLINGS:
+            raise ModelError(f"scgpt pools by {', '.join(map(repr, POOLINGS))}, not {pooling!r}.")
+        ids, values, domain = self._inputs(batch)
+        n_layers = resolve_layer(request.hidden_layer, self.spec.layers, -1, "scgpt")
+        first = torch.as_tensor(starts(batch.lengths), device=ids.device)
+        whole = request.genes or pooling == "mean"
+        states = self.net.states(
+            ids, values, batch.lengths, n_layers=n_layers, readers=None if whole else first, domain=domain
+        )
+        if pooling == "mean":
+            genes = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+            genes[first] = False
+            cell = cell_means(states[genes], batch.lengths - 1)
+        else:
+            cell = states[first] if whole else states
+        if pooling != "cls_raw":
+            cell = cell.float()
+            cell = cell / cell.norm(dim=1, keepdim=True)
+        return cell, states if request.genes else None
+
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        import torch
+
+        if batch.values is None:
+            raise ModelError("scgpt needs the values of its tokens; make them with model.tokenize.")
+        domain = batch.cell.get("domain")
+        if domain is not None:
+            domain = domain.repeat_interleave(torch.as_tensor(batch.lengths, device=domain.device))
+        return batch.ids, batch.values, domain
+
+    def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> list[NDArray[np.float32]]:
+        """Attention weights between the tokens of each cell (position 0 is ``<cls>``).
+
+        Parameters
+        ----------
+        hidden_layer
+            -1 the last layer, 0 the first.
+
+        Returns
+        -------
+        list of float32 arrays, one per cell, (heads, tokens, tokens)
+            Rows read, columns are read; every row sums to 1.
+        """
+        import torch
+
+        from scfm_lab.inference.engine import make_batch
+
+        n = self.spec.layers
+        if not -n <= hidden_layer < n:
+            raise ModelError(f"scgpt has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
+        out = []
+        for row in range(len(tokens)):
+            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
+            with torch.inference_mode():
+                inputs = self.net.embed(*self._inputs(batch))
+                weights = self.net.transformer_encoder.attention(inputs, batch.lengths, hidden_layer % n)
+            out.append(weights[0].cpu().numpy())
+        return out
+
+    # --- decoders ----------------------------------------------------------------------
+
+    def decode_values(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The value decoder: expected bin at each token.
+
+        Parameters
+        ----------
+        states
+            Token states (tokens, width), ``model.encode(tokens, genes=True).genes``.
+
+        Returns
+        -------
+        float32 (tokens,), on the scale of the bins 0 to 50
+        """
+        import torch
+
+        with torch.inference_mode():
+            given = torch.as_tensor(np.asarray(states)).to(self.device, self.net.dtype)
+            parts = [self.net.value(part) for part in given.split(1 << 16)]
+        return torch.cat(parts).float().cpu().numpy() if parts else np.empty(0, np.float32)
+
+    def decode_cells(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The MVC decoder: expected bins of genes, given a cell's vector.
+
+        Parameters
+        ----------
+        cell
+            Un-normalised ``<cls>`` states (cells, width): ``model.encode(tokens, pooling="cls_raw").cell``.
+        genes
+            Vocabulary ids.
+
+        Returns
+        -------
+        float32 (cells, genes), on the scale of the bins 0 to 50, as the network gives them (also below 0)
+        """
+        import torch
+
+        with torch.inference_mode():
+            vectors = torch.as_tensor(np.asarray(cell)).to(self.device, self.net.dtype)
+            found = self.net.mvc(vectors, torch.as_tensor(np.asarray(genes), device=self.device))
+        return found.float().cpu().numpy()
+
+    def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Expected bins (0 to 50, not counts) of some vocabulary genes, float32 (cells, genes); see :meth:`decode_cells`."""
+        from scfm_lab.models.scgpt_bins import N_BINS
+
+        self.require("impute")
+        return self.decode_cells(cell, genes).clip(0, N_BINS - 1)
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """LayerNorm(Embedding) of each gene's token, float32, genes × width (index: symbol)."""
+        import pandas as pd
+        import torch
+
+        ids = np.flatnonzero(self.vocabulary.symbols != "")
+        with torch.inference_mode():
+            table = self.net.gene_table(ids).float().cpu().numpy()
+        return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols[ids], name="gene"))
+
+
+def _places(path: Path, files: Mapping[str, Any] | None) -> tuple[Path, Path, Path]:
+    """Of args.json, vocab.json and the weights."""
+    given = {name: Path(str(value)) for name, value in (files or {}).items()}
+    unknown = sorted(set(given) - {"args", "vocab", "weights"})
+    if unknown:
+        raise ModelError(f"files= names {', '.join(unknown)}; scGPT has 'args', 'vocab' and 'weights'.")
+    folder = path if path.is_dir() else path.parent
+    weights = given.get("weights", folder / WEIGHTS_FILE if path.is_dir() else path)
+    if not weights.is_file() and "weights" not in given:
+        others = sorted(p for p in folder.glob("*.pt") if p.is_file())
+        if len(others) == 1:
+            weights = others[0]
+    places = given.get("args", folder / ARGS), given.get("vocab", folder / VOCAB), weights
+    missing = [p.name for p in places if not p.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} looks like scGPT and has no {' and no '.join(missing)}; give the folder as published "
+            f"({ARGS}, {VOCAB}, {WEIGHTS_FILE})."
+        )
+    return places
+
+
+def _read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[str]:
+    """Token of each id; the file's order is not the ids' order.
+
+    Raises
+    ------
+    ModelError
+        If ids are not dense, specials are missing, or there are not as many tokens as embedding rows.
+    """
+    content = read_config(path.parent, path.name)
+    wrong = [k for k, v in content.items() if isinstance(v, bool) or not isinstance(v, int)]
+    if wrong:
+        raise ModelError(f"{path} gives {wrong[0]!r} the id {content[wrong[0]]!r}, which is no whole number.")
+    ids = np.array(sorted(content.values()), dtype=np.int64)
+    if not np.array_equal(ids, np.arange(len(ids))):
+        raise ModelError(f"The {len(ids):,} ids in {path} are not 0 to {len(ids) - 1:,}, each once; get the file again.")
+    tokens = sorted(content, key=content.__getitem__)
+    pad = str(settings.get("pad_token", "<pad>"))
+    appended = [name for name in (pad, *_SPECIALS) if name not in content]
+    # The reference appends missing special tokens; a file saved after that has their rows.
+    if appended and len(tokens) + len(appended) == rows:
+        tokens += appended
+    if len(tokens) != rows:
+        raise ModelError(
+            f"{path} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
+        )
+    missing = [name for name in (pad, _SPECIALS[0]) if name not in tokens]
+    if missing:
+        raise ModelError(f"{path} has no {' and no '.join(missing)}; the checkpoint cannot be used without.")
+    return tokens
