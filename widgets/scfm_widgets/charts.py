@@ -33,11 +33,19 @@ def themed(chart: Any, theme: str, *, width: int | None = None) -> Any:
         "tickColor": _LINE[theme],
         "labelFontSize": 11,
         "titleFontSize": 11,
-        "labelLimit": 130,
+        "labelLimit": 118,
     }
+    # Titles are longer than the small plots are wide: they end where the plot ends and reach back under the labels.
+    along = {"titleAnchor": "end", "titleLimit": 300}
     drawn = chart.properties(width=width) if width is not None else chart
     return (
-        drawn.configure(background="transparent", font=_FONT, axis=axis)
+        drawn.configure(
+            background="transparent",
+            font=_FONT,
+            axis=axis,
+            axisX=along,
+            padding={"left": 10, "top": 5, "right": 8, "bottom": 5},
+        )
         .configure_view(stroke=None)
         .configure_legend(labelColor=_INK[theme], titleColor=_MUTED[theme])
     )

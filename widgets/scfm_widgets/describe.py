@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from scfm_lab.inference.plan import Plan
     from scfm_widgets.codec import Frame
 
+#: PAGA's connectivities below this are not drawn: nearly all groups of real cells are linked a little.
+_WEAKEST_LINK = 0.1
+
 _EFFECT_FIELDS = (
     "gene",
     "group",
@@ -95,7 +98,7 @@ def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, v
         {"from": i, "to": j, "weight": float(links.loc[a, b])}
         for i, a in enumerate(names)
         for j, b in enumerate(names[:i])
-        if links.loc[a, b] > 0.05
+        if links.loc[a, b] > _WEAKEST_LINK
     ]
     paths = [
         {"name": str(path["nodes"][-1]), "points": [value for group in path["nodes"] for value in place[group]]}

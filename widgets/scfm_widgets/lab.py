@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
 
+    from scfm_lab.models.contract import Model
     from scfm_lab.results import Result
 
 _STATIC = Path(__file__).parent / "static"
@@ -71,7 +72,8 @@ class Lab(anywidget.AnyWidget):
     adata
         With raw counts (in ``X``, a layer or ``.raw``). Results are added under new keys; nothing else is changed.
     model
-        The model to begin with: a name, a registry reference such as ``"models:/starter@champion"`` or a path.
+        The model to begin with: a name, a registry reference such as ``"models:/starter@champion"``, a path, or an opened
+        model.
     colour
         What colours the cells: a column of ``obs`` or a gene. Default: the column of cell types, if there is one.
     groupby
@@ -133,7 +135,7 @@ class Lab(anywidget.AnyWidget):
         self,
         adata: AnnData,
         *,
-        model: str | None = None,
+        model: str | Model | None = None,
         colour: str | None = None,
         groupby: str | None = None,
         layout: str | None = None,
@@ -166,7 +168,7 @@ class Lab(anywidget.AnyWidget):
             _selection=pack_mask(np.zeros(adata.n_obs, dtype=bool)),
             state={
                 **STATE,
-                "model": model,
+                "model": session.adopt(model),
                 "colour": self._colour(colour if colour is not None else favourite),
                 "groupby": groupby or favourite,
             },
@@ -236,7 +238,7 @@ class Lab(anywidget.AnyWidget):
         if model is not None:
             self.state = {"model": model}
         source = self.session.require_model()
-        future: Future[Any] = self._answering("run").run(source, layout=layout)
+        future: Future[Any] = self.panel("run").run(source, layout=layout)
         return future
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -298,7 +300,7 @@ class Lab(anywidget.AnyWidget):
         from scfm_widgets.picture import draw
 
         data, metadata = bundle
-        picture = draw(self.session, self._answering("column").column)
+        picture = draw(self.session, self.panel("column").column)
         if picture is not None:
             data = {**data, "image/png": base64.b64encode(picture).decode()}
         return data, metadata
@@ -347,14 +349,14 @@ class Lab(anywidget.AnyWidget):
             and new["model"]
             and not self._inside
         ):
-            self._answering("perturb").perturb(self.doses)
+            self.panel("perturb").perturb(self.doses)
 
     def _on_doses(self, change: Any) -> None:
         if not self._inside:
-            self._answering("perturb").perturb(change["new"])
+            self.panel("perturb").perturb(change["new"])
 
-    def _answering(self, kind: str) -> Any:
-        """The bench's own panel that answers a kind of message."""
+    def panel(self, kind: str) -> Any:
+        """Give the bench's own panel that answers a kind of message, such as ``"perturb"``."""
         for row in self._rows:
             if kind in getattr(row.panel, "answers", ()):
                 return row.panel
@@ -380,7 +382,7 @@ class Lab(anywidget.AnyWidget):
             self.session.dismiss(content.get("fault"))
             return {}
         if kind != "panel":
-            return self._answering(kind).handle(content)
+            return self.panel(kind).handle(content)
         row: PanelRow | None = next((row for row in self._rows if row.id == content.get("panel")), None)
         if row is None or row.panel is None:
             message = f"This bench has no panel '{content.get('panel')}'."

@@ -11,7 +11,7 @@ from scfm_widgets import describe
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
     from threading import Event
 
@@ -76,6 +76,12 @@ class PerturbPanel(Panel):
             self._clear()
         return self.session.submit("perturb", exact, label="Perturbing", lane="perturb", quiet=True, interrupt=commit)
 
+    def prepare(self) -> Perturber:
+        """Give the unperturbed cells, encoded by the picked model; waits for it."""
+        from threading import Event
+
+        return self._prepare(lambda *_: None, Event())
+
     def _follow(self, ready: Perturber, result: Any, doses: dict[str, float], seq: int) -> None:
         """Compute the null of a result in the background; anything else goes before it."""
 
@@ -123,7 +129,7 @@ class PerturbPanel(Panel):
         session.show_after(
             result.layout.after,
             _perturbation=describe.perturbation(
-                result, doses, seq=seq, null=null, expressing=self._expressing(doses), groupby=session.groupby()
+                result, doses, seq=seq, null=null, expressing=self.expressing(doses), groupby=session.groupby()
             ),
             _data_version=session.next_version(),
         )
@@ -146,11 +152,11 @@ class PerturbPanel(Panel):
         self.session.results.pop("perturb", None)
         self.session.show_after(None, _perturbation=None, _data_version=self.session.next_version())
 
-    def _expressing(self, doses: Mapping[str, float]) -> dict[str, int]:
+    def expressing(self, genes: Iterable[str]) -> dict[str, int]:
         """In how many cells each gene is found."""
         columns = self.session.columns
         known = set(self.session.adata.var_names)
-        return {gene: int(np.count_nonzero(columns.expression(gene))) for gene in doses if gene in known}
+        return {gene: int(np.count_nonzero(columns.expression(gene))) for gene in genes if gene in known}
 
 
 def check(doses: Mapping[str, Any]) -> dict[str, float]:

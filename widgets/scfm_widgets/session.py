@@ -154,6 +154,14 @@ class Session:
                 self._models[source] = load_model(source)
             return self._models[source]
 
+    def adopt(self, model: str | Model | None) -> str | None:
+        """Take a model that is open already; give the source by which the bench calls it."""
+        if model is None or isinstance(model, str):
+            return model
+        source = model.source or model.spec.name
+        self._models[source] = model
+        return source
+
     def groupby(self) -> str | None:
         """The column of ``obs`` whose groups effects are told for; ``None`` where it is not there or has gaps."""
         name = self.state.get("groupby")
@@ -181,7 +189,7 @@ class Session:
         """Planes in ``obsm`` that can be shown: two columns, not a model's vectors."""
         found = []
         for key, values in self.adata.obsm.items():
-            shape = getattr(values, "shape", ())
+            shape: tuple[int, ...] = getattr(values, "shape", ())
             if len(shape) == 2 and shape[1] == 2 and np.isfinite(np.asarray(values, dtype=float)).any():
                 found.append({"key": str(key), "title": plane_title(str(key))})
         return sorted(found, key=lambda item: "umap" not in item["key"].lower())

@@ -48,6 +48,7 @@ export async function standaloneModel(text: string) {
 
 export class StandaloneModel {
   #listeners = new Map<string, Set<Callback>>();
+  #names: string[] | undefined;
 
   constructor(
     private readonly traits: Record<string, unknown>,
@@ -93,11 +94,22 @@ export class StandaloneModel {
       reply({});
       return;
     }
+    if (content.type === "cell") {
+      const name = this.#cellName(content.cell as number);
+      reply(name === undefined ? { error: "This page does not hold the cells' names." } : { name });
+      return;
+    }
     const key = content.type === "column" ? `column:${content.by}:${content.name}` : String(content.type);
     const known = this.replies[key];
     if (known) reply(known.content, known.buffer ? [this.view(known.buffer)] : []);
     else if (content.type === "column") reply({ error: `This page does not hold ${content.name}.` });
     else reply({ error: "This page has no kernel behind it; open the notebook to compute." });
+  }
+
+  #cellName(cell: number): string | undefined {
+    const slice = this.replies.cells?.buffer;
+    if (!this.#names && slice) this.#names = new TextDecoder().decode(this.view(slice)).split("\n");
+    return this.#names?.[cell];
   }
 
   #perturb(doses: Doses) {

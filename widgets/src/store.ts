@@ -28,6 +28,8 @@ export class Store {
   t = 1;
   /** Names of all genes; null until they have been asked for. */
   genes: string[] | null = null;
+  /** What the picked model knows of them. */
+  known: { model: string; names: string[] } | null = null;
   readonly dismissed = new Set<number>();
   /** Whether the next click on a cell picks the trajectory's root. */
   rooting = false;
@@ -149,6 +151,18 @@ export class Store {
       this.emit("genes");
     }
     return this.genes;
+  }
+
+  /** Genes that the picked model knows; all of them while that is not known. Asked again for another model. */
+  async askKnown(): Promise<void> {
+    const { model } = this.#state;
+    if (!model || this.known?.model === model) return;
+    const { buffers } = await this.requests.ask({ type: "known" }, "known");
+    const names = await this.geneNames();
+    if (!buffers[0]?.byteLength) return;
+    const mask = unpackBits(buffers[0], names.length);
+    this.known = { model, names: names.filter((_, i) => mask[i]) };
+    this.emit("genes");
   }
 
   // ---------------------------------------------------------------------------------- writing

@@ -20,6 +20,8 @@ export interface Meta {
   static: boolean;
   /** What the page leaves out, in words; exported pages only. */
   left_out?: string;
+  /** Results that the exported page has columns of. */
+  results?: string[];
   /** Genes whose responses the exported page holds. */
   responses?: string[];
 }

@@ -27,7 +27,7 @@ export function Effects() {
         {shown.null === "pending" && <span class="sl-computing">null: computing…</span>}
       </h3>
       <p class="sl-muted sl-key">
-        <span class="sl-key-dot" aria-hidden="true" /> mean {main === "shift" ? "shift of the cells" : main}
+        <span class="sl-key-dot" aria-hidden="true" /> mean {main}
         {shown.null !== "none" && (
           <>
             <span class="sl-key-band" aria-hidden="true" /> comparable genes

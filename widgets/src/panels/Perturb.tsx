@@ -14,7 +14,8 @@ export function Perturb({ show }: { show: (component: string) => void }) {
   const meta = store.get("_meta");
   const { doses } = store;
   const genes = Object.keys(doses);
-  const offered = meta.static ? (meta.responses ?? []) : (store.genes ?? []);
+  const known = store.known?.model === store.state.model ? store.known.names : null;
+  const offered = meta.static ? (meta.responses ?? []) : (known ?? store.genes ?? []);
   const groups = meta.obs.filter(({ kind }) => kind === "category");
 
   if (!store.state.model && !meta.static) {
@@ -51,16 +52,19 @@ export function Perturb({ show }: { show: (component: string) => void }) {
           ).map((name) => ({ value: name, label: name }))
         }
         onOpen={() => {
-          if (!meta.static) void store.geneNames().catch(() => {});
+          if (!meta.static)
+            void store
+              .geneNames()
+              .then(() => store.askKnown())
+              .catch(() => {});
         }}
         onPick={({ value }) => store.setDoses(withDose(doses, value, 1), true)}
-        empty={(typed) =>
-          meta.static
-            ? `This page holds ${offered.join(", ") || "no genes"}.`
-            : store.genes
-              ? `No gene here holds “${typed}”.`
-              : "Reading the gene names…"
-        }
+        empty={(typed) => {
+          if (meta.static) return `This page holds ${offered.join(", ") || "no genes"}.`;
+          if (!store.genes) return "Reading the gene names…";
+          const there = store.genes.some((name) => name.toLowerCase() === typed.trim().toLowerCase());
+          return there ? `The model does not know ${typed.trim()}.` : `No gene here holds “${typed}”.`;
+        }}
       />
       {genes.length === 0 && (
         <p class="sl-empty-line">

@@ -26,7 +26,8 @@ function stamp(diameter: number): { side: number; cover: Uint8Array } {
 }
 
 export function raster(canvas: HTMLCanvasElement): PointRenderer {
-  const context = canvas.getContext("2d");
+  // Every picture is written here pixel by pixel, so the canvas may as well stay in this memory.
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   if (!context) throw new Error("this browser gives no canvas to draw on");
   let before = new Uint16Array(0);
   let after: Uint16Array | null = null;

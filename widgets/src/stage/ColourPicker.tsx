@@ -21,7 +21,10 @@ export function ColourPicker() {
   const suggest = (typed: string): Option[] => {
     const query = typed.trim().toLowerCase();
     const fits = (text: string) => !query || text.toLowerCase().includes(query);
-    const results = RESULTS.filter(({ needs, title }) => store.get(needs) && fits(title)).map(
+    const { static: alone, results: kept } = store.get("_meta");
+    const has = (name: string, needs: (typeof RESULTS)[number]["needs"]) =>
+      alone ? kept?.includes(name) : store.get(needs) !== null;
+    const results = RESULTS.filter(({ name, needs, title }) => has(name, needs) && fits(title)).map(
       ({ name, title }) => ({
         value: `result:${name}`,
         label: title,

@@ -16,7 +16,8 @@ export interface Hover {
 interface Known {
   cell: number;
   name: string;
-  fields: [string, string][];
+  /** Missing in an exported page, which knows the names alone. */
+  fields?: [string, string][];
 }
 
 const ASK_AFTER_MS = 90;
@@ -27,7 +28,7 @@ export function Tooltip({ hover, column }: { hover: Hover | null; column: Column
   const cell = hover?.cell ?? -1;
 
   useEffect(() => {
-    if (cell < 0 || store.get("_meta").static) return;
+    if (cell < 0) return;
     const timer = setTimeout(() => {
       store.requests
         .ask({ type: "cell", cell, colour: store.state.colour }, "hover")

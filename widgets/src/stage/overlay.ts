@@ -152,16 +152,23 @@ function trajectory(
   });
 }
 
-/** A curve through the middles of a line's pieces. */
+/** A curve through all points of a line (Catmull and Rom's). */
 function smooth(context: CanvasRenderingContext2D, line: [number, number][]) {
   context.beginPath();
   context.moveTo(...line[0]);
-  for (let i = 1; i < line.length - 1; i++) {
-    const [x, y] = line[i];
-    const [nx, ny] = line[i + 1];
-    context.quadraticCurveTo(x, y, (x + nx) / 2, (y + ny) / 2);
+  for (let i = 0; i < line.length - 1; i++) {
+    const before = line[Math.max(0, i - 1)];
+    const [from, to] = [line[i], line[i + 1]];
+    const after = line[Math.min(line.length - 1, i + 2)];
+    context.bezierCurveTo(
+      from[0] + (to[0] - before[0]) / 6,
+      from[1] + (to[1] - before[1]) / 6,
+      to[0] - (after[0] - from[0]) / 6,
+      to[1] - (after[1] - from[1]) / 6,
+      to[0],
+      to[1],
+    );
   }
-  context.lineTo(...line[line.length - 1]);
 }
 
 function arrow(
