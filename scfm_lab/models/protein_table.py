@@ -1,0 +1,129 @@
+"""Rows of a large table of protein embeddings, read and encoded where they are met first.
+
+The tables of UCE and TranscriptFormer hold gigabytes, of which a dataset of one species asks
+for a few ten thousand rows. They stay mapped into memory; what the network makes of a row
+before the first layer does not depend on the cell, so that it is computed once and kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+_ROWS_AT_ONCE = 2048
+
+
+class ProteinTable:
+    """Rows of one width from several places, numbered through.
+
+    Parameters
+    ----------
+    parts
+        Tensors (rows, width), or sequences of tensors (width,), one after the other.
+    """
+
+    def __init__(self, *parts: torch.Tensor | Sequence[torch.Tensor]) -> None:
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        first = parts[0]
+        self.width = int(first[0].shape[-1])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def append(self, part: torch.Tensor | Sequence[torch.Tensor]) -> int:
+        """Add rows at the end; returns the number of the first of them."""
+        start = len(self)
+        self._parts.append(part)
+        self._ends = np.append(self._ends, start + len(part))
+        return start
+
+    def take(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Some rows, float32 (rows, width), on the CPU; nothing else of the table is read.
+
+        Raises
+        ------
+        ModelError
+            If there is no such row.
+        """
+        import torch
+
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            worst = int(rows.max()) if rows.max() >= len(self) else int(rows.min())
+            raise ModelError(
+                f"Token {worst:,} is asked for, but the table has {len(self):,} rows; these tokens are another model's."
+            )
+        out = torch.empty((len(rows), self.width), dtype=torch.float32)
+        which = np.searchsorted(self._ends, rows, side="right")
+        for number, part in enumerate(self._parts):
+            here = np.flatnonzero(which == number)
+            if len(here) == 0:
+                continue
+            local = rows[here] - (self._ends[number] - len(part))
+            if isinstance(part, torch.Tensor):
+                found = part[torch.from_numpy(local)]
+            else:
+                found = torch.stack([part[i] for i in local.tolist()])
+            out[torch.from_numpy(here)] = found.float()
+        return out
+
+
+class EncodedRows:
+    """What the network makes of rows of a table, kept from their first use on.
+
+    Parameters
+    ----------
+    table
+        Where the rows come from.
+    encode
+        (rows, table width) on the CPU in float32 → (rows, width) on the network's device.
+    """
+
+    def __init__(self, table: ProteinTable, encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._table = table
+        self._encode = encode
+        self._slots = np.full(len(table), -1, np.int64)
+        self._used = 0
+        self._kept: torch.Tensor | None = None
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Encoded rows of token ids (tokens,) → (tokens, width)."""
+        import torch
+
+        asked = ids.cpu().numpy()
+        self._require(np.unique(asked))
+        assert self._kept is not None
+        return self._kept[torch.from_numpy(self._slots[asked]).to(self._kept.device)]
+
+    def _require(self, rows: NDArray[np.int64]) -> None:
+        import torch
+
+        if len(rows) and (rows[0] < 0 or rows[-1] >= len(self._slots)):
+            self._table.take(rows[[0, -1]])  # says which row is not there
+        missing = rows[self._slots[rows] < 0]
+        for start in range(0, len(missing), _ROWS_AT_ONCE):
+            part = missing[start : start + _ROWS_AT_ONCE]
+            encoded = self._encode(self._table.take(part))
+            if not bool(torch.isfinite(encoded).all()):
+                raise ModelError("The protein embeddings of some genes of these cells hold NaN or infinite values.")
+            self._store(part, encoded)
+
+    def _store(self, rows: NDArray[np.int64], encoded: torch.Tensor) -> None:
+        end = self._used + len(rows)
+        if self._kept is None or end > len(self._kept):
+            room = encoded.new_empty((min(max(2 * end, _ROWS_AT_ONCE), max(len(self._slots), end)), encoded.shape[1]))
+            if self._kept is not None:
+                room[: self._used] = self._kept[: self._used]
+            self._kept = room
+        self._kept[self._used : end] = encoded
+        self._slots[rows] = np.arange(self._used, end)
+        self._used = end

@@ -1,0 +1,404 @@
+"""UCE (Rosen et al. 2023): a cell as a sentence of sampled genes, spoken in protein embeddings.
+
+Files as published: ``4layer_model.torch`` or ``33l_8ep_1024t_1280.torch``, ``species_chrom.csv``,
+``species_offsets.pkl``, ``protein_embeddings/``. Which genes a species has is told by
+:mod:`scfm_lab.models.uce_species`, sentences are made in :mod:`scfm_lab.models.uce_sentences`,
+the network is in :mod:`scfm_lab.models.uce_net`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfm_lab.errors import GenesError, ModelError, did_you_mean
+from scfm_lab.models import uce_files
+from scfm_lab.models.contract import ModelSpec, Option, Tokens, aligned_counts
+from scfm_lab.models.files import read_tensors, require_keys, sha256
+from scfm_lab.models.protein_table import EncodedRows, ProteinTable
+from scfm_lab.models.published import PublishedModel
+from scfm_lab.models.uce_files import UceFiles
+from scfm_lab.models.uce_open import compare_settings, read_settings, token_table
+from scfm_lab.models.uce_sentences import PAD, hashed_sentences, reference_sentences
+from scfm_lab.models.uce_species import Species
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    import torch
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.genes import Genes
+    from scfm_lab.inference.engine import Batch
+    from scfm_lab.models.contract import Request, States
+    from scfm_lab.models.published import PublishedMatch
+    from scfm_lab.models.uce_net import UceNet
+    from scfm_lab.models.uce_sentences import Sentences, SpeciesGenes
+
+HEADS = 20
+"""Attention heads of the published files, which do not hold that number."""
+SAMPLE_SIZE = 1024
+BATCH_SIZE = 25
+"""Cells of a batch of the reference."""
+_MIN_CELLS, _MIN_GENES = 10, 25
+
+
+class UCE(PublishedModel):
+    """UCE with 4, 33 or any number of layers, for the species of its token table and for new ones."""
+
+    family = "uce"
+
+    def __init__(self, net: UceNet, species: Species, *, sample_size: int = SAMPLE_SIZE) -> None:
+        self.net = net
+        self.species = species
+        genes = species.genes(species.first)
+        self.vocabulary = _vocabulary(genes)
+        self._rows = EncodedRows(species.table, net.encode_rows)
+        self.spec = ModelSpec(
+            name="uce",
+            family=self.family,
+            genes="symbol",
+            organisms=species.names,
+            n_genes=len(genes),
+            width=net.output_width,
+            max_length=net.sizes["pad_length"],
+            abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
+            licence="MIT (code); weights: see their figshare records",
+            citation=(
+                "Rosen, Y., Roohani, Y., Agarwal, A. et al. (2023). Universal Cell Embeddings: a foundation model for "
+                "cell biology. bioRxiv 2023.11.28.568918."
+            ),
+            determinism=(
+                "genes are drawn with replacement, weighted by log1p(count), at quantiles hashed from (digest of the "
+                "unperturbed cell, number of the draw, seed), chromosomes ordered by hashed numbers; of a perturbed "
+                "copy only draws that hit the perturbed genes change (maximal coupling); padding is never read"
+            ),
+            options={
+                "species": Option(str, None, "Species of the cells; None: told from their genes (human or mouse)."),
+                "sample_size": Option(int, sample_size, "Genes drawn per cell, with replacement."),
+                "like_reference": Option(
+                    bool,
+                    False,
+                    "Draw from numpy's generator, cell after cell, and read the batch's padding, as the reference.",
+                ),
+                "batch_size": Option(
+                    int, BATCH_SIZE, "With like_reference: cells of a batch, whose longest decides the padding."
+                ),
+                "filter": Option(
+                    bool,
+                    True,
+                    f"With like_reference: leave out genes seen in fewer than {_MIN_CELLS} cells, then cells with fewer than "
+                    f"{_MIN_GENES} genes.",
+                ),
+            },
+            parameters=sum(p.numel() for p in net.parameters()),
+            layers=net.sizes["nlayers"],
+            heads=net.heads,
+            feed_forward=net.sizes["d_hid"],
+        )
+
+    # --- files -------------------------------------------------------------------------
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a folder holds UCE's small files or a checkpoint, or a file is a checkpoint."""
+        return uce_files.recognises(path)
+
+    @classmethod
+    def open(
+        cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Open a folder as published, or a checkpoint with the other files beside it.
+
+        Parameters
+        ----------
+        path
+            The folder (``model_files``, or the one above), or the ``.torch`` file.
+        config
+            ``nhead`` (the files do not hold it; the published 20 is the default), ``sample_size``,
+            ``chrom_token_offset``, ``species`` (of all cells to come).
+        files
+            Files that lie elsewhere: ``checkpoint``, ``tokens``, ``chrom``, ``offsets``,
+            ``protein_embeddings`` (the folder), ``new_species`` (the reference's csv); and
+            ``species``: new ones as ``{name: {"protein_embeddings": …, "chrom": …, "taxon": …}}``.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or damaged, or the files do not belong together.
+        """
+        from scfm_lab.models.uce_net import TABLE, UceNet
+
+        if path is None:
+            raise ModelError(
+                "UCE needs the folder of its files: a checkpoint, species_chrom.csv, species_offsets.pkl, protein_embeddings."
+            )
+        says, holds = read_settings(config)
+        found = UceFiles.find(path, files)
+        tensors = read_tensors(found.checkpoint)
+        net = UceNet.from_tensors(tensors, says.get("nhead"), HEADS, found.checkpoint)
+        shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+        require_keys(tensors, shapes | {TABLE: tuple(tensors[TABLE].shape)}, found.checkpoint)
+        compare_settings(holds, net.sizes | {"n_tokens_total": len(tensors[TABLE])}, found.checkpoint)
+        # The values stay where they are mapped, and are read when they are used.
+        net.load_state_dict({name: tensors[name].float() for name in shapes}, assign=True)
+        table, replaced = token_table(found, tensors[TABLE])
+        species = Species(
+            found, ProteinTable(table), chromosome_row=says.get("chrom_token_offset"), default=says.get("species", "")
+        )
+        model = cls(net.eval().requires_grad_(False), species, sample_size=says.get("sample_size", SAMPLE_SIZE))
+        model.replaced = replaced
+        model.path = path
+        return model
+
+    replaced: bool = False
+    """Whether ``all_tokens.torch`` stands in for the checkpoint's own token table."""
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """SHA-256 of the checkpoint, and of what replaces or completes its token table; worked out when first asked."""
+        from pathlib import Path
+
+        files = self.species.files
+        parts = [sha256(files.checkpoint)]
+        if self.replaced and files.tokens is not None:
+            parts.append(sha256(files.tokens))
+        for name, added in sorted(files.added.items()):
+            parts += [
+                name,
+                str(added["taxon"]),
+                *(sha256(Path(str(added[k]))) for k in ("protein_embeddings", "chrom")),
+            ]
+        return parts[0] if len(parts) == 1 else "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def to(self, device: str = "auto", precision: str = "auto") -> Self:
+        """Move to a device; what was kept of the token table is made anew there."""
+        super().to(device, precision)
+        self._rows = EncodedRows(self.species.table, self.net.encode_rows)
+        return self
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [self.net]
+
+    # --- genes -------------------------------------------------------------------------
+
+    def match(self, genes: Genes) -> PublishedMatch:
+        """Which genes the model knows, in the species that they tell."""
+        return self.species.match(genes, self.species.of(genes))
+
+    def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> PublishedMatch:
+        """Which genes the model knows in the species asked for.
+
+        Raises
+        ------
+        GenesError
+            If none is known, or the species is not clear.
+        ModelError
+            If the files do not hold the species.
+        """
+        species = self.species.of(genes, (options or {}).get("species"))
+        match = self.species.match(genes, species)
+        if len(match.columns) == 0:
+            wanted = ", ".join(map(str, self.species.genes(species).symbols[:3]))
+            raise GenesError(
+                f"None of the {len(genes):,} genes (such as {', '.join(map(str, genes.names[:3]))}) is among UCE's genes of "
+                f"{species}, which are called like {wanted}. Put gene symbols into var_names, or name another species with "
+                f"options={{'species': …}}: {', '.join(self.species.names)}."
+            )
+        return match
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """What enters the first layer for each gene of the model's species, float32, genes × width (index: symbol).
+
+        The protein embedding after the input layer (linear, GELU, norm), without position.
+        """
+        import pandas as pd
+        import torch
+
+        genes = self.species.genes(self.species.first)
+        with torch.inference_mode():
+            rows = self._rows(torch.from_numpy(genes.rows)).float().cpu().numpy() / np.float32(self.net.width**0.5)
+        return pd.DataFrame(rows, index=pd.Index(genes.symbols, name="gene"))
+
+    def expression_logits(
+        self, cell: NDArray[np.float32], genes: Sequence[str], *, species: str | None = None, normalised: bool = True
+    ) -> NDArray[np.float32]:
+        """Logit that each gene is expressed in each cell, from the checkpoint's expression decoder.
+
+        Parameters
+        ----------
+        cell
+            Cell vectors, (cells, width).
+        genes
+            Symbols.
+        normalised
+            Whether protein embeddings are scaled to length 1 first, as in the sentences; what
+            training did is not published.
+
+        Returns
+        -------
+        float32, (cells, genes)
+
+        Raises
+        ------
+        GenesError
+            If a gene is unknown.
+        """
+        import torch
+        import torch.nn.functional as F  # noqa: N812
+
+        known = self.species.genes(self.species.check(species) if species else self.species.first)
+        place = {symbol: i for i, symbol in enumerate(known.symbols)}
+        missing = [g for g in genes if g.upper() not in place]
+        if missing:
+            raise GenesError(f"UCE knows no gene {missing[0]!r} of {known.name}." + did_you_mean(missing[0], place))
+        rows = self.species.table.take(known.rows[[place[g.upper()] for g in genes]])
+        with torch.inference_mode():
+            weight = self.net.any_weight
+            rows = (F.normalize(rows, dim=-1) if normalised else rows).to(weight)
+            out = [self.net.expression_logits(part, rows) for part in torch.as_tensor(cell).to(weight).split(32)]
+        return torch.cat(out).float().cpu().numpy()
+
+    # --- sentences ---------------------------------------------------------------------
+
+    def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
+        genes = self.species.genes(self.species.of(cells.genes, options["species"]))
+        match = self.known_genes(cells.genes, options)
+        size, longest = options["sample_size"], self.spec.max_length
+        if not 1 <= size < longest:
+            raise ModelError(f"sample_size is {size}; UCE draws between 1 and {longest - 1:,} genes.")
+        counts = _whole(aligned_counts(cells, match, len(genes)))
+        seen = np.diff(counts.indptr).astype(np.int64)
+        fields: dict[str, Any] = {}
+        if options["like_reference"]:
+            made, kept = self._reference(cells, match, genes, options, seed)
+            seen[~kept] = 0
+            fields["padded_to"] = padding(made.lengths, kept, options["batch_size"])
+        else:
+            before = None
+            if cells.baseline is not None:
+                before = _whole(aligned_counts(cells.baseline, match, len(genes)))
+            made = hashed_sentences(counts, before, cells.keys, genes, size=size, longest=longest, seed=seed)
+        return Tokens(
+            ids=made.ids,
+            values=None,
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(made.lengths)]),
+            cell={"n_genes": seen, "truncated": made.lost > 0, "share_truncated": made.lost, **fields},
+        )
+
+    def _reference(
+        self, cells: Cells, match: PublishedMatch, genes: SpeciesGenes, options: Mapping[str, Any], seed: int
+    ) -> tuple[Sentences, NDArray[np.bool_]]:
+        """The reference's sentences, and which cells its filter keeps."""
+        if cells.baseline is not None:
+            raise ModelError(
+                "like_reference draws anew in every call, so that an effect could not be told from chance; perturb without it."
+            )
+        there = cells.counts > 0
+        columns = np.ones(cells.counts.shape[1], dtype=bool)
+        kept = np.ones(len(cells), dtype=bool)
+        if options["filter"]:
+            columns = np.asarray(there.sum(axis=0)).ravel() >= _MIN_CELLS
+            kept = np.asarray(there[:, columns].sum(axis=1)).ravel() >= _MIN_GENES
+        use = columns[match.columns]
+        if not use.any():
+            raise GenesError(
+                f"The reference keeps genes seen in at least {_MIN_CELLS} cells, and none of these is; leave out like_reference, "
+                "or pass options={'filter': False}."
+            )
+        counts = _whole(cells.counts[:, match.columns[use]])
+        kept &= np.diff(counts.indptr) > 0
+        made = reference_sentences(
+            counts, match.ids[use], ~kept, genes, size=options["sample_size"], longest=self.spec.max_length, seed=seed
+        )
+        return made, kept
+
+    # --- vectors -----------------------------------------------------------------------
+
+    def encode(self, tokens: Tokens, *, batch_size: int | None = None, **kwargs: Any) -> States:
+        """Vectors of tokenised cells (:meth:`Model.encode`).
+
+        For tokens made like the reference's, `batch_size` is also its batch size: the padding
+        that a cell reads is that of the cells beside it in the order of the file.
+        """
+        if batch_size and "padded_to" in tokens.cell:
+            kept = tokens.genes_seen > 0
+            tokens = replace(tokens, cell={**tokens.cell, "padded_to": padding(tokens.lengths, kept, batch_size)})
+        return super().encode(tokens, batch_size=batch_size, **kwargs)
+
+    def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        import torch
+        import torch.nn.functional as F  # noqa: N812
+
+        from scfm_lab.models.layers import resolve_layer, starts
+
+        if request.pooling not in (None, "cls"):
+            raise ModelError(f"uce reads a cell at its first token ('cls'), not by {request.pooling!r}.")
+        n_layers = resolve_layer(request.hidden_layer, self.spec.layers, self.spec.layers, self.spec.name)
+        lengths, ids = batch.lengths, batch.ids
+        # Stored tokens may come with their padding; it is not read (unless asked for by "padded_to").
+        real = ids != PAD
+        if not bool(real.all()):
+            lengths = np.add.reduceat(real.cpu().numpy().astype(np.int64), batch.offsets[:-1])
+            ids = ids[real]
+        padded = batch.cell.get("padded_to")
+        full = lengths if padded is None else np.maximum(padded.cpu().numpy(), lengths)
+        first = torch.as_tensor(starts(full), device=ids.device)
+        own = None
+        if padded is not None:
+            at = np.arange(len(ids)) + np.repeat(starts(full) - starts(lengths), lengths)
+            own = torch.as_tensor(at, device=ids.device)
+            ids = ids.new_zeros(int(full.sum())).index_copy(0, own, ids)
+        states = self.net.place(self._rows(ids), full)
+        if padded is not None:
+            states = self.net.leaky(states, full, lengths, n_layers)
+        elif request.genes:
+            states = self.net.transformer_encoder(states, full, n_layers=n_layers)
+        else:
+            cell = self.net.transformer_encoder(states, full, n_layers=n_layers, readers=first)
+            return (F.normalize(self.net.decode(cell), dim=-1) if request.hidden_layer is None else cell), None
+        cell, tokens = states[first], states if own is None else states[own]
+        if request.hidden_layer is None:
+            cell, tokens = (
+                F.normalize(self.net.decode(cell), dim=-1),
+                self.net.decode(tokens) if request.genes else tokens,
+            )
+        if not request.genes:
+            return cell, None
+        if len(tokens) < len(real):
+            tokens = tokens.new_full((len(real), tokens.shape[1]), torch.nan).masked_scatter(real[:, None], tokens)
+        return cell, tokens
+
+
+def padding(lengths: NDArray[np.int64], kept: NDArray[np.bool_], batch_size: int) -> NDArray[np.int64]:
+    """Length to which the reference pads each cell: the longest of its batch, in the order of the kept cells."""
+    if batch_size < 1:
+        raise ModelError(f"batch_size is {batch_size}; at least one cell is needed.")
+    out = lengths.astype(np.int64, copy=True)
+    rows = np.flatnonzero(kept)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        out[part] = lengths[part].max()
+    return out
+
+
+def _whole(counts: csr_matrix) -> csr_matrix:
+    """Counts without their fractions, as the reference stores them."""
+    counts = counts.copy()
+    np.trunc(counts.data, out=counts.data)
+    counts.eliminate_zeros()
+    return counts
+
+
+def _vocabulary(genes: SpeciesGenes) -> Any:
+    from scfm_lab.cells.genes import Vocabulary
+
+    return Vocabulary(genes.symbols, np.full(len(genes), "", dtype=object))
