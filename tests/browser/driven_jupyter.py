@@ -1,0 +1,165 @@
+"""A real JupyterLab with a notebook, and a real browser that drives it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+#: WebGL in software, so that the tests see the same backend on every machine; nothing is fetched in the background.
+BROWSER_FLAGS = (
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+#: Requests that leave no machine.
+_INNER_SCHEMES = ("data", "blob", "file", "about", "chrome", "devtools")
+_LOCAL_HOSTS = ("127.0.0.1", "localhost")
+
+
+@dataclass
+class Watch:
+    """What a page did that it should not have done."""
+
+    errors: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+    def follow(self, page: Page) -> None:
+        """Listen to a page's errors and requests."""
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._judge(request.url))
+
+    def _judge(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in _INNER_SCHEMES and parts.hostname not in _LOCAL_HOSTS:
+            self.foreign.append(url)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running JupyterLab."""
+
+    url: str
+    folder: Path
+
+    def notebook(self, name: str, *cells: str) -> str:
+        """Write a notebook and return its address."""
+        import nbformat
+
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(book, self.folder / f"{name}.ipynb")
+        return f"{self.url}/lab/tree/{name}.ipynb?reset"
+
+    def stop_kernels(self) -> None:
+        """End every session, so that one test's kernel does not slow down the next."""
+        with urllib.request.urlopen(f"{self.url}/api/sessions") as answer:
+            sessions = json.load(answer)
+        for session in sessions:
+            request = urllib.request.Request(f"{self.url}/api/sessions/{session['id']}", method="DELETE")
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(request).close()
+
+
+@contextlib.contextmanager
+def serve(folder: Path, home: Path) -> Iterator[Server]:
+    """Start JupyterLab on a free port of this machine, without login, and stop it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "SCFM_HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(folder / ".config"),
+        "JUPYTER_DATA_DIR": str(folder / ".data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / ".runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"),
+    }
+    settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(
+        json.dumps({"checkForUpdates": False, "doNotDisturbMode": True, "fetchNews": "false"})
+    )
+    options = (
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=",
+        "--ServerApp.password=",
+        "--ServerApp.disable_check_xsrf=True",
+        "--LabApp.news_url=None",
+        f"--ServerApp.root_dir={folder}",
+    )
+    log = (folder / "jupyter.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _await(url, process, folder / "jupyter.log")
+        yield Server(url, folder)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        log.close()
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"JupyterLab stopped:\n{log.read_text()[-2000:]}")
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{url}/api").close()
+            return
+        time.sleep(0.25)
+    raise RuntimeError(f"JupyterLab did not answer:\n{log.read_text()[-2000:]}")
+
+
+def open_notebook(page: Page, address: str) -> None:
+    """Open a notebook and wait until its kernel can be asked."""
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    dialog = page.locator(".jp-Dialog .jp-mod-accept")
+    with contextlib.suppress(Exception):
+        dialog.first.click(timeout=1_500)
+    page.wait_for_function(
+        "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=90_000
+    )
+
+
+def run_cell(page: Page, number: int) -> None:
+    """Run a cell by its number."""
+    page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor").nth(number).click()
+    page.keyboard.press("Control+Enter")
+
+
+def output_text(page: Page, number: int) -> str:
+    """Text that a cell printed."""
+    return re.sub(
+        r"\s+", " ", page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-OutputArea").inner_text()
+    )

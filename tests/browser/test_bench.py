@@ -1,0 +1,188 @@
+"""A person at the bench: a real browser drives a real JupyterLab from the first cell to a trajectory."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from driven_jupyter import open_notebook, output_text, run_cell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from driven_jupyter import Server, Watch
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+SHOW = """\
+import scfm_lab as sl
+from scfm_widgets import Lab
+adata = sl.datasets.load("pbmc68k")
+lab = Lab(adata)
+lab"""
+
+
+def picture(page: Page) -> bytes:
+    """What the plane shows, as a person sees it."""
+    return page.locator(".scfm-lab .sl-plane").screenshot()
+
+
+def tab(page: Page, name: str) -> None:
+    page.locator(".scfm-lab").get_by_role("tab", name=name, exact=True).click()
+
+
+def pick_model(page: Page, name: str) -> None:
+    tab(page, "Models")
+    page.get_by_role("radio", name=re.compile(rf"^{name}\b")).click()
+
+
+def run_model(page: Page) -> None:
+    tab(page, "Run")
+    page.get_by_role("button", name=re.compile(r"^Run on")).click(timeout=90_000)
+    page.get_by_text(re.compile(r"^Done in")).wait_for(timeout=180_000)
+
+
+def colour_by(page: Page, name: str) -> None:
+    box = page.get_by_role("combobox", name="Colour cells by a column or a gene")
+    box.click()
+    box.fill(name)
+    page.get_by_role("option", name=re.compile(rf"^{re.escape(name)}\b")).first.click()
+
+
+def add_gene(page: Page, name: str) -> None:
+    box = page.get_by_role("combobox", name="Add a gene to perturb")
+    box.click()
+    box.fill(name)
+    page.get_by_role("option", name=re.compile(rf"^{re.escape(name)}\b")).first.click()
+
+
+def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Path) -> None:
+    open_notebook(
+        page,
+        jupyter.notebook(
+            "bench",
+            SHOW,
+            "print(lab.state['model'], lab.doses, sorted(adata.obsm))",
+            "r = lab.result; print(type(r).__name__, r.doses, r.n_expressing, r.table['verdict'][0])",
+        ),
+    )
+    run_cell(page, 0)
+    page.wait_for_selector(".scfm-lab .sl-plane canvas", timeout=120_000)
+    page.wait_for_timeout(500)
+
+    # Pick a model from the registry, with its tags and whether it fits, and run it.
+    pick_model(page, "starter")
+    card = page.get_by_role("radio", name=re.compile(r"^starter\b"))
+    assert card.get_attribute("aria-checked") == "true"
+    assert re.search(r"fits|tight", card.inner_text())
+    assert "BSD-3-Clause" in card.inner_text()
+    run_model(page)
+    assert re.search(r"\d.*% of the counts|of the counts", page.locator(".sl-side").inner_text())
+    run_cell(page, 1)
+    page.wait_for_function("document.querySelectorAll('.jp-CodeCell')[1].innerText.includes('X_starter')")
+    assert "starter" in output_text(page, 1)
+
+    # Colour by a gene that is found by typing.
+    before = picture(page)
+    colour_by(page, "CD3D")
+    page.wait_for_timeout(800)
+    assert picture(page) != before
+    colour_by(page, "cell_type")
+    page.wait_for_timeout(500)
+
+    # Knock a gene out: cells move, the null stands beside the effect.
+    tab(page, "Perturb")
+    add_gene(page, "CD74")
+    still = picture(page)
+    page.get_by_role("button", name="Knock out").click()
+    page.locator(".sl-effect").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(1_500)
+    assert picture(page) != still
+    page.get_by_role("img", name=re.compile("comparable genes|no valid null|too few cells")).first.wait_for(
+        timeout=300_000
+    )
+    page.screenshot(path=pictures / "bench.png")
+    run_cell(page, 2)
+    page.wait_for_function("document.querySelectorAll('.jp-CodeCell')[2].innerText.includes('PerturbResult')")
+    assert "{'CD74': 0.0}" in output_text(page, 2)
+
+    # Back to dose 1 the cells return to where they were.
+    page.get_by_role("button", name="Unchanged").click()
+    page.wait_for_timeout(2_500)
+
+    # A root and its trajectory.
+    tab(page, "Trajectory")
+    page.get_by_label("Root").select_option(label="CD34+")
+    page.get_by_role("button", name="Order the cells").click()
+    chart = page.get_by_role("img", name=re.compile("^Pseudotime from"))
+    chart.wait_for(timeout=120_000)
+    assert chart.evaluate("image => image.naturalWidth") > 100
+    page.screenshot(path=pictures / "trajectory.png")
+
+    assert watch.errors == []
+    assert watch.foreign == []
+
+
+def test_cancel_stops_a_run_and_writes_nothing(jupyter: Server, page: Page, watch: Watch) -> None:
+    jupyter.stop_kernels()
+    many = SHOW.replace(
+        "lab = Lab",
+        "import anndata as ad\nadata = ad.concat([adata] * 40, index_unique='-', merge='same')\nlab = Lab",
+    )
+    open_notebook(page, jupyter.notebook("cancel", many, "print(sorted(adata.obsm), 'scfm' in adata.uns)"))
+    run_cell(page, 0)
+    page.wait_for_selector(".scfm-lab .sl-plane canvas", timeout=120_000)
+    pick_model(page, "starter")
+    tab(page, "Run")
+    page.get_by_role("button", name=re.compile(r"^Run on")).click(timeout=90_000)
+    page.get_by_role("progressbar").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled. Nothing was written.").wait_for(timeout=20_000)
+    run_cell(page, 1)
+    page.wait_for_function("document.querySelectorAll('.jp-CodeCell')[1].innerText.includes('False')")
+    assert "['X_umap'] False" in output_text(page, 1)
+    assert watch.errors == []
+    assert watch.foreign == []
+
+
+def test_an_error_is_told_in_the_widget_in_words(jupyter: Server, page: Page, watch: Watch) -> None:
+    jupyter.stop_kernels()
+    logged = SHOW.replace(
+        "lab = Lab", "import scanpy as sc\nsc.pp.normalize_total(adata)\nsc.pp.log1p(adata)\nlab = Lab"
+    )
+    open_notebook(page, jupyter.notebook("error", logged))
+    run_cell(page, 0)
+    page.wait_for_selector(".scfm-lab", timeout=120_000)
+    pick_model(page, "pca")
+    tab(page, "Run")
+    notice = page.locator(".sl-notice", has_text="log-normalised")
+    notice.first.wait_for(timeout=60_000)
+    assert "adata.layers['counts']" in notice.first.inner_text()
+    notice.first.get_by_role("button", name="Dismiss this message").click()
+    page.wait_for_timeout(500)
+    assert notice.count() == 0
+    assert watch.errors == []
+    assert watch.foreign == []
+
+
+def test_the_exported_page_works_from_a_file_without_a_kernel(page: Page, watch: Watch, tmp_path: Path) -> None:
+    import scfm_lab as sl
+    from scfm_widgets import Lab
+
+    lab = Lab(sl.datasets.load("pbmc68k"), model="pca")
+    path = tmp_path / "bench.html"
+    lab.to_html(path, genes=["CD74"])
+    page.context.set_offline(True)
+    page.goto(path.as_uri())
+    page.wait_for_selector(".scfm-lab .sl-plane canvas")
+    page.wait_for_timeout(800)
+    tab(page, "Perturb")
+    add_gene(page, "CD74")
+    still = picture(page)
+    page.get_by_role("button", name="Knock out").click()
+    page.wait_for_timeout(1_200)
+    assert picture(page) != still
+    assert watch.errors == []
+    assert watch.foreign == []
