@@ -107,7 +107,7 @@ def _hardware_tags(item: ModelVersion) -> list[str]:
             tags.append(f"{device.upper()} verified")
         elif state == "declared":
             tags.append(device.upper())
-        speed = item.hardware.get(f"speed.{device}.cells_per_min")
+        speed = item.hardware.get(f"speed.{device}.best_cpm")
         if speed:
             tags.append(f"{int(float(speed)):,} cells/min on {device.upper()}")
     return tags
