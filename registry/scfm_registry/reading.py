@@ -127,11 +127,13 @@ class Reader:
         return ModelError(f"'{reference.name}' has no version {reference.version}; its versions: {numbers}.")
 
     def _unknown(self, name: str) -> ModelError:
+        from scfm_registry import builtin
+
         known = self._store.names()
         there = f"models there: {', '.join(known)}" if known else "it is empty"
         hint = ""
-        if not self._place.embedded and not known:
-            hint = " Put the built-in models there with 'scfm-lab registry setup'."
+        if not self._place.embedded and name in builtin.shipped():
+            hint = f" Put the built-in models there with 'scfm-lab registry setup {self._place.shown}'."
         return ModelError(
             f"No model is called '{name}' in the registry in {self._place.shown}; {there}.{did_you_mean(name, known)}{hint}"
         )

@@ -106,8 +106,10 @@ def test_a_model_that_does_not_open_costs_only_itself(
     assert [item.name for item in registry.search()] == ["sctop"]
 
 
-def test_a_server_gets_them_when_asked(server: str, home: Path, python: Callable[..., object]) -> None:
+def test_a_server_gets_them_when_asked(server: str, home: Path) -> None:
     registry = Registry(server)
+    with pytest.raises(ModelError, match=f"Put the built-in models there with 'scfm-lab registry setup {server}'"):
+        registry.get("starter")
     found = registry.ensure_builtin()
     assert [item.name for item in found] == NAMES
     again = registry.ensure_builtin()
