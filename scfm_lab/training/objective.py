@@ -35,7 +35,7 @@ class Masking:
     """Share of the cells that are thinned, to between 0.3 and 1 of their molecules."""
     panel: float = 0.4
     """Share of the cells that are seen through a random gene panel."""
-    lengths: tuple[int, ...] = (64, 128, 192, 256, 512)
+    lengths: tuple[int, ...] = (64, 96, 128, 192, 256, 448)
     """Length limits in tokens; one is drawn per batch."""
     queries: int = 32
     """Hidden genes asked of the token head, per cell."""
@@ -91,7 +91,7 @@ def random_panel(rng: np.random.Generator, dispersion: NDArray[np.float64]) -> N
     n_genes = len(dispersion)
     if rng.random() < 0.5:
         return rng.random(n_genes) < np.exp(rng.uniform(np.log(0.05), 0.0))
-    size = int(np.exp(rng.uniform(np.log(500), np.log(5000))))
+    size = int(n_genes * np.exp(rng.uniform(np.log(0.03), np.log(0.3))))
     score = np.log(dispersion + 1e-6) + rng.gumbel(size=n_genes)
     panel = np.zeros(n_genes, dtype=bool)
     panel[np.argpartition(-score, size)[:size]] = True
@@ -184,11 +184,12 @@ def losses(net: StarterNet, batch: Batch, baseline: Tensor, gene_weight: Tensor)
     """
     states = net(batch.ids, batch.values, batch.mask, batch.query, batch.measured)
     weighted = gene_weight * baseline.exp()
-    expected = (batch.exposure @ weighted).clamp_min(0.1)
+    mean = batch.exposure @ weighted
+    expected = mean.clamp_min(0.1)
     # exp of more than the whole library would only overflow.
     rate = net.rate(net.embed_cell(states)).clamp(max=9.2)
     cell = ((batch.exposure * rate.exp() - batch.hidden * rate) @ gene_weight) / expected
-    floor = ((batch.exposure * baseline.exp() - batch.hidden * baseline) @ gene_weight) / expected
+    floor = (mean - batch.hidden @ (gene_weight * baseline)) / expected
 
     asked = net.token_rate(states[:, -batch.asked.shape[1] :], batch.asked).clamp(max=9.2)
     counts, exposed = batch.hidden.gather(1, batch.asked), batch.exposure.gather(1, batch.asked)

@@ -38,7 +38,7 @@ class Recipe:
     """Everything that decides the weights besides the data."""
 
     width: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     ffn: int = 256
     value_hidden: int = 32
@@ -76,32 +76,42 @@ def schedule(sets: list[CellSet], recipe: Recipe) -> list[tuple[int, NDArray[np.
 def start(sets: list[CellSet], recipe: Recipe, rates: NDArray[np.float64]) -> StarterNet:
     """A network at step 0.
 
-    Gene embeddings and decoder start from the singular vectors of the training cells
-    (log1p of counts per 10,000, centred per gene and set), and the decoder's bias from the genes' mean rates: a few
-    thousand cells are too few to find from noise what linear algebra tells at once.
+    Gene embeddings and decoder start from the singular vectors of the training cells (log1p of
+    counts per 10,000, centred per gene), and the decoder's bias from the genes' mean rates: a
+    few thousand cells are too few to find from noise what linear algebra tells at once. The way
+    through ``<cls>`` starts as the identity, so that step 0 is about a linear reconstruction.
     """
     import torch
-    from scipy.sparse import vstack
     from sklearn.utils.extmath import randomized_svd
 
     from scfm_lab.models.starter_net import StarterNet, initialise
 
     net = StarterNet(recipe.network(len(rates)))
     initialise(net, recipe.seed)
-    logged = vstack([s.counts.multiply(1e4 / s.total[:, None]).tocsr().log1p() for s in sets]).tocsr()
+    mean, variance = moments(sets)
     rank = recipe.decoder_width
-    _, strength, genes = randomized_svd(logged, n_components=rank, random_state=recipe.seed)
+    _, strength, genes = randomized_svd(_centred(sets, mean), n_components=rank, random_state=recipe.seed)
     table = (genes * np.sqrt(strength)[:, None]).T
-    table = table / max(float(np.sqrt((table**2).mean())), 1e-12)
+    table = np.clip(table / np.sqrt((table**2).mean()), -8, 8)
     with torch.no_grad():
         known = torch.from_numpy(table.astype(np.float32))
-        net.embedding.weight[1:, :rank] = known.clamp(-8, 8) * recipe.width**-0.5
-        net.decoder_genes.weight.copy_(known.clamp(-8, 8) * rank**-0.5)
-        mean, variance = moments(sets)
+        net.embedding.weight[1:, :rank] = known * recipe.width**-0.5
+        net.decoder_genes.weight.copy_(known * rank**-0.5)
+        torch.nn.init.eye_(net.pool.weight)
+        torch.nn.init.eye_(net.decoder_query.weight).mul_(0.3)
         net.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
         net.variance.copy_(torch.from_numpy(variance.astype(np.float32)))
         net.bias.copy_(torch.from_numpy(np.log(rates).astype(np.float32)))
     return net
+
+
+def _centred(sets: list[CellSet], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+    """log1p(counts per 10,000) less the mean, 0 where a set does not measure the gene."""
+    rows = []
+    for cellset in sets:
+        logged = cellset.counts.multiply(1e4 / cellset.total[:, None]).tocsr().log1p().toarray()
+        rows.append(((logged - mean) * cellset.measured).astype(np.float32))
+    return np.vstack(rows)
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -149,7 +159,7 @@ def train(
     baseline = torch.from_numpy(np.log(rates).astype(np.float32))
     plan = schedule(sets, recipe)
     net = start(sets, recipe, rates)
-    optimiser = torch.optim.AdamW(parameter_groups(net, recipe), lr=recipe.rate, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(parameter_groups(net, recipe), lr=recipe.rate, betas=(0.9, 0.98), fused=True)
     first = _resume(checkpoint, net, optimiser, recipe) if checkpoint else 0
     for step in range(first, len(plan)):
         for group in optimiser.param_groups:
