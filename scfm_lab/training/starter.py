@@ -45,7 +45,7 @@ class Recipe:
     decoder_width: int = 64
     epochs: float = 24.0
     batch: int = 32
-    rate: float = 2e-3
+    rate: float = 3e-3
     warmup: float = 0.05
     decay: float = 0.01
     token_weight: float = 0.25
