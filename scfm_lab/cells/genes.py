@@ -284,7 +284,7 @@ class Vocabulary:
         for key in (symbol, name):
             if key and key in self._by_symbol:
                 return self._by_symbol[key], "symbol"
-        for key in (symbol, name):
+        for key in (ensembl, symbol, name):  # aliases hold retired Ensembl ids too
             if key and key in self.aliases:
                 return self.aliases[key], "alias"
             if key and key.upper() in self._by_upper and key.upper() != key:
