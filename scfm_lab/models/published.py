@@ -41,6 +41,14 @@ def shipped_genes() -> Vocabulary:
     return Vocabulary.from_csv(Path(__file__).parent / "assets" / "starter" / "vocabulary.csv.gz")
 
 
+@cache
+def mouse_rows() -> dict[str, int]:
+    """Mouse symbol or Ensembl id → row of its one-to-one human ortholog in :func:`shipped_genes`."""
+    table = shipped_genes()
+    columns = [c for c in (table.mouse_symbols, table.mouse_ensembl) if c is not None]
+    return {str(name): row for column in columns for row, name in reversed(list(enumerate(column))) if name}
+
+
 @dataclass(frozen=True)
 class PublishedMatch(Match):
     """A match that says whether columns of one gene are summed, or are tokens of their own as in the reference."""

@@ -1,0 +1,320 @@
+"""Geneformer (Theodoris et al. 2023, Chen et al. 2024): a cell as its genes in rank order, read by a BERT.
+
+Files as published: a Hugging Face folder (``config.json``, ``model.safetensors`` or
+``pytorch_model.bin``) and the dictionaries of its generation. The network is in
+:mod:`scfm_lab.models.geneformer_net`, the ranking in :mod:`scfm_lab.models.geneformer_rank`,
+the published perturbations in :mod:`scfm_lab.models.geneformer_perturb`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
+from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256
+from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pandas as pd
+    import torch
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.inference.engine import Batch
+    from scfm_lab.models.geneformer_files import Dictionaries
+    from scfm_lab.models.geneformer_net import GeneformerNet
+
+TORCH_WEIGHTS = "pytorch_model.bin"
+PUBLISHED_LAYER = -2
+"""The reference's ``emb_layer=-1``: the second to last layer."""
+POOLINGS = ("cls", "mean")
+
+
+class Geneformer(PublishedModel):
+    """Geneformer with published or fine-tuned weights; V1 and V2 differ by their dictionaries."""
+
+    family = "geneformer"
+    fields = ("n_counts", "filter_pass")
+
+    def __init__(self, net: GeneformerNet, dictionaries: Dictionaries, *, orthologs: bool = False) -> None:
+        from scfm_lab.models.geneformer_files import EnsemblVocabulary
+
+        self.net = net
+        self.vocabulary: EnsemblVocabulary = EnsemblVocabulary.of(dictionaries)
+        self.orthologs = orthologs
+        self.dictionaries = dictionaries.folder
+        self.cls_id = dictionaries.tokens.get("<cls>")
+        self.eos_id = dictionaries.tokens.get("<eos>")
+        self.medians = np.array([dictionaries.medians.get(str(g), np.nan) for g in self.vocabulary.ensembl], dtype=np.float64)
+        self.aside: list[str] = []
+        """Tensors of the file that no embedding reads (heads of fine-tuning, tied copies)."""
+        shape = net.shape
+        self.spec = ModelSpec(
+            name="geneformer",
+            family=self.family,
+            genes="ensembl",
+            organisms=("human", "mouse") if orthologs else ("human",),
+            n_genes=len(self.vocabulary),
+            width=shape.width,
+            max_length=shape.positions,
+            abilities=frozenset({"embed", "perturb", "gene_embeddings", "attention"}),
+            licence="Apache-2.0",
+            citation=(
+                "Theodoris, C. V., Xiao, L., Chopra, A. et al. (2023). Transfer learning enables predictions in network "
+                "biology. Nature 618, 616-624."
+                + (
+                    ""
+                    if self.cls_id is None
+                    else " Chen, H., Venkatesh, M. S., Gomez Ortega, J. et al. (2024). Quantized multi-task learning for "
+                    "context-specific representations of gene network dynamics. bioRxiv 2024.08.16.608180."
+                )
+            ),
+            determinism=(
+                "no chance: genes of exactly equal value are ranked by token id (the reference leaves their order to an "
+                "unstable sort); a perturbed copy is ranked among the genes that its unperturbed cell has room for"
+            ),
+            options={
+                "max_length": Option(int, shape.positions, "Most tokens of a cell; the genes of lowest rank are cut off."),
+                "like_reference": Option(
+                    bool, False, "Rank equal values by numpy's unstable sort, and read only cells whose filter_pass is 1."
+                ),
+                "orthologs": ortholog_option(orthologs),
+            },
+            parameters=sum(p.numel() for p in net.parameters()),
+            layers=shape.layers,
+            heads=shape.heads,
+            feed_forward=shape.ffn,
+        )
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether cells begin with ``<cls>`` (V2)."""
+        return self.cls_id is not None
+
+    # --- files -------------------------------------------------------------------------
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a folder (or a weights file in it) holds the configuration of a BERT on genes."""
+        folder = path if path.is_dir() else path.parent
+        if path.is_file() and path.suffix not in (".safetensors", ".bin"):
+            return False
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return path.is_dir() and any(folder.glob("token_dictionary*.pkl"))
+        return isinstance(config, dict) and (
+            config.get("model_type") == "bert" or any(str(a).startswith("Bert") for a in config.get("architectures") or [])
+        )
+
+    @classmethod
+    def open(
+        cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Open a folder as published, or one of its weights files.
+
+        Parameters
+        ----------
+        path
+            The folder; safetensors are taken where both kinds of weights are there.
+        config
+            Overrides of ``config.json``; ``{"orthologs": True}`` reads mouse cells through their human
+            orthologs.
+        files
+            ``"dictionaries"``: the folder of the four pickles, where they lie elsewhere; or ``"token"``,
+            ``"median"``, ``"mapping"``, ``"names"`` for single files.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or damaged, the dictionaries are of another generation, or a tensor
+            does not find its place.
+        """
+        from scfm_lab.models.geneformer_files import find_dictionaries
+        from scfm_lab.models.geneformer_net import GeneformerNet, GeneformerShape, published_keys
+
+        if path is None:
+            raise ModelError("Geneformer needs the folder of its checkpoint: config.json, the weights and dictionaries.")
+        own, orthologs = take_orthologs(config)
+        folder = path if path.is_dir() else path.parent
+        settings = {**read_config(folder), **own}
+        if settings.get("model_type", "bert") != "bert":
+            raise ModelError(f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'.")
+        weights = path if path.is_file() else _weights(folder)
+        tensors, aside = published_keys(read_tensors(weights))
+        if "bert.embeddings.word_embeddings.weight" not in tensors:
+            some = ", ".join(list(tensors)[:3])
+            raise ModelError(
+                f"{weights} holds no Geneformer (no 'bert.embeddings.word_embeddings.weight' among its {len(tensors)} "
+                f"tensors, such as {some}); give Geneformer's own {WEIGHTS}."
+            )
+        shape = GeneformerShape.from_config(settings, mlm="cls.predictions.bias" in tensors)
+        numbers = [int(m.group(1)) for m in (re.match(r"bert\.encoder\.layer\.(\d+)\.", k) for k in tensors) if m]
+        if shape.layers != max(numbers, default=-1) + 1:
+            raise ModelError(
+                f"{folder / CONFIG} says num_hidden_layers={shape.layers}, the weights hold {max(numbers, default=-1) + 1} layers."
+            )
+        require_keys(tensors, shape.expected(), weights)
+        dictionaries = find_dictionaries(folder, shape.vocabulary, files)
+        model = cls(GeneformerNet.from_tensors(shape, tensors), dictionaries, orthologs=orthologs)
+        model.aside = aside
+        model.digest, model.path = sha256(weights), path
+        return model
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [self.net]
+
+    # --- cells to tokens ---------------------------------------------------------------
+
+    def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
+        from scfm_lab.models.geneformer_rank import tokenize
+
+        limit = int(options["max_length"])
+        least = 1 + self.has_cls + (self.eos_id is not None)
+        if not least <= limit <= self.net.shape.positions:
+            raise ModelError(
+                f"max_length is {limit}; this Geneformer reads {least} to {self.net.shape.positions} tokens (it has no "
+                "positions beyond)."
+            )
+        return tokenize(
+            cells,
+            self._known(cells, options),
+            self.medians,
+            limit=limit,
+            first=self.cls_id,
+            last=self.eos_id,
+            like_reference=bool(options["like_reference"]),
+        )
+
+    def _known(self, cells: Cells, options: Mapping[str, Any]) -> Any:
+        return self.known_genes(cells.genes, options)
+
+    # --- tokens to states --------------------------------------------------------------
+
+    def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        import torch
+
+        from scfm_lab.models.layers import cell_means, resolve_layer, starts
+
+        pooling = request.pooling or ("cls" if self.has_cls else "mean")
+        if pooling not in POOLINGS:
+            raise ModelError(f"geneformer pools by {', '.join(map(repr, POOLINGS))}, not {pooling!r}.")
+        if pooling == "cls" and not self.has_cls:
+            raise ModelError("This Geneformer (V1) has no <cls> token to pool by; use pooling='mean'.")
+        n_layers = resolve_layer(request.hidden_layer, self.spec.layers, PUBLISHED_LAYER, "geneformer")
+        ids, positions = self._inputs(batch)
+        first = torch.as_tensor(starts(batch.lengths), device=ids.device)
+        whole = request.genes or pooling == "mean"
+        states = self.net.states(ids, positions, batch.lengths, n_layers=n_layers, readers=None if whole else first)
+        if pooling == "cls":
+            cell = states[first] if whole else states
+        else:
+            genes = ids >= 0
+            edges = 0
+            for special in (self.cls_id, self.eos_id):
+                if special is not None:
+                    genes &= ids != special
+                    edges += 1
+            cell = cell_means(states[genes] if edges else states, batch.lengths - edges)
+        return cell, states if request.genes else None
+
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        longest = int(batch.lengths.max(initial=0))
+        if longest > self.net.shape.positions:
+            raise ModelError(
+                f"A cell has {longest:,} tokens, this Geneformer has positions for {self.net.shape.positions:,}; make tokens "
+                "with model.tokenize."
+            )
+        places = np.arange(batch.offsets[-1]) - np.repeat(batch.offsets[:-1], batch.lengths)
+        return batch.ids, torch.as_tensor(places, device=batch.ids.device)
+
+    def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> list[NDArray[np.float32]]:
+        """Attention weights between the tokens of each cell.
+
+        Parameters
+        ----------
+        hidden_layer
+            -1 the last layer, 0 the first.
+
+        Returns
+        -------
+        list of float32 arrays, one per cell, (heads, tokens, tokens)
+            Rows read, columns are read; every row sums to 1.
+        """
+        import torch
+
+        from scfm_lab.inference.engine import make_batch
+
+        n = self.spec.layers
+        if not -n <= hidden_layer < n:
+            raise ModelError(f"geneformer has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
+        out = []
+        for row in range(len(tokens)):
+            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
+            with torch.inference_mode():
+                inputs = self.net.embed(*self._inputs(batch))
+                weights = self.net.encoder.attention(inputs, batch.lengths, hidden_layer % n)
+            out.append(weights[0].cpu().numpy())
+        return out
+
+    def gene_logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logit of each token id at each position (the head that predicts masked genes).
+
+        Parameters
+        ----------
+        states
+            States of the last layer (tokens, width): ``model.encode(tokens, genes=True, hidden_layer=-1).genes``.
+
+        Returns
+        -------
+        float32 (tokens, token ids)
+        """
+        import torch
+
+        with torch.inference_mode():
+            given = torch.as_tensor(np.asarray(states)).to(self.device, self.net.words.weight.dtype)
+            return self.net.logits(given).float().cpu().numpy()
+
+    # --- genes -------------------------------------------------------------------------
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """Embedding of each gene's token, before any context, float32, genes × width (index: symbol, or Ensembl id)."""
+        import pandas as pd
+
+        ids = np.flatnonzero(self.vocabulary.ensembl != "")
+        table = self.net.words.weight.detach().float().cpu().numpy()[ids]
+        return pd.DataFrame(table, index=pd.Index(self.vocabulary.names[ids], name="gene"))
+
+    def contextual_gene_embeddings(self, tokens: Tokens, *, hidden_layer: int | None = None) -> pd.DataFrame:
+        """Mean state of each token over all cells that hold it (the reference's ``emb_mode="gene"``).
+
+        Returns
+        -------
+        DataFrame, float32, one row per token that occurs (index: token id), special tokens among them
+        """
+        import pandas as pd
+
+        states = self.encode(tokens, genes=True, hidden_layer=hidden_layer).genes
+        assert states is not None
+        found, which = np.unique(tokens.ids, return_inverse=True)
+        sums = np.zeros((len(found), states.shape[1]))
+        np.add.at(sums, which, states)
+        means = sums / np.bincount(which)[:, None]
+        return pd.DataFrame(means.astype(np.float32), index=pd.Index(found, name="token"))
+
+
+def _weights(folder: Path) -> Path:
+    for name in (WEIGHTS, TORCH_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise ModelError(f"{folder} looks like Geneformer and has no {WEIGHTS} and no {TORCH_WEIGHTS}; give the folder as published.")

@@ -1,0 +1,221 @@
+"""Geneformer's published files: where the dictionaries lie, and what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.genes import Vocabulary
+from scfm_lab.errors import ModelError
+from scfm_lab.models.files import read_pickle
+from scfm_lab.models.published import (
+    ENSEMBL,
+    ORTHOLOG,
+    TRANSLATED_SYMBOL,
+    PublishedMatch,
+    ensembl_symbols,
+    mouse_rows,
+    shipped_genes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.genes import Genes
+
+BY_MAPPING = "name in the model's own mapping"
+SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
+_KINDS = {
+    "token": "token_dictionary",
+    "median": "gene_median_dictionary",
+    "mapping": "ensembl_mapping_dict",
+    "names": "gene_name_id_dict",
+}
+
+
+@dataclass(frozen=True)
+class Dictionaries:
+    """What the four pickles of a model say."""
+
+    tokens: dict[str, int]
+    medians: dict[str, float]
+    mapping: dict[str, str]
+    """Known id or name → current Ensembl id; empty: the identity."""
+    names: dict[str, str]
+    """Symbol → Ensembl id."""
+    folder: Path
+
+
+def find_dictionaries(checkpoint: Path, rows: int, files: Mapping[str, Any] | None) -> Dictionaries:
+    """The dictionaries of a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint
+        Folder of the weights. Dictionaries are looked for in it, beside it, in ``dictionaries``,
+        ``geneformer`` and ``geneformer/gene_dictionaries_30m`` of both.
+    rows
+        Rows of the embedding: which generation of dictionaries belongs to it.
+    files
+        ``"dictionaries"``, a folder; or single files as ``"token"``, ``"median"``, ``"mapping"``, ``"names"``.
+
+    Raises
+    ------
+    ModelError
+        If none are found, they are damaged, or belong to another generation.
+    """
+    given = {name: Path(str(value)) for name, value in (files or {}).items()}
+    unknown = sorted(set(given) - {"dictionaries", *_KINDS})
+    if unknown:
+        raise ModelError(
+            f"files= names {', '.join(unknown)}; Geneformer has 'dictionaries' (a folder), or {', '.join(map(repr, _KINDS))}."
+        )
+    if "token" in given:
+        return _checked(given["token"], given, rows)
+    if "dictionaries" in given:
+        folders = [given["dictionaries"]]
+        if not folders[0].is_dir():
+            raise ModelError(f"There is no folder {folders[0]} with Geneformer's dictionaries.")
+    else:
+        folders = list(dict.fromkeys(_folders(checkpoint)))
+    sizes = []
+    # Of several generations in one folder the newest that fits is taken.
+    for folder in folders:
+        for path in sorted(folder.glob(f"{_KINDS['token']}*.pkl"), reverse=True):
+            tokens = _dictionary(path, int)
+            if len(tokens) == rows:
+                return _checked(path, given, rows)
+            sizes.append(f"{path} has {len(tokens):,}")
+    if sizes:
+        raise ModelError(
+            f"No token dictionary fits the {rows:,} rows of the embedding in {checkpoint}: {'; '.join(sizes)}. The "
+            "dictionaries of V1 and V2 are not interchangeable; name the right folder with files={'dictionaries': …}."
+        )
+    raise ModelError(
+        f"The dictionaries of {checkpoint} were not found (token_dictionary*.pkl, gene_median_dictionary*.pkl, "
+        "ensembl_mapping_dict*.pkl); put them into its folder 'dictionaries', or name it with files={'dictionaries': …}."
+    )
+
+
+def _folders(checkpoint: Path) -> Iterator[Path]:
+    for base in (checkpoint, checkpoint.parent):
+        for name in (".", "dictionaries", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m"):
+            if (base / name).is_dir():
+                yield base / name
+
+
+def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictionaries:
+    suffix = token_file.stem.removeprefix(_KINDS["token"])
+
+    def place(kind: str) -> Path:
+        return given.get(kind, token_file.with_name(f"{_KINDS[kind]}{suffix}.pkl"))
+
+    tokens = _dictionary(token_file, int)
+    ids = np.array(sorted(tokens.values()), dtype=np.int64)
+    if not np.array_equal(ids, np.arange(len(ids))):
+        raise ModelError(f"The {len(ids):,} ids in {token_file} are not 0 to {len(ids) - 1:,}, each once; get the file again.")
+    if len(tokens) != rows:
+        raise ModelError(
+            f"{token_file} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
+        )
+    if "<pad>" not in tokens:
+        raise ModelError(f"{token_file} has no '<pad>'; it is no token dictionary of Geneformer.")
+    medians = _dictionary(place("median"), float)
+    bad = [gene for gene, value in medians.items() if not np.isfinite(value) or value <= 0]
+    if bad:
+        raise ModelError(f"{place('median')} gives {bad[0]} the median {medians[bad[0]]!r}; medians are positive numbers.")
+    lacking = [gene for gene in tokens if gene not in medians and gene not in SPECIALS]
+    if lacking:
+        raise ModelError(
+            f"{place('median')} has no median for {len(lacking):,} of the genes in {token_file.name} (such as {lacking[0]}); "
+            "the files do not belong together."
+        )
+    # Dictionaries of 2023 come without a mapping: every id means itself.
+    mapping = _dictionary(place("mapping"), str) if place("mapping").is_file() or "mapping" in given else {}
+    names = _dictionary(place("names"), str) if place("names").is_file() or "names" in given else {}
+    return Dictionaries(tokens, medians, mapping, names, token_file.parent)
+
+
+def _dictionary(path: Path, kind: type) -> dict[str, Any]:
+    content = read_pickle(path)
+    numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating) if kind is float else (str,)
+    if not isinstance(content, dict) or not content:
+        raise ModelError(f"{path} holds a {type(content).__name__}, not a dictionary; get the file again.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, numbers) or isinstance(value, (bool, np.bool_)):
+            raise ModelError(f"{path} maps {key!r} to {value!r}; it is not the dictionary that its name says.")
+    return {key: kind(value) for key, value in content.items()}
+
+
+@dataclass(frozen=True)
+class EnsemblVocabulary(Vocabulary):
+    """Ensembl ids as Geneformer's tokeniser reads them."""
+
+    mapping: dict[str, int] = field(default_factory=dict)
+    """Known id or name → token id; names are looked up in capitals."""
+    published: dict[str, int] = field(default_factory=dict)
+    """Symbol → token id, by the model's own table."""
+
+    @classmethod
+    def of(cls, dictionaries: Dictionaries) -> EnsemblVocabulary:
+        """The vocabulary of four dictionaries."""
+        tokens = dictionaries.tokens
+        ids = sorted(tokens, key=tokens.__getitem__)
+        ensembl = np.array(["" if gene in SPECIALS else gene for gene in ids], dtype=object)
+        known = {gene: token for gene, token in tokens.items() if gene not in SPECIALS}
+        mapping = (
+            {name: known[gene] for name, gene in dictionaries.mapping.items() if gene in known}
+            if dictionaries.mapping
+            else dict(known)
+        )
+        published = {name: known[gene] for name, gene in dictionaries.names.items() if gene in known}
+        return cls(ensembl_symbols(ensembl, dictionaries.names), ensembl, mapping=mapping, published=published)
+
+    def id_of(self, gene: str) -> int | None:
+        """Token id of an Ensembl id or a symbol; None where unknown."""
+        found = super().id_of(gene)
+        if found is None:
+            found = self.mapping.get(gene.upper(), self.published.get(gene))
+        return found
+
+    def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
+        """Match by the mapping of ids; cells without any Ensembl id by their symbols.
+
+        Where the cells have Ensembl ids, columns without one are looked up by name in the same
+        mapping and nowhere else, as in the reference. Columns of one gene are summed if the
+        mapping brought them together, and stay apart if they had the same id before.
+        """
+        how = dict.fromkeys((ENSEMBL, BY_MAPPING, TRANSLATED_SYMBOL, ORTHOLOG), 0)
+        ids = np.full(len(genes), -1, dtype=np.int64)
+        keys: NDArray[Any] = np.where(genes.ensembl != "", genes.ensembl, np.where(genes.symbols != "", genes.symbols, genes.names))
+        if genes.organism == "mouse":
+            if orthologs:
+                ids[:] = [self._ortholog(e, s, n) for e, s, n in zip(genes.ensembl, genes.symbols, genes.names, strict=True)]
+            how[ORTHOLOG] = int((ids >= 0).sum())
+        else:
+            ids[:] = [self.mapping.get(str(key).upper(), -1) for key in keys]
+            how[ENSEMBL] = int(((ids >= 0) & (genes.ensembl != "")).sum())
+            how[BY_MAPPING] = int((ids >= 0).sum()) - how[ENSEMBL]
+            if not (genes.ensembl != "").any():
+                missing = np.flatnonzero(ids < 0)
+                ids[missing] = [self._symbol(str(keys[i])) for i in missing]
+                how[TRANSLATED_SYMBOL] = int((ids[missing] >= 0).sum())
+        columns = np.flatnonzero(ids >= 0)
+        found = ids[columns]
+        summed = len(set(keys[columns])) != len(np.unique(found))
+        return PublishedMatch(columns, found, how, len(genes), summed=summed)
+
+    def _symbol(self, name: str) -> int:
+        if name in self.published:
+            return self.published[name]
+        row = shipped_genes().id_of(name)
+        return -1 if row is None else self.mapping.get(str(shipped_genes().ensembl[row]).upper(), -1)
+
+    def _ortholog(self, *names: str) -> int:
+        row = next((mouse_rows()[name] for name in names if name in mouse_rows()), None)
+        return -1 if row is None else self.mapping.get(str(shipped_genes().ensembl[row]).upper(), -1)
