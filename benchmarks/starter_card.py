@@ -118,7 +118,7 @@ def label_transfer(models: dict[str, Any]) -> list[dict[str, Any]]:
     whole = {name: vectors(pbmc, model) for name, model in models.items()}
     through = {name: vectors(narrow, model) for name, model in models.items()}
     rows = scored(
-        "pbmc3k, held-out fifth, 8 types",
+        "pbmc3k, held-out fifth, 9 types",
         fine[query],
         {name: transfer(v[reference], fine[reference], v[query]) for name, v in whole.items()},
     )
@@ -256,13 +256,26 @@ def as_markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def update(card: Path, block: str) -> None:
-    """Replace what stands between the card's two markers."""
+def data_table(name: str) -> str:
+    """What a shipped model was fitted to, with digests, from its configuration."""
+    training = json.loads((CARDS / name / "config.json").read_text(encoding="utf-8"))["training"]
+    lines = ["| dataset | cells | genes known | counts known | SHA-256 of the file | SHA-256 of the set of cells |"]
+    lines.append("|---|---|---|---|---|---|")
+    lines += [
+        f"| {r['dataset']} | {r['cells']:,} | {r['genes_measured']:,} | {r['umi_share_in_vocabulary']:.1%} | "
+        f"`{r['file_sha256']}` | `{r['cell_set_sha256']}` |"
+        for r in training["data"]
+    ]
+    return "\n".join(lines)
+
+
+def update(card: Path, block: str, what: str) -> None:
+    """Replace what stands between two markers of a card."""
     text = card.read_text(encoding="utf-8")
-    start, end = "<!-- numbers -->", "<!-- end of numbers -->"
+    start, end = f"<!-- {what} -->", f"<!-- end of {what} -->"
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"{card} has no {start} … {end} to put the numbers between.")
+        raise SystemExit(f"{card} has no {start} … {end} to put the {what} between.")
     card.write_text(pattern.sub(lambda _: f"{start}\n{block}\n{end}", text), encoding="utf-8")
 
 
@@ -289,7 +302,8 @@ def main() -> None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if arguments.update:
         for name in MODELS:
-            update(CARDS / name / "card.md", table)
+            update(CARDS / name / "card.md", data_table(name), "data")
+            update(CARDS / name / "card.md", table, "numbers")
 
 
 if __name__ == "__main__":
