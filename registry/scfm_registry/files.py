@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from scfm_registry.store.facade import Store
     from scfm_registry.version import ModelVersion, Record
+
+
+#: How folders in the making are called, and the age in days at which one counts as left behind.
+_PREFIX = ".incoming-"
+_DAYS_OLD = 2
 
 
 @dataclass(frozen=True)
@@ -151,8 +156,18 @@ def workshop(parent: Path) -> Iterator[Path]:
     """
     make_folder(parent)
     with storing(parent):
-        folder = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
+        _clear(parent)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(parent: Path) -> None:
+    """Remove what killed processes left, once it is so old that nobody can still be working in it."""
+    for leftover in parent.glob(f"{_PREFIX}*"):
+        # Another process may finish with it, or clear it, meanwhile.
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > _DAYS_OLD * 86_400:
+                shutil.rmtree(leftover, ignore_errors=True)

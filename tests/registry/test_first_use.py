@@ -158,6 +158,37 @@ def test_a_users_own_mlflow_database_is_taken_as_it_is(home: Path, tmp_path: Pat
     assert MlflowClient(uri).get_experiment_by_name("theirs").artifact_location == (tmp_path / "theirs").as_uri()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [("sqlite3.connect", 2), ("os.rename", 1), ("os.rename", 2), ("shutil.copyfile", 7), ("os.chmod", 5)],
+    ids=["tables", "database in place", "registry complete", "model half copied", "model copied, not registered"],
+)
+def test_a_first_use_that_was_killed_can_be_repeated(
+    event: str, count: int, python: Callable[..., subprocess.CompletedProcess[str]], home: Path
+) -> None:
+    killed = python(f"""
+import os, signal, sys
+seen = 0
+def hook(name, args):
+    global seen
+    if name == {event!r} and "registry" in repr(args):
+        seen += 1
+        if seen == {count}:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+from scfm_registry import Registry
+Registry()
+""")
+    assert killed.returncode == -9, "the process was to be killed at that moment"
+    registry = Registry()
+    found = registry.search(all_versions=True)
+    assert [(item.name, item.version, item.aliases) for item in found] == [
+        (name, 1, ("champion",)) for name in sorted(shipped())
+    ]
+    assert all(registry.verify(item.reference).ok for item in found)
+
+
 def test_an_import_that_was_killed_while_making_the_database_leaves_nothing_in_the_way(home: Path) -> None:
     leftover = home / "registry" / ".making-12345"
     leftover.mkdir(parents=True)

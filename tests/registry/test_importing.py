@@ -25,7 +25,7 @@ def registry(made_home: Path) -> Registry:
 def _nothing_was_registered(registry: Registry) -> None:
     assert "mine" not in [item.name for item in registry.search(all_versions=True)]
     left = [item.name for item in registry.scratch.iterdir()]
-    assert not [name for name in left if name.startswith(".making-")]
+    assert not [name for name in left if name.startswith(".incoming-")]
 
 
 def test_a_folder_is_taken_with_its_subfolders_and_without_hidden_files(
@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
     spoil(folder)
     with pytest.raises(ModelError, match=words) as caught:
         registry.import_checkpoint(folder, "mine")
-    assert ".making-" not in str(caught.value), "the message speaks of the folder that its reader knows"
+    assert ".incoming-" not in str(caught.value), "the message speaks of the folder that its reader knows"
     _nothing_was_registered(registry)
 
 
@@ -141,6 +141,17 @@ def test_paths_that_are_no_folder_are_refused(registry: Registry, basis: Callabl
         registry.import_checkpoint(tmp_path / "nowhere", "mine")
     with pytest.raises(ModelError, match="is a file; give the folder"):
         registry.import_checkpoint(basis() / "model.safetensors", "mine")
+
+
+def test_what_a_killed_import_left_is_cleared_once_it_is_old(registry: Registry, basis: Callable[..., Path]) -> None:
+    old, young = registry.scratch / ".incoming-old", registry.scratch / ".incoming-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    registry.import_checkpoint(basis(), "mine")
+    assert not old.exists()
+    assert young.exists(), "somebody may still be working in it"
 
 
 @pytest.mark.parametrize("name", ["Mine", "a..b", "../mine", "x" * 70, ""])
