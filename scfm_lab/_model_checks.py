@@ -287,9 +287,9 @@ class ModelChecks:
                 wrong.append("gene_embeddings() must give one row per gene, without NaN")
         if "impute" in spec.abilities:
             genes = np.arange(min(5, spec.n_genes))
-            counts = self.model.expected_counts(self.vectors, genes)
+            counts = self.model.impute(self.model.tokenize(self.adata), genes)
             if counts.shape != (len(self.vectors), len(genes)) or not np.isfinite(counts).all() or (counts < 0).any():
-                wrong.append(f"expected_counts() gives {counts.shape}, it must give finite counts, cells × genes")
+                wrong.append(f"impute() gives {counts.shape}, it must give finite counts, cells × genes")
         if "attention" in spec.abilities:
             maps = self.model.attention(self.model.tokenize(self.adata[:2].copy()))
             if len(maps) != 2 or not all(np.isfinite(one).all() and one.shape[-1] == one.shape[-2] for one in maps):

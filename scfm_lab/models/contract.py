@@ -249,13 +249,25 @@ class Model:
         """
         from scfm_lab.cells.cells import Cells
 
-        cells = data if isinstance(data, Cells) else Cells.from_anndata(data, layer=layer, fields=self.fields)
         full = self.check_options(options)
+        cells = data if isinstance(data, Cells) else self.read_cells(data, layer=layer, options=full)
         self.known_genes(cells.genes, full)
         return self._tokenize(cells, full, seed)
 
     fields: tuple[str, ...] = ()
     """Columns of ``obs`` that the tokeniser reads."""
+
+    def read_cells(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Cells:
+        """Cells of an AnnData: raw counts, checked. A family may read other values where its options say so."""
+        from scfm_lab.cells.cells import Cells
+
+        return Cells.from_anndata(adata, layer=layer, fields=self.fields)
 
     def encode(
         self,
@@ -390,6 +402,27 @@ class Model:
         """Expected counts per 10,000 of some vocabulary genes given cell vectors, float32 (cells, genes)."""
         self.require("impute")
         raise NotImplementedError
+
+    def impute(
+        self,
+        tokens: Tokens,
+        genes: NDArray[np.int64],
+        *,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> NDArray[np.float32]:
+        """Expected counts per 10,000 (or what `decode_unit` says) of some vocabulary genes in tokenised cells.
+
+        Returns
+        -------
+        float32 (cells, genes); NaN for cells without a known gene
+        """
+        self.require("impute")
+        states = self.encode(tokens, pooling=self.decode_pooling, progress=progress, cancel=cancel)
+        seen = np.isfinite(states.cell).all(axis=1)
+        out = np.full((len(tokens), len(genes)), np.nan, dtype=np.float32)
+        out[seen] = self.expected_counts(states.cell[seen], genes)
+        return out
 
     def to(self, device: str = "auto", precision: str = "auto") -> Model:
         """Move to a device; ``"auto"`` takes CUDA, then MPS, then the CPU.

@@ -10,7 +10,6 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_cells
-from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.results import Result
 from scfm_lab.tasks.progress import as_progress
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Match
     from scfm_lab.models.contract import Model, Tokens
 
@@ -60,6 +60,11 @@ class EmbedResult(Result):
                 f"\n{p['cells_truncated']:,} cells have more genes than the model reads; {p['counts_truncated']:.1%} of "
                 "their counts on known genes are left out."
                 if p["cells_truncated"]
+                else ""
+            )
+            + (
+                f"\n{p['cells_left_out']:,} cells have no vector because the reference leaves them out."
+                if p["cells_left_out"]
                 else ""
             )
         )
@@ -160,7 +165,7 @@ def embed(
     if like_reference and "like_reference" not in model.spec.options:
         raise ModelError(f"{model.spec.name} has no other reference implementation; leave like_reference out.")
     started = time.perf_counter()
-    cells = Cells.from_anndata(adata, layer=layer, fields=model.fields)
+    cells = model.read_cells(adata, layer=layer, options=options)
     match = model.known_genes(cells.genes, options)
     audit = audit_cells(cells, match, model.spec.name)
     target = adata.copy() if copy else adata
@@ -191,6 +196,7 @@ def embed(
         seed=seed,
         seconds=time.perf_counter() - started,
         **audit.as_provenance(),
+        cells_left_out=int(np.sum(tokens.cell.get("left_out", 0))),
         **_truncation(tokens, cells, match),
     )
     result = EmbedResult(key, states.cell, audit, record, target if copy else None)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.results import Result
 from scfm_lab.tasks.progress import as_progress
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
 
 _LARGEST = 500_000_000
@@ -125,8 +125,8 @@ def impute(
     model = as_model(model)
     model.require("impute")
     started = time.perf_counter()
-    cells = Cells.from_anndata(adata, layer=layer, fields=model.fields)
-    match = model.require_genes(cells.genes)
+    cells = model.read_cells(adata, layer=layer, options=options)
+    match = model.known_genes(cells.genes, options)
     names, ids = _wanted(genes, model, cells, match)
     if len(cells) * len(names) > _LARGEST:
         raise DataError(
@@ -137,11 +137,10 @@ def impute(
     key = provenance.free_key(adata, slot, key_added or f"imputed_{model.spec.name}", given=key_added is not None)
     tokens = model.tokenize(cells, options=options, seed=seed)
     with as_progress(progress, f"Predicting with {model.spec.name}") as report:
-        states = model.encode(tokens, pooling=model.decode_pooling, progress=report, cancel=cancel)
+        there = np.flatnonzero(ids >= 0)
+        found = model.impute(tokens, ids[there], progress=report, cancel=cancel)
     values = np.full((len(cells), len(names)), np.nan, dtype=np.float32)
-    seen = np.flatnonzero(np.isfinite(states.cell).all(axis=1))
-    there = np.flatnonzero(ids >= 0)
-    values[np.ix_(seen, there)] = model.expected_counts(states.cell[seen], ids[there])
+    values[:, there] = found
     record = provenance.of_model(
         model,
         task="impute",
