@@ -1,4 +1,4 @@
-"""A reader of pickles that can build containers, text and numbers, and nothing else."""
+"""A reader of pickles that can build containers, text, numbers and arrays of them, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 _NUMBER = re.compile(r"^[<>|=]?[biuf]\d{1,2}$|^bool$")
+_TEXT = re.compile(r"^[<>|=]?U\d{1,6}$")
+_OBJECT = re.compile(r"^\|?O\d?$")
 
 
 class Refused(Exception):
@@ -25,9 +27,9 @@ class _DType:
 
     def __init__(self, name: Any, *_: Any) -> None:
         text = name.decode("ascii") if isinstance(name, bytes) else str(name)
-        if not _NUMBER.match(text):
+        if not (_NUMBER.match(text) or _TEXT.match(text) or _OBJECT.match(text)):
             raise Refused(f"numpy.dtype({text!r})")
-        self.dtype = np.dtype(text)
+        self.dtype = np.dtype("O") if _OBJECT.match(text) else np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
@@ -35,11 +37,56 @@ class _DType:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    if not isinstance(dtype, _DType):
+    if not isinstance(dtype, _DType) or dtype.dtype.kind not in "biuf":
         raise Refused("numpy.core.multiarray.scalar of something that is no number")
     raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
     # Native byte order, whatever machine wrote it.
     return np.frombuffer(raw, dtype.dtype, count=1).astype(dtype.dtype.newbyteorder("="))[0]
+
+
+class _Array:
+    """What a pickled numpy array becomes here, until its state is known."""
+
+    value: np.ndarray | None = None
+
+    def __init__(self, kind: Any = None, *_: Any) -> None:
+        if kind is not _Array:
+            raise Refused("numpy.core.multiarray._reconstruct of something that is no plain array")
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        self.value = _array(data, dtype, shape, "F" if by_columns else "C")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
+    if not isinstance(dtype, _DType):
+        raise Refused("a numpy array of something that is neither text nor numbers")
+    if dtype.dtype.kind == "O":
+        flat = np.empty(len(data), dtype=object)
+        flat[:] = [str(v) if isinstance(v, str) else _plain(v) for v in data]
+    else:
+        raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        flat = np.frombuffer(raw, dtype.dtype).astype(dtype.dtype.newbyteorder("="))
+    return flat.reshape(tuple(int(n) for n in shape), order="F" if order == "F" else "C")
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
+    made = _Array(_Array)
+    made.value = _array(data, dtype, shape, str(order))
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """A value with its arrays finished."""
+    if isinstance(value, _Array):
+        if value.value is None:
+            raise Refused("a numpy array without its state")
+        return value.value
+    if isinstance(value, dict):
+        return type(value)((k, _plain(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value)
+    return value
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -52,6 +99,11 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _encode,
@@ -75,6 +127,6 @@ def load(data: bytes) -> Any:
     Raises
     ------
     Refused
-        If it names anything but containers, text and numbers.
+        If it names anything but containers, text, numbers and arrays of them.
     """
-    return _Plain(io.BytesIO(data)).load()
+    return _plain(_Plain(io.BytesIO(data)).load())
