@@ -1,0 +1,411 @@
+"""scBERT (Yang et al. 2022): every gene of a fixed list is a token, its count binned on a log2 scale.
+
+Files as published: ``panglao_pretrain.pth`` (or a fine-tuned ``.pth`` with its ``label_dict``),
+and ``panglao_10000.h5ad``, whose ``var_names`` are the order of the genes.
+
+The tokens of a cell are as many as the model has genes, and one more: ``tokens.ids`` holds the
+bin (0 … 5) of gene j at the cell's position j, and 0 at the last position, which has no gene.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+from scfm_lab.models.contract import ModelSpec, Option, Request, States, Tokens
+from scfm_lab.models.files import sha256
+from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
+from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+from scfm_lab.models.scbert_tokens import MIN_GENES, tokenize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    import torch
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.inference.engine import Batch
+    from scfm_lab.models.scbert_files import Classes
+    from scfm_lab.models.scbert_labels import Prediction
+    from scfm_lab.models.scbert_net import ScBertNet
+
+POOLINGS = {
+    "mean": "mean",
+    "last_token": "last_token",
+    "last": "last_token",
+    "mean_genes_only": "mean_genes_only",
+    "genes": "mean_genes_only",
+}
+
+
+class ScBert(PublishedModel):
+    """scBERT, pre-trained or fine-tuned to classes."""
+
+    family = "scbert"
+
+    def __init__(
+        self,
+        net: ScBertNet,
+        vocabulary: SummedSymbols,
+        *,
+        classes: Classes | None = None,
+        orthologs: bool = False,
+    ) -> None:
+        self.net = net
+        self.vocabulary = vocabulary
+        self.classes = classes
+        self.orthologs = orthologs
+        layer = net.performer.stack[0]
+        self.bin_num = net.token_emb.num_embeddings - 2
+        from scfm_lab.cells.counts import TOTAL_COLUMN
+
+        self.fields = (TOTAL_COLUMN,)
+        self.spec = ModelSpec(
+            name="scbert",
+            family=self.family,
+            genes="symbol",
+            organisms=("human", "mouse") if orthologs else ("human",),
+            n_genes=len(vocabulary),
+            width=net.token_emb.embedding_dim,
+            max_length=net.length,
+            abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
+            licence="GPL-3.0 (code and weights; its README asks for research use)",
+            citation=(
+                "Yang, F., Wang, W., Wang, F. et al. (2022). scBERT as a large-scale pretrained deep language model for "
+                "cell type annotation of single-cell RNA-seq data. Nature Machine Intelligence 4, 852-866."
+            ),
+            determinism=f"no chance; attention is stabilised within each cell, as the reference alone on it; {LIBRARY_RULE}",
+            options={
+                "like_reference": Option(
+                    bool, False, f"Leave out cells with fewer than {MIN_GENES} genes; stabilise over the whole batch."
+                ),
+                "batch_size": Option(int, 1, "With like_reference: cells that are run together, in their order."),
+                "orthologs": ortholog_option(orthologs),
+            },
+            parameters=sum(p.numel() for p in net.parameters()),
+            layers=len(net.performer.layers),
+            heads=layer.heads,
+            feed_forward=layer.w1.out_features,
+        )
+
+    # --- files -------------------------------------------------------------------------
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a file names scBERT's tensors, or a folder holds such a file or the files around it."""
+        from scfm_lab.models.scbert_files import GENE2VEC, GENE_ORDER, find_checkpoint
+
+        try:
+            if find_checkpoint(path) is not None:
+                return True
+        except ModelError:  # several: `open` says which
+            return True
+        return any((folder / name).is_file() for folder in (path, path / "data") for name in (GENE_ORDER, GENE2VEC))
+
+    @classmethod
+    def open(
+        cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Open a ``.pth``, or the folder that holds it.
+
+        Parameters
+        ----------
+        config
+            ``{"orthologs": True}`` reads mouse cells through their human orthologs.
+        files
+            ``"gene_order"`` (an ``.h5ad``, a text file, or a list of symbols), ``"label_dict"`` and
+            ``"label"`` of a fine-tuned model, ``"gene2vec"`` for a file without that table. Looked for
+            beside the checkpoint and in ``../data`` otherwise.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing, damaged or holds code, a tensor does not find its place, or the gene
+            order or the classes do not fit.
+        """
+        from pathlib import Path
+
+        from scfm_lab.models.scbert_files import (
+            FILES,
+            GENE2VEC,
+            PUBLISHED,
+            find_checkpoint,
+            locate,
+            read_classes,
+            read_genes,
+            read_network,
+        )
+        from scfm_lab.models.scbert_net import ClassHead
+
+        if path is None:
+            raise ModelError(f"scBERT needs the path of its checkpoint, {PUBLISHED}.")
+        own, orthologs = take_orthologs(config)
+        known_entries(own, (), "config", "scBERT")
+        places = known_entries(files, FILES, "files", "scBERT")
+        checkpoint = path if path.is_file() else find_checkpoint(path)
+        if checkpoint is None:
+            raise ModelError(f"{path} looks like scBERT and has no {PUBLISHED}; give the files as published.")
+        gene2vec = locate(checkpoint, places, "gene2vec", GENE2VEC)
+        net = read_network(checkpoint, None if gene2vec is None else Path(gene2vec))
+        genes = read_genes(checkpoint, places, net.length - 1)
+        classes = None
+        if isinstance(net.to_out, ClassHead):
+            classes = read_classes(checkpoint, places, net.to_out.fc3.out_features)
+        model = cls(net, SummedSymbols.of(genes), classes=classes, orthologs=orthologs)
+        model.digest, model.path = sha256(checkpoint), checkpoint
+        return model
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [self.net]
+
+    # --- cells to tokens ---------------------------------------------------------------
+
+    def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
+        return tokenize(
+            cells,
+            self.known_genes(cells.genes, options),
+            self.net.length - 1,
+            self.bin_num,
+            like_reference=bool(options["like_reference"]),
+            batch_size=int(options["batch_size"]),
+        )
+
+    # --- tokens to states --------------------------------------------------------------
+
+    def encode(
+        self,
+        tokens: Tokens,
+        *,
+        genes: bool = False,
+        hidden_layer: int | None = None,
+        pooling: str | None = None,
+        batch_size: int | None = None,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> States:
+        """Vectors of tokenised cells.
+
+        Parameters
+        ----------
+        genes
+            Also the encoding of every position, flat (tokens, width).
+        hidden_layer
+            -1 or None the last, after the final norm; 0 the input.
+        pooling
+            ``"mean"`` of all positions (None), ``"mean_genes_only"`` without the appended one,
+            ``"last_token"`` the appended one. The reference has no cell vector of its own.
+
+        Returns
+        -------
+        States
+        """
+        size = _together(tokens)
+        if size == 1:
+            return super().encode(
+                tokens,
+                genes=genes,
+                hidden_layer=hidden_layer,
+                pooling=pooling,
+                batch_size=batch_size,
+                progress=progress,
+                cancel=cancel,
+            )
+        request = Request(genes=genes, hidden_layer=hidden_layer, pooling=pooling)
+        cell = np.full((len(tokens), self.spec.width), np.nan, dtype=np.float32)
+        every = np.full((len(tokens.ids), self.spec.width), np.nan, dtype=np.float32) if genes else None
+
+        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+            vectors, states = self._forward(batch, request)
+            cell[rows] = vectors.float().cpu().numpy()
+            if every is not None and states is not None:
+                every[places] = states.float().cpu().numpy()
+
+        run_groups(self, tokens, size, step, progress=progress, cancel=cancel)
+        return States(cell, every)
+
+    def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        import torch
+
+        from scfm_lab.models.layers import resolve_layer
+
+        pooling = POOLINGS.get(request.pooling or "mean")
+        if pooling is None:
+            raise ModelError(f"scbert pools by 'mean', 'mean_genes_only' or 'last_token', not {request.pooling!r}.")
+        n_layers = resolve_layer(request.hidden_layer, self.spec.layers, -1, "scbert")
+        readers = None
+        if pooling == "last_token" and not request.genes:
+            readers = torch.tensor([self.net.length - 1], device=batch.ids.device)
+        states = self.net(self._positions(batch), n_layers=n_layers, readers=readers, shared=self._shared(batch))
+        if pooling == "last_token":
+            cell = states[:, -1]
+        else:
+            cell = (states if pooling == "mean" else states[:, :-1]).float().mean(dim=1)
+        return cell, states.flatten(0, 1) if request.genes else None
+
+    def _positions(self, batch: Batch) -> torch.Tensor:
+        if (batch.lengths != self.net.length).any():
+            raise ModelError(
+                f"scbert reads {self.net.length:,} positions a cell, these tokens have "
+                f"{int(batch.lengths[batch.lengths != self.net.length][0]):,}; make them with model.tokenize."
+            )
+        return batch.ids.view(len(batch), -1)
+
+    @staticmethod
+    def _shared(batch: Batch) -> bool:
+        return bool((batch.cell["together"] > 1).any()) if "together" in batch.cell else False
+
+    # --- heads -------------------------------------------------------------------------
+
+    def token_logits(
+        self, tokens: Tokens, *, progress: Callable[..., None] | None = None, cancel: Any = None
+    ) -> NDArray[np.float32]:
+        """Logits of the pre-trained head at every position, float32 (tokens, bins + 2); NaN for cells without a gene.
+
+        Raises
+        ------
+        ModelError
+            If the checkpoint was fine-tuned to classes.
+        """
+        if self.classes is not None:
+            raise ModelError("This scBERT was fine-tuned to classes and has no head for tokens; use model.predict.")
+        out = np.full((len(tokens.ids), self.bin_num + 2), np.nan, dtype=np.float32)
+
+        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+            states = self.net(self._positions(batch), shared=self._shared(batch))
+            out[places] = self.net.to_out(states).flatten(0, 1).float().cpu().numpy()
+
+        run_groups(self, tokens, _together(tokens), step, progress=progress, cancel=cancel)
+        return out
+
+    def class_logits(
+        self, tokens: Tokens, *, progress: Callable[..., None] | None = None, cancel: Any = None
+    ) -> NDArray[np.float32]:
+        """Logits of a fine-tuned model's classes, float32 (cells, classes); NaN for cells without a gene.
+
+        Raises
+        ------
+        ModelError
+            If the checkpoint was not fine-tuned.
+        """
+        if self.classes is None:
+            raise ModelError("This scBERT is pre-trained only and has no classes; open a fine-tuned checkpoint.")
+        out = np.full((len(tokens), len(self.classes.names)), np.nan, dtype=np.float32)
+
+        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+            states = self.net(self._positions(batch), shared=self._shared(batch))
+            out[rows] = self.net.to_out(states).float().cpu().numpy()
+
+        run_groups(self, tokens, _together(tokens), step, progress=progress, cancel=cancel)
+        return out
+
+    def predict(
+        self,
+        adata: AnnData,
+        *,
+        threshold: float | None = None,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        key_added: str = "scbert",
+        labels_key: str | None = None,
+        progress: bool | Callable[..., None] = True,
+        cancel: Any = None,
+    ) -> Prediction:
+        """Label cells by the classes that a checkpoint was fine-tuned to, written to ``obs``.
+
+        Parameters
+        ----------
+        adata
+            With raw counts.
+        threshold
+            Cells whose most probable class is below it get ``"unknown"`` (the reference uses 0.5 for
+            novel types); None: every cell gets its most probable class.
+        key_added
+            Columns of ``obs``: the label, and ``<key_added>_confidence``.
+        labels_key
+            Column of ``obs`` with known labels to compare with.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        ModelError
+            If the checkpoint was not fine-tuned.
+        """
+        from scfm_lab.models.scbert_labels import predict
+
+        return predict(
+            self,
+            adata,
+            threshold=threshold,
+            layer=layer,
+            options=options,
+            key_added=key_added,
+            labels_key=labels_key,
+            progress=progress,
+            cancel=cancel,
+        )
+
+    # --- genes -------------------------------------------------------------------------
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """gene2vec of each gene as the checkpoint holds it, float32, genes × width (index: symbol)."""
+        import pandas as pd
+
+        table = self.net.pos_emb.weight[:-1].float().cpu().numpy()
+        return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols, name="gene"))
+
+    def attention_of(
+        self, tokens: Tokens, genes: Sequence[str], *, hidden_layer: int = -1
+    ) -> list[NDArray[np.float32]]:
+        """Attention of some genes over all positions, in float32.
+
+        All positions over all would be 16907² weights a head, so that only the genes asked for are
+        computed.
+
+        Parameters
+        ----------
+        hidden_layer
+            -1 the last layer, 0 the first.
+
+        Returns
+        -------
+        list of float32 arrays, one per cell, (heads, genes, positions)
+            Every row sums to 1; the last position is the appended token.
+        """
+        import torch
+
+        from scfm_lab.errors import GenesError, did_you_mean
+        from scfm_lab.inference.engine import make_batch
+
+        n = self.spec.layers
+        if not -n <= hidden_layer < n:
+            raise ModelError(f"scbert has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
+        places = []
+        for gene in genes:
+            hit = self.vocabulary.id_of(str(gene))
+            if hit is None:
+                raise GenesError(
+                    f"scbert does not know the gene {gene!r}." + did_you_mean(str(gene), self.vocabulary.names)
+                )
+            places.append(hit)
+        readers = torch.tensor(places, device=self.device)
+        out = []
+        for row in range(len(tokens)):
+            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
+            with torch.inference_mode():
+                weights = self.net.attention(self._positions(batch), hidden_layer % n, readers)
+            out.append(weights.cpu().numpy())
+        return out
+
+
+def _together(tokens: Tokens) -> int:
+    sizes = tokens.cell.get("together")
+    return 1 if sizes is None or len(sizes) == 0 else int(sizes[0])

@@ -1,0 +1,204 @@
+"""The files of scBERT: a ``.pth`` with the network, the order of genes, and the classes of a fine-tuned model.
+
+The hyper-parameters are not in the files; all of them can be read from the shapes of the tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+from scfm_lab.models.files import read_pickle, read_torch, require_keys
+from scfm_lab.models.performer import shape_of, without_counter
+from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.scbert_net import ScBertNet
+
+PUBLISHED = "panglao_pretrain.pth"
+GENE_ORDER, GENE2VEC, LABELS, LABEL_CODES = "panglao_10000.h5ad", "gene2vec_16906.npy", "label_dict", "label"
+FILES = ("gene_order", "gene2vec", "label_dict", "label")
+_STATE = "model_state_dict"
+_TELLING = ("token_emb.weight", "pos_emb.emb.weight", "fast_attention.projection_matrix")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a fine-tuned model."""
+
+    names: NDArray[Any]
+    named: bool
+    """Whether the names come from a file; else they are numbers."""
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file names the tensors that only scBERT has."""
+    return names_tensors(path, *_TELLING) and not names_tensors(path, "token_emb.mlp2")
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that a path means: the file itself, or the one of a folder; None where there is none.
+
+    Raises
+    ------
+    ModelError
+        If a folder holds several, and none of them has the published name.
+    """
+    if path.is_file():
+        return path if is_checkpoint(path) else None
+    for folder in (path, path / "ckpts"):
+        if not folder.is_dir():
+            continue
+        found = sorted(f for f in folder.iterdir() if f.suffix in (".pth", ".pt", ".ckpt", ".bin") and is_checkpoint(f))
+        named = [f for f in found if f.name == PUBLISHED]
+        if named or len(found) == 1:
+            return (named or found)[0]
+        if found:
+            names = ", ".join(f.name for f in found)
+            raise ModelError(f"{folder} holds {len(found)} checkpoints of scBERT ({names}); give the path of one.")
+    return None
+
+
+def read_network(checkpoint: Path, gene2vec: Path | None) -> ScBertNet:
+    """The network of a checkpoint, in float32 on the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, of another family, or a tensor does not find its place.
+    """
+    import torch
+
+    from scfm_lab.models.scbert_net import ScBertNet
+
+    tensors = _state(read_torch(checkpoint), checkpoint)
+    if "pos_emb.emb.weight" not in tensors and gene2vec is not None:
+        tensors["pos_emb.emb.weight"] = _read_gene2vec(gene2vec)
+    try:
+        n_tokens, width = tensors["token_emb.weight"].shape
+        length = len(tensors["pos_emb.emb.weight"])
+        performer = shape_of(tensors, "performer.")
+        head = None
+        if "to_out.fc1.weight" in tensors:
+            one, two, classes = (len(tensors[f"to_out.fc{i}.weight"]) for i in (1, 2, 3))
+            head = one, two, classes
+        performer["width"] = width
+        if n_tokens < 3 or length < 2:
+            raise ValueError("there are too few tokens or positions")
+    except (KeyError, ValueError, TypeError) as error:
+        what = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+        some = ", ".join(list(tensors)[:3])
+        raise ModelError(
+            f"{checkpoint} is no checkpoint of scBERT ({what} among its {len(tensors)} tensors, such as {some})."
+        ) from error
+    with torch.device("meta"):
+        net = ScBertNet(n_tokens, length, performer, head)
+    shapes, names = net.state_dict(), net.checkpoint_names()
+    require_keys(tensors, {theirs: tuple(shapes[ours].shape) for theirs, ours in names.items()}, checkpoint)
+    # A copy: the file may be replaced while the model is in use.
+    net.load_state_dict(
+        {names[name]: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+    )
+    return net.requires_grad_(False).eval()
+
+
+def _state(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    if isinstance(content, dict) and isinstance(content.get(_STATE), dict):
+        content = content[_STATE]
+    if not isinstance(content, dict) or not content:
+        raise ModelError(f"{path} holds a {type(content).__name__}, not the state of a network.")
+    strange = [str(k) for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)]
+    if strange:
+        raise ModelError(f"{path} is no checkpoint of scBERT: {', '.join(strange[:5])} are no tensors.")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return without_counter(content)
+
+
+def _read_gene2vec(path: Path) -> torch.Tensor:
+    import torch
+
+    try:
+        table = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ModelError(f"The table {path} is missing; give the files as published.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{path} is damaged or no table of numbers ({error}); get the file again.") from error
+    if table.ndim != 2 or table.dtype.kind != "f" or not np.isfinite(table).all():
+        raise ModelError(f"{path} is no table of finite numbers, genes × width; get the file again.")
+    # The appended token has no gene: its row is zero.
+    return torch.as_tensor(np.vstack([table, np.zeros((1, table.shape[1]), table.dtype)]))
+
+
+def locate(checkpoint: Path, files: Mapping[str, Any], key: str, name: str) -> Any:
+    """Where an auxiliary file is: as given, beside the checkpoint, or in ``../data``; None where it is not."""
+    if key in files:
+        return files[key]
+    folder = checkpoint.parent
+    for place in (folder, folder.parent / "data", folder / "data", folder.parent):
+        if (place / name).is_file():
+            return place / name
+    return None
+
+
+def read_genes(checkpoint: Path, files: Mapping[str, Any], positions: int) -> NDArray[Any]:
+    """The genes in the order of the positions.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing or damaged, or there are not as many genes as positions.
+    """
+    source = locate(checkpoint, files, "gene_order", GENE_ORDER)
+    if source is None:
+        raise ModelError(
+            f"{checkpoint} says nothing about its {positions:,} genes, and {GENE_ORDER}, whose var_names are their order, "
+            f"is neither beside it nor in {checkpoint.parent.parent / 'data'}; name it with files={{'gene_order': …}}."
+        )
+    genes = read_gene_list(source, "scBERT")
+    if len(genes) != positions:
+        where = source if isinstance(source, (str, Path)) else "The gene order given"
+        raise ModelError(
+            f"{where} has {len(genes):,} genes, the checkpoint {checkpoint} has {positions:,} positions; the files do not "
+            "belong together."
+        )
+    return genes
+
+
+def read_classes(checkpoint: Path, files: Mapping[str, Any], n: int) -> Classes:
+    """Names of the classes of a fine-tuned model, in the order of its logits.
+
+    Raises
+    ------
+    ModelError
+        If a label file is damaged, holds code, or does not have that many classes.
+    """
+    source = locate(checkpoint, files, "label_dict", LABELS)
+    codes = locate(checkpoint, files, "label", LABEL_CODES)
+    if codes is not None:
+        known = np.asarray(read_pickle(Path(codes)))
+        if known.ndim != 1 or known.dtype.kind not in "iu" or (len(known) and not 0 <= known.min() <= known.max() < n):
+            raise ModelError(
+                f"{codes} does not hold the classes 0 to {n - 1} of cells; the files do not belong together."
+            )
+    if source is None:
+        return Classes(np.array([f"class {i}" for i in range(n)], dtype=object), named=False)
+    given = source if not isinstance(source, (str, Path)) else read_pickle(Path(source))
+    names = np.array([str(name) for name in np.asarray(given, dtype=object).ravel()], dtype=object)
+    if len(names) != n:
+        raise ModelError(
+            f"{source if isinstance(source, (str, Path)) else 'label_dict'} names {len(names)} classes, the head of "
+            f"{checkpoint} has {n}; the files do not belong together."
+        )
+    return Classes(names, named=True)
