@@ -1,0 +1,394 @@
+"""scFoundation (Hao et al. 2024): the expressed genes of a cell with their values, and two tokens of read depth.
+
+Files as published: ``models.ckpt`` with three sets of weights, and
+``OS_scRNA_gene_index.19264.tsv``, the order of the genes.
+
+``tokens.ids`` holds positions: genes 0 … 19263, then T (19264), the depth aimed at, and S (19265),
+the depth of the cell. Cell vectors come from the set ``cell`` (or ``rde``), states of genes and
+expected expression from the decoder of the set ``gene``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
+from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
+from scfm_lab.models.files import sha256
+from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
+from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    import torch
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.inference.engine import Batch
+    from scfm_lab.models.scfoundation_files import Weights
+    from scfm_lab.models.scfoundation_net import ScFoundationNet
+
+POOLINGS = ("all", "max", "mean")
+CELL, GENE = "cell", "gene"
+_NAMES = {"ce": CELL}
+"""The reference's names of versions, where they are not those of its file."""
+
+
+class ScFoundation(PublishedModel):
+    """scFoundation with published weights."""
+
+    family = "scfoundation"
+
+    def __init__(self, weights: Mapping[str, Weights], vocabulary: SummedSymbols, *, orthologs: bool = False) -> None:
+        from scfm_lab.cells.counts import TOTAL_COLUMN
+
+        self.weights = dict(weights)
+        self.vocabulary = vocabulary
+        self.orthologs = orthologs
+        self.fields = (TOTAL_COLUMN,)
+        self._nets: dict[str, ScFoundationNet] = {}
+        net = self._net(self._version(0, CELL))
+        shape = self.weights[self._version(0, CELL)].shape
+        width = int(shape["encoder"]["width"])
+        versions = (None, *_NAMES, *self.weights)
+        self.spec = ModelSpec(
+            name="scfoundation",
+            family=self.family,
+            genes="symbol",
+            organisms=("human", "mouse") if orthologs else ("human",),
+            n_genes=len(vocabulary),
+            width=4 * width,
+            max_length=0,
+            abilities=frozenset({"embed", "perturb", "impute", "gene_embeddings", "attention"}),
+            licence="scFoundation MODEL_LICENSE (non-commercial research only)",
+            citation=(
+                "Hao, M., Gong, J., Zeng, X. et al. (2024). Large-scale foundation model on single-cell transcriptomics. "
+                "Nature Methods 21, 1481-1491."
+            ),
+            determinism=f"no chance; the decoder is stabilised within each cell, as the reference alone on it; {LIBRARY_RULE}",
+            commercial=False,
+            options={
+                "version": Option(
+                    str, None, "Set of weights; None: 'cell' for cell vectors, 'gene' for genes.", choices=versions
+                ),
+                "tgthighres": Option(
+                    str, "t4", "Depth aimed at: 't4' log10, 'f2' times the cell's own, 'a1' added to its log10."
+                ),
+                "pre_normalized": Option(
+                    str,
+                    "F",
+                    "'F' raw counts; 'T' normalised; 'A' normalised, totals in obs['total_counts'].",
+                    ("F", "T", "A"),
+                ),
+                "input_type": Option(str, "singlecell", "Single cells, or bulk samples.", ("singlecell", "bulk")),
+                "like_reference": Option(
+                    bool, False, "Library sizes over the model's genes; the decoder stabilised over its batch."
+                ),
+                "orthologs": ortholog_option(orthologs),
+            },
+            parameters=sum(p.numel() for p in net.parameters()),
+            layers=int(shape["encoder"]["layers"]),
+            heads=int(shape["encoder"]["heads"]),
+            feed_forward=int(shape["encoder"]["ffn"]),
+        )
+
+    # --- files -------------------------------------------------------------------------
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a file names scFoundation's tensors, or a folder holds such a file or the list of genes."""
+        from scfm_lab.models.scfoundation_files import GENE_INDEX, find_checkpoint
+
+        try:
+            return find_checkpoint(path) is not None or (path / GENE_INDEX).is_file()
+        except ModelError:  # several: `open` says which
+            return True
+
+    @classmethod
+    def open(
+        cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Open ``models.ckpt``, or the folder that holds it (or its folder ``models``).
+
+        Parameters
+        ----------
+        config
+            Entries of the network's configuration (``encoder``, ``decoder``, ``bin_num``, ``bin_alpha``,
+            ``pad_token_id``, ``mask_token_id``, ``seq_len``) that complete or override the file's;
+            ``{"orthologs": True}`` reads mouse cells through their human orthologs.
+        files
+            ``"gene_index"``: a table with ``gene_name`` and ``index``, or a list of symbols; looked for beside
+            the checkpoint and one folder up otherwise.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or damaged, a tensor does not find its place, or the genes do not fit.
+        """
+        from scfm_lab.models.scfoundation_files import PUBLISHED, find_checkpoint, read_genes, read_weights
+
+        if path is None:
+            raise ModelError(f"scFoundation needs the path of its checkpoint, {PUBLISHED}.")
+        own, orthologs = take_orthologs(config)
+        places = known_entries(files, ("gene_index",), "files", "scFoundation")
+        checkpoint = path if path.is_file() else find_checkpoint(path)
+        if checkpoint is None:
+            raise ModelError(f"{path} looks like scFoundation and has no {PUBLISHED}; give the files as published.")
+        weights = read_weights(checkpoint, own)
+        sizes = {name: one.shape["n_genes"] for name, one in weights.items()}
+        if len(set(sizes.values())) > 1:
+            raise ModelError(f"The sets of weights in {checkpoint} have different numbers of genes ({sizes}).")
+        genes = read_genes(checkpoint, places, next(iter(sizes.values())))
+        model = cls(weights, SummedSymbols.of(genes), orthologs=orthologs)
+        model.digest, model.path = sha256(checkpoint), checkpoint
+        return model
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return list(self._nets.values())
+
+    def _version(self, code: int, default: str) -> str:
+        """Name of the set of weights that tokens ask for; what the output is published with if they do not say."""
+        names = list(self.weights)
+        if code > 0:
+            return names[code - 1]
+        if default in names or len(names) > 1:
+            return default
+        return names[0]
+
+    def _net(self, version: str) -> ScFoundationNet:
+        """The network of a set of weights, built when it is first needed."""
+        if version not in self._nets:
+            if version not in self.weights:
+                raise ModelError(
+                    f"The checkpoint has no weights {version!r}; it has {', '.join(self.weights)}. Choose one of them with "
+                    "options={'version': …}."
+                )
+            import torch
+
+            net = self.weights[version].network()
+            self._nets[version] = net.to(self.device, getattr(torch, self.precision)).eval()
+        return self._nets[version]
+
+    # --- cells to tokens ---------------------------------------------------------------
+
+    def read_cells(
+        self, adata: AnnData, *, layer: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Cells:
+        """Cells of an AnnData: raw counts, or normalised values if the option ``pre_normalized`` says so."""
+        given = str((options or {}).get("pre_normalized", "F"))
+        if given in ("T", "A"):
+            from scfm_lab.models.scfoundation_tokens import normalised_cells
+
+            return normalised_cells(adata, given, layer=layer)
+        return super().read_cells(adata, layer=layer, options=options)
+
+    def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
+        from scfm_lab.models.scfoundation_tokens import tokenize
+
+        asked = options["version"]
+        name = _NAMES.get(asked, asked)
+        if name is not None and name not in self.weights:
+            raise ModelError(f"The checkpoint has no weights {name!r}; it has {', '.join(self.weights)}.")
+        code = 0 if name is None else 1 + list(self.weights).index(name)
+        return tokenize(cells, self.known_genes(cells.genes, options), len(self.vocabulary), options, code)
+
+    # --- tokens to states --------------------------------------------------------------
+
+    def _inputs(self, batch: Batch, default: str) -> tuple[ScFoundationNet, torch.Tensor, torch.Tensor]:
+        if batch.values is None:
+            raise ModelError("scfoundation needs the values of its tokens; make them with model.tokenize.")
+        codes = batch.cell["version"]
+        if len(codes) and bool((codes != codes[0]).any()):
+            raise ModelError("These tokens ask for several sets of weights; encode one version at a time.")
+        return self._net(self._version(int(codes[0]), default)), batch.ids, batch.values
+
+    def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        from scfm_lab.models.layers import resolve_layer
+        from scfm_lab.models.scfoundation_net import pool
+
+        pooling = request.pooling or "all"
+        if pooling not in POOLINGS:
+            raise ModelError(f"scfoundation pools by {', '.join(map(repr, POOLINGS))}, not {pooling!r}.")
+        n_layers = resolve_layer(request.hidden_layer, self.spec.layers, -1, "scfoundation")
+        net, ids, values = self._inputs(batch, CELL)
+        states = net.encode(ids, values, batch.lengths, n_layers=n_layers)
+        return pool(states, batch.lengths, pooling), states if request.genes else None
+
+    # --- the decoder -------------------------------------------------------------------
+
+    def gene_states(
+        self,
+        tokens: Tokens,
+        *,
+        genes: Sequence[str] | NDArray[np.int64] | None = None,
+        batch_size: int = 1,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> NDArray[np.float32]:
+        """States of genes in each cell, from the decoder: contextual gene embeddings.
+
+        Parameters
+        ----------
+        genes
+            Symbols, or vocabulary ids; None: all of the model's (at the published size 39 MB a cell).
+        batch_size
+            Cells that are decoded together; changes results only with the option ``like_reference``.
+
+        Returns
+        -------
+        float32 (cells, genes, decoder width); NaN for cells without a known gene
+
+        Raises
+        ------
+        GenesError
+            If a gene is unknown to the model.
+        DataError
+            If the result would not fit the memory that is free.
+        """
+        ids = self._gene_ids(genes)
+        width = int(self.weights[next(iter(self.weights))].shape["decoder"]["width"])
+        out = self._room((len(tokens), len(ids), width))
+
+        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+            out[rows] = self._decoded(batch, ids)[1].float().cpu().numpy()
+
+        run_groups(self, tokens, batch_size, step, progress=progress, cancel=cancel)
+        return out
+
+    def gene_expression(
+        self,
+        tokens: Tokens,
+        *,
+        genes: Sequence[str] | NDArray[np.int64] | None = None,
+        batch_size: int = 1,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> NDArray[np.float32]:
+        """Expected expression of genes in each cell at the read depth aimed at, as the network gives it.
+
+        Parameters are those of :meth:`gene_states`.
+
+        Returns
+        -------
+        float32 (cells, genes)
+            On the scale of the training targets, ln(1 + counts per 10,000); NaN for cells without a known gene.
+        """
+        ids = self._gene_ids(genes)
+        out = self._room((len(tokens), len(ids)))
+
+        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+            net, states = self._decoded(batch, ids)
+            out[rows] = net.final(states).float().cpu().numpy()
+
+        run_groups(self, tokens, batch_size, step, progress=progress, cancel=cancel)
+        return out
+
+    def impute(
+        self,
+        tokens: Tokens,
+        genes: NDArray[np.int64],
+        *,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> NDArray[np.float32]:
+        """Expected counts per 10,000 of some vocabulary genes: exp(:meth:`gene_expression`) − 1, not below 0."""
+        found = self.gene_expression(tokens, genes=genes, progress=progress, cancel=cancel)
+        return np.expm1(np.maximum(found, 0))
+
+    def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Not to be had from cell vectors: scFoundation's decoder reads tokens.
+
+        Raises
+        ------
+        ModelError
+            Always, with what to use instead.
+        """
+        raise ModelError(
+            "scfoundation predicts expression from tokens, not from cell vectors; use model.impute or sl.impute."
+        )
+
+    def _decoded(self, batch: Batch, ids: NDArray[np.int64]) -> tuple[ScFoundationNet, torch.Tensor]:
+        import torch
+
+        net, positions, values = self._inputs(batch, GENE)
+        states = net.decode(
+            positions,
+            values,
+            batch.lengths,
+            batch.cell["depths"],
+            torch.as_tensor(ids, device=positions.device),
+            shared=bool(batch.cell["like_reference"].any()),
+        )
+        return net, states
+
+    def _gene_ids(self, genes: Sequence[str] | NDArray[np.int64] | None) -> NDArray[np.int64]:
+        if genes is None:
+            return np.arange(len(self.vocabulary))
+        if isinstance(genes, np.ndarray) and genes.dtype.kind in "iu":
+            return genes.astype(np.int64)
+        found = []
+        for gene in genes:
+            hit = self.vocabulary.id_of(str(gene))
+            if hit is None:
+                raise GenesError(
+                    f"scfoundation does not know the gene {gene!r}." + did_you_mean(str(gene), self.vocabulary.names)
+                )
+            found.append(hit)
+        return np.array(found, dtype=np.int64)
+
+    @staticmethod
+    def _room(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        from scfm_lab.inference.hardware import GIB, Hardware
+
+        need, free = 4 * float(np.prod(shape, dtype=np.float64)) / GIB, Hardware.detect().free_gib
+        if need > 0.8 * free:
+            raise DataError(
+                f"{' × '.join(f'{n:,}' for n in shape)} numbers would take {need:.1f} GiB of the {free:.1f} GiB that are "
+                "free; name the genes you need with genes=, or take fewer cells at a time."
+            )
+        return np.full(shape, np.nan, dtype=np.float32)
+
+    # --- genes -------------------------------------------------------------------------
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """Embedding of each gene's position, of the weights for cell vectors, float32 (index: symbol)."""
+        import pandas as pd
+
+        table = self._net(self._version(0, CELL)).pos_emb.weight[: len(self.vocabulary)].float().cpu().numpy()
+        return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols, name="gene"))
+
+    def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> list[NDArray[np.float32]]:
+        """Attention weights between the tokens of each cell in the encoder; T and S come last.
+
+        Parameters
+        ----------
+        hidden_layer
+            -1 the last layer, 0 the first.
+
+        Returns
+        -------
+        list of float32 arrays, one per cell, (heads, tokens, tokens)
+            Rows read, columns are read; every row sums to 1.
+        """
+        import torch
+
+        from scfm_lab.inference.engine import make_batch
+
+        n = self.spec.layers
+        if not -n <= hidden_layer < n:
+            raise ModelError(
+                f"scfoundation has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}."
+            )
+        out: list[NDArray[np.float32]] = []
+        for row in range(len(tokens)):
+            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
+            net, ids, values = self._inputs(batch, CELL)
+            with torch.inference_mode():
+                out.extend(w.cpu().numpy() for w in net.attention(ids, values, batch.lengths, hidden_layer % n))
+        return out

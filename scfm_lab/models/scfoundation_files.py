@@ -1,0 +1,222 @@
+"""The files of scFoundation: one checkpoint with several sets of weights, and the order of the genes.
+
+The published ``models.ckpt`` holds ``cell`` (cell vectors), ``rde`` (read-depth enhancement) and
+``gene`` (gene states), each with its configuration. A file with one set alone, ``config`` and
+``state_dict`` at its top, is read too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+from scfm_lab.models.files import read_torch, require_keys
+from scfm_lab.models.performer import shape_of, without_counter
+from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.scfoundation_net import ScFoundationNet
+
+PUBLISHED = "models.ckpt"
+GENE_INDEX = "OS_scRNA_gene_index.19264.tsv"
+_GENE_INDICES = "OS_scRNA_gene_index*.tsv"
+_TELLING = ("token_emb.mlp2.weight", "token_emb.emb_mask.weight")
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+ONLY = "only"
+"""Name given to the weights of a file that holds one set."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of weights: tensors by their names without ``model.``, and the shape of the network."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    shape: dict[str, Any]
+
+    def network(self) -> ScFoundationNet:
+        """The network in float32 on the CPU."""
+        import torch
+
+        from scfm_lab.models.scfoundation_net import ScFoundationNet
+
+        with torch.device("meta"):
+            net = ScFoundationNet(self.shape)
+        names = net.checkpoint_names()
+        # A copy: the file may be replaced while the model is in use.
+        net.load_state_dict(
+            {names[k]: v.detach().to(torch.float32, copy=True) for k, v in self.tensors.items()}, assign=True
+        )
+        return net.requires_grad_(False).eval()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file names the tensors that only scFoundation has."""
+    return names_tensors(path, *_TELLING)
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that a path means: the file itself, or the one of a folder; None where there is none."""
+    if path.is_file():
+        return path if is_checkpoint(path) else None
+    for folder in (path, path / "models"):
+        if not folder.is_dir():
+            continue
+        files = sorted((f for f in folder.iterdir() if f.suffix in _SUFFIXES), key=lambda f: (f.name != PUBLISHED, f))
+        found = [f for f in files if is_checkpoint(f)]
+        if found and (found[0].name == PUBLISHED or len(found) == 1):
+            return found[0]
+        if found:
+            names = ", ".join(f.name for f in found)
+            raise ModelError(
+                f"{folder} holds {len(found)} checkpoints of scFoundation ({names}); give the path of one."
+            )
+    return None
+
+
+def read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Weights]:
+    """Every set of weights of a checkpoint, mapped from the file and checked; no network is built yet.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, of another family, or a tensor does not find its place.
+    """
+    content = read_torch(path)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not scFoundation's sets of weights.")
+    sets = {ONLY: content} if _is_set(content) else {str(k): v for k, v in content.items() if _is_set(v)}
+    strange = [] if _is_set(content) else [str(k) for k, v in content.items() if not _is_set(v)]
+    if not sets or strange:
+        raise ModelError(
+            f"{path} is no checkpoint of scFoundation: its entries {', '.join(map(str, list(content)[:5]))} should be sets "
+            "of weights such as 'cell', 'rde' and 'gene', each with 'config' and 'state_dict'."
+        )
+    return {name: _checked(path, name, one, config) for name, one in sets.items()}
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("state_dict"), dict)
+
+
+def _checked(path: Path, name: str, one: Mapping[str, Any], config: Mapping[str, Any]) -> Weights:
+    import torch
+
+    from scfm_lab.models.scfoundation_net import ScFoundationNet
+
+    tensors = {}
+    for key, value in one["state_dict"].items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(f"{path} is no checkpoint of scFoundation: {key!r} of {name!r} is no tensor.")
+        # What stands between the first and a second "model.", as the reference takes it.
+        parts = str(key).split("model.")
+        tensors[parts[1] if len(parts) > 1 else parts[0]] = value
+    tensors = without_counter(tensors)
+    settings = _merged(one.get("config"), config, path, name)
+    try:
+        shape = _network_shape(settings, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"it has no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+        raise ModelError(
+            f"The weights {name!r} in {path} are not those of scFoundation: {what}. What the file does not say can be "
+            "given with config={…}."
+        ) from error
+    with torch.device("meta"):
+        net = ScFoundationNet(shape)
+    shapes, names = net.state_dict(), net.checkpoint_names()
+    require_keys(tensors, {theirs: tuple(shapes[ours].shape) for theirs, ours in names.items()}, path)
+    return Weights(path, tensors, shape)
+
+
+def _merged(stored: Any, given: Mapping[str, Any], path: Path, name: str) -> dict[str, Any]:
+    """The inner dictionaries of a stored configuration, those of the data winning, and then the user's."""
+    stored = stored if isinstance(stored, dict) else {}
+    if not isinstance(stored.get("model_config", {}), dict) or not isinstance(stored.get("dataset_config", {}), dict):
+        raise ModelError(f"The configuration of {name!r} in {path} is damaged; get the file again.")
+    model = stored.get("model_config", {}).get(stored.get("model"), stored if "encoder" in stored else {})
+    data = stored.get("dataset_config", {}).get("rnaseq", {})
+    settings = {**(model if isinstance(model, dict) else {}), **(data if isinstance(data, dict) else {})}
+    unknown = sorted(set(given) - set(settings) - _KNOWN)
+    if unknown:
+        raise ModelError(
+            f"config= names {', '.join(unknown)}, which scFoundation has not; it has {', '.join(sorted(_KNOWN))}."
+        )
+    for key, value in given.items():
+        inner = settings.get(key)
+        settings[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    return settings
+
+
+_KNOWN = {"encoder", "decoder", "bin_num", "bin_alpha", "pad_token_id", "mask_token_id", "seq_len"}
+
+
+def _network_shape(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    encoder, decoder = settings["encoder"], settings["decoder"]
+    for part, wanted in ((encoder, "transformer"), (decoder, "performer")):
+        kind = part.get("module_type", wanted)
+        if kind != wanted:
+            raise ValueError(f"its module_type {kind!r} is not {wanted!r}, the only published one")
+    n_layers = len({k.split(".")[2] for k in tensors if k.startswith("encoder.transformer_encoder.")})
+    performer = shape_of(tensors, "decoder.performer.")
+    for what, told, seen in (
+        ("encoder depth", encoder["depth"], n_layers),
+        ("decoder depth", decoder["depth"], performer["n_layers"]),
+        ("decoder dim_head", decoder.get("dim_head", performer["head_width"]), performer["head_width"]),
+        ("decoder heads", decoder.get("heads", performer["heads"]), performer["heads"]),
+    ):
+        if int(told) != int(seen):
+            raise ValueError(f"its configuration says {what} {told}, its tensors {seen}")
+    n_genes = int(settings.get("seq_len", encoder.get("seq_len", 0)) or len(tensors["pos_emb.weight"]) - 1) - 2
+    if n_genes < 1 or int(encoder["heads"]) < 1:
+        raise ValueError("its configuration has no genes or no heads")
+    return {
+        "n_genes": n_genes,
+        "bins": int(settings["bin_num"]),
+        "alpha": float(settings.get("bin_alpha", 1.0)),
+        "mask_value": float(settings["mask_token_id"]),
+        "pad_value": float(settings["pad_token_id"]),
+        "norm_first": bool(encoder.get("norm_first", False)),
+        "encoder": {
+            "width": int(encoder["hidden_dim"]),
+            "layers": n_layers,
+            "heads": int(encoder["heads"]),
+            "ffn": len(tensors["encoder.transformer_encoder.0.linear1.weight"]),
+        },
+        "decoder": {**performer, "width": int(decoder["hidden_dim"])},
+    }
+
+
+def read_genes(checkpoint: Path, files: Mapping[str, Any], n_genes: int) -> NDArray[Any]:
+    """The genes in the order of the positions.
+
+    Raises
+    ------
+    ModelError
+        If the list is missing or damaged, or does not have as many genes as positions.
+    """
+    source = files.get("gene_index")
+    if source is None:
+        folders = (checkpoint.parent, checkpoint.parent.parent)
+        found = [f for folder in folders for f in sorted(folder.glob(_GENE_INDICES))]
+        # Of several, the one that says the right number.
+        found.sort(key=lambda f: f".{n_genes}." not in f.name)
+        source = found[0] if found else None
+    if source is None:
+        raise ModelError(
+            f"{checkpoint} says nothing about its {n_genes:,} genes, and {GENE_INDEX}, their order, lies neither beside it "
+            "nor one folder up; name it with files={'gene_index': …}."
+        )
+    genes = read_gene_list(source, "scFoundation")
+    if len(genes) != n_genes:
+        raise ModelError(
+            f"{source if isinstance(source, str) or hasattr(source, 'name') else 'The gene index given'} has "
+            f"{len(genes):,} genes, the checkpoint {checkpoint} has {n_genes:,}; the files do not belong together."
+        )
+    return genes
