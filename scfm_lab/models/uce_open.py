@@ -26,7 +26,8 @@ def read_settings(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], dic
     """What ``config`` says beyond the file, and what it says that the file holds too."""
     says: dict[str, Any] = {}
     holds: dict[str, Any] = {}
-    for key, value in (config or {}).items():
+    given: Mapping[str, Any] = config or {}
+    for key, value in given.items():
         name = key.lower()
         if name in _HOLDS:
             holds[name] = value
@@ -35,10 +36,9 @@ def read_settings(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], dic
             raise ModelError(
                 f"UCE has no setting {key!r}; config= takes {', '.join(known)}." + did_you_mean(name, known)
             )
-        elif not isinstance(value, _SAYS[name]) or isinstance(value, bool) or (_SAYS[name] is int and int(value) < 1):
-            raise ModelError(
-                f"config={{{key!r}: {value!r}}} must be {'a positive whole number' if _SAYS[name] is int else 'a name'}."
-            )
+        elif not isinstance(value, _SAYS[name]) or value is True or value in (0, ""):
+            kind = "a positive whole number" if _SAYS[name] is int else "a name"
+            raise ModelError(f"config={{{key!r}: {value!r}}} must be {kind}.")
         else:
             says[name] = value
     return says, holds
