@@ -1,26 +1,28 @@
-"""The Perturb panel: doses in, the cells that move out; the null of comparable genes follows."""
+"""The Perturb panel: doses in, the cells that move out; response curves and the null of comparable genes follow."""
 
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.errors import Cancelled
 from scfm_widgets import describe
+from scfm_widgets.curves import AHEAD, Answers, Curve, Key, Unless, key_of
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
-    from threading import Event
 
     from scfm_lab.results import Result
     from scfm_lab.tasks.perturb import Perturber
     from scfm_widgets.session import Session
 
-#: Draws over which a random dose is averaged while the slider moves, and once it rests.
-PREVIEW_DRAWS = 2
+#: Draws over which a random dose is averaged: while the slider moves, for response curves, and once it rests.
+PREVIEW_DRAWS = 1
+CURVE_DRAWS = 2
 FINAL_DRAWS = 8
 
 
@@ -35,6 +37,9 @@ class PerturbPanel(Panel):
         super().__init__(session)
         self._ready: Perturber | None = None
         self._ready_for: tuple[str, str | None, str | None] | None = None
+        self._known = Answers()
+        self._curve: Curve | None = None
+        self._wanted: Key | None = None
         self._seq = 0
         session.on_result.append(self._show)
 
@@ -47,7 +52,7 @@ class PerturbPanel(Panel):
         return self.perturb(doses, commit=commit)
 
     def perturb(self, doses: Mapping[str, float], *, commit: bool = True) -> Future[Any]:
-        """Compute the effect of doses and show it; with `commit` its null follows.
+        """Compute the effect of doses and show it; with `commit` response curves and the null follow.
 
         Parameters
         ----------
@@ -59,16 +64,17 @@ class PerturbPanel(Panel):
         self._seq += 1
         seq = self._seq
         doses = dict(doses)
-        changed = {gene: dose for gene, dose in doses.items() if dose != 1.0}
+        draws = FINAL_DRAWS if commit else PREVIEW_DRAWS
+        key = self._wanted = key_of(doses, draws)
 
         def exact(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
-            ready = self._prepare(progress, cancel)
-            if not changed:
+            if not key[0]:
                 self._clear()
-                return {}
-            result = ready.run(changed, n_draws=FINAL_DRAWS if commit else PREVIEW_DRAWS, cancel=cancel)
-            self._publish(result, doses, seq, null="pending" if commit else "none")
-            if commit and seq == self._seq:
+            ready = self._prepare(progress, cancel)
+            result = self._answer(ready, doses, draws, cancel) if key[0] else None
+            if result is not None:
+                self._publish(result, doses, seq, null="pending" if commit else "none")
+            if commit and doses and seq == self._seq:
                 self._follow(ready, result, doses, seq)
             return {}
 
@@ -78,23 +84,15 @@ class PerturbPanel(Panel):
 
     def prepare(self) -> Perturber:
         """Give the unperturbed cells, encoded by the picked model; waits for it."""
-        from threading import Event
-
         return self._prepare(lambda *_: None, Event())
 
-    def _follow(self, ready: Perturber, result: Any, doses: dict[str, float], seq: int) -> None:
-        """Compute the null of a result in the background; anything else goes before it."""
+    def expressing(self, genes: Iterable[str]) -> dict[str, int]:
+        """In how many cells each gene is found."""
+        columns = self.session.columns
+        known = set(self.session.adata.var_names)
+        return {gene: int(np.count_nonzero(columns.expression(gene))) for gene in genes if gene in known}
 
-        def null(progress: Callable[..., None], cancel: Event) -> None:
-            full = ready.with_null(
-                result, progress=lambda done, total, *_: progress(done, total, "comparable genes"), cancel=cancel
-            )
-            if seq != self._seq:
-                message = "Newer doses were set."
-                raise Cancelled(message)
-            self._publish(full, doses, seq, null="ready")
-
-        self.session.submit("null", null, label="Comparable genes", lane="null", quiet=True, yields=True)
+    # ------------------------------------------------------------------------------- computing
 
     def _prepare(self, progress: Callable[..., None], cancel: Event) -> Perturber:
         """Give the unperturbed cells, encoded by the picked model; once for each model."""
@@ -120,7 +118,69 @@ class PerturbPanel(Panel):
         if session.layout is None:
             session.show_plane(ready.projector.plane, ready.projector.basis)
         self._ready, self._ready_for = ready, wanted
+        self._known, self._curve = Answers(), None
+        self._publish_curve()
         return ready
+
+    def _answer(self, ready: Perturber, doses: Mapping[str, float], draws: int, cancel: Any) -> Any:
+        """Give the exact answer, computed now or a moment ago."""
+        key = key_of(doses, draws)
+        known = self._known.get(key)
+        if known is None:
+            known = ready.run({gene: dose for gene, dose in doses.items() if dose != 1.0}, n_draws=draws, cancel=cancel)
+            self._known.put(key, known)
+        return known
+
+    def _follow(self, ready: Perturber, result: Any, doses: dict[str, float], seq: int) -> None:
+        """Compute in the background what the answer needs beside it; anything that a person asks for goes first."""
+
+        def ahead(progress: Callable[..., None], cancel: Event) -> None:
+            self._trace(ready, doses, cancel)
+            if result is None or result.has_null:
+                return
+            full = ready.with_null(
+                result, progress=lambda done, total, *_: progress(done, total, "comparable genes"), cancel=cancel
+            )
+            if seq != self._seq:
+                message = "Newer doses were set."
+                raise Cancelled(message)
+            self._known.put(key_of(doses, FINAL_DRAWS), full)
+            self._publish(full, doses, seq, null="ready")
+
+        if result is not None and result.has_null:
+            self._publish(result, doses, seq, null="ready")
+        self.session.submit("null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True)
+
+    def _trace(self, ready: Perturber, doses: Mapping[str, float], cancel: Event) -> None:
+        """Compute the response curve of the gene that was added last."""
+        gene = list(doses)[-1]
+        context = {name: dose for name, dose in doses.items() if name != gene and dose != 1.0}
+        if self._curve is None or (self._curve.gene, self._curve.context) != (gene, context):
+            self._curve = Curve(gene, context)
+        curve = self._curve
+        for dose in AHEAD:
+            if dose in curve.points:
+                continue
+            asked = {**context, gene: dose}
+            key = key_of(asked, CURVE_DRAWS)
+            if key[0]:
+                # Stopped halfway, the very answer that somebody waits for would have to begin again.
+                result = self._answer(ready, asked, CURVE_DRAWS, Unless(cancel, lambda key=key: self._wanted == key))
+            else:
+                result = ready.run({gene: 1.0})
+            described = self._described(result, asked, seq=0, null="none")
+            curve.points[dose] = (described, self.session.frame.pack(result.layout.after))
+            if cancel.is_set():
+                message = "Something else was asked for."
+                raise Cancelled(message)
+        self._publish_curve()
+
+    # --------------------------------------------------------------------------------- telling
+
+    def _described(self, result: Any, doses: Mapping[str, float], *, seq: int, null: str) -> dict[str, Any]:
+        return describe.perturbation(
+            result, doses, seq=seq, null=null, expressing=self.expressing(doses), groupby=self.session.groupby()
+        )
 
     def _publish(self, result: Any, doses: Mapping[str, float], seq: int, *, null: str) -> None:
         session = self.session
@@ -128,11 +188,17 @@ class PerturbPanel(Panel):
         session.newest = "perturb"
         session.show_after(
             result.layout.after,
-            _perturbation=describe.perturbation(
-                result, doses, seq=seq, null=null, expressing=self.expressing(doses), groupby=session.groupby()
-            ),
+            _perturbation=self._described(result, doses, seq=seq, null=null),
             _data_version=session.next_version(),
         )
+
+    def _publish_curve(self) -> None:
+        """Tell the browser of the curve, or that there is none."""
+        if self._curve is None or not self._curve.complete:
+            self.session.publish(_curve=None, _curve_places=b"")
+            return
+        described, places = self._curve.pack()
+        self.session.publish(_curve=described, _curve_places=places)
 
     def _show(self, task: str, result: Result) -> None:
         """Show a result that Python has set."""
@@ -151,12 +217,6 @@ class PerturbPanel(Panel):
     def _clear(self) -> None:
         self.session.results.pop("perturb", None)
         self.session.show_after(None, _perturbation=None, _data_version=self.session.next_version())
-
-    def expressing(self, genes: Iterable[str]) -> dict[str, int]:
-        """In how many cells each gene is found."""
-        columns = self.session.columns
-        known = set(self.session.adata.var_names)
-        return {gene: int(np.count_nonzero(columns.expression(gene))) for gene in genes if gene in known}
 
 
 def check(doses: Mapping[str, Any]) -> dict[str, float]:

@@ -13,6 +13,7 @@ export class DosePacer {
 
   #inFlight = 0;
   #dragging = false;
+  #asking = true;
   #wanted: Doses | null = null;
   #asked: Doses | null = null;
   #settled = new Set<() => void>();
@@ -24,11 +25,18 @@ export class DosePacer {
     return this.#dragging || this.#inFlight > 0;
   }
 
-  move(doses: Doses, commit: boolean) {
+  /**
+   * The hand has moved a slider.
+   *
+   * @param commit Whether it has let go.
+   * @param ask Whether to ask at all before it lets go.
+   */
+  move(doses: Doses, commit: boolean, ask = true) {
     this.#dragging = !commit;
     this.#wanted = doses;
+    this.#asking = ask;
     this.failed = undefined;
-    if (commit || this.#inFlight === 0) void this.#go(commit);
+    if (commit || (ask && this.#inFlight === 0)) void this.#go(commit);
   }
 
   /** Call back whenever nothing is under way any more. */
@@ -50,7 +58,7 @@ export class DosePacer {
     }
     this.#inFlight--;
     if (this.#inFlight > 0) return;
-    if (this.#dragging && this.#wanted && !sameDoses(this.#wanted, doses)) {
+    if (this.#dragging && this.#asking && this.#wanted && !sameDoses(this.#wanted, doses)) {
       void this.#go(false);
     } else {
       for (const callback of this.#settled) callback();

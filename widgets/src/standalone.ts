@@ -4,17 +4,9 @@
  */
 
 import { fromBase64 } from "./codec.ts";
-import { anyChange, type Doses } from "./reducers.ts";
-import type { EffectRow, Perturbation } from "./types.ts";
-
-/** One gene at one dose, as it was computed before the export. */
-export interface Response {
-  gene: string;
-  dose: number;
-  perturbation: Perturbation;
-  /** Places after, as uint16 pairs. */
-  after: Uint16Array;
-}
+import type { Doses } from "./reducers.ts";
+import { type Response, respond } from "./response.ts";
+import type { Perturbation } from "./types.ts";
 
 interface Slice {
   offset: number;
@@ -125,46 +117,4 @@ export class StandaloneModel {
     };
     for (const name of ["_after", "_after_info", "_perturbation", "doses"]) this.#tell(`change:${name}`);
   }
-}
-
-/** The response to doses of which one gene's is not 1: exact at a computed dose, a straight line between two. */
-export function respond(responses: readonly Response[], doses: Doses): Response | null {
-  if (!anyChange(doses)) return null;
-  const [gene, dose] = Object.entries(doses).find(([, value]) => value !== 1)!;
-  const own = responses.filter((response) => response.gene === gene).sort((a, b) => a.dose - b.dose);
-  if (own.length === 0) return null;
-  const above = own.find((response) => response.dose >= dose) ?? own[own.length - 1];
-  const below = [...own].reverse().find((response) => response.dose <= dose) ?? own[0];
-  if (above === below || above.dose === below.dose) {
-    return { ...above, perturbation: { ...above.perturbation, doses } };
-  }
-  const u = (dose - below.dose) / (above.dose - below.dose);
-  const after = new Uint16Array(above.after.length);
-  for (let i = 0; i < after.length; i++)
-    after[i] = Math.round(below.after[i] + (above.after[i] - below.after[i]) * u);
-  const nearest = u < 0.5 ? below : above;
-  const rows = nearest.perturbation.rows.map((row) => lineBetween(row, below, above, u));
-  return { gene, dose, after, perturbation: { ...nearest.perturbation, doses, rows, interpolated: true } };
-}
-
-function lineBetween(row: EffectRow, below: Response, above: Response, u: number): EffectRow {
-  const same = (response: Response) =>
-    response.perturbation.rows.find(({ group, readout }) => group === row.group && readout === row.readout);
-  const [a, b] = [same(below), same(above)];
-  const line = (key: "effect" | "effect_expressing" | "null_mean" | "null_sd" | "null_low" | "null_high") => {
-    const [x, y] = [a?.[key], b?.[key]];
-    return x == null || y == null ? null : x + (y - x) * u;
-  };
-  return {
-    ...row,
-    effect: line("effect"),
-    effect_expressing: line("effect_expressing"),
-    null_mean: line("null_mean"),
-    null_sd: line("null_sd"),
-    null_low: line("null_low"),
-    null_high: line("null_high"),
-    p_value: null,
-    q_value: null,
-    verdict: "between two computed doses",
-  };
 }

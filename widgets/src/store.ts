@@ -6,9 +6,10 @@
 import type { AnyModel } from "@anywidget/types";
 import { bytes, decode, packBits, unpackBits } from "./codec.ts";
 import { DosePacer } from "./pacer.ts";
-import { type Doses, sameDoses } from "./reducers.ts";
+import { anyChange, type Doses, sameDoses, withoutGene } from "./reducers.ts";
 import { Requests, Superseded } from "./requests.ts";
-import type { ColourBy, Column, ColumnReply, SessionState, Traits } from "./types.ts";
+import { type Response, respondTo } from "./response.ts";
+import type { ColourBy, Column, ColumnReply, Perturbation, SessionState, Traits } from "./types.ts";
 
 export type Model = AnyModel<Traits & Record<string, unknown>>;
 
@@ -35,6 +36,10 @@ export class Store {
   rooting = false;
 
   #doses: Doses;
+  /** What the response curve says of the present doses, until the exact answer is here. */
+  #estimate: { perturbation: Perturbation | null; after: Uint16Array | null } | null = null;
+  #curve: Response[] = [];
+  #places: Partial<Record<"before" | "after", { version: number; places: Uint16Array }>> = {};
   #state: SessionState;
   #columns = new Map<string, Column>();
   #fetching = new Map<string, string>();
@@ -50,13 +55,13 @@ export class Store {
       await this.requests.ask({ type: "perturb", doses, commit });
     });
     this.#readSelection();
+    this.#readCurve();
     const traits: (keyof Traits)[] = [
       "_meta",
       "_panels",
       "_models",
       "_plan",
       "_job",
-      "_perturbation",
       "_trajectory",
       "_errors",
       "_hardware",
@@ -66,6 +71,12 @@ export class Store {
       "_after_info",
     ];
     for (const name of traits) this.#onTrait(name, () => this.emit(name));
+    this.#onTrait("_perturbation", () => {
+      if (sameDoses(this.#doses, this.get("_perturbation")?.doses)) this.#estimate = null;
+      this.emit("_perturbation");
+      this.emit("_after");
+    });
+    this.#onTrait("_curve", () => this.#readCurve());
     this.#onTrait("state", () => this.#stateChanged());
     this.#onTrait("doses", () => this.#dosesChanged());
     this.#onTrait("_selection", () => {
@@ -106,21 +117,28 @@ export class Store {
     return this.#doses;
   }
 
+  /** The effect that is shown: the exact one, or what the response curve says until that is here. */
+  get shown(): Perturbation | null {
+    return this.#estimate ? this.#estimate.perturbation : this.get("_perturbation");
+  }
+
   /** Whether the picture shows other doses than the sliders do, and the answer is still to come. */
   get computing(): boolean {
     const shown = this.get("_perturbation")?.doses;
     return !sameDoses(this.#doses, shown) && !sameDoses(this.#doses, this.pacer.failed);
   }
 
+  /** Places as uint16 pairs; the same array as long as they are the same. */
   positions(which: "before" | "after"): Uint16Array | null {
-    if (which === "before") {
-      const info = this.get("_xy_info");
-      return info?.n ? (decode(this.get("_xy"), info) as Uint16Array) : null;
-    }
-    const info = this.get("_after_info");
-    return info?.n && info.n === this.get("_xy_info")?.n
-      ? (decode(this.get("_after"), info) as Uint16Array)
-      : null;
+    if (which === "after" && this.#estimate) return this.#estimate.after;
+    const name = which === "before" ? "_xy" : "_after";
+    const info = this.get(`${name}_info`);
+    if (!info?.n || info.n !== this.get("_xy_info")?.n) return null;
+    const known = this.#places[which];
+    if (known?.version === info.version) return known.places;
+    const places = decode(this.get(name), info) as Uint16Array;
+    this.#places[which] = { version: info.version, places };
+    return places;
   }
 
   /** A column if it is here; asks for it otherwise, and emits "columns" when it comes. */
@@ -178,8 +196,12 @@ export class Store {
   /** Move a slider: shown now, asked of Python as fast as it answers. `commit` = the hand has let go. */
   setDoses(doses: Doses, commit: boolean) {
     this.#doses = doses;
+    this.#estimate = this.#foresee(doses);
     this.emit("doses");
-    this.pacer.move(doses, commit);
+    this.emit("_perturbation");
+    this.emit("_after");
+    // With a response curve nothing needs to be asked before the hand lets go.
+    this.pacer.move(doses, commit, !this.#estimate);
   }
 
   setSelection(mask: Uint8Array) {
@@ -255,6 +277,30 @@ export class Store {
     if (this.pacer.busy) return;
     this.#doses = this.get("doses") ?? {};
     this.emit("doses");
+  }
+
+  /** What is known of doses before Python has answered. */
+  #foresee(doses: Doses) {
+    if (sameDoses(doses, this.get("_perturbation")?.doses)) return null;
+    if (!anyChange(doses)) return { perturbation: null, after: null };
+    const curve = this.get("_curve");
+    if (!curve || !(curve.gene in doses) || !sameDoses(withoutGene(doses, curve.gene), curve.context))
+      return null;
+    return respondTo(this.#curve, curve.gene, doses);
+  }
+
+  #readCurve() {
+    const curve = this.get("_curve");
+    const places = bytes(this.get("_curve_places"));
+    this.#curve = (curve?.points ?? []).map(({ dose, perturbation, offset, length }) => ({
+      gene: curve!.gene,
+      dose,
+      perturbation,
+      after: decode(places.subarray(offset, offset + length), {
+        dtype: "uint16",
+        n: length / 2,
+      }) as Uint16Array,
+    }));
   }
 
   #readSelection() {

@@ -135,6 +135,14 @@ export interface Perturbation {
   expressing?: Record<string, number>;
 }
 
+/** A gene's answers at a few doses while the other genes stay where they are. */
+export interface CurveInfo {
+  gene: string;
+  /** Doses of the other genes; those at 1 are left out. */
+  context: Doses;
+  points: { dose: number; perturbation: Perturbation; offset: number; length: number }[];
+}
+
 export interface Trajectory {
   version: number;
   root: string;
@@ -195,6 +203,8 @@ export interface Traits {
   _plan: Plan;
   _job: Job | null;
   _perturbation: Perturbation | null;
+  _curve: CurveInfo | null;
+  _curve_places: DataView;
   _trajectory: Trajectory | null;
   _errors: Fault[];
   _hardware: string;

@@ -25,8 +25,8 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
   const store = useStore("_perturbation", "doses");
   const dirty = useRef(false);
   const id = `${prefix}-dose-${gene}`;
-  const row = store.get("_perturbation")?.rows.find((item) => item.gene === gene);
-  const expressing = store.get("_perturbation")?.expressing?.[gene];
+  const row = store.shown?.rows.find((item) => item.gene === gene);
+  const expressing = store.shown?.expressing?.[gene];
   const waiting = store.computing && (store.get("_perturbation")?.doses[gene] ?? 1) !== dose;
 
   const move = (next: number, commit: boolean) => {

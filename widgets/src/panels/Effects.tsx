@@ -11,8 +11,10 @@ const HEIGHT = 16;
 const INSET = 6;
 
 export function Effects() {
-  const store = useStore("_perturbation", "doses");
-  const shown = store.get("_perturbation");
+  const store = useStore("_perturbation", "doses", "_job");
+  const job = store.get("_job");
+  const share = job?.kind === "null" && job.total > 0 ? ` ${format.percent(job.done / job.total)}` : "";
+  const shown = store.shown;
   if (!shown || !anyChange(shown.doses)) return null;
   const readouts = [...new Set(shown.rows.map(({ readout }) => readout))];
   const main = readouts.includes("shift") ? "shift" : readouts[0];
@@ -24,7 +26,7 @@ export function Effects() {
     <section class={`sl-effects ${store.computing ? "sl-stale" : ""}`} aria-label="Effect per group">
       <h3 class="sl-heading">
         Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
-        {shown.null === "pending" && <span class="sl-computing">null: computing…</span>}
+        {shown.null === "pending" && <span class="sl-computing">null: computing…{share}</span>}
       </h3>
       <p class="sl-muted sl-key">
         <span class="sl-key-dot" aria-hidden="true" /> mean {main}
@@ -121,7 +123,7 @@ function Effect({ row, scale, pending }: { row: EffectRow; scale: Scale; pending
       {words && (
         <p class="sl-verdict">
           {words}
-          {row.p_value != null && <span class="sl-muted"> · p {format.pValue(row.p_value)}</span>}
+          {row.p_value != null && <span class="sl-muted sl-nowrap"> · p {format.pValue(row.p_value)}</span>}
         </p>
       )}
     </li>

@@ -13,7 +13,7 @@ export function Morph({ moved }: { moved: () => number }) {
   const store = useStore("_perturbation", "_after", "_after_info", "doses", "t");
   const [playing, setPlaying] = useState(false);
   const frame = useRef(0);
-  const shown = store.get("_perturbation");
+  const shown = store.shown;
   const active = anyChange(store.doses) || (shown && anyChange(shown.doses));
 
   useEffect(() => () => cancelAnimationFrame(frame.current), []);
@@ -71,20 +71,15 @@ export function Morph({ moved }: { moved: () => number }) {
         After
       </button>
       <p class="sl-morph-text" aria-live="polite">
-        {computing ? (
-          <span class="sl-computing">computing…</span>
-        ) : (
-          <>
-            <b>{text || "Unchanged"}</b>
-            {shown && doses.length > 0 && (
-              <span class="sl-muted">
-                {` ${format.plural(shown.moved || moved(), "cell")} changed`}
-                {shown.error_median != null && ` · projection error ${format.number(shown.error_median)}`}
-                {shown.interpolated && " · between computed doses"}
-              </span>
-            )}
-          </>
+        {(doses.length > 0 || !computing) && <b>{text || "Unchanged"}</b>}
+        {shown && doses.length > 0 && (
+          <span class="sl-muted">
+            {` ${format.plural(shown.moved || moved(), "cell")} changed`}
+            {shown.error_median != null && ` · projection error ${format.number(shown.error_median)}`}
+            {shown.interpolated && !computing && " · between computed doses"}
+          </span>
         )}
+        {computing && <span class="sl-computing"> computing…</span>}
       </p>
     </div>
   );

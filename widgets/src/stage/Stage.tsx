@@ -39,11 +39,8 @@ export function Stage({ renderer }: { renderer: Choice }) {
 
   const { state } = store;
   const column = store.column(state.colour);
-  const before = useMemo(() => store.positions("before"), [store.get("_xy"), store.get("_xy_info")]);
-  const after = useMemo(
-    () => store.positions("after"),
-    [store.get("_after"), store.get("_after_info"), before],
-  );
+  const before = store.positions("before");
+  const after = store.positions("after");
   // The last column stays on the screen until the next one is here.
   const shown = useRef<Column | null>(null);
   if (column || !state.colour) shown.current = column;
@@ -62,6 +59,8 @@ export function Stage({ renderer }: { renderer: Choice }) {
       ),
     [painted, hidden, theme],
   );
+  // A trajectory is about all cells; a perturbation that is still on the bench must not fade it.
+  const movedFirst = state.colour?.by !== "result" || ["shift", "error"].includes(state.colour.name);
   const blank = useMemo(() => new Uint8Array((before?.length ?? 0) >> 1), [before]);
   const selected = useMemo(() => countOnes(store.selection), [store.selection]);
   const labels = useMemo(
@@ -120,8 +119,9 @@ export function Stage({ renderer }: { renderer: Choice }) {
       lookup: table,
       selection: store.selection,
       anySelected: selected > 0,
+      movedFirst,
     });
-  }, [before, after, painted, blank, table, store.selection, selected, renderer]);
+  }, [before, after, painted, blank, table, store.selection, selected, movedFirst, renderer]);
 
   useEffect(() => {
     if (!live.current) return;

@@ -21,6 +21,8 @@ export interface Picture {
   lookup: Uint8Array;
   selection: Uint8Array;
   anySelected: boolean;
+  /** Whether cells that do not move step back behind those that do. */
+  movedFirst: boolean;
 }
 
 /** Draws what lies over the cells. */
@@ -196,7 +198,8 @@ export class Scene {
 
   #view(): View {
     const selected = this.picture?.anySelected ?? false;
-    const moving = this.movedCount > 0 && this.movedCount < this.#flags.length && this.t > 0;
+    const moving =
+      this.picture?.movedFirst && this.movedCount > 0 && this.movedCount < this.#flags.length && this.t > 0;
     return {
       camera: this.camera,
       frame: this.frame,

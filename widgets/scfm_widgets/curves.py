@@ -1,0 +1,102 @@
+"""Response curves: what a gene's answers are at a few doses, so that the browser can follow a slider at once.
+
+Between two computed doses the browser draws a straight line, marks it as being computed, and replaces it by the exact answer
+when that comes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Doses that are computed ahead, in this order: what people ask for first comes first. Dose 1 is the cells as they are.
+AHEAD = (0.0, 2.0, 0.5, 1.0)
+#: Exact answers that are kept, and the most bytes of vectors that one of them may hold.
+_KEPT = 8
+_MOST_BYTES = 16_000_000
+
+Key = tuple[frozenset[tuple[str, float]], int]
+
+
+def key_of(doses: Mapping[str, float], draws: int) -> Key:
+    """By what an answer is known: the doses that change anything, and the draws where chance plays a part."""
+    changed = frozenset((gene, dose) for gene, dose in doses.items() if dose != 1.0)
+    random = any(dose != 0.0 for _, dose in changed)
+    return changed, draws if random else 1
+
+
+class Answers:
+    """The last exact answers for one set of cells, model, groups and plane."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Key, Any] = OrderedDict()
+
+    def get(self, key: Key) -> Any:
+        """Give an answer, or ``None``."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: Key, result: Any) -> None:
+        """Keep an answer, unless it is large."""
+        if result.perturbed.nbytes + result.baseline.nbytes > _MOST_BYTES:
+            return
+        self._kept[key] = result
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+
+@dataclass
+class Curve:
+    """One gene's answers while the other genes stay at their doses.
+
+    Attributes
+    ----------
+    gene
+        The gene.
+    context
+        Doses of the other genes; those at 1 are left out.
+    points
+        By dose: the described perturbation and the packed places after.
+    """
+
+    gene: str
+    context: dict[str, float]
+    points: dict[float, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every dose has been computed."""
+        return all(dose in self.points for dose in AHEAD)
+
+    def pack(self) -> tuple[dict[str, Any], bytes]:
+        """Give it as the browser reads it: plain values, and the places of all points one after the other."""
+        points, parts, at = [], [], 0
+        for dose, (described, after) in sorted(self.points.items()):
+            points.append({"dose": dose, "perturbation": described, "offset": at, "length": len(after)})
+            parts.append(after)
+            at += len(after)
+        return {"gene": self.gene, "context": self.context, "points": points}, b"".join(parts)
+
+
+class Unless:
+    """A cancel event that is not heeded while what is computed is just what is waited for.
+
+    Parameters
+    ----------
+    cancel
+        The event.
+    wanted
+        Says whether the present piece of work is waited for.
+    """
+
+    def __init__(self, cancel: Any, wanted: Any) -> None:
+        self._cancel, self._wanted = cancel, wanted
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return bool(self._cancel.is_set()) and not self._wanted()

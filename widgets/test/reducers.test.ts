@@ -1,0 +1,161 @@
+import { describe, expect, it } from "vitest";
+import {
+  anyChange,
+  combine,
+  combineMode,
+  countOnes,
+  doseWords,
+  hiddenCodes,
+  isBusy,
+  isPicked,
+  matchParts,
+  sameDoses,
+  snapDose,
+  soloHidden,
+  toggleHidden,
+  typeAhead,
+  withDose,
+  withoutGene,
+} from "../src/reducers.ts";
+
+describe("doses", () => {
+  it.each([
+    [0.04, 0],
+    [0.07, 0.05],
+    [0.96, 1],
+    [1.05, 1],
+    [1.07, 1.05],
+    [1.97, 2],
+    [0.523, 0.5],
+    [-3, 0],
+    [9, 2],
+  ])("a slider at %f means %f", (position, dose) => {
+    expect(snapDose(position)).toBe(dose);
+  });
+
+  it("a slider that says nothing means unchanged", () => {
+    expect(snapDose(Number.NaN)).toBe(1);
+  });
+
+  it("every step of the slider is a number without a tail", () => {
+    for (let i = 0; i <= 200; i++) expect(String(snapDose(i / 100)).length).toBeLessThanOrEqual(4);
+  });
+
+  it("a gene at 1 counts as absent", () => {
+    expect(sameDoses({ A: 0, B: 1 }, { A: 0 })).toBe(true);
+    expect(sameDoses({ A: 0 }, { A: 0.5 })).toBe(false);
+    expect(sameDoses({ A: 0 }, { B: 0 })).toBe(false);
+    expect(sameDoses(undefined, { A: 1 })).toBe(true);
+    expect(anyChange({ A: 1 })).toBe(false);
+    expect(anyChange({ A: 1, B: 2 })).toBe(true);
+  });
+
+  it("are changed without touching what was there", () => {
+    const before = Object.freeze({ A: 1 });
+    expect(withDose(before, "B", 0)).toEqual({ A: 1, B: 0 });
+    expect(withoutGene({ A: 1, B: 0 }, "A")).toEqual({ B: 0 });
+  });
+
+  it("of genes with hostile names stay plain entries", () => {
+    const doses = withDose({}, "__proto__x", 0);
+    expect(sameDoses(withDose(doses, "<img src=x>", 2), { __proto__x: 0, "<img src=x>": 2 })).toBe(true);
+  });
+
+  it("are told in words", () => {
+    expect([0, 0.5, 1, 1.5, 2].map(doseWords)).toEqual([
+      "knocked out",
+      "50 % of its counts",
+      "unchanged",
+      "1.5 × its counts",
+      "2 × its counts",
+    ]);
+  });
+});
+
+describe("legend", () => {
+  const labels = ["B", "NK", "T"];
+
+  it("hides and shows a group", () => {
+    expect(toggleHidden([], "NK")).toEqual(["NK"]);
+    expect(toggleHidden(["B", "NK"], "NK")).toEqual(["B"]);
+  });
+
+  it("shows one group alone, and all again", () => {
+    expect(soloHidden([], "NK", labels)).toEqual(["B", "T"]);
+    expect(soloHidden(["B", "T"], "NK", labels)).toEqual([]);
+    expect(soloHidden(["NK"], "NK", labels)).toEqual(["B", "T"]);
+  });
+
+  it("gives a flag per code", () => {
+    const flags = hiddenCodes(["T", "gone"], labels);
+    expect(Array.from(flags.subarray(0, 4))).toEqual([0, 0, 1, 0]);
+  });
+});
+
+describe("selection", () => {
+  const before = Uint8Array.of(1, 1, 0, 0);
+  const drawn = Uint8Array.of(0, 1, 1, 0);
+
+  it.each([
+    ["replace", [0, 1, 1, 0]],
+    ["add", [1, 1, 1, 0]],
+    ["subtract", [1, 0, 0, 0]],
+  ] as const)("%s", (mode, expected) => {
+    expect(Array.from(combine(before, drawn, mode))).toEqual(expected);
+    expect(Array.from(before)).toEqual([1, 1, 0, 0]);
+  });
+
+  it("of another number of cells is replaced", () => {
+    expect(Array.from(combine(Uint8Array.of(1), drawn, "add"))).toEqual([0, 1, 1, 0]);
+  });
+
+  it("combines by the keys that are held", () => {
+    expect(combineMode({ shiftKey: false, altKey: false })).toBe("replace");
+    expect(combineMode({ shiftKey: true, altKey: false })).toBe("add");
+    expect(combineMode({ shiftKey: true, altKey: true })).toBe("subtract");
+  });
+
+  it("is counted", () => {
+    expect(countOnes(drawn)).toBe(2);
+  });
+});
+
+describe("type-ahead", () => {
+  const genes = ["ACD3", "CD3D", "CD3E", "CD34", "cd3", "MS4A1", "CD3G"];
+
+  it("puts the name itself first, then what begins with it, then what holds it", () => {
+    expect(typeAhead(genes, "cd3", 10)).toEqual(["cd3", "CD34", "CD3D", "CD3E", "CD3G", "ACD3"]);
+  });
+
+  it("gives no more than asked for, and everything in its order for nothing typed", () => {
+    expect(typeAhead(genes, "cd3", 2)).toEqual(["cd3", "CD34"]);
+    expect(typeAhead(genes, "  ", 2)).toEqual(["ACD3", "CD3D"]);
+  });
+
+  it("takes what is typed as text, not as a pattern", () => {
+    expect(typeAhead(["HLA-DRA", "A.B", "AxB"], "a.b", 5)).toEqual(["A.B"]);
+    expect(typeAhead(genes, "(", 5)).toEqual([]);
+  });
+
+  it("says where the match stands", () => {
+    expect(matchParts("CD3D", "d3")).toEqual(["C", "D3", "D"]);
+    expect(matchParts("CD3D", "x")).toEqual(["CD3D", "", ""]);
+    expect(matchParts("<b>CD3D", "cd")).toEqual(["<b>", "CD", "3D"]);
+  });
+});
+
+describe("models and jobs", () => {
+  it("a model is recognised by each of its names", () => {
+    const row = { source: "models:/starter@champion", name: "starter", version: "2" };
+    for (const name of ["starter", "models:/starter@champion", "models:/starter/2"])
+      expect(isPicked(row, name)).toBe(true);
+    for (const name of [null, "models:/starter/1", "pca"]) expect(isPicked(row, name)).toBe(false);
+  });
+
+  it("only work that a person waits for makes the bench busy", () => {
+    expect(isBusy({ kind: "embed", status: "running" })).toBe(true);
+    expect(isBusy({ kind: "null", status: "running" })).toBe(false);
+    expect(isBusy({ kind: "embed", status: "done" })).toBe(false);
+    expect(isBusy(null)).toBe(false);
+  });
+});

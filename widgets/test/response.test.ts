@@ -1,0 +1,63 @@
+import { describe, expect, it } from "vitest";
+import { respond, respondTo } from "../src/response.ts";
+import { effect, perturbation, responses } from "./bench.ts";
+
+const known = responses("CD3D");
+
+describe("respond", () => {
+  it("gives a computed dose as it was computed", () => {
+    const found = respond(known, { CD3D: 0 })!;
+    expect(found.after[2]).toBe(60);
+    expect(found.perturbation.interpolated).toBeUndefined();
+  });
+
+  it("draws a straight line between two computed doses, and says so", () => {
+    const found = respond(known, { CD3D: 1.5 })!;
+    expect(found.after[2]).toBe(110);
+    expect(found.perturbation.rows[0].effect).toBe(1);
+    expect(found.perturbation.interpolated).toBe(true);
+    expect(found.perturbation.rows[0].p_value).toBeNull();
+  });
+
+  it("never goes beyond what was computed", () => {
+    expect(respond(known.slice(0, 2), { CD3D: 2 })!.after[2]).toBe(100);
+  });
+
+  it("has nothing to say where nothing changes, or of a gene it does not know", () => {
+    expect(respond(known, { CD3D: 1 })).toBeNull();
+    expect(respond(known, {})).toBeNull();
+    expect(respond(known, { LYZ: 0 })).toBeNull();
+  });
+
+  it("leaves cells that no computed dose moves where they are", () => {
+    for (const dose of [0, 0.3, 1.7, 2]) {
+      const { after } = respond(known, { CD3D: dose })!;
+      expect([after[0], after[4], after[6]]).toEqual([0, 200, 65535]);
+    }
+  });
+});
+
+describe("respondTo", () => {
+  it("keeps all doses in what it tells, those of other genes too", () => {
+    expect(respondTo(known, "CD3D", { LYZ: 0.5, CD3D: 0.5 })!.perturbation.doses).toEqual({
+      LYZ: 0.5,
+      CD3D: 0.5,
+    });
+  });
+
+  it("takes groups by name, whatever their order", () => {
+    const low = {
+      ...known[0],
+      perturbation: perturbation("CD3D", 0, [effect("CD3D", "T", 8), effect("CD3D", "B", 2)]),
+    };
+    const high = {
+      ...known[1],
+      perturbation: perturbation("CD3D", 1, [effect("CD3D", "B", 0), effect("CD3D", "T", 0)]),
+    };
+    const rows = respondTo([low, high], "CD3D", { CD3D: 0.5 })!.perturbation.rows;
+    expect(Object.fromEntries(rows.map(({ group, effect: value }) => [group, value]))).toEqual({
+      B: 1,
+      T: 4,
+    });
+  });
+});

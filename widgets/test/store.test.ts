@@ -1,0 +1,183 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { type Model, Store } from "../src/store.ts";
+import { BEFORE, effect, model, perturbation, responses } from "./bench.ts";
+
+const open: Store[] = [];
+
+function bench(more: Record<string, unknown> = {}) {
+  const behind = model(more);
+  const store = new Store(behind as unknown as Model);
+  open.push(store);
+  return { behind, store };
+}
+
+const settle = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+afterEach(() => {
+  for (const store of open.splice(0)) store.dispose();
+});
+
+describe("columns", () => {
+  it("are asked for once, told of when they come, and kept", async () => {
+    const { store, behind } = bench();
+    let told = 0;
+    let asked = 0;
+    const send = behind.send.bind(behind);
+    behind.send = (content) => {
+      asked++;
+      send(content);
+    };
+    store.on("columns", () => told++);
+    const colour = { by: "obs", name: "cell_type" } as const;
+    expect(store.column(colour)).toBeNull();
+    expect(store.column(colour)).toBeNull();
+    await settle();
+    expect(Array.from(store.column(colour)!.codes)).toEqual([0, 1, 1, 255]);
+    expect([asked, told]).toEqual([1, 1]);
+  });
+
+  it("that cannot be had say why", async () => {
+    const { store } = bench();
+    store.column({ by: "gene", name: "NOPE" });
+    await settle();
+    expect(store.columnFault({ by: "gene", name: "NOPE" })).toBe("This page does not hold NOPE.");
+  });
+
+  it("of results are asked for again when results change; those of obs stay", async () => {
+    const { store, behind } = bench();
+    const shift = { by: "result", name: "shift" } as const;
+    const cellType = { by: "obs", name: "cell_type" } as const;
+    store.column(shift);
+    store.column(cellType);
+    await settle();
+    expect(store.column(shift)).not.toBeNull();
+    behind.set("_data_version", 2);
+    expect(store.column(shift)).toBeNull();
+    expect(store.column(cellType)).not.toBeNull();
+  });
+});
+
+describe("the small state", () => {
+  it("is changed at once and told to the others", () => {
+    const { store, behind } = bench();
+    let told = 0;
+    store.on("state", () => told++);
+    store.patch({ hidden: ["B"] });
+    expect(store.state.hidden).toEqual(["B"]);
+    expect((behind.get("state") as { hidden: string[] }).hidden).toEqual(["B"]);
+    expect(told).toBeGreaterThan(0);
+  });
+
+  it("follows Python", () => {
+    const { store, behind } = bench();
+    behind.set("state", { ...store.state, model: "pca" });
+    expect(store.state.model).toBe("pca");
+  });
+});
+
+describe("a selection", () => {
+  it("goes to Python as bits and comes back as it was", () => {
+    const { store, behind } = bench();
+    store.setSelection(Uint8Array.of(0, 1, 0, 1));
+    expect((behind.get("_selection") as DataView).getUint8(0)).toBe(0b1010);
+    behind.set("_selection", new DataView(Uint8Array.of(0b0001).buffer));
+    expect(Array.from(store.selection)).toEqual([1, 0, 0, 0]);
+  });
+});
+
+describe("doses", () => {
+  it("are shown at once, marked until the answer is here, and answered", async () => {
+    const { store } = bench();
+    store.setDoses({ CD3D: 0 }, true);
+    expect(store.doses).toEqual({ CD3D: 0 });
+    expect(store.computing).toBe(true);
+    await settle();
+    expect(store.computing).toBe(false);
+    expect(store.positions("after")![2]).toBe(60);
+  });
+
+  it("that a slider passes over are not pulled back by an older answer", async () => {
+    const { store, behind } = bench();
+    store.setDoses({ CD3D: 0.5 }, false);
+    behind.set("doses", { CD3D: 1 });
+    expect(store.doses).toEqual({ CD3D: 0.5 });
+  });
+
+  it("that Python sets are taken over", () => {
+    const { store, behind } = bench();
+    behind.set("doses", { LYZ: 2 });
+    expect(store.doses).toEqual({ LYZ: 2 });
+  });
+});
+
+describe("a response curve", () => {
+  const curve = responses("CD3D");
+  const places = new Uint8Array(curve.length * BEFORE.byteLength);
+  const points = curve.map(({ dose, perturbation: effects, after }, k) => {
+    places.set(new Uint8Array(after.buffer), k * BEFORE.byteLength);
+    return { dose, perturbation: effects, offset: k * BEFORE.byteLength, length: BEFORE.byteLength };
+  });
+  const traits = {
+    _curve: { gene: "CD3D", context: {}, points },
+    _curve_places: new DataView(places.buffer),
+  };
+
+  it("answers while the slider moves, without asking, and stays marked", () => {
+    const { store, behind } = bench(traits);
+    let asked = 0;
+    behind.send = () => asked++;
+    store.setDoses({ CD3D: 0.5 }, false);
+    expect(store.positions("after")![2]).toBe(80);
+    expect(store.shown!.rows[0].effect).toBe(2);
+    expect(store.computing).toBe(true);
+    expect(asked).toBe(0);
+  });
+
+  it("gives way to the exact answer", () => {
+    const { store, behind } = bench(traits);
+    store.setDoses({ CD3D: 0.5 }, false);
+    behind.set("_perturbation", perturbation("CD3D", 0.5, [effect("CD3D", "all", 3)]));
+    expect(store.shown!.rows[0].effect).toBe(3);
+    expect(store.computing).toBe(false);
+  });
+
+  it("is not pulled away by an exact answer to older doses", () => {
+    const { store, behind } = bench(traits);
+    store.setDoses({ CD3D: 0.5 }, false);
+    behind.set("_perturbation", perturbation("CD3D", 0.9, [effect("CD3D", "all", 9)]));
+    expect(store.shown!.rows[0].effect).toBe(2);
+  });
+
+  it("is not used where another gene stands elsewhere than when it was computed", () => {
+    const { store } = bench(traits);
+    store.setDoses({ LYZ: 0, CD3D: 0.5 }, false);
+    expect(store.positions("after")).toBeNull();
+  });
+
+  it("shows the cells as they are at once when everything goes back to 1", () => {
+    const { store, behind } = bench(traits);
+    behind.set("_perturbation", perturbation("CD3D", 0, []));
+    store.setDoses({ CD3D: 1 }, false);
+    expect(store.shown).toBeNull();
+    expect(store.positions("after")).toBeNull();
+  });
+});
+
+describe("a message that was dismissed", () => {
+  it("is gone here even where no kernel answers", () => {
+    const { store } = bench({ _errors: [{ id: 3, text: "No.", where: "" }] });
+    store.dismiss(3);
+    expect(store.dismissed.has(3)).toBe(true);
+  });
+});
+
+describe("a store that is taken away", () => {
+  it("listens no longer", () => {
+    const { store, behind } = bench();
+    let told = 0;
+    store.on("doses", () => told++);
+    store.dispose();
+    behind.set("doses", { CD3D: 0 });
+    expect(told).toBe(0);
+  });
+});
