@@ -82,10 +82,8 @@ def measure(model: str, genes: list[str], chromium: str) -> list[dict[str, float
                 page.get_by_role("option", name=re.compile(rf"^{re.escape(gene)}\b")).first.click()
                 page.wait_for_timeout(1_500)
                 slider = page.locator(".sl-range-dose").last
-                slider.evaluate(
-                    "s => { s.value = 0; s.dispatchEvent(new Event('input', {bubbles: true}));"
-                    " s.dispatchEvent(new Event('change', {bubbles: true})); }"
-                )
+                edge = slider.bounding_box()
+                page.mouse.click(edge["x"] + 2, edge["y"] + edge["height"] / 2)
                 page.wait_for_function(SETTLED, polling=100)
                 log = page.evaluate("window.__log")
                 rows.append({"told": log["told"] - log["input"], "painted": log["frames"][-1] - log["input"]})
