@@ -166,9 +166,9 @@ class ModelChecks:
         if not np.isfinite(states.cell).all():
             raise Fault(f"{int((~np.isfinite(states.cell)).any(axis=1).sum())} cells with known genes have no vector")
         if states.genes is not None and (
-            states.genes.dtype != np.float32 or states.genes.shape != (len(tokens.ids), width)
+            states.genes.dtype != np.float32 or states.genes.ndim != 2 or len(states.genes) != len(tokens.ids)
         ):
-            raise Fault(f"states.genes is {states.genes.dtype} {states.genes.shape}, not {(len(tokens.ids), width)}")
+            raise Fault(f"states.genes is {states.genes.dtype} {states.genes.shape}, not one row for each token")
         if np.ptp(states.cell, axis=0).max() == 0:
             raise Fault("all cells have the same vector")
         return f"{n} cells × {width}"

@@ -157,7 +157,7 @@ class States:
     cell: NDArray[np.float32]
     """Shape (cells, width); NaN where the model sees no gene."""
     genes: NDArray[np.float32] | None = None
-    """Shape (tokens, width), where asked for."""
+    """Shape (tokens, width of the states), where asked for; a cell's vector may join several states."""
 
 
 @dataclass(frozen=True)
