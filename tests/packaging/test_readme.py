@@ -30,7 +30,7 @@ def test_the_ten_lines_run(repository: Path, tmp_path: Path) -> None:
         env={**os.environ, "SCFM_HOME": str(tmp_path / "home")},
     )
     assert result.returncode == 0, result.stderr
-    audit, knockout = result.stdout.split("CD79A at dose 0")
+    audit, knockout = result.stdout.split("CD3D at dose 0")
     assert "starter knows" in audit
     assert "comparable genes" in knockout
 

@@ -26,6 +26,8 @@ def test_git_has_no_outputs(path: Path) -> None:
     assert {cell["execution_count"] for cell in code} == {None}
 
 
+# A machine that does other things at the same time may need much longer than the two minutes of an idle one.
+@pytest.mark.timeout(1800)
 @pytest.mark.tutorial
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
@@ -39,7 +41,7 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest
     directory.mkdir()
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(directory)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(directory)}}
     )
     client.execute()
 

@@ -123,7 +123,7 @@ class Demo:
 )
 @click.option("--out", default="scfm-lab-report.html", show_default=True, metavar="FILE", help="Where the report goes.")
 @click.option("--model", default="starter", show_default=True, help="Which of the registry's models to use.")
-@click.option("--gene", default="CD79A", show_default=True, help="The gene to knock out.")
+@click.option("--gene", default="CD3D", show_default=True, help="The gene to knock out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option(
@@ -149,7 +149,7 @@ def demo(out: str, model: str, gene: str, seed: int, as_json: bool, progress: bo
     )
 
 
-def run(name: str = "starter", gene: str = "CD79A", *, seed: int = 0, bars: bool | None = None) -> Demo:
+def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool | None = None) -> Demo:
     """Do the main job on the bundled cells.
 
     Parameters
