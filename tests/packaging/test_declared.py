@@ -83,9 +83,7 @@ def constraint_files(repository: Path) -> list[Path]:
 
 def test_every_declared_dependency_is_pinned_within_its_bounds(repository: Path, project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
-    wanted = [
-        Requirement(line) for line in [*project["dependencies"], *extras["lab"], *extras["test"], *extras["dev"]]
-    ]
+    wanted = [Requirement(line) for line in [*project["dependencies"], *extras["lab"], *extras["test"], *extras["dev"]]]
     assert constraint_files(repository)
     for path in constraint_files(repository):
         pins = {}

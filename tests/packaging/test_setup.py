@@ -35,7 +35,9 @@ def test_a_machine_without_python_is_told_what_to_do(repository: Path, tmp_path:
     commands = tmp_path / "bin"
     commands.mkdir()
     for name in ("sh", "dirname", "cat", "sed", "sort", "tail"):
-        (commands / name).symlink_to(next(path for path in ("/bin/" + name, "/usr/bin/" + name) if os.path.exists(path)))
+        (commands / name).symlink_to(
+            next(path for path in ("/bin/" + name, "/usr/bin/" + name) if os.path.exists(path))
+        )
     result = setup(repository, "base", PATH=str(commands), PYTHON="", SCFM_VENV=str(tmp_path / "venv"))
     assert result.returncode == 1
     assert result.stderr.startswith("make: no Python 3.11 or newer was found")

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROGRAM = '''
+PROGRAM = """
 import scfm_lab as sl
 from scfm_registry import Registry
 from scfm_widgets import Lab
@@ -27,8 +27,17 @@ reveal_type(sl.perturb(cells, model, {"CD3D": 0.0}))
 reveal_type(sl.trajectory(cells, use_rep="X_starter", root="CD34+"))
 reveal_type(Registry().load("starter@champion"))
 reveal_type(Lab(cells))
-'''
-REVEALED = ["Model", "AuditResult", "EmbedResult", "AnnotateResult", "PerturbResult", "TrajectoryResult", "Model", "Lab"]
+"""
+REVEALED = [
+    "Model",
+    "AuditResult",
+    "EmbedResult",
+    "AnnotateResult",
+    "PerturbResult",
+    "TrajectoryResult",
+    "Model",
+    "Lab",
+]
 
 
 @pytest.mark.slow

@@ -107,7 +107,9 @@ def test_the_wheel_holds_the_front_end_the_weights_and_the_tutorials(names: set[
 
 
 def test_nothing_that_only_developers_need_is_in_the_wheel(names: set[str]) -> None:
-    assert not [name for name in names if "node_modules" in name or name.endswith((".ts", ".ipynb_checkpoints", ".pyc"))]
+    assert not [
+        name for name in names if "node_modules" in name or name.endswith((".ts", ".ipynb_checkpoints", ".pyc"))
+    ]
 
 
 def test_the_weights_shipped_stay_small(wheel: Path) -> None:

@@ -1,0 +1,140 @@
+"""``scfm-lab demo``: what `make demo` runs, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: In hardly any other cell than B cells: the fewest cells to compute.
+GENE = "CD79A"
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo in an empty directory with an empty home."""
+    (folder / "work").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "scfm_lab", "demo", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder / "work",
+        env={**os.environ, "SCFM_HOME": str(folder / "home")},
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One run, and the directory it ran in."""
+    folder = tmp_path_factory.mktemp("demo")
+    result = demo(folder, "--gene", GENE, "--json")
+    assert result.returncode == 0, result.stderr
+    return folder / "work", result
+
+
+@pytest.fixture(scope="module")
+def found(done: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    """What it printed."""
+    return json.loads(done[1].stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_it_leaves_the_report_and_nothing_else(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    directory, _ = done
+    assert [path.name for path in directory.iterdir()] == ["scfm-lab-report.html"]
+
+
+@pytest.mark.slow
+def test_every_step_is_told_on_standard_error(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    told = re.findall(r"^\[(\d)/7\] .+ …$", done[1].stderr, re.MULTILINE)
+    assert told == list("1234567")
+    assert "Warning" not in done[1].stderr
+
+
+@pytest.mark.slow
+def test_the_model_comes_from_the_registry(found: dict[str, Any]) -> None:
+    assert {"pca/1", "sctop/1", "starter/1"} <= set(found["models"])
+    assert found["model"] == "starter/1"
+
+
+@pytest.mark.slow
+def test_the_model_and_both_floors_know_more_than_the_most_frequent_type(found: dict[str, Any]) -> None:
+    assert [row["model"] for row in found["annotation"]] == ["starter", "pca", "sctop"]
+    for row in found["annotation"]:
+        assert row["n_query"] + row["n_reference"] == 700
+        assert row["accuracy"] > 240 / 700  # dendritic cells
+
+
+@pytest.mark.slow
+def test_the_cells_that_have_the_gene_move_and_the_null_is_honest(found: dict[str, Any]) -> None:
+    table = {row["group"]: row for row in found["perturbation"]["table"]}
+    everyone = table.pop("all")
+    assert everyone["n_changed"] == everyone["n_expressing"] == 130
+    assert max(table.values(), key=lambda row: row["effect"])["group"] == "CD19+ B"
+    for row in table.values():
+        if row["p_value"] is not None:
+            assert row["p_value"] >= 1 / (row["n_null"] + 1) - 1e-9
+
+
+@pytest.mark.slow
+def test_the_trajectory_starts_at_the_stem_cells(found: dict[str, Any]) -> None:
+    order = sorted(found["trajectory"]["table"], key=lambda row: row["median_pseudotime"])
+    assert order[0]["group"] == "CD34+"
+
+
+@pytest.mark.slow
+def test_the_report_names_no_other_host(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    page = (done[0] / "scfm-lab-report.html").read_text()
+    assert re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page) == []
+    assert re.findall(r"""(?:\bimport\b|\bfetch\(|url\()\s*["'(]*https?://""", page) == []
+    assert "default-src 'none'" in page, "the page forbids itself to load anything"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_report_opens_without_a_network(done: tuple[Path, subprocess.CompletedProcess[str]], chromium: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    page_file = (done[0] / "scfm-lab-report.html").as_uri()
+    requests: list[str] = []
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(page_file)
+        page.get_by_role("heading", name=f"{GENE} knocked out in 700 blood cells").wait_for()
+        page.locator("#bench").get_by_text("130 cells changed").wait_for()
+        page.get_by_role("heading", name="Trajectory").wait_for()
+        browser.close()
+    assert errors == []
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [page_file]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gene", "CD79AA"], "Error: The bundled cells have no gene 'CD79AA'. Did you mean 'CD79A'"),
+        (["--model", "startr"], "'startr'"),
+        (["--out", "missing/report.html"], "missing"),
+    ],
+    ids=["gene", "model", "folder"],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    result = demo(tmp_path, *arguments)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1
+    assert sentence in last
+    assert last.startswith("Error: ")
+    assert list((tmp_path / "work").iterdir()) == []
