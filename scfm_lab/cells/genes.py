@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ENSEMBL_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensemblid")
+_NAMED_ENSEMBL = ("ensembl_id", "ensembl_ids", "ensembl", "ensemblid")
 _SYMBOL_COLUMNS = (
     "gene_symbol",
     "gene_symbols",
@@ -73,6 +74,9 @@ class Genes:
         in_index = np.array([bool(_ENSEMBL.match(n)) for n in names], dtype=bool)
         ensembl = _column(var, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
         symbols = _column(var, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
+        if ensembl is None and not in_index.any():
+            # Ids of other databases (FlyBase, WormBase, …) stand where Ensembl, which took them over, has its own.
+            ensembl = _column(var, _NAMED_ENSEMBL, wanted=bool)
         if ensembl is None:
             ensembl = np.where(in_index, names, "")
         ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)

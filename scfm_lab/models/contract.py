@@ -269,6 +269,10 @@ class Model:
 
         return Cells.from_anndata(adata, layer=layer, fields=self.fields)
 
+    def remarks(self, tokens: Tokens) -> list[str]:
+        """What a user should be told about these tokens, a sentence each (labels the model does not know, …)."""
+        return []
+
     def encode(
         self,
         tokens: Tokens,
@@ -334,7 +338,7 @@ class Model:
             )
         return match
 
-    def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:  # noqa: ARG002
+    def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:
         """:meth:`require_genes` under the family's options: a species may decide which genes are meant."""
         return self.require_genes(genes)
 

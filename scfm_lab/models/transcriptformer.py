@@ -220,6 +220,7 @@ class TranscriptFormer(Readouts):
             cell={
                 "n_genes": seen,
                 "n_inputs": inputs,
+                "left_out": (made.expressed > 0) & (seen == 0),
                 "truncated": made.lost > 0,
                 "share_truncated": made.lost,
                 **labels,
@@ -312,7 +313,11 @@ def _options(aux: Mapping[str, Any], settings: Settings, surgery: str) -> dict[s
         "sort_genes": Option(bool, False, "Read genes from most to fewest counts; ties stay in order."),
         "randomize_genes": Option(bool, False, "Read genes in an order hashed from the cell, the gene and the seed."),
         "min_expressed_genes": Option(int, 0, "Cells that express fewer known genes get no vector."),
-        "like_reference": Option(bool, False, "The reference draws nothing at random: changes nothing."),
+        "like_reference": Option(
+            bool,
+            False,
+            "With sort_genes, leave ties as PyTorch's sort leaves them; the reference draws nothing at random.",
+        ),
     }
     if surgery:
         options["surgery"] = Option(str, surgery, "Chosen when the model is opened.", (surgery,))

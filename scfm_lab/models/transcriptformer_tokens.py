@@ -52,7 +52,7 @@ def gene_tokens(cells: Cells, match: Match, options: Mapping[str, Any], seq_len:
     ----------
     options
         ``gene_order``, ``sort_genes``, ``randomize_genes``, ``normalize_to_scale``,
-        ``clip_counts``; as in the model's spec.
+        ``clip_counts``, ``like_reference``; as in the model's spec.
     seq_len
         Genes that are read.
     """
@@ -134,10 +134,28 @@ def _order(
     if not options["sort_genes"] and not options["randomize_genes"]:
         return np.arange(len(counts.data))
     rows = np.repeat(np.arange(len(lengths)), lengths)
+    if options["sort_genes"] and options["like_reference"]:
+        return _torch_order(counts)
     if options["sort_genes"]:
         return np.lexsort((counts.indices, -counts.data, rows))
     numbers = uniforms(cells.keys[rows], genes[counts.indices].astype(np.uint64), seed, _SHUFFLE)
     return np.lexsort((numbers, rows))
+
+
+def _torch_order(counts: csr_matrix, at_once: int = 256) -> NDArray[np.int64]:
+    """Most counts first, ties as PyTorch's sort happens to leave them on this machine."""
+    import torch
+
+    parts = []
+    for start in range(0, counts.shape[0], at_once):
+        block = counts[start : start + at_once]
+        columns = torch.argsort(torch.from_numpy(block.toarray()), dim=1, descending=True).numpy()
+        places = np.full(block.shape, -1, np.int64)
+        rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+        places[rows, block.indices] = np.arange(len(block.data)) + counts.indptr[start]
+        ordered = np.take_along_axis(places, columns, axis=1)
+        parts.append(ordered[ordered >= 0])
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def _cut(before: csr_matrix, order: NDArray[np.int64], seq_len: int) -> csr_matrix:

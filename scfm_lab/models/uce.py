@@ -280,6 +280,7 @@ class UCE(PublishedModel):
         fields: dict[str, Any] = {}
         if options["like_reference"]:
             made, kept = self._reference(cells, match, genes, options, seed)
+            fields["left_out"] = ~kept & (seen > 0)
             seen[~kept] = 0
             fields["padded_to"] = padding(made.lengths, kept, options["batch_size"])
         else:

@@ -67,6 +67,7 @@ class EmbedResult(Result):
                 if p["cells_left_out"]
                 else ""
             )
+            + "".join(f"\n{remark}" for remark in p["remarks"])
         )
 
     def plot(self) -> Any:
@@ -197,6 +198,7 @@ def embed(
         seconds=time.perf_counter() - started,
         **audit.as_provenance(),
         cells_left_out=int(np.sum(tokens.cell.get("left_out", 0))),
+        remarks=model.remarks(tokens),
         **_truncation(tokens, cells, match),
     )
     result = EmbedResult(key, states.cell, audit, record, target if copy else None)
