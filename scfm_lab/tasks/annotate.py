@@ -149,6 +149,7 @@ def annotate(
     known = column_of(reference, labels_key, what="The label column of the reference", min_values=2)
     known = known.astype(str).to_numpy(dtype=object)
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
+    provenance.free_key(query, "obs", f"{key}_confidence", given=True)
 
     vectors = []
     for what, adata in (("reference", reference), ("query", query)):
