@@ -1,0 +1,172 @@
+"""Tokens of Geneformer's cells before and after a perturbation, exactly as the reference makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+from scfm_lab.models.contract import Tokens, ragged_take
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Specials = tuple[int | None, int | None]
+"""Ids of ``<cls>`` and ``<eos>``; None: there are none."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Perturbed cells, the originals they are compared with, and which positions stand for the same gene.
+
+    Special tokens, and the perturbed genes themselves, are in no pair.
+    """
+
+    cells: NDArray[np.int64]
+    """Row of each perturbed cell in the tokens given."""
+    genes: NDArray[np.int64]
+    after: Tokens
+    before: Tokens
+    """Originals, shortened where the reference shortens them."""
+    of: NDArray[np.int64]
+    """Original of each perturbed cell."""
+    here: NDArray[np.int64]
+    """Flat positions in `after` …"""
+    there: NDArray[np.int64]
+    """… and the positions of the same genes in their original (counted from its begin)."""
+    segments: NDArray[np.int64]
+    """Perturbed cell of each pair, ascending."""
+
+
+def deleted(tokens: Tokens, genes: NDArray[np.int64], specials: Specials) -> Pairs:
+    """Cells that hold all of the genes, without them.
+
+    Parameters
+    ----------
+    specials
+        Ids of ``<cls>`` and ``<eos>``; None: there are none.
+    """
+    first = _first(tokens, genes)
+    rows = np.flatnonzero((first >= 0).all(axis=1))
+    if not len(rows):
+        raise DataError("No cell holds all of the genes to be deleted.")
+    before = tokens.take(rows)
+    kept = np.ones(len(before.ids), dtype=bool)
+    kept[(before.offsets[:-1, None] + first[rows]).ravel()] = False
+    lengths = before.lengths - len(genes)
+    after = _cells(before, before.ids[kept], lengths)
+    cell, local = _places(before)
+    plain = kept & _plain(before, local, specials)
+    label = np.full(len(rows), genes[0] if len(genes) == 1 else -1)
+    here = (np.cumsum(kept) - 1)[plain]
+    return Pairs(rows, label, after, before, np.arange(len(rows)), here, local[plain], cell[plain])
+
+
+def overexpressed(tokens: Tokens, genes: NDArray[np.int64], specials: Specials, *, max_length: int) -> Pairs:
+    """All cells with the genes in front (after ``<cls>``), cut to the longest input."""
+    first = _first(tokens, genes)
+    n, k = len(tokens), len(genes)
+    head, tail = int(specials[0] is not None), int(specials[1] is not None)
+    present = (first >= 0).sum(axis=1)
+    rest = np.ones(len(tokens.ids), dtype=bool)
+    rest[(tokens.offsets[:-1, None] + first)[first >= 0]] = False
+    cell, local = _places(tokens)
+    middle = rest & _plain(tokens, local, specials)
+    full = tokens.lengths - present + k
+    lengths = np.minimum(full, max_length)
+
+    # The genes that stay, in their order; those beyond the room are cut.
+    place = np.cumsum(middle) - 1
+    counts = np.bincount(cell[middle], minlength=n)
+    place -= np.repeat(np.cumsum(counts) - counts, tokens.lengths)
+    stays = middle & (place < np.repeat(lengths - head - tail - k, tokens.lengths))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.empty(offsets[-1], dtype=np.int64)
+    ids[(offsets[:-1, None] + head + np.arange(k)).ravel()] = np.tile(genes, n)
+    if head:
+        ids[offsets[:-1]] = tokens.ids[tokens.offsets[:-1]]
+    if tail:
+        ids[offsets[1:] - 1] = tokens.ids[tokens.offsets[1:] - 1]
+    target = offsets[cell] + head + k + place
+    ids[target[stays]] = tokens.ids[stays]
+    after = _cells(tokens, ids, lengths)
+
+    # The reference counts the overflow from the length that holds the insertion already.
+    overflow = np.maximum(lengths + (k - present) - max_length, 0)
+    shortened = tokens.lengths - overflow
+    last = np.repeat(shortened - tail, tokens.lengths)
+    kept = (local < last) | (local >= np.repeat(tokens.lengths - tail, tokens.lengths))
+    before = _cells(tokens, tokens.ids[kept], shortened)
+    # Genes that are on both sides.
+    both = stays & (local < last)
+    here, there, segments = target[both], local[both], cell[both]
+    label = np.full(n, genes[0] if k == 1 else -1)
+    return Pairs(np.arange(n), label, after, before, np.arange(n), here, there, segments)
+
+
+def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64] | None = None) -> Pairs:
+    """Every gene of each cell deleted, or put in front, in turn."""
+    head = int(specials[0] is not None)
+    cell, local = _places(tokens)
+    genuine = _plain(tokens, local, specials)
+    chosen = genuine & (local >= head + (kind == "overexpress"))
+    if genes is not None:
+        chosen &= np.isin(tokens.ids, genes)
+    at = np.flatnonzero(chosen)
+    if not len(at):
+        raise DataError("No cell holds any of the genes to be perturbed.")
+    rows, where = cell[at], local[at]
+    flat, offsets = ragged_take(tokens.offsets, rows)
+    inner = np.arange(len(flat)) - np.repeat(offsets[:-1], np.diff(offsets))
+    moved = np.repeat(where, np.diff(offsets))
+    copy = np.repeat(np.arange(len(rows)), np.diff(offsets))
+    others = inner != moved
+    paired = others & genuine[flat]
+    if kind == "delete":
+        after = _cells(tokens, tokens.ids[flat][others], tokens.lengths[rows] - 1, rows)
+        here = (np.cumsum(others) - 1)[paired]
+    else:
+        ids = np.empty(len(flat), dtype=np.int64)
+        # What stands between the front and the gene moves one back.
+        target = offsets[copy] + inner + ((inner >= head) & (inner < moved))
+        target[~others] = offsets[:-1] + head
+        ids[target] = tokens.ids[flat]
+        after = _cells(tokens, ids, tokens.lengths[rows], rows)
+        here = target[paired]
+    return Pairs(rows, tokens.ids[at], after, tokens, rows, here, inner[paired], copy[paired])
+
+
+def _first(tokens: Tokens, genes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each gene in each cell, (cells, genes); -1 where it is absent."""
+    cell, local = _places(tokens)
+    out = np.full((len(tokens), len(genes)), -1, dtype=np.int64)
+    for j, gene in enumerate(genes.tolist()):
+        hits = np.flatnonzero(tokens.ids == gene)[::-1]
+        out[cell[hits], j] = local[hits]
+    return out
+
+
+def _places(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cell of each token, and its place in the cell."""
+    cell = np.repeat(np.arange(len(tokens)), tokens.lengths)
+    return cell, np.arange(len(tokens.ids)) - tokens.offsets[:-1][cell]
+
+
+def _plain(tokens: Tokens, local: NDArray[np.int64], specials: Specials) -> NDArray[np.bool_]:
+    """Tokens that are genes."""
+    genes = np.ones(len(tokens.ids), dtype=bool)
+    if specials[0] is not None:
+        genes &= local > 0
+    if specials[1] is not None:
+        genes &= local < np.repeat(tokens.lengths - 1, tokens.lengths)
+    return genes
+
+
+def _cells(
+    tokens: Tokens, ids: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+) -> Tokens:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    fields = {} if rows is None else {name: values[rows] for name, values in tokens.cell.items()}
+    return replace(tokens, ids=ids, offsets=offsets, cell=fields or dict(tokens.cell), rows=None)
