@@ -133,6 +133,11 @@ class Lab(anywidget.AnyWidget):
     )  # fmt: skip
     BYTES: ClassVar[tuple[str, ...]] = ("_xy", "_after", "_selection")
 
+    # Set here already: a bench whose making fails is still taken away by Python.
+    _session: Session | None = None
+    _rows: list[PanelRow] = []  # noqa: RUF012 - replaced as a whole, never changed
+    _inside = 0
+
     def __init__(
         self,
         adata: AnnData,
@@ -145,8 +150,6 @@ class Lab(anywidget.AnyWidget):
     ) -> None:
         check_adata(adata)
         self._lock = threading.RLock()
-        self._inside = 0
-        self._session: Session | None = None
         super().__init__()
         self._session = session = Session(adata, self)
         favourite = session.columns.favourite()

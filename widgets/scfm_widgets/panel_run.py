@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm_lab.errors import Cancelled
 from scfm_widgets import describe
 from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
@@ -79,14 +80,20 @@ class RunPanel(Panel):
             key = layout
             if key is None:
                 progress(0, 0, "laying the cells out (UMAP)")
-                plane = abandonable(lambda: umap_plane(result.vectors), cancel)
+                try:
+                    plane = abandonable(lambda: umap_plane(result.vectors), cancel)
+                except Cancelled:
+                    session.add_result("embed", result)
+                    message = f"Stopped; the vectors are in obsm[{result.key!r}] already, the layout is as it was."
+                    raise Cancelled(message) from None
                 key = provenance.free_key(session.adata, "obsm", f"X_umap_{model.spec.name}", given=False)
                 session.adata.obsm[key] = plane
                 record = {**result.provenance, "task": "layout", "of": result.key, "method": "UMAP (scanpy)", "seed": 0}
                 provenance.record(session.adata, key, record)
             session.use_layout(key)
             session.add_result("embed", result)
-            progress(0, 0, f"Vectors are in obsm[{result.key!r}], places in obsm[{key!r}]")
+            n = len(result.vectors)
+            progress(n, n, f"Vectors are in obsm[{result.key!r}], places in obsm[{key!r}]")
             return {"key": result.key, "layout": key}
 
         return session.submit("embed", work, label="Running the model", lane="embed")

@@ -155,6 +155,9 @@ class Worker:
             if job is None or (job_id is not None and job.id != job_id):
                 return
             job.cancel.set()
+            # One that has just ended, or was told before, has nothing new to say.
+            if job.status != "running":
+                return
             job.status = "cancelling"
         self._report(job)
 
@@ -200,6 +203,7 @@ class Worker:
         try:
             outcome = job.work(progress, job.cancel)
         except Cancelled as error:
+            job.note = str(error)
             self._end(job, "cancelled")
             job.future.set_exception(error)
         # Whatever the work raises belongs to whoever waits for it, and the thread goes on to the next job.
@@ -211,9 +215,10 @@ class Worker:
             job.future.set_result(outcome)
 
     def _end(self, job: Job, status: str) -> None:
-        job.ended, job.status = time.monotonic(), status
-        if status == "done":
-            job.done = job.total
+        with self._wake:
+            job.ended, job.status = time.monotonic(), status
+            if status == "done":
+                job.done = job.total
         if not job.quiet or job.reported:
             self._report(job)
 

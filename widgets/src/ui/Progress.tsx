@@ -51,7 +51,7 @@ function JobEnd() {
   if (!job || job.status === "failed") return null;
   const text =
     job.status === "cancelled"
-      ? "Cancelled. Nothing was written."
+      ? job.note || "Stopped."
       : `Done in ${format.duration(job.seconds)}${job.note ? `. ${job.note}` : ""}`;
   return (
     <p class="sl-job-end sl-muted" aria-live="polite">

@@ -1,0 +1,471 @@
+"""The bench from Python's side: what it shows, what it computes, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError, ModelError
+from scfm_widgets.codec import Frame, pack_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+    from tests.widgets.conftest import Bench
+
+MODEL = "sctop"
+GENE = "CD3D"
+
+
+def shown_rows(bench: Bench) -> dict[str, dict[str, Any]]:
+    return {row["group"]: row for row in bench.lab._perturbation["rows"]}
+
+
+class TestOpening:
+    def test_shows_the_cells_at_once(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench().lab
+        assert lab.state["colour"] == {"by": "obs", "name": "cell_type"}
+        frame = Frame.around(pbmc68k.obsm["X_umap"])
+        assert lab._xy == frame.pack(pbmc68k.obsm["X_umap"])
+        assert lab._xy_info["n"] == 2 * pbmc68k.n_obs
+
+    def test_changes_nothing_in_the_anndata(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        before = (list(pbmc68k.obs), list(pbmc68k.obsm), list(pbmc68k.uns), list(pbmc68k.var))
+        counts = pbmc68k.X.copy()
+        opened = bench()
+        opened.ask(type="column", by="gene", name=GENE)
+        assert (list(pbmc68k.obs), list(pbmc68k.obsm), list(pbmc68k.uns), list(pbmc68k.var)) == before
+        assert (counts != pbmc68k.X).nnz == 0
+
+    def test_lists_the_registrys_models_with_what_decides_about_them(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.wait(120)
+        rows = {row["name"]: row for row in lab._models["rows"]}
+        assert {"pca", "sctop", "starter"} <= set(rows)
+        row = rows["starter"]
+        assert row["source"] == "models:/starter@champion"
+        assert row["aliases"] == ["champion"]
+        assert row["fit"]["verdict"] in ("fits", "tight", "does not fit")
+        assert row["fit"]["source"] in ("measured", "estimated")
+        assert (row["licence"], row["commercial"]) == ("BSD-3-Clause", True)
+        assert row["kind"] == "pretrained"
+
+    def test_has_its_five_panels_through_the_manifest(self, bench: Callable[..., Bench]) -> None:
+        own = [row for row in bench().lab._panels if row["plugin"] == "scfm-widgets"]
+        assert [row["component"] for row in own] == ["models", "run", "embedding", "perturb", "trajectory"]
+        assert all(row["error"] is None for row in own)
+
+    @pytest.mark.parametrize(
+        ("thing", "words"), [({"X": 1}, "needs an AnnData.*dict"), (None, "NoneType")], ids=["dict", "None"]
+    )
+    def test_refuses_what_is_no_anndata(self, thing: Any, words: str) -> None:
+        from scfm_widgets import Lab
+
+        with pytest.raises(DataError, match=words):
+            Lab(thing)
+
+    def test_refuses_an_empty_one(self, pbmc68k: AnnData) -> None:
+        from scfm_widgets import Lab
+
+        with pytest.raises(DataError, match="empty"):
+            Lab(pbmc68k[:0].copy())
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"colour": "cell_typ"}, "cell_typ"),
+            ({"groupby": "cell_typ"}, "Did you mean 'cell_type'"),
+            ({"layout": "X_tsne"}, "X_umap"),
+        ],
+        ids=["colour", "groupby", "layout"],
+    )
+    def test_says_what_is_wrong_with_an_option(self, pbmc68k: AnnData, options: dict[str, str], words: str) -> None:
+        from scfm_widgets import Lab
+
+        with pytest.raises(DataError, match=words):
+            Lab(pbmc68k, **options)
+
+    def test_without_a_layout_waits_for_one(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        del pbmc68k.obsm["X_umap"]
+        lab = bench().lab
+        assert lab._xy == b""
+        assert lab._repr_mimebundle_()[0].keys() >= {"application/vnd.jupyter.widget-view+json", "text/plain"}
+
+
+class TestState:
+    def test_takes_some_keys_and_keeps_the_others(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.state = {"hidden": ["CD19+ B"]}
+        assert lab.state["hidden"] == ["CD19+ B"]
+        assert lab.state["groupby"] == "cell_type"
+
+    def test_a_mistyped_key_is_refused_with_a_hint(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        with pytest.raises(DataError, match=r"no 'color'.*Did you mean 'colour'"):
+            lab.state = {"color": GENE}
+        assert lab.state["colour"] == {"by": "obs", "name": "cell_type"}
+
+    def test_a_colour_may_be_just_a_name(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.state = {"colour": GENE}
+        assert lab.state["colour"] == {"by": "gene", "name": GENE}
+        lab.state = {"colour": "phase"}
+        assert lab.state["colour"] == {"by": "obs", "name": "phase"}
+        with pytest.raises(DataError, match="Did you mean"):
+            lab.state = {"colour": "CD33D"}
+
+    def test_from_the_browser_reaches_python(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.set_state({"state": {**lab.state, "labels": False}})
+        assert lab.state["labels"] is False
+
+
+class TestSelection:
+    def test_from_the_browser_is_a_mask(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench().lab
+        mask = np.arange(pbmc68k.n_obs) % 7 == 0
+        # A buffer arrives as a view of a larger message.
+        lab.set_state({"_selection": memoryview(b"xx" + pack_mask(mask))[2:]})
+        assert (lab.selection == mask).all()
+
+    def test_may_be_a_mask_positions_or_names(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench().lab
+        wanted = np.zeros(pbmc68k.n_obs, bool)
+        wanted[[2, 5, 699]] = True
+        for given in (wanted, [2, 5, 699], [2, 5, -1], pbmc68k.obs_names[[2, 5, 699]], pd.Series(wanted)):
+            lab.selection = given
+            assert (lab.selection == wanted).all()
+        lab.selection = None
+        assert not lab.selection.any()
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ([700], "below 700"),
+            ([True, False], "2 values"),
+            (["no such cell"], "'no such cell'"),
+            ([[1], [2]], "one-dimensional"),
+        ],
+        ids=["position", "mask", "name", "shape"],
+    )
+    def test_that_does_not_fit_is_refused_in_words(self, bench: Callable[..., Bench], given: Any, words: str) -> None:
+        lab = bench().lab
+        lab.selection = [1]
+        with pytest.raises(DataError, match=words):
+            lab.selection = given
+        assert lab.selection.sum() == 1, "what was selected stays"
+
+
+class TestColumns:
+    def test_of_obs_come_as_codes(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        answer, buffers = bench().ask(type="column", by="obs", name="cell_type")
+        labels = np.array([*answer["column"]["labels"]])
+        assert (labels[np.frombuffer(buffers[0], np.uint8)] == pbmc68k.obs["cell_type"].astype(str)).all()
+
+    def test_of_genes_are_normalised_by_the_whole_library(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        answer, buffers = bench().ask(type="column", by="gene", name="LYZ")
+        counts = np.asarray(pbmc68k[:, "LYZ"].X.todense()).ravel()
+        expected = np.log1p(counts / pbmc68k.obs["total_counts_all_genes"].to_numpy() * 1e4)
+        about = answer["column"]
+        shown = about["min"] + np.frombuffer(buffers[0], np.uint8) / 254 * (about["max"] - about["min"])
+        assert np.abs(shown - expected).max() <= 0.5 * about["max"] / 254 + 1e-6
+        assert about["min"] == 0.0
+
+    def test_of_cells_without_raw_counts_are_shown_as_they_are(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        pbmc68k.X = np.log1p(pbmc68k.X.toarray() * 1.37)
+        answer, _ = bench().ask(type="column", by="gene", name="LYZ")
+        assert answer["column"]["unit"] == "values in X"
+
+    def test_a_gene_that_is_not_there_is_answered_where_it_was_asked(self, bench: Callable[..., Bench]) -> None:
+        opened = bench()
+        answer, _ = opened.ask(type="column", by="gene", name="CD33D")
+        assert "no gene 'CD33D'" in answer["error"]
+        assert "Did you mean 'CD3D'" in answer["error"]
+        assert opened.lab._errors == []
+
+    def test_gene_names_come_as_one_buffer(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        _, buffers = bench().ask(type="genes")
+        assert buffers[0].decode().split("\n") == list(pbmc68k.var_names)
+
+    def test_a_cell_under_the_pointer_is_told_exactly(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        answer, _ = bench().ask(type="cell", cell=17, colour={"by": "obs", "name": "percent_mito"})
+        assert answer["name"] == pbmc68k.obs_names[17]
+        fields = dict(answer["fields"])
+        assert float(fields["percent_mito"]) == pytest.approx(pbmc68k.obs["percent_mito"].iloc[17], rel=5e-3)
+        assert fields["cell_type"] == pbmc68k.obs["cell_type"].iloc[17]
+
+    def test_hostile_names_go_through_as_they_are(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        evil = "<img src=x onerror=alert(1)>"
+        pbmc68k.obs[evil] = pd.Categorical(np.where(np.arange(700) % 2, "a\nb", "</script>"))
+        pbmc68k.var_names = [evil, "two\nlines", *pbmc68k.var_names[2:]]
+        opened = bench()
+        assert opened.ask(type="column", by="obs", name=evil)[0]["column"]["labels"] == ["</script>", "a\nb"]
+        assert opened.ask(type="column", by="gene", name=evil)[0]["column"]["title"] == evil
+        names = opened.ask(type="genes")[1][0].decode().split("\n")
+        assert len(names) == 765
+        assert names[:2] == [evil, "two lines"]
+
+
+class TestRunning:
+    def test_embeds_and_lays_out_under_new_keys(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        umap = pbmc68k.obsm["X_umap"].copy()
+        answer, _ = opened.ask(type="run", model=MODEL, layout=None)
+        lab = opened.lab
+        assert lab._errors == []
+        assert answer["key"] == "X_sctop"
+        assert pbmc68k.obsm["X_sctop"].shape[0] == 700
+        assert (pbmc68k.obsm["X_umap"] == umap).all()
+        assert lab._xy == Frame.around(pbmc68k.obsm["X_umap_sctop"]).pack(pbmc68k.obsm["X_umap_sctop"])
+        assert {"X_sctop", "X_umap_sctop"} <= set(pbmc68k.uns["scfm"])
+        assert type(lab.result).__name__ == "EmbedResult"
+        done = [job for job in opened.updates("_job") if job]
+        assert done[-1]["status"] == "done"
+        assert max(job["done"] for job in done) == 700
+
+    def test_keeps_a_layout_that_is_named(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="run", model=MODEL, layout="X_umap")
+        assert "X_umap_sctop" not in pbmc68k.obsm
+        assert opened.lab.session.layout == "X_umap"
+
+    def test_cancelled_writes_nothing(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        before = list(pbmc68k.obsm)
+        future = opened.lab.run()
+        while not future.done():
+            opened.lab.session.cancel()
+        opened.lab.wait(60)
+        last = opened.updates("_job")[-1]
+        assert last["status"] == "cancelled"
+        # Stopped while the cells are laid out, the vectors are there already, and the note says so.
+        assert list(pbmc68k.obsm) == before or "X_sctop" in last["note"]
+        assert "X_umap_sctop" not in pbmc68k.obsm
+        assert opened.lab._errors == []
+
+    def test_plans_before_with_the_share_of_counts_lost(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="plan", model=MODEL)
+        plan = opened.lab._plan
+        audit = sl.audit_genes(pbmc68k, MODEL, groupby="cell_type")
+        assert plan["device"]
+        assert plan["seconds"] > 0
+        assert plan["audit"]["overall"]["matched"] == audit.genes_matched
+        lost = {row["group"]: row["lost"] for row in plan["audit"]["rows"]}
+        assert lost == pytest.approx(audit.table.set_index("group")["umi_share_lost"].drop("all").to_dict())
+
+    def test_an_unknown_model_is_an_error_in_words_in_the_bench(self, bench: Callable[..., Bench]) -> None:
+        opened = bench()
+        answer, _ = opened.ask(type="run", model="startr", layout=None)
+        assert "startr" in answer["error"]
+        assert opened.lab._errors[0]["text"] == answer["error"]
+        opened.ask(type="dismiss", fault=opened.lab._errors[0]["id"])
+        assert opened.lab._errors == []
+
+    def test_cells_that_are_not_counts_are_an_error_in_words(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        pbmc68k.X = np.log1p(pbmc68k.X.toarray() * 1.37)
+        opened = bench(model=MODEL)
+        answer, _ = opened.ask(type="run", model=MODEL, layout=None)
+        assert "counts" in answer["error"]
+        assert "Traceback" not in answer["error"]
+
+    def test_without_a_model_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
+        with pytest.raises(ModelError, match="No model is picked"):
+            bench().lab.run()
+
+
+class TestPerturbing:
+    def test_agrees_with_sl_perturb(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        expected = sl.perturb(pbmc68k, MODEL, {GENE: 0.0}, groupby="cell_type", progress=False)
+        rows = shown_rows(opened)
+        for row in expected.table.itertuples():
+            shown = rows[row.group]
+            assert shown["effect"] == pytest.approx(row.effect, rel=1e-5)
+            assert shown["verdict"] == row.verdict
+            assert shown["p_value"] == (None if np.isnan(row.p_value) else pytest.approx(row.p_value))
+        frame = opened.lab.session.frame
+        after = frame.unpack(opened.lab._after)
+        assert np.abs(after - expected.layout.after).max() <= frame.side / 65535
+        assert type(opened.lab.result).__name__ == "PerturbResult"
+
+    def test_shows_the_effect_before_its_null(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        told = [value["null"] for value in opened.updates("_perturbation") if value]
+        assert told == ["pending", "ready"]
+
+    def test_moves_only_cells_that_change(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=False)
+        places = [np.frombuffer(data, "<u2").reshape(-1, 2) for data in (opened.lab._xy, opened.lab._after)]
+        moved = (places[0] != places[1]).any(axis=1)
+        expresses = np.asarray(pbmc68k[:, GENE].X.todense()).ravel() > 0
+        assert moved.any()
+        assert not (moved & ~expresses).any()
+        assert opened.lab._perturbation["expressing"] == {GENE: int(expresses.sum())}
+
+    def test_a_slider_that_still_moves_gets_no_null_and_sets_no_doses(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.3}, commit=False)
+        assert opened.lab._perturbation["null"] == "none"
+        assert opened.lab.doses == {}
+
+    def test_at_dose_1_nothing_is_after(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        opened.ask(type="perturb", doses={GENE: 1.0}, commit=True)
+        assert opened.lab._after == b""
+        assert opened.lab._perturbation is None
+        assert opened.lab.doses == {GENE: 1.0}
+
+    def test_from_python_is_computed_too(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.lab.doses = {GENE: 0.0}
+        opened.lab.wait(120)
+        assert opened.lab._perturbation["doses"] == {GENE: 0.0}
+        assert opened.lab.result.doses == {GENE: 0.0}
+
+    def test_other_groups_are_told_anew_with_the_same_shifts(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.lab.doses = {GENE: 0.0}
+        opened.lab.wait(120)
+        by_type = shown_rows(opened)
+        opened.lab.state = {"groupby": "phase"}
+        opened.lab.wait(120)
+        by_phase = shown_rows(opened)
+        assert set(by_phase) == {"all", "G1", "G2M", "S"}
+        assert by_phase["all"]["effect"] == pytest.approx(by_type["all"]["effect"])
+
+    def test_a_curve_of_the_gene_follows_and_agrees_with_the_exact_answers(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 1.0}, commit=True)
+        curve, places = opened.lab._curve, opened.lab._curve_places
+        assert (curve["gene"], curve["context"]) == (GENE, {})
+        points = {point["dose"]: point for point in curve["points"]}
+        assert sorted(points) == [0.0, 0.5, 1.0, 2.0]
+        part = {dose: places[p["offset"] : p["offset"] + p["length"]] for dose, p in points.items()}
+        assert part[1.0] == opened.lab._xy
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        assert part[0.0] == opened.lab._after
+        effects = [points[dose]["perturbation"]["rows"][0]["effect"] for dose in (0.0, 0.5, 1.0)]
+        assert effects == sorted(effects, reverse=True)
+        assert effects[-1] == 0.0
+
+    @pytest.mark.parametrize(
+        ("doses", "words"),
+        [({GENE: -1.0}, "-1"), ({"NOTAGENE": 0.0}, "NOTAGENE"), ({GENE: float("nan")}, "dose")],
+        ids=["negative", "unknown gene", "not a number"],
+    )
+    def test_what_cannot_be_is_told_in_words(
+        self, bench: Callable[..., Bench], doses: dict[str, float], words: str
+    ) -> None:
+        opened = bench(model=MODEL)
+        answer, _ = opened.ask(type="perturb", doses=doses, commit=True)
+        assert words in answer["error"]
+        assert opened.lab._errors[0]["text"] == answer["error"]
+
+    def test_with_no_model_picked_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
+        answer, _ = bench().ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        assert "pick one in the Models panel" in answer["error"]
+
+
+class TestTrajectory:
+    def test_from_a_group_colours_the_cells_and_draws_the_paths(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="run", model=MODEL, layout="X_umap")
+        opened.ask(type="trajectory", root={"group": "CD34+"}, groupby="cell_type")
+        lab = opened.lab
+        assert lab._errors == []
+        assert "trajectory_pseudotime" in pbmc68k.obs
+        assert lab.state["colour"] == {"by": "result", "name": "pseudotime"}
+        found = lab._trajectory
+        assert found["paths"]
+        assert all(0 <= value <= 1 for path in found["paths"] for value in path["points"])
+        assert found["charts"]["light"].startswith("<svg")
+        assert found["charts"]["light"] != found["charts"]["dark"]
+        answer, buffers = opened.ask(type="column", by="result", name="pseudotime")
+        codes = np.frombuffer(buffers[0], np.uint8)
+        root = pbmc68k.obs_names.get_loc(lab.result.root)
+        assert codes[root] == 0
+        assert answer["column"]["scale"] == "order"
+
+    def test_from_a_cell_begins_there(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="run", model=MODEL, layout="X_umap")
+        opened.ask(type="trajectory", root={"cell": 42}, groupby="cell_type")
+        assert opened.lab.result.root == pbmc68k.obs_names[42]
+        assert opened.lab.result.pseudotime[42] == 0.0
+
+    @pytest.mark.parametrize(
+        ("root", "words"), [(None, "No root is picked"), ({"group": "CD34"}, "CD34"), ({"cell": 9999}, "9999")]
+    )
+    def test_a_root_that_is_not_there_is_told_in_words(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, root: Any, words: str
+    ) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="run", model=MODEL, layout="X_umap")
+        answer, _ = opened.ask(type="trajectory", root=root, groupby="cell_type")
+        assert words in answer["error"]
+        assert not [name for name in pbmc68k.obs if name.startswith("trajectory")]
+
+    def test_before_a_run_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
+        answer, _ = bench().ask(type="trajectory", root={"group": "CD34+"}, groupby="cell_type")
+        assert "run a model first" in answer["error"]
+
+
+class TestResults:
+    def test_set_from_python_are_shown(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        result = sl.perturb(pbmc68k, MODEL, {GENE: 0.5}, groupby="cell_type", null=False, progress=False)
+        lab = bench(model=MODEL).lab
+        lab.result = result
+        assert lab.doses == {GENE: 0.5}
+        assert lab._perturbation["moved"] == int(result.changed.sum())
+        assert lab.result is result
+
+    def test_of_other_cells_are_refused(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        result = sl.embed(pbmc68k[:100].copy(), MODEL, progress=False)
+        lab = bench().lab
+        with pytest.raises(DataError, match="100 cells, the bench 700"):
+            lab.result = result
+
+    def test_of_another_kind_are_refused(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        with pytest.raises(DataError, match="not a list"):
+            lab.result = []
+
+
+def test_the_still_picture_shows_every_group_in_its_colour(bench: Callable[..., Bench]) -> None:
+    from PIL import Image
+
+    from scfm_widgets.picture import CATEGORIES
+
+    data, _ = bench().lab._repr_mimebundle_()
+    image = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+    seen = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in image.getcolors(1_000_000)}
+    assert seen >= set(CATEGORIES[:10])
+    assert set(CATEGORIES[10:]).isdisjoint(seen)
+
+
+def test_two_benches_share_nothing(bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+    one, two = bench(pbmc68k.copy()).lab, bench(pbmc68k.copy()).lab
+    one.selection = [1]
+    one.state = {"hidden": ["CD34+"]}
+    assert not two.selection.any()
+    assert two.state["hidden"] == []
+    assert one._uid != two._uid

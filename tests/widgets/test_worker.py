@@ -1,0 +1,194 @@
+"""One thread, jobs in order, and a way out of each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scfm_lab.errors import Cancelled, DataError
+from scfm_widgets.worker import Job, Worker, abandonable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOON = 10.0
+
+
+@pytest.fixture
+def told() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def worker(told: list[dict[str, Any]]) -> Iterator[Worker]:
+    def report(job: Job) -> None:
+        told.append(job.describe())
+
+    made = Worker(report)
+    yield made
+    made.close()
+
+
+class Gate:
+    """Work that says when it has begun and waits until it is let go or told to stop."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, progress: Any, cancel: threading.Event) -> str:
+        self.begun.set()
+        while not self.go.wait(0.01):
+            if cancel.is_set():
+                raise Cancelled("stopped")
+        return "done"
+
+
+def quick(progress: Any, cancel: threading.Event) -> str:
+    return "quick"
+
+
+def test_jobs_run_one_after_the_other_in_order(worker: Worker) -> None:
+    order: list[int] = []
+    futures = [worker.submit("n", lambda p, c, n=n: order.append(n)) for n in range(20)]
+    for future in futures:
+        future.result(SOON)
+    assert order == list(range(20))
+
+
+def test_a_job_that_waits_is_replaced_by_a_newer_one_of_its_lane(worker: Worker) -> None:
+    gate = Gate()
+    running = worker.submit("a", gate, lane="slider")
+    gate.begun.wait(SOON)
+    waiting = [worker.submit("a", quick, lane="slider") for _ in range(5)]
+    other = worker.submit("b", quick, lane="other")
+    gate.go.set()
+    assert running.result(SOON) == "done", "the one that runs is not touched"
+    assert [future.cancelled() for future in waiting] == [True] * 4 + [False]
+    assert waiting[-1].result(SOON) == other.result(SOON) == "quick"
+
+
+def test_interrupt_stops_the_running_job_of_the_same_lane_only(worker: Worker) -> None:
+    first, second = Gate(), Gate()
+    one = worker.submit("a", first, lane="slider")
+    first.begun.wait(SOON)
+    worker.submit("a", second, lane="slider", interrupt=True)
+    with pytest.raises(Cancelled):
+        one.result(SOON)
+    second.begun.wait(SOON)
+    third = worker.submit("b", quick, lane="other", interrupt=True)
+    second.go.set()
+    assert third.result(SOON) == "quick"
+
+
+def test_work_that_yields_goes_when_anything_else_comes(worker: Worker) -> None:
+    running, waiting = Gate(), Gate()
+    null = worker.submit("null", running, yields=True)
+    running.begun.wait(SOON)
+    worker.submit("perturb", waiting)
+    with pytest.raises(Cancelled):
+        null.result(SOON)
+    later = worker.submit("null", quick, yields=True)
+    worker.submit("perturb", quick)
+    waiting.go.set()
+    with pytest.raises(CancelledError):
+        later.result(SOON)
+
+
+def test_cancel_stops_within_a_step_and_says_so(worker: Worker, told: list[dict[str, Any]]) -> None:
+    gate = Gate()
+    future = worker.submit("embed", gate, label="Running the model")
+    gate.begun.wait(SOON)
+    started = time.monotonic()
+    worker.cancel()
+    with pytest.raises(Cancelled):
+        future.result(SOON)
+    assert time.monotonic() - started < SOON / 2
+    assert [job["status"] for job in told] == ["running", "cancelling", "cancelled"]
+
+
+def test_cancel_of_another_job_does_nothing(worker: Worker) -> None:
+    gate = Gate()
+    future = worker.submit("embed", gate)
+    gate.begun.wait(SOON)
+    worker.cancel(10_000)
+    gate.go.set()
+    assert future.result(SOON) == "done"
+
+
+def test_an_error_is_the_futures_and_the_thread_goes_on(worker: Worker, told: list[dict[str, Any]]) -> None:
+    def fails(progress: Any, cancel: Any) -> None:
+        raise DataError("a sentence")
+
+    with pytest.raises(DataError, match="a sentence"):
+        worker.submit("x", fails).result(SOON)
+    assert worker.submit("y", quick).result(SOON) == "quick"
+    assert worker.wait(SOON)
+    assert [job["status"] for job in told if job["kind"] == "x"] == ["running", "failed"]
+
+
+def test_progress_is_told_with_rate_and_time_left_and_not_too_often(worker: Worker, told: list[dict[str, Any]]) -> None:
+    def counts(progress: Any, cancel: Any) -> None:
+        for done in range(1, 2001):
+            progress(done, 4000, "cells")
+        time.sleep(0.15)
+        progress(2000, 4000)
+
+    worker.submit("embed", counts).result(SOON)
+    worker.wait(SOON)
+    running = [job for job in told if job["done"] and job["status"] == "running"]
+    assert len(running) < 20
+    last = running[-1]
+    assert (last["done"], last["total"], last["note"]) == (2000, 4000, "cells")
+    assert last["rate"] * last["seconds"] == pytest.approx(2000, rel=0.05)
+    assert last["left"] == pytest.approx(last["seconds"], rel=0.05)
+    assert told[-1]["status"] == "done"
+
+
+def test_a_quiet_job_is_not_shown_unless_it_takes_long(worker: Worker, told: list[dict[str, Any]]) -> None:
+    worker.submit("perturb", quick, quiet=True).result(SOON)
+    worker.wait(SOON)
+    assert told == []
+
+
+def test_wait_says_whether_it_was_enough(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit("a", gate)
+    assert not worker.wait(0.05)
+    gate.go.set()
+    assert worker.wait(SOON)
+
+
+def test_close_drops_what_waits_and_stops_what_runs(worker: Worker) -> None:
+    gate = Gate()
+    running = worker.submit("a", gate)
+    gate.begun.wait(SOON)
+    waiting = worker.submit("b", quick)
+    worker.close()
+    with pytest.raises(Cancelled):
+        running.result(SOON)
+    assert waiting.cancelled()
+
+
+class TestAbandonable:
+    def test_gives_what_the_work_gives(self) -> None:
+        assert abandonable(lambda: 42, threading.Event()) == 42
+
+    def test_passes_an_error_on_even_one_that_looks_like_waiting(self) -> None:
+        def fails() -> None:
+            raise TimeoutError("the server's, not ours")
+
+        with pytest.raises(TimeoutError, match="the server's"):
+            abandonable(fails, threading.Event())
+
+    def test_leaves_the_work_behind_when_cancelled(self) -> None:
+        release, cancel = threading.Event(), threading.Event()
+        threading.Timer(0.1, cancel.set).start()
+        started = time.monotonic()
+        with pytest.raises(Cancelled):
+            abandonable(lambda: release.wait(SOON), cancel)
+        assert time.monotonic() - started < SOON / 2
+        release.set()
