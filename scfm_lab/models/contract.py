@@ -71,6 +71,8 @@ class ModelSpec:
     """The rule behind every choice that depends on chance or order."""
     options: Mapping[str, Option] = field(default_factory=dict)
     commercial: bool = True
+    gene_order: str = ""
+    """Which order of genes the model reads, where order is part of its input; empty: order means nothing."""
     parameters: int = 0
     layers: int = 0
     heads: int = 0

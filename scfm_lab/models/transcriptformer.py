@@ -93,6 +93,7 @@ class TranscriptFormer(Readouts):
                 f"{self.settings.seq_len:,} of them loses the last; a perturbed copy keeps what its cell keeps"
                 + (f"; embedding surgery: {surgery}" if surgery else "")
             ),
+            gene_order="that of the columns, as the reference (options={'gene_order': 'vocabulary'} reads one order in every file)",
             options=_options(self.aux, self.settings, surgery)
             | ({} if "mouse" in organisms or "human" not in organisms else {"orthologs": ortholog_option(orthologs)}),
             parameters=sum(p.numel() for p in net.parameters())

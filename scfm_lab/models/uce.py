@@ -66,7 +66,7 @@ class UCE(PublishedModel):
             name="uce",
             family=self.family,
             genes="symbol",
-            organisms=species.names,
+            organisms=(species.first, *(name for name in species.names if name != species.first)),
             n_genes=len(genes),
             width=net.output_width,
             max_length=net.sizes["pad_length"],
