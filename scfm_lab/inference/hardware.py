@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 PRECISIONS = ("float32", "bfloat16", "float16")
-_PYTORCH_GIB = 0.4
+_PYTORCH_GIB = 0.45
+_BATCH_TOKENS = 8_192
 _MARGIN = 1.25
 _TIGHT = 0.8
 
@@ -161,12 +162,12 @@ class Needs:
         return cls(spec.parameters, spec.width, spec.layers, spec.heads, spec.feed_forward, spec.max_length or 2048)
 
     def estimate_gib(self, tokens: int | None = None) -> float:
-        """Peak memory in GiB for a batch of `tokens` tokens (default: one cell of full length).
+        """Peak memory in GiB for a batch of `tokens` tokens (default: the engine's on a CPU, or one full cell).
 
         Weights in float32, activations of one layer, the attention scores of one cell (none
         is kept with fused attention), PyTorch itself, and a quarter on top.
         """
-        tokens = tokens or self.length
+        tokens = tokens or max(self.length, _BATCH_TOKENS)
         weights = self.weight_bytes if self.weight_bytes is not None else 4 * self.parameters
         if self.layers == 0:
             return weights / GIB + 0.2
