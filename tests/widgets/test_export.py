@@ -1,0 +1,249 @@
+"""One HTML file of the bench: it holds what it says, nothing hostile runs in it, and it asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError, GenesError, StorageError
+from scfm_widgets import export
+from scfm_widgets.export import DOSES, payload_of, write_html
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from anndata import AnnData
+    from playwright.sync_api import Browser, Page
+
+    from tests.widgets.conftest import Bench
+
+MODEL = "sctop"
+GENE = "CD3D"
+EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
+
+
+def read(payload: str) -> tuple[dict[str, Any], bytes]:
+    """What the browser makes of a payload."""
+    document = json.loads(payload)
+    return document, zlib.decompress(base64.b64decode(document["data"]))
+
+
+class Reader(HTMLParser):
+    """Elements and text of a page as a browser would see them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self.inside[-1] if self.inside else "", []).append(data)
+
+
+class TestPayload:
+    def test_holds_places_and_columns_as_they_are_on_the_bench(self, bench: Callable[..., Bench]) -> None:
+        lab = bench(model=MODEL).lab
+        document, data = read(payload_of(lab).to_json())
+        part = document["bytes"]["_xy"]
+        assert data[part["offset"] : part["offset"] + part["length"]] == lab._xy
+        reply = document["replies"]["column:obs:cell_type"]
+        codes = data[reply["buffer"]["offset"] :][: reply["buffer"]["length"]]
+        assert codes == lab.session.columns.of_obs("cell_type").codes
+        assert "column:gene:LYZ" in document["replies"], "all genes of a small dataset go along"
+
+    def test_holds_a_genes_answers_at_each_dose(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench(model=MODEL).lab
+        document, data = read(payload_of(lab, genes=[GENE]).to_json())
+        responses = {item["dose"]: item for item in document["responses"]}
+        assert sorted(responses) == sorted(DOSES)
+        expected = sl.perturb(pbmc68k, MODEL, {GENE: 0.0}, groupby="cell_type", null=False, progress=False)
+        after = responses[0.0]["after"]
+        assert after["offset"] % 2 == 0, "places are read as uint16 where they lie"
+        places = np.frombuffer(data[after["offset"] :][: after["length"]], "<u2").tobytes()
+        assert places == lab.session.frame.pack(expected.layout.after)
+        effects = {row["group"]: row["effect"] for row in responses[0.0]["perturbation"]["rows"]}
+        assert effects == pytest.approx(dict(zip(expected.table["group"], expected.table["effect"], strict=True)))
+
+    def test_keeps_the_null_that_was_computed(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        document, _ = read(payload_of(opened.lab).to_json())
+        knockout = next(item for item in document["responses"] if item["dose"] == 0.0)["perturbation"]
+        assert knockout["null"] == "ready"
+        assert knockout["rows"] == opened.lab._perturbation["rows"]
+
+    def test_a_gene_that_is_not_there_is_an_error_in_words(self, bench: Callable[..., Bench]) -> None:
+        with pytest.raises(GenesError, match="CD33D"):
+            payload_of(bench(model=MODEL).lab, genes=["CD33D"])
+
+    def test_beyond_its_size_it_leaves_genes_out_and_says_so(
+        self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(export, "GENE_BYTES", 20 * 700)
+        payload = payload_of(bench(model=MODEL).lab, genes=["TNFRSF4"])
+        genes = [key for key in payload.replies if key.startswith("column:gene:")]
+        assert len(genes) == 20
+        assert "column:gene:TNFRSF4" in genes, "a gene that was asked for stays, however little it varies"
+        assert payload.left_out == ["745 of 765 genes"]
+
+    def test_leaves_out_panels_that_need_a_kernel(self, bench: Callable[..., Bench]) -> None:
+        lab = bench(model=MODEL).lab
+        assert [row["component"] for row in payload_of(lab).traits["_panels"]] == ["embedding"]
+        with_gene = payload_of(lab, genes=[GENE]).traits["_panels"]
+        assert [row["component"] for row in with_gene] == ["embedding", "perturb"]
+
+
+class TestFile:
+    def test_escapes_what_others_wrote(self, bench: Callable[..., Bench], pbmc68k: AnnData, tmp_path: Path) -> None:
+        pbmc68k.obs["cell_type"] = pbmc68k.obs["cell_type"].cat.rename_categories({"CD34+": EVIL})
+        sections = [{"heading": EVIL, "text": f"{EVIL}\nsecond"}, {"heading": "T", "table": [["a"], [EVIL]]}]
+        path = write_html(tmp_path / "page.html", title=EVIL, lab_or_payload=bench().lab, sections=sections, lead=EVIL)
+        page = Reader(path.read_text(encoding="utf-8"))
+        assert not [tag for tag, _ in page.elements if tag == "img"]
+        assert page.texts["title"] == [EVIL]
+        assert EVIL in page.texts["td"]
+        payload = next(text for text in page.texts["script"] if text.startswith("{"))
+        reply = json.loads(payload)["replies"]["column:obs:cell_type"]
+        assert EVIL in reply["content"]["column"]["labels"]
+
+    def test_names_no_other_place(self, bench: Callable[..., Bench], tmp_path: Path) -> None:
+        text = write_html(tmp_path / "page.html", title="t", lab_or_payload=bench().lab).read_text(encoding="utf-8")
+        addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"'<)]*", text))
+        assert {a for a in addresses if "www.w3.org" not in a} == set()
+        page = Reader(text)
+        assert not [tag for tag, attrs in page.elements if attrs.get("src") or tag == "link"]
+        policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+        assert policy.startswith("default-src 'none'")
+
+    def test_pictures_lie_inside(self, bench: Callable[..., Bench], tmp_path: Path) -> None:
+        svg = '<svg xmlns="http://www.w3.org/2000/svg"><text>é</text></svg>'
+        path = write_html(
+            tmp_path / "p.html",
+            title="t",
+            lab_or_payload=bench().lab,
+            sections=[{"heading": "h", "svg": svg, "alt": "a chart"}],
+        )
+        source = next(a for tag, a in Reader(path.read_text(encoding="utf-8")).elements if tag == "img")
+        assert base64.b64decode(source["src"].removeprefix("data:image/svg+xml;base64,")).decode() == svg
+        assert source["alt"] == "a chart"
+
+    def test_a_mistyped_section_is_refused(self, bench: Callable[..., Bench], tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="'txt'"):
+            write_html(tmp_path / "p.html", title="t", lab_or_payload=bench().lab, sections=[{"txt": "x"}])
+        assert list(tmp_path.iterdir()) == []
+
+    def test_that_cannot_be_written_is_an_error_in_words_and_leaves_nothing(
+        self, bench: Callable[..., Bench], tmp_path: Path
+    ) -> None:
+        with pytest.raises(StorageError, match=r"cannot be written to .*missing"):
+            write_html(tmp_path / "missing" / "p.html", title="t", lab_or_payload=bench().lab)
+        taken = tmp_path / "taken"
+        taken.mkdir()
+        with pytest.raises(StorageError):
+            write_html(taken, title="t", lab_or_payload=bench().lab)
+        assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[[Path], tuple[Page, list[str]]]]:
+    """Opens a file as a double click does; also gives its errors and requests."""
+    pages: list[Page] = []
+
+    def open_file(path: Path) -> tuple[Page, list[str]]:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        pages.append(page)
+        seen: list[str] = []
+        page.on("pageerror", lambda error: seen.append(f"error {error}"))
+        page.on("console", lambda said: seen.append(f"console {said.text}") if said.type == "error" else None)
+        page.on("request", lambda request: seen.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector(".scfm-lab .sl-plane canvas")
+        return page, seen
+
+    yield open_file
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.browser
+class TestInTheBrowser:
+    def test_opens_from_disk_and_asks_nobody(
+        self, bench: Callable[..., Bench], visit: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="run", model=MODEL, layout="X_umap")
+        opened.ask(type="trajectory", root={"group": "CD34+"}, groupby="cell_type")
+        path = write_html(tmp_path / "page.html", title="Blood", lab_or_payload=opened.lab, genes=[GENE])
+        page, seen = visit(path)
+        page.get_by_role("tab", name="Trajectory").click()
+        page.get_by_role("img", name=re.compile("Pseudotime from CD34")).wait_for()
+        page.wait_for_timeout(300)
+        assert [url for url in seen if not url.startswith(("blob:null/", path.as_uri()))] == []
+
+    def test_the_slider_moves_the_cells(
+        self, bench: Callable[..., Bench], visit: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        lab = bench(model=MODEL).lab
+        page, seen = visit(write_html(tmp_path / "page.html", title="Blood", lab_or_payload=lab, genes=[GENE, "LYZ"]))
+        plane = page.locator(".sl-plane")
+        before = plane.screenshot()
+        slider = page.get_by_label(GENE, exact=True)
+        slider.focus()
+        slider.press("Home")
+        page.get_by_text(f"{GENE} knocked out").wait_for()
+        page.wait_for_timeout(400)
+        knocked_out = plane.screenshot()
+        assert knocked_out != before
+        slider.press("PageUp")
+        page.get_by_text("between computed doses").wait_for()
+        page.wait_for_timeout(400)
+        assert plane.screenshot() not in (before, knocked_out)
+        page.get_by_role("button", name="Before", exact=True).click()
+        page.wait_for_timeout(400)
+        # The page holds each gene alone: another one puts this one back.
+        page.get_by_label("LYZ", exact=True).press("Home")
+        page.get_by_text("LYZ knocked out").wait_for()
+        assert slider.input_value() == "1"
+        assert [item for item in seen if item.startswith(("error", "console"))] == []
+
+    def test_hostile_names_are_shown_as_text(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, visit: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        pbmc68k.obs["cell_type"] = pbmc68k.obs["cell_type"].cat.rename_categories({"CD34+": EVIL})
+        page, seen = visit(write_html(tmp_path / "page.html", title=EVIL, lab_or_payload=bench().lab))
+        page.locator(".sl-group-name", has_text="onerror").wait_for()
+        page.get_by_role("combobox", name="Colour cells").click()
+        page.wait_for_timeout(300)
+        assert page.title() == EVIL
+        assert page.locator("img").count() == 0
+        assert [item for item in seen if item.startswith(("error", "console"))] == []
