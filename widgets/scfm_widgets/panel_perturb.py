@@ -157,6 +157,7 @@ class PerturbPanel(Panel):
         context = {name: dose for name, dose in doses.items() if name != gene and dose != 1.0}
         if self._curve is None or (self._curve.gene, self._curve.context) != (gene, context):
             self._curve = Curve(gene, context)
+            self.session.publish(_curve=None, _curve_places=b"")
         curve = self._curve
         for dose in AHEAD:
             if dose in curve.points:
@@ -170,10 +171,12 @@ class PerturbPanel(Panel):
                 result = ready.run({gene: 1.0})
             described = self._described(result, asked, seq=0, null="none")
             curve.points[dose] = (described, self.session.frame.pack(result.layout.after))
+            # Between two doses there is a line already: the browser need not wait for the others.
+            if len(curve.points) > 1:
+                self._publish_curve()
             if cancel.is_set():
                 message = "Something else was asked for."
                 raise Cancelled(message)
-        self._publish_curve()
 
     # --------------------------------------------------------------------------------- telling
 
@@ -184,17 +187,19 @@ class PerturbPanel(Panel):
 
     def _publish(self, result: Any, doses: Mapping[str, float], seq: int, *, null: str) -> None:
         session = self.session
+        told = self._described(result, doses, seq=seq, null=null)
+        known: Any = session.results.get("perturb")
         session.results["perturb"] = result
         session.newest = "perturb"
-        session.show_after(
-            result.layout.after,
-            _perturbation=self._described(result, doses, seq=seq, null=null),
-            _data_version=session.next_version(),
-        )
+        if known is not None and known.layout is result.layout:
+            # Only the null has come: the cells are where they were, and what is known of each is the same.
+            session.publish(_perturbation=told)
+        else:
+            session.show_after(result.layout.after, _perturbation=told, _data_version=session.next_version())
 
     def _publish_curve(self) -> None:
         """Tell the browser of the curve, or that there is none."""
-        if self._curve is None or not self._curve.complete:
+        if self._curve is None:
             self.session.publish(_curve=None, _curve_places=b"")
             return
         described, places = self._curve.pack()

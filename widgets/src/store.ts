@@ -286,6 +286,10 @@ export class Store {
     const curve = this.get("_curve");
     if (!curve || !(curve.gene in doses) || !sameDoses(withoutGene(doses, curve.gene), curve.context))
       return null;
+    const known = this.#curve.map(({ dose }) => dose);
+    const dose = doses[curve.gene];
+    // Beyond the doses that have been computed so far nothing can be said yet.
+    if (dose < Math.min(...known) || dose > Math.max(...known)) return null;
     return respondTo(this.#curve, curve.gene, doses);
   }
 

@@ -133,6 +133,15 @@ describe("a response curve", () => {
     expect(asked).toBe(0);
   });
 
+  it("says nothing of doses beyond those that have been computed so far", () => {
+    const half = { ...traits, _curve: { ...traits._curve, points: points.slice(0, 2) } };
+    const { store } = bench(half);
+    store.setDoses({ CD3D: 1.5 }, false);
+    expect(store.positions("after")).toBeNull();
+    store.setDoses({ CD3D: 0.5 }, false);
+    expect(store.positions("after")![2]).toBe(80);
+  });
+
   it("gives way to the exact answer", () => {
     const { store, behind } = bench(traits);
     store.setDoses({ CD3D: 0.5 }, false);
