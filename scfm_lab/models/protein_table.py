@@ -100,6 +100,9 @@ class EncodedRows:
         import torch
 
         asked = ids.cpu().numpy()
+        if len(self._slots) < len(self._table):  # rows were appended
+            more = np.full(len(self._table) - len(self._slots), -1, np.int64)
+            self._slots = np.concatenate([self._slots, more])
         self._require(np.unique(asked))
         assert self._kept is not None
         return self._kept[torch.from_numpy(self._slots[asked]).to(self._kept.device)]

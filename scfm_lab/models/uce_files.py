@@ -147,7 +147,7 @@ class UceFiles:
         return {canonical(k): int(v) for k, v in content.items()}
 
     def read_proteins(self, species: str) -> dict[str, torch.Tensor]:
-        """Protein embeddings by upper-cased symbol, as the reference numbers them: doubles keep the first place."""
+        """Protein embeddings by symbol, in the order of the file."""
         import torch
 
         path = Path(self.added[species]["protein_embeddings"]) if species in self.added else self.proteins.get(species)
@@ -163,7 +163,7 @@ class UceFiles:
             or not all(isinstance(k, str) and isinstance(v, torch.Tensor) and v.ndim == 1 for k, v in content.items())
         ):
             raise ModelError(f"{path} does not hold gene symbols and protein embeddings; give the file as published.")
-        return {symbol.upper(): vector for symbol, vector in content.items()}
+        return content
 
 
 def _given(value: Any, name: str) -> Path:

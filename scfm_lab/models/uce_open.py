@@ -78,4 +78,11 @@ def token_table(files: UceFiles, own: torch.Tensor) -> tuple[torch.Tensor, bool]
             f"{files.tokens} is {shape}, not a table of rows of {width:,} numbers; the files do not belong together."
         )
     without = rows - len(Positions.read(files.chrom).names)
-    return (own, False) if len(table) in (rows, without) else (table, True)
+    if len(table) in (rows, without):
+        return own, False
+    if len(table) > 4 and rows > 4 and torch.equal(table[4].float(), own[4].float()):
+        raise ModelError(
+            f"{files.tokens} ({len(table):,} rows) holds the genes of the checkpoint's own table ({rows:,} rows), but not "
+            "as many; the files do not belong together."
+        )
+    return table, True

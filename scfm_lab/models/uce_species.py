@@ -50,6 +50,7 @@ class Species:
         self._table_rows = len(table)
         self._read: dict[str, SpeciesGenes] = {}
         self.chromosome_row = self._first_chromosome(chromosome_row)
+        self._check_end()
         self.names = tuple(sorted({s for s in self._offsets if s in files.proteins} | set(files.added)))
         if not self.names:
             raise ModelError(
@@ -92,7 +93,8 @@ class Species:
             return self.check(asked or self.default)
         if genes.organism and canonical(genes.organism) in self.names:
             return canonical(genes.organism)
-        if genes.organism is None and len(self.names) == 1:
+        # Human and mouse are told from the names, and nothing else is.
+        if len(self.names) == 1 and (genes.organism is None or self.names[0] not in ("human", "mouse")):
             return self.names[0]
         told = f"look like {genes.organism} genes" if genes.organism else "do not tell their species"
         raise GenesError(
@@ -147,15 +149,27 @@ class Species:
             )
         return first
 
+    def _check_end(self) -> None:
+        """The chromosome tokens begin where the last species ends; a table that lost rows would shift them all."""
+        last = max(self._offsets, key=lambda name: self._offsets[name], default="")
+        if self._table_rows == _PUBLISHED_ROWS or last not in self.files.proteins:
+            return
+        end = self._offsets[last] + len(self.files.read_proteins(last))
+        if end != self.chromosome_row:
+            raise ModelError(
+                f"The genes of {last}, the last species, end at row {end:,} of the token table, but its chromosomes begin "
+                f"at row {self.chromosome_row:,}; the files do not belong together."
+            )
+
     def _published(self, species: str) -> SpeciesGenes:
         vectors = self.files.read_proteins(species)
         offset = self._offsets[species]
         width = len(next(iter(vectors.values())))
-        if width != self.table.width or offset < 4 or offset + len(vectors) > self.chromosome_row:
+        end = min([o for o in self._offsets.values() if o > offset], default=self.chromosome_row)
+        if width != self.table.width or offset < 4 or offset + len(vectors) > end:
             raise ModelError(
                 f"The protein embeddings of {species} ({len(vectors):,} genes, {width:,} wide, rows from {offset:,} on) do not "
-                f"fit the token table ({self.chromosome_row:,} rows for genes, {self.table.width:,} wide); the files do not "
-                "belong together."
+                f"fit the token table (the next begin at row {end:,}; {self.table.width:,} wide); the files do not belong together."
             )
         return _with_positions(species, list(vectors), offset, self._positions, self.chromosome_row)
 
@@ -177,6 +191,8 @@ class Species:
         positions = Positions.read(Path(str(parts["chrom"])).expanduser())
         generator = torch.Generator().manual_seed(_taxon(species, parts))
         chromosomes = torch.normal(0.0, 1.0, (len(positions.names), width), generator=generator)
+        # Symbols that differ in case only are one gene; its rows are put together here, so that no place shifts.
+        vectors = {symbol.upper(): vector for symbol, vector in vectors.items()}
         offset = self.table.append(list(vectors.values()))
         return _with_positions(species, list(vectors), offset, positions, self.table.append(chromosomes))
 
@@ -193,7 +209,8 @@ def _taxon(species: str, parts: Mapping[str, Any]) -> int:
 def _with_positions(
     species: str, symbols: list[str], offset: int, positions: Positions, chromosome_row: int
 ) -> SpeciesGenes:
-    names = np.array(symbols, dtype=object)
+    # As the reference numbers them: upper-cased, and of doubled names the first place counts.
+    names = np.array(list(dict.fromkeys(symbol.upper() for symbol in symbols)), dtype=object)
     codes, starts = positions.of(species, names)
     # The reference fails on a gene without a position; here it is a gene that the model does not know.
     known = np.flatnonzero(codes >= 0)
