@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_LARGEST_HEADER = 1 << 26
 
 
 def sha256(path: Path) -> str:
@@ -151,6 +152,28 @@ def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch
             f"{'is no tensor' if len(strange) == 1 else 'are no tensors'}. Give the published file."
         )
     return dict(content)
+
+
+def tensor_names(path: Path) -> frozenset[str]:
+    """Names of the tensors in a safetensors file or torch archive, without opening them; empty if it is neither.
+
+    For a torch archive they are all texts in its pickle, which is taken apart and not run.
+    """
+    import pickletools
+    import zipfile
+
+    try:
+        if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                return frozenset(json.loads(file.read(size))) if size < _LARGEST_HEADER else frozenset()
+        with zipfile.ZipFile(path) as archive:
+            index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
+            if not index or index[0].compress_type != zipfile.ZIP_STORED:
+                return frozenset()
+            return frozenset(value for _, value, _ in pickletools.genops(archive.read(index[0])) if isinstance(value, str))
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return frozenset()
 
 
 def read_pickle(path: Path) -> Any:

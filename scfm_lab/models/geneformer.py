@@ -16,7 +16,7 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
-from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256
+from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 
 if TYPE_CHECKING:
@@ -103,17 +103,16 @@ class Geneformer(PublishedModel):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether a folder (or a weights file in it) holds the configuration of a BERT on genes."""
-        folder = path if path.is_dir() else path.parent
-        if path.is_file() and path.suffix not in (".safetensors", ".bin"):
-            return False
+        """Whether a folder has the configuration of a BERT, or the weights have its tensors; opens no weights."""
+        if path.is_file():
+            return path.suffix in (".safetensors", ".bin", ".pt") and _is_bert(path)
         try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+            if isinstance(config, dict) and config.get("model_type") == "bert":
+                return True
         except (OSError, ValueError):
-            return path.is_dir() and any(folder.glob("token_dictionary*.pkl"))
-        return isinstance(config, dict) and (
-            config.get("model_type") == "bert" or any(str(a).startswith("Bert") for a in config.get("architectures") or [])
-        )
+            pass
+        return any((path / name).is_file() and _is_bert(path / name) for name in (WEIGHTS, TORCH_WEIGHTS))
 
     @classmethod
     def open(
@@ -311,6 +310,10 @@ class Geneformer(PublishedModel):
         np.add.at(sums, which, states)
         means = sums / np.bincount(which)[:, None]
         return pd.DataFrame(means.astype(np.float32), index=pd.Index(found, name="token"))
+
+
+def _is_bert(weights: Path) -> bool:
+    return any(name.endswith("embeddings.word_embeddings.weight") for name in tensor_names(weights))
 
 
 def _weights(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
-from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
+from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, symbol_vocabulary, take_orthologs
 
 if TYPE_CHECKING:
@@ -100,16 +100,16 @@ class ScGPT(PublishedModel):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether a folder (or a weights file in it) has scGPT's ``args.json``, or two of its three files."""
-        folder = path if path.is_dir() else path.parent
-        if path.is_file() and path.suffix != ".pt":
-            return False
+        """Whether a folder has scGPT's ``args.json``, or a weights file scGPT's tensors; opens no weights."""
+        if path.is_file():
+            return path.suffix == ".pt" and _is_scgpt(path)
         try:
-            settings = json.loads((folder / ARGS).read_text(encoding="utf-8"))
-            known = isinstance(settings, dict) and "embsize" in settings and "nlayers" in settings
+            settings = json.loads((path / ARGS).read_text(encoding="utf-8"))
+            if isinstance(settings, dict) and "embsize" in settings and "nlayers" in settings:
+                return True
         except (OSError, ValueError):
-            known = False
-        return known or ((folder / VOCAB).is_file() and ((folder / ARGS).is_file() or (folder / WEIGHTS_FILE).is_file()))
+            pass
+        return any(_is_scgpt(weights) for weights in sorted(path.glob("*.pt"))[:8])
 
     @classmethod
     def open(
@@ -312,6 +312,11 @@ class ScGPT(PublishedModel):
         with torch.inference_mode():
             table = self.net.gene_table(ids).float().cpu().numpy()
         return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols[ids], name="gene"))
+
+
+def _is_scgpt(weights: Path) -> bool:
+    # Parallel training writes "module." before each name.
+    return any(name.endswith("encoder.enc_norm.weight") for name in tensor_names(weights))
 
 
 def _places(path: Path, files: Mapping[str, Any] | None) -> tuple[Path, Path, Path]:
