@@ -98,7 +98,7 @@ def gene_tokens(cells: Cells, match: Match, options: Mapping[str, Any], seq_len:
         lengths=lengths,
         inputs=lengths - np.where(expressed > 0, n_last, 0),
         expressed=expressed,
-        lost=(1 - kept / np.maximum(total, 1)).astype(np.float32).clip(0),
+        lost=np.where(lengths < expressed, 1 - kept / np.maximum(total, 1e-9), 0).astype(np.float32),
     )
 
 
