@@ -378,6 +378,12 @@ class TestPerturbing:
         assert words in answer["error"]
         assert opened.lab._errors[0]["text"] == answer["error"]
 
+    def test_what_the_model_refuses_is_not_waited_for(self, bench: Callable[..., Bench]) -> None:
+        lab = bench(model=MODEL).lab
+        lab.doses = {"NOTAGENE": 0.0}
+        lab.wait(120)
+        assert lab._refused == {"NOTAGENE": 0.0}
+
     def test_with_no_model_picked_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench().ask(type="perturb", doses={GENE: 0.0}, commit=True)
         assert "pick one in the Models panel" in answer["error"]

@@ -115,6 +115,7 @@ class Lab(anywidget.AnyWidget):
     _plan = _synced(traitlets.Dict({"model": None, "status": "none"}))
     _job = _synced(traitlets.Dict(None, allow_none=True))
     _perturbation = _synced(traitlets.Dict(None, allow_none=True))
+    _refused = _synced(traitlets.Dict(None, allow_none=True))
     _curve = _synced(traitlets.Dict(None, allow_none=True))
     _curve_places = _Bytes()
     _trajectory = _synced(traitlets.Dict(None, allow_none=True))
@@ -160,6 +161,7 @@ class Lab(anywidget.AnyWidget):
             # A Dict trait begins as an empty dictionary, whatever its default; nothing is there yet.
             _job=None,
             _perturbation=None,
+            _refused=None,
             _curve=None,
             _trajectory=None,
             _uid=uuid.uuid4().hex,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from scfm_lab.inference.hardware import Hardware
     from scfm_registry.version import ModelVersion
     from scfm_widgets.session import Session
+
+
+#: Most letters of a model's card that stand in the list.
+_MOST_LETTERS = 150
 
 
 class ModelsPanel(Panel):
@@ -93,7 +98,7 @@ def _row(item: ModelVersion, hardware: Hardware, families: set[str]) -> dict[str
         "tags": _hardware_tags(item),
         "fit": {"verdict": fit.verdict, "reason": fit.reason, "source": fit.source},
         "abilities": sorted(item.abilities),
-        "description": _first_sentence(item.card),
+        "description": _beginning(item.card),
         "blocked": blocked,
     }
 
@@ -113,13 +118,12 @@ def _hardware_tags(item: ModelVersion) -> list[str]:
     return tags
 
 
-def _first_sentence(card: str) -> str:
-    """The first line of prose of a model's card, as plain text."""
-    for line in card.splitlines():
-        text = line.strip()
+def _beginning(card: str) -> str:
+    """The beginning of a model's card, as plain text: its first paragraph of prose."""
+    for paragraph in card.split("\n\n"):
+        text = " ".join(line.strip() for line in paragraph.splitlines())
         if text and not text.startswith(("#", "---", "|", "-", "<", ">", "```")):
-            head, dot, _ = text.partition(". ")
-            return (head + "." if dot else head).replace("**", "").replace("`", "")[:200]
+            return textwrap.shorten(text.replace("**", "").replace("`", ""), _MOST_LETTERS, placeholder=" …")
     return ""
 
 

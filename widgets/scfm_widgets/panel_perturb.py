@@ -80,7 +80,10 @@ class PerturbPanel(Panel):
 
         if not doses:
             self._clear()
-        return self.session.submit("perturb", exact, label="Perturbing", lane="perturb", quiet=True, interrupt=commit)
+        self.session.publish(_refused=None)
+        future = self.session.submit("perturb", exact, label="Perturbing", lane="perturb", quiet=True, interrupt=commit)
+        future.add_done_callback(lambda done: self._refuse(done, doses))
+        return future
 
     def prepare(self) -> Perturber:
         """Give the unperturbed cells, encoded by the picked model; waits for it."""
@@ -196,6 +199,11 @@ class PerturbPanel(Panel):
             session.publish(_perturbation=told)
         else:
             session.show_after(result.layout.after, _perturbation=told, _data_version=session.next_version())
+
+    def _refuse(self, future: Future[Any], doses: dict[str, float]) -> None:
+        """Tell the browser that there will be no answer to these doses; the reason is on the screen."""
+        if not future.cancelled() and isinstance(future.exception(), Exception):
+            self.session.publish(_refused=doses)
 
     def _publish_curve(self) -> None:
         """Tell the browser of the curve, or that there is none."""

@@ -8,9 +8,6 @@ import { type Doses, sameDoses } from "./reducers.ts";
 type Ask = (doses: Doses, commit: boolean) => Promise<void>;
 
 export class DosePacer {
-  /** Doses that Python refused; nothing more will come for them. */
-  failed: Doses | undefined;
-
   #inFlight = 0;
   #dragging = false;
   #asking = true;
@@ -35,7 +32,6 @@ export class DosePacer {
     this.#dragging = !commit;
     this.#wanted = doses;
     this.#asking = ask;
-    this.failed = undefined;
     if (commit || (ask && this.#inFlight === 0)) void this.#go(commit);
   }
 
@@ -53,8 +49,7 @@ export class DosePacer {
     try {
       await this.ask(doses, commit);
     } catch {
-      // The bench shows the sentence; here it only matters that no answer will come.
-      if (this.#wanted === doses) this.failed = doses;
+      // The bench shows the sentence; the pace goes on.
     }
     this.#inFlight--;
     if (this.#inFlight > 0) return;

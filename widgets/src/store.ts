@@ -76,6 +76,7 @@ export class Store {
       this.emit("_perturbation");
       this.emit("_after");
     });
+    this.#onTrait("_refused", () => this.emit("_perturbation"));
     this.#onTrait("_curve", () => this.#readCurve());
     this.#onTrait("state", () => this.#stateChanged());
     this.#onTrait("doses", () => this.#dosesChanged());
@@ -125,7 +126,8 @@ export class Store {
   /** Whether the picture shows other doses than the sliders do, and the answer is still to come. */
   get computing(): boolean {
     const shown = this.get("_perturbation")?.doses;
-    return !sameDoses(this.#doses, shown) && !sameDoses(this.#doses, this.pacer.failed);
+    const refused = this.get("_refused");
+    return !sameDoses(this.#doses, shown) && !(refused && sameDoses(this.#doses, refused));
   }
 
   /** Places as uint16 pairs; the same array as long as they are the same. */

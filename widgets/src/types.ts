@@ -203,6 +203,8 @@ export interface Traits {
   _plan: Plan;
   _job: Job | null;
   _perturbation: Perturbation | null;
+  /** Doses to which there will be no answer; `_errors` says why. */
+  _refused: Doses | null;
   _curve: CurveInfo | null;
   _curve_places: DataView;
   _trajectory: Trajectory | null;

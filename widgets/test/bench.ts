@@ -93,6 +93,7 @@ export function model(more: Record<string, unknown> = {}, given: Response[] = re
     _job: null,
     _perturbation: null,
     _trajectory: null,
+    _refused: null,
     _curve: null,
     _curve_places: new DataView(new ArrayBuffer(0)),
     _xy: new DataView(BEFORE.slice().buffer),

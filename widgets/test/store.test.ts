@@ -103,6 +103,17 @@ describe("doses", () => {
     expect(store.doses).toEqual({ CD3D: 0.5 });
   });
 
+  it("that Python refuses are not waited for", async () => {
+    const { store, behind } = bench();
+    behind.send = () => {};
+    store.setDoses({ NOPE: 0 }, true);
+    expect(store.computing).toBe(true);
+    behind.set("_refused", { NOPE: 0 });
+    expect(store.computing).toBe(false);
+    store.setDoses({ NOPE: 1, CD3D: 0 }, true);
+    expect(store.computing).toBe(true);
+  });
+
   it("that Python sets are taken over", () => {
     const { store, behind } = bench();
     behind.set("doses", { LYZ: 2 });
