@@ -198,7 +198,11 @@ def _fetch(dataset: Dataset) -> Path:
     from scfm_lab.home import data_home
 
     folder = data_home() / "datasets"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder).cleanup()
+    except OSError as error:
+        raise _cannot_keep(folder, error) from error
     with tempfile.TemporaryDirectory(dir=folder) as work:
         try:
             # The archive's own checksum is not published; what is built from it is checked instead.
@@ -213,8 +217,18 @@ def _fetch(dataset: Dataset) -> Path:
             raise DataError(
                 f"What {dataset.url} holds is not the data recorded for {dataset.name!r} (its counts differ); it was not kept."
             )
-        adata.write_h5ad(Path(work) / "built.h5ad", compression="gzip")
-        return (Path(work) / "built.h5ad").rename(folder / dataset.file)
+        try:
+            adata.write_h5ad(Path(work) / "built.h5ad", compression="gzip")
+            return (Path(work) / "built.h5ad").rename(folder / dataset.file)
+        except OSError as error:
+            raise _cannot_keep(folder, error) from error
+
+
+def _cannot_keep(folder: Path, error: OSError) -> StorageError:
+    reason = error.strerror or " ".join(str(error).split())
+    return StorageError(
+        f"The dataset cannot be kept in {folder} ({reason}). Free some space, or set SCFM_HOME to a directory you can write to."
+    )
 
 
 def _from_10x(archive: Path, work: Path, dataset: Dataset) -> AnnData:

@@ -79,7 +79,7 @@ class Cells:
         CountsError, DataError, GenesError
             If there are no raw counts, no cells, or names are doubled.
         """
-        _check_names(adata)
+        check_cell_names(adata)
         place = find_counts(adata, layer)
         organism = adata.uns.get("organism")
         genes = Genes.from_var(place.var, _organism_name(organism) if isinstance(organism, str) else None)
@@ -124,7 +124,14 @@ def _organism_name(organism: str) -> str:
     return known.get(name, name)
 
 
-def _check_names(adata: AnnData) -> None:
+def check_cell_names(adata: AnnData) -> None:
+    """Refuse an AnnData in which a cell's name occurs twice.
+
+    Raises
+    ------
+    DataError
+        The first such name is told.
+    """
     if not adata.obs_names.is_unique:
         doubled = adata.obs_names[adata.obs_names.duplicated()].unique()
         raise DataError(

@@ -47,31 +47,40 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
 def free_key(adata: AnnData, slot: str, key: str, *, given: bool) -> str:
     """A key of ``obs``, ``obsm``, … that can be written without harm.
 
-    A key that scfm-lab wrote before (it stands in the provenance) is written anew. One
-    that holds something else is never overwritten: a given key is refused, a default
-    one gets a number.
+    A key that scfm-lab wrote to the same slot before (it stands in the provenance) is
+    written anew. One that holds something else is never overwritten: a given key is
+    refused, a default one gets a number. A key that scfm-lab has in another slot is
+    taken too, since a key has one provenance.
 
     Raises
     ------
     DataError
         If `key` was `given` by the user and holds something else.
     """
-    container = getattr(adata, slot)
-    ours = adata.uns.get(UNS, {})
-    if key not in container or key in ours:
+    fault = _taken(adata, slot, key)
+    if fault is None:
         return key
     if given:
-        raise DataError(f"{slot}[{key!r}] holds something that scfm-lab did not write; choose another key_added.")
+        raise DataError(f"{fault}; choose another key_added.")
     number = 2
-    while f"{key}_{number}" in container and f"{key}_{number}" not in ours:
+    while _taken(adata, slot, f"{key}_{number}"):
         number += 1
     return f"{key}_{number}"
 
 
-def record(adata: AnnData, key: str, provenance: dict[str, Any]) -> None:
-    """Put a provenance record at ``uns["scfm"][key]``."""
+def _taken(adata: AnnData, slot: str, key: str) -> str | None:
+    """What stands in the way of writing a key, in words; None where nothing does."""
+    entry = adata.uns.get(UNS, {}).get(key)
+    if entry is None:
+        return f"{slot}[{key!r}] holds something that scfm-lab did not write" if key in getattr(adata, slot) else None
+    where = str(entry.get("slot", slot))
+    return None if where == slot else f"scfm-lab wrote {where}[{key!r}] before, and keeps one provenance for a key"
+
+
+def record(adata: AnnData, key: str, provenance: dict[str, Any], *, slot: str = "") -> None:
+    """Put a provenance record at ``uns["scfm"][key]``, with the slot (``obs``, ``obsm``, …) that holds the key."""
     entries = dict(adata.uns.get(UNS, {}))
-    entries[key] = _storable(provenance)
+    entries[key] = _storable({**provenance, "slot": slot} if slot else provenance)
     adata.uns[UNS] = entries
 
 

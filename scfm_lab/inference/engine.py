@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import Cancelled
+from scfm_lab.errors import Cancelled, DataError
 from scfm_lab.models.contract import States, ragged_take
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def encode(
     """
     import torch
 
+    if batch_size is not None and batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; a batch holds at least one cell.")
     device = torch.device(model.device)
     n = len(tokens)
     # A hidden layer may be wider or narrower than the cell's vector, so that the first batch tells the widths.

@@ -76,12 +76,12 @@ def normalised_cells(adata: AnnData, option: str, *, layer: str | None) -> Cells
     """
     from scipy import sparse
 
-    from scfm_lab.cells.cells import Cells, _check_names, column_of
+    from scfm_lab.cells.cells import Cells, check_cell_names, column_of
     from scfm_lab.cells.counts import _named_place
     from scfm_lab.cells.digest import cell_keys
     from scfm_lab.cells.genes import Genes
 
-    _check_names(adata)
+    check_cell_names(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DataError(f"The AnnData is empty ({adata.n_obs} cells × {adata.n_vars} genes).")
     place = _named_place(adata, layer or "X")

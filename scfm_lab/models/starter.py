@@ -124,6 +124,8 @@ class Starter(Model):
         match = self.require_genes(cells.genes)
         counts = aligned_counts(cells, match, len(self.vocabulary))
         limit = int(options["max_length"])
+        if limit < 1:
+            raise ModelError(f"max_length is {limit}; starter has to read at least one gene of a cell.")
         truncated = np.zeros(len(cells), dtype=bool)
         lost = np.zeros(len(cells), dtype=np.float32)
         origin = cells.baseline or cells

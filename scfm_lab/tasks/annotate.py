@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.cells import Cells, column_of
+from scfm_lab.cells.audit import AuditResult, audit_cells
+from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError
 from scfm_lab.results import Result
 from scfm_lab.tasks.progress import as_progress
@@ -85,10 +86,12 @@ class AnnotateResult(Result):
 
         if adata.n_obs != len(self.labels):
             raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.labels):,}.")
-        adata.obs[self.key] = pd.Categorical(self.labels)
-        adata.obs[f"{self.key}_confidence"] = self.confidence
-        for key in (self.key, f"{self.key}_confidence"):
-            provenance.record(adata, key, self.provenance)
+        keys = (self.key, f"{self.key}_confidence")
+        for key in keys:
+            provenance.free_key(adata, "obs", key, given=True)
+        for key, values in zip(keys, (pd.Categorical(self.labels), self.confidence), strict=True):
+            adata.obs[key] = values
+            provenance.record(adata, key, self.provenance, slot="obs")
 
 
 def annotate(
@@ -145,15 +148,20 @@ def annotate(
     from scfm_lab.models.load import as_model
 
     model = as_model(model)
+    model.require("embed")
     started = time.perf_counter()
+    if k < 1:
+        raise DataError(f"k is {k}; at least one neighbour has to vote.")
     known = column_of(reference, labels_key, what="The label column of the reference", min_values=2)
     known = known.astype(str).to_numpy(dtype=object)
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
     provenance.free_key(query, "obs", f"{key}_confidence", given=True)
 
-    vectors = []
+    vectors: list[NDArray[np.float32]] = []
+    audits: list[AuditResult] = []
     for what, adata in (("reference", reference), ("query", query)):
-        cells = Cells.from_anndata(adata, layer=layer, fields=model.fields)
+        cells = model.read_cells(adata, layer=layer, options=options)
+        audits.append(audit_cells(cells, model.known_genes(cells.genes, options), model.spec.name))
         tokens = model.tokenize(cells, options=options, seed=seed)
         with as_progress(progress, f"The {what} with {model.spec.name}") as report:
             vectors.append(model.encode(tokens, progress=report, cancel=cancel).cell)
@@ -168,8 +176,12 @@ def annotate(
         labels_key=labels_key,
         reference_cells=int(good.sum()),
         k=k,
+        options=model.check_options(options),
         seed=seed,
         seconds=time.perf_counter() - started,
+        **audits[1].as_provenance(),
+        reference_genes_matched=audits[0].genes_matched,
+        reference_umi_share_lost=audits[0].umi_share_lost,
     )
     result = AnnotateResult(
         key=key,
@@ -189,6 +201,8 @@ def _vote(
 ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
     types, codes = np.unique(known.astype(str), return_inverse=True)
     seen = np.isfinite(new).all(axis=1)
+    if not seen.any():
+        raise DataError(f"In none of the {len(new):,} query cells does the model see a gene; nothing can be labelled.")
     own, near, far = _neighbours(ref, new[seen], k)
     # Own distances are each reference cell's to its k nearest others.
     threshold = float(np.quantile(own.mean(axis=1), 0.99))

@@ -87,8 +87,9 @@ class EmbedResult(Result):
         """Write the vectors and their provenance into another AnnData of the same cells."""
         if adata.n_obs != len(self.vectors):
             raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.vectors):,}.")
+        provenance.free_key(adata, "obsm", self.key, given=True)
         adata.obsm[self.key] = self.vectors
-        provenance.record(adata, self.key, self.provenance)
+        provenance.record(adata, self.key, self.provenance, slot="obsm")
 
 
 def embed(

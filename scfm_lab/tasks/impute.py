@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
+from scfm_lab.cells.audit import audit_cells
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.results import Result
 from scfm_lab.tasks.progress import as_progress
@@ -78,11 +79,15 @@ class ImputeResult(Result):
         """Write to ``layers`` (all genes) or ``obsm`` (some genes)."""
         import pandas as pd
 
+        if adata.n_obs != len(self.values):
+            raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.values):,}.")
+        slot = "layers" if self.all_genes else "obsm"
+        provenance.free_key(adata, slot, self.key, given=True)
         if self.all_genes:
             adata.layers[self.key] = self.values
         else:
             adata.obsm[self.key] = pd.DataFrame(self.values, index=adata.obs_names, columns=self.genes)
-        provenance.record(adata, self.key, self.provenance)
+        provenance.record(adata, self.key, self.provenance, slot=slot)
 
 
 def impute(
@@ -146,6 +151,7 @@ def impute(
         task="impute",
         imputed=True,
         unit=model.decode_unit,
+        **audit_cells(cells, match, model.spec.name).as_provenance(),
         seed=seed,
         seconds=time.perf_counter() - started,
     )

@@ -182,8 +182,8 @@ class PerturbResult(Result):
         vector_key = provenance.free_key(adata, "obsm", f"X_{name}", given=key_added is not None)
         adata.obs[shift_key] = self.shift
         adata.obsm[vector_key] = self.perturbed
-        for key in (shift_key, vector_key):
-            provenance.record(adata, key, self.provenance)
+        provenance.record(adata, shift_key, self.provenance, slot="obs")
+        provenance.record(adata, vector_key, self.provenance, slot="obsm")
 
 
 def _number(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.cells import check_cell_names, column_of
 from scfm_lab.errors import DataError, did_you_mean
 from scfm_lab.results import Result
 from scfm_lab.tasks.layout import Layout, find_plane
@@ -45,8 +45,13 @@ class TrajectoryResult(Result):
 
     @property
     def unreachable(self) -> int:
-        """Cells that cannot be reached from the root."""
-        return int(np.isnan(self.pseudotime).sum())
+        """Cells with a vector that cannot be reached from the root."""
+        return int(np.isnan(self.pseudotime).sum()) - self.without_vector
+
+    @property
+    def without_vector(self) -> int:
+        """Cells that were left out because they have no vector."""
+        return int(self.provenance["cells_without_vector"])
 
     def summary(self) -> str:
         """The order of the groups and the paths."""
@@ -61,6 +66,10 @@ class TrajectoryResult(Result):
             lines.append(
                 f"{self.unreachable:,} cells cannot be reached from the root: the graph of neighbours falls into "
                 "pieces (try more n_neighbors, or another root)."
+            )
+        if self.without_vector:
+            lines.append(
+                f"{self.without_vector:,} cells have no vector in {self.provenance['use_rep']} and are left out."
             )
         return "\n".join(lines)
 
@@ -84,10 +93,12 @@ class TrajectoryResult(Result):
 
         if adata.n_obs != len(self.pseudotime):
             raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.pseudotime):,}.")
-        adata.obs[f"{self.key}_pseudotime"] = self.pseudotime
-        adata.obs[f"{self.key}_branch"] = pd.Categorical(self.branches)
-        for name in ("pseudotime", "branch"):
-            provenance.record(adata, f"{self.key}_{name}", self.provenance)
+        keys = (f"{self.key}_pseudotime", f"{self.key}_branch")
+        for key in keys:
+            provenance.free_key(adata, "obs", key, given=True)
+        for key, values in zip(keys, (self.pseudotime, pd.Categorical(self.branches)), strict=True):
+            adata.obs[key] = values
+            provenance.record(adata, key, self.provenance, slot="obs")
 
 
 def trajectory(
@@ -142,6 +153,9 @@ def trajectory(
     import scanpy as sc
 
     started = time.perf_counter()
+    check_cell_names(adata)
+    if n_neighbors < 2 or n_dcs < 1:
+        raise DataError(f"n_neighbors is {n_neighbors} and n_dcs {n_dcs}; at least 2 and 1 are needed.")
     if use_rep not in adata.obsm:
         known = ", ".join(map(repr, adata.obsm)) or "none"
         raise DataError(
@@ -202,6 +216,7 @@ def trajectory(
             "groupby": group_name,
             "n_neighbors": n_neighbors,
             "n_dcs": n_dcs,
+            "cells_without_vector": int(adata.n_obs - len(seen)),
             "seed": seed,
             "packages": provenance.package_versions(),
             "seconds": time.perf_counter() - started,

@@ -22,6 +22,9 @@ def test_labels_come_back_and_are_scored(pbmc68k):
     assert (query.obs["cell_type_pca"].astype(str) == result.labels.astype(str)).all()
     assert query.obs["cell_type_pca_confidence"].between(0, 1).all()
     assert query.uns["scfm"]["cell_type_pca"]["reference_cells"] == reference.n_obs
+    audit = sl.audit_genes(query, "pca")
+    assert query.uns["scfm"]["cell_type_pca"]["genes_matched"] == audit.genes_matched
+    assert query.uns["scfm"]["cell_type_pca_confidence"]["umi_share_matched"] == 1 - audit.umi_share_lost
     right = result.labels == query.obs["cell_type"].astype(str).to_numpy()
     assert result.confidence[right].mean() > result.confidence[~right].mean()
 
@@ -65,6 +68,16 @@ def test_bad_references_are_refused_in_words(pbmc68k, spoil, words):
     query, reference = _split(pbmc68k)
     spoil(reference)
     with pytest.raises(DataError, match=words):
+        sl.annotate(query, reference, model="pca", progress=False)
+    assert "cell_type_pca" not in query.obs
+
+
+def test_a_query_that_cannot_be_labelled_is_refused_in_words(pbmc68k):
+    query, reference = _split(pbmc68k)
+    with pytest.raises(DataError, match="k is 0"):
+        sl.annotate(query, reference, model="pca", k=0, progress=False)
+    query.X = query.X * 0
+    with pytest.raises(DataError, match="none of the 175 query cells"):
         sl.annotate(query, reference, model="pca", progress=False)
     assert "cell_type_pca" not in query.obs
 
@@ -120,9 +133,27 @@ def test_cells_out_of_reach_are_nan_and_counted(line):
     assert "60 cells cannot be reached" in result.summary()
 
 
+def test_cells_without_a_vector_are_told_apart_from_those_out_of_reach(line):
+    line.obsm["X_fork"][:25] = np.nan
+    result = sl.trajectory(line, use_rep="X_fork", root="start", groupby="part")
+    assert (result.unreachable, result.without_vector) == (0, 25)
+    assert np.isnan(result.pseudotime[:25]).all()
+    assert np.isfinite(result.pseudotime[25:]).all()
+    assert "25 cells have no vector" in result.summary()
+    assert "cannot be reached" not in result.summary()
+
+
+def test_a_doubled_cell_name_is_refused_before_anything_is_written(line):
+    line.obs_names = [line.obs_names[1], *line.obs_names[1:]]
+    with pytest.raises(DataError, match="occur more than once in obs_names"):
+        sl.trajectory(line, use_rep="X_fork", root=line.obs_names[0], groupby="part")
+    assert "trajectory_pseudotime" not in line.obs
+
+
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
+        ({"use_rep": "X_fork", "root": "start", "groupby": "part", "n_neighbors": 0}, "n_neighbors is 0"),
         ({"use_rep": "X_forks", "root": "start", "groupby": "part"}, "Did you mean 'X_fork'"),
         ({"use_rep": "X_fork", "root": "begin", "groupby": "part"}, "neither a cell nor a group"),
         ({"use_rep": "X_fork", "root": "start", "groupby": "parts"}, "Did you mean 'part'"),
