@@ -44,6 +44,23 @@ def check_dose(gene: str, dose: float) -> float:
     return value
 
 
+def check_level(gene: str, level: float) -> float:
+    """An absolute level in counts per 10,000 as a float.
+
+    Raises
+    ------
+    DataError
+        If it is no number from 0 to 10,000.
+    """
+    try:
+        value = float(level)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value) or value < 0 or value > 1e4:
+        raise DataError(f"set_to of {gene} is {level!r}; it is a level in counts per 10,000, from 0 to 10,000.")
+    return value
+
+
 def is_random(doses: Mapping[Any, float]) -> bool:
     """Whether some dose needs draws (0 and 1 do not)."""
     return any(d not in (0.0, 1.0) for d in doses.values())

@@ -99,16 +99,33 @@ class Genes:
                     lookup[str(value)] = i
         return lookup
 
+    @cached_property
+    def _shared(self) -> dict[str, list[int]]:
+        """Symbols and Ensembl ids that several columns carry, and that are no column's own name."""
+        own = set(map(str, self.names))
+        columns: dict[str, list[int]] = {}
+        for values in (self.ensembl, self.symbols):
+            for i, value in enumerate(values):
+                if value and str(value) not in own:
+                    columns.setdefault(str(value), []).append(i)
+        return {value: found for value, found in columns.items() if len(found) > 1}
+
     def find(self, gene: str) -> int:
         """Column of a gene given by name, symbol or Ensembl id (with or without version).
 
         Raises
         ------
         GenesError
-            If no column is called so; the nearest names are told.
+            If no column is called so (the nearest names are told), or several are.
         """
         gene = str(gene)
         for candidate in (gene, strip_version(gene)):
+            if candidate in self._shared:
+                columns = ", ".join(repr(str(self.names[i])) for i in self._shared[candidate][:5])
+                raise GenesError(
+                    f"{gene!r} is the name of {len(self._shared[candidate])} columns ({columns}); give the one you mean by "
+                    "its name in var_names."
+                )
             if candidate in self.index:
                 return self.index[candidate]
         folded = [n for n in self.index if n.casefold() == gene.casefold()]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_lab.errors import DataError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -162,6 +164,20 @@ def _left_out_residuals(
     hat = design @ np.linalg.solve(gram, design.T)
     fitted = hat @ y
     return (y - fitted) / np.maximum(1 - np.diag(hat), 1e-6), fitted
+
+
+def check_n_null(n_null: int) -> None:
+    """Refuse so few null genes that no answer is possible.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than 19: the smallest p of m null genes is 1 / (m + 1).
+    """
+    if n_null < MIN_NULL_GENES:
+        raise DataError(
+            f"n_null is {n_null}; at least {MIN_NULL_GENES} null genes are needed for a p of 0.05 (or ask for null=False)."
+        )
 
 
 def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:

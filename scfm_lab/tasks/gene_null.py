@@ -71,6 +71,8 @@ def _null_sets(
 ) -> tuple[Features, list[tuple[int, ...]]]:
     f = features(lab.cells.counts[rows], lab.cells.total[rows])
     candidates = lab.known.copy()
+    # A column that is only part of what the model takes for a gene would have part of its effect.
+    candidates[list(lab.summed)] = False
     candidates[targets] = False
     matches = [comparable_genes(f, target, candidates=candidates, n=n) for target in targets]
     m = min(len(found) for found in matches)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
+from scfm_lab.cells.audit import audit_cells
 from scfm_lab.cells.cells import Cells, column_of
-from scfm_lab.cells.dose import check_dose, is_random, perturb_counts
+from scfm_lab.cells.dose import check_dose, check_level, is_random, perturb_counts
 from scfm_lab.errors import DataError, GenesError, did_you_mean
-from scfm_lab.evaluation.nulls import NO_NULL, benjamini_hochberg
+from scfm_lab.evaluation.nulls import NO_NULL, benjamini_hochberg, check_n_null
 from scfm_lab.tasks.gene_null import gene_null
 from scfm_lab.tasks.layout import Layout, Projector, find_plane
 from scfm_lab.tasks.perturb_result import PerturbResult, effect_table
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.genes import Match
     from scfm_lab.models.contract import Model, States
 
 MIN_CHANGED = 10
@@ -75,7 +77,7 @@ def perturb(
     null
         Whether to compute the null of comparable genes.
     n_null
-        Most null genes for each group.
+        Most null genes for each group; at least 19, as fewer cannot give a p of 0.05.
     basis
         Key in ``obsm`` of the plane for ``result.layout``; None takes ``X_umap``, else the
         principal components of the model's vectors.
@@ -89,9 +91,10 @@ def perturb(
     Raises
     ------
     GenesError
-        If a gene is not in the AnnData (the nearest names are told) or not known to the model.
+        If a gene is not in the AnnData (the nearest names are told), not known to the model, or
+        one of several columns that the model sums, of which others are not named.
     DataError
-        If a dose is negative, or a column is missing.
+        If a dose is negative, a column is missing, or `n_null` is below 19.
     Cancelled
         If `cancel` was set.
 
@@ -103,6 +106,8 @@ def perturb(
     >>> bool(result.changed.sum() == (adata[:, "CD3D"].X > 0).sum())
     True
     """
+    if null:
+        check_n_null(n_null)
     lab = Perturber(
         adata,
         model,
@@ -153,8 +158,10 @@ class Perturber:
         self.groupby, self.options, self.seed = groupby, dict(options or {}), seed
         self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
         match = self.model.known_genes(self.cells.genes, self.options)
+        self.audit = audit_cells(self.cells, match, self.model.spec.name)
         self.known = np.zeros(len(self.cells.genes), dtype=bool)
         self.known[match.columns] = True
+        self.summed = _summed_columns(match, self.cells)
         with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
             self.baseline = self._encode(self.cells, progress=report, cancel=cancel).cell
         plane, name = find_plane(adata, self.baseline, basis)
@@ -194,6 +201,8 @@ class Perturber:
             draws=draws,
             seed=self.seed,
             groupby=self.groupby,
+            options=self.model.check_options(self.options),
+            **self.audit.as_provenance(),
             seconds=time.perf_counter() - started,
         )
         return PerturbResult(
@@ -224,11 +233,12 @@ class Perturber:
         Parameters
         ----------
         n_null
-            Most null genes for each group.
+            Most null genes for each group; at least 19.
         max_cells
             Most cells of a group on which nulls are computed (chosen by their digests);
             the gene itself is then tested on the same cells.
         """
+        check_n_null(n_null)
         by_column, levels, _ = self._resolve(result.doses, result.set_to)
         tests = gene_null(
             self, by_column, levels, result.shift, n_null=n_null, max_cells=max_cells, progress=progress, cancel=cancel
@@ -344,17 +354,33 @@ class Perturber:
                         + did_you_mean(gene, self.cells.genes.names[self.known])
                     )
                 names[column] = str(gene)
-                found[column] = check_dose(gene, value) if what == "dose" else _check_level(gene, value)
+                found[column] = check_dose(gene, value) if what == "dose" else check_level(gene, value)
             return found
 
-        return columns(doses, "dose"), columns(set_to or {}, "level"), names
+        found = columns(doses, "dose"), columns(set_to or {}, "level"), names
+        for column, gene in names.items():
+            others = [str(self.cells.genes.names[i]) for i in self.summed.get(column, ()) if i not in names]
+            if others:
+                raise GenesError(
+                    f"{self.model.spec.name} sums the columns of {gene!r} and {', '.join(map(repr, others))} into one gene, so "
+                    f"that changing {gene!r} alone would change part of it; give {'both' if len(others) == 1 else 'all'} a dose."
+                )
+        return found
 
 
-def _check_level(gene: str, level: float) -> float:
-    value = float(level)
-    if not np.isfinite(value) or value < 0 or value > 1e4:
-        raise DataError(f"set_to of {gene} is {level!r}; it is a level in counts per 10,000, from 0 to 10,000.")
-    return value
+def _summed_columns(match: Match, cells: Cells) -> dict[int, list[int]]:
+    """Other columns with counts that the model sums into the same gene, for each column that has such."""
+    seen = np.asarray(cells.counts.sum(axis=0)).ravel() > 0
+    by_id: dict[int, list[int]] = {}
+    for column, gene in zip(match.columns.tolist(), match.ids.tolist(), strict=True):
+        by_id.setdefault(gene, []).append(column)
+    return {
+        column: others
+        for columns in by_id.values()
+        if len(columns) > 1
+        for column in columns
+        if (others := [c for c in columns if c != column and seen[c]])
+    }
 
 
 def _labels(adata: AnnData, key: str | None, what: str) -> NDArray[Any] | None:

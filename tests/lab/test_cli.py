@@ -399,10 +399,10 @@ def test_annotate_labels_cells_as_the_library_does(run, pbmc68k, tmp_path):
 
 
 def test_perturb_writes_the_librarys_table(run, cells, pbmc68k, tmp_path):
-    words = ["perturb", cells, "--model", MODEL, "--gene", "CD79A=0", "--groupby", "cell_type", "--null-genes", "5"]
+    words = ["perturb", cells, "--model", MODEL, "--gene", "CD79A=0", "--groupby", "cell_type", "--null-genes", "19"]
     code, out, err = run(*words, "-o", tmp_path / "o.csv", "--json")
     assert (code, err) == (0, "")
-    wanted = sl.perturb(pbmc68k, MODEL, {"CD79A": 0.0}, groupby="cell_type", n_null=5, progress=False).table
+    wanted = sl.perturb(pbmc68k, MODEL, {"CD79A": 0.0}, groupby="cell_type", n_null=19, progress=False).table
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "o.csv"), wanted, check_dtype=False, rtol=1e-6)
     # What it says about the biology: only B cells have CD79A to lose.
     effects = wanted.set_index("group")["effect"].dropna()

@@ -80,6 +80,17 @@ def test_a_typo_gets_the_nearest_name(pbmc68k):
         genes.find("CD79AA")
 
 
+def test_a_symbol_of_two_columns_is_not_guessed_at(pbmc68k):
+    adata = pbmc68k[:, :3].copy()
+    adata.var_names = ["ENSG00000100001", "ENSG00000100002", "ENSG00000100003"]
+    adata.var = adata.var.assign(gene_symbol=["TWICE", "ONCE", "TWICE"])
+    genes = Cells.from_anndata(adata).genes
+    assert genes.find("ONCE") == 1
+    assert genes.find("ENSG00000100003") == 2
+    with pytest.raises(GenesError, match="'TWICE' is the name of 2 columns"):
+        genes.find("TWICE")
+
+
 def test_the_audit_counts_umis_and_not_names(pbmc68k):
     model = sl.load_model("pca")
     audit = sl.audit_genes(pbmc68k, model, groupby="cell_type")

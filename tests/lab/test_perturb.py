@@ -53,7 +53,7 @@ def test_a_knockout_is_the_model_run_on_cells_without_the_gene(small):
 
 
 def test_the_table_tells_groups_counts_and_null(small):
-    result = sl.perturb(small, "pca", {"CD79A": 0.0}, groupby="cell_type", n_null=30, progress=False)
+    result = sl.perturb(small, "pca", {"MS4A1": 0.0}, groupby="cell_type", n_null=30, progress=False)
     table = result.table.set_index("group")
     assert list(table.index) == ["all", "CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
     for group in table.index[1:]:
@@ -62,6 +62,7 @@ def test_the_table_tells_groups_counts_and_null(small):
         assert table.loc[group, "effect"] == pytest.approx(result.shift[mask].mean(), rel=1e-5)
         assert table.loc[group, "n_expressing"] == result.changed[mask].sum()
     tested = table[np.isfinite(table["p_value"])]
+    assert list(tested.index) == ["all", "CD19+ B"]
     assert (tested["p_value"] >= 1 / (tested["n_null"] + 1) - 1e-12).all()
     assert (tested["n_null"] <= 30).all()
     assert (tested["null_low"] < tested["null_high"]).all()
@@ -85,13 +86,13 @@ def test_a_gene_without_comparable_ones_gets_no_p(small):
 
 def test_null_genes_are_given_the_same_dose_on_the_same_cells(small):
     lab = Perturber(small, "pca")
-    result = lab.with_null(lab.run({"CD79A": 0.0}), n_null=20, max_cells=1000)
+    result = lab.with_null(lab.run({"MS4A1": 0.0}), n_null=20, max_cells=1000)
     row = result.table.iloc[0]
     # The null's mean must look like what single genes of that expression do.
     from scfm_lab.evaluation.nulls import comparable_genes, features
 
     f = features(lab.cells.counts, lab.cells.total)
-    g = lab.cells.genes.find("CD79A")
+    g = lab.cells.genes.find("MS4A1")
     candidates = lab.known.copy()
     candidates[g] = False
     genes = comparable_genes(f, g, candidates=candidates, n=20)
@@ -169,13 +170,14 @@ def test_write_adds_shift_and_vectors_with_provenance(small):
     result.write(adata)
     np.testing.assert_array_equal(adata.obs["shift_pca_LYZ"], result.shift)
     assert adata.uns["scfm"]["shift_pca_LYZ"]["doses"]["LYZ"] == 0.0
+    assert adata.uns["scfm"]["shift_pca_LYZ"]["genes_matched"] == sl.audit_genes(adata, "pca").genes_matched
     assert adata.obsm["X_pca_LYZ"].shape == result.perturbed.shape
 
 
 def test_cancelling_the_null(small):
     stop = threading.Event()
     lab = Perturber(small, "pca")
-    result = lab.run({"LYZ": 0.0})
+    result = lab.run({"MS4A1": 0.0})
 
     def progress(done, total):
         if done == 3:
@@ -194,6 +196,8 @@ def test_cancelling_the_null(small):
         ({}, {}, DataError, "No gene was named"),
         ({"CD3D": 0.0}, {"groupby": "celltype"}, DataError, "Did you mean 'cell_type'"),
         ({"CD3D": 0.0}, {"n_draws": 0}, DataError, "n_draws"),
+        ({"CD3D": 0.0}, {"n_null": 18}, DataError, "at least 19 null genes"),
+        ({}, {"set_to": {"CD3D": "high"}}, DataError, "set_to of CD3D is 'high'"),
         ({"CD3D": 0.0, "ENSG00000167286": 1.0}, {}, GenesError, "the same gene"),
         ({"CD3D": 0.0}, {"basis": "X_tsne"}, DataError, "obsm has no 'X_tsne'"),
     ],
@@ -201,6 +205,27 @@ def test_cancelling_the_null(small):
 def test_bad_questions_are_answered_in_words(small, doses, kwargs, error, words):
     with pytest.raises(error, match=words):
         sl.perturb(small, "pca", doses, progress=False, **kwargs)
+
+
+def test_a_gene_that_lies_in_two_columns_is_not_knocked_out_by_half(small):
+    adata = small.copy()
+    adata.var_names = [{"CD79B": "CD79A-1"}.get(n, n) for n in adata.var_names]
+    adata.var["gene_symbol"] = adata.var_names
+    ids = dict(zip(small.var_names, small.var["ensembl_id"], strict=True))
+    adata.var["ensembl_id"] = [ids["CD79A"] if n == "CD79A-1" else ids[n] for n in adata.var_names]
+    with pytest.raises(GenesError, match="sums the columns of 'CD79A' and 'CD79A-1' into one gene"):
+        sl.perturb(adata, "pca", {"CD79A": 0.0}, null=False, progress=False)
+    result = sl.perturb(adata, "pca", {"CD79A": 0.0, "CD79A-1": 0.0}, null=False, progress=False)
+    without = adata.copy()
+    x = without.X.tolil()
+    x[:, [without.var_names.get_loc(n) for n in ("CD79A", "CD79A-1")]] = 0
+    without.X = x.tocsr()
+    np.testing.assert_allclose(result.perturbed, sl.embed(without, "pca", progress=False).vectors, atol=1e-5)
+    # A second column without a count is no part of anything.
+    x = adata.X.tolil()
+    x[:, adata.var_names.get_loc("CD79A-1")] = 0
+    adata.X = x.tocsr()
+    assert sl.perturb(adata, "pca", {"CD79A": 0.0}, null=False, progress=False).n_expressing > 0
 
 
 def test_a_gene_that_the_model_does_not_know_is_told(small):
