@@ -31,7 +31,8 @@ def load_model(
     source
         A checkpoint's folder or file as published; ``"models:/name@alias"`` or
         ``"models:/name/3"`` (the registry); or the name of a model that a plugin brings
-        (``"pca"``, ``"sctop"``, ``"starter"``: short for ``"scfm.pca"``, …).
+        (``"pca"``, ``"sctop"``, ``"starter"``: short for ``"scfm.pca"``, …), which a folder of
+        that name in the working directory does not hide (``"./pca"`` is the folder).
     device
         ``"auto"`` (CUDA, then MPS, then CPU), ``"cpu"``, ``"mps"``, ``"cuda"``, ``"cuda:1"``.
     precision
@@ -61,7 +62,7 @@ def load_model(
     if resolved is not None:
         model = _open_path(Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
-    elif _looks_like_path(source):
+    elif _looks_like_path(source) and not _is_name(text):
         path = Path(source).expanduser()
         if not path.exists():
             raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.")
@@ -113,7 +114,14 @@ def _contributions() -> list[Contribution]:
 
 def _looks_like_path(source: str | Path) -> bool:
     text = str(source)
-    return isinstance(source, Path) or "/" in text or "\\" in text or text.startswith((".", "~")) or Path(text).is_dir()
+    if isinstance(source, Path) or "/" in text or "\\" in text or text.startswith((".", "~")):
+        return True
+    return bool(text) and Path(text).exists()
+
+
+def _is_name(text: str) -> bool:
+    # A folder that happens to be called "pca" must not hide the model; "./pca" names the folder.
+    return any(text in (c.id, c.id.split(".", 1)[-1]) for c in _contributions() if not c.data.get("needs_files"))
 
 
 def _from_source(text: str) -> Any:

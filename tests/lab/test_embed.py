@@ -114,6 +114,32 @@ def test_writes_new_keys_with_provenance_and_nothing_else(pbmc68k, tmp_path):
     assert ad.read_h5ad(tmp_path / "out.h5ad").uns["scfm"]["X_pca_2"]["model"] == "pca"
 
 
+def test_a_key_is_never_written_over_anothers_wherever_it_stands(pbmc68k):
+    reference = pbmc68k[1::2].copy()
+    pbmc68k.obs["mine"] = 1
+    result = sl.embed(pbmc68k, "pca", key_added="mine", progress=False)
+    assert pbmc68k.uns["scfm"]["mine"]["slot"] == "obsm"
+    # That the name is ours in obsm gives no right to the column of obs.
+    with pytest.raises(DataError, match=r"obsm\['mine'\] before"):
+        sl.annotate(pbmc68k, reference, model="pca", key_added="mine", progress=False)
+    assert (pbmc68k.obs["mine"] == 1).all()
+    # Nor may a result be written over what another AnnData holds.
+    reference = pbmc68k[::-1].copy()
+    del reference.uns["scfm"]
+    with pytest.raises(DataError, match="did not write"):
+        result.write(reference)
+
+
+def test_a_folder_called_like_a_model_does_not_hide_it(tmp_path, monkeypatch):
+    (tmp_path / "pca").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert sl.load_model("pca").version.startswith("scfm.pca/")
+    with pytest.raises(ModelError, match="no family known here"):
+        sl.load_model("./pca")
+    with pytest.raises(ModelError, match="No model is called ''"):
+        sl.load_model("")
+
+
 def test_copy_leaves_the_cells_alone(pbmc68k):
     result = sl.embed(pbmc68k, "pca", progress=False, copy=True)
     assert "X_pca" not in pbmc68k.obsm
@@ -150,6 +176,7 @@ def test_progress_counts_every_cell_once(pbmc68k):
         (lambda a: sl.embed(a, "starterr"), "Did you mean 'starter'"),
         (lambda a: sl.embed(a, "pca", options={"max_lenght": 3}), "pca has no option 'max_lenght'"),
         (lambda a: sl.embed(a, "starter", options={"max_lenght": 3}), "Did you mean 'max_length'"),
+        (lambda a: sl.embed(a, "starter", options={"max_length": 0}), "max_length is 0"),
         (lambda a: sl.embed(a, "pca", like_reference=True), "no other reference"),
         (lambda a: sl.load_model("pca", device="tpu"), "use 'auto', 'cpu'"),
         (lambda a: sl.load_model("pca", precision="int4"), "precision='int4'"),
@@ -161,6 +188,12 @@ def test_progress_counts_every_cell_once(pbmc68k):
 def test_bad_requests_are_answered_in_words(pbmc68k, call, words):
     with pytest.raises(ModelError, match=words):
         call(pbmc68k)
+
+
+def test_a_batch_of_no_cells_is_refused(pbmc68k):
+    for size in (0, -1):
+        with pytest.raises(DataError, match=f"batch_size is {size}"):
+            sl.embed(pbmc68k, "pca", batch_size=size, progress=False)
 
 
 def test_batches_hold_every_row_once_within_their_bounds():
@@ -200,6 +233,7 @@ def test_imputed_values_are_expected_counts(pbmc68k):
     # Means over cells are on the scale of counts per 10,000.
     assert stats.spearmanr(seen[known], predicted[:, known].mean(axis=0))[0] > 0.8
     assert pbmc68k.uns["scfm"]["imputed_starter"]["imputed"]
+    assert pbmc68k.uns["scfm"]["imputed_starter"]["genes_matched"] == known.sum()
     some = sl.impute(pbmc68k, "starter", genes=["CD3D", "MALAT1"], key_added="two", progress=False)
     np.testing.assert_allclose(pbmc68k.obsm["two"]["CD3D"], predicted[:, pbmc68k.var_names.get_loc("CD3D")], rtol=1e-4)
     assert "MALAT1" in some.table["gene"].to_numpy()
