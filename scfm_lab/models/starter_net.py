@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 import torch  # noqa: TID253  (this module is imported only where a network is needed)
@@ -97,6 +99,11 @@ class StarterNet(nn.Module):
         ``decoder_width``, as in the shipped ``config.json``.
     """
 
+    # What torch keeps by name only, for type checkers.
+    mean: Tensor
+    variance: Tensor
+    blocks: Sequence[Block]
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = dict(config)
@@ -108,7 +115,7 @@ class StarterNet(nn.Module):
         self.pool = nn.Linear(width, width)
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("variance", torch.ones(n_genes))
-        self.blocks = nn.ModuleList(
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
             Block(width, int(config["heads"]), int(config["ffn"])) for _ in range(int(config["layers"]))
         )
         self.norm = nn.LayerNorm(width)
@@ -228,7 +235,8 @@ class StarterNet(nn.Module):
         -------
         Tensor [B, K]; the expected count of a cell is ``library size / 10,000 · exp(rate)``.
         """
-        table, bias = self.decoder_genes.weight, self.bias
+        table: Tensor = self.decoder_genes.weight
+        bias: Tensor = self.bias
         if genes is not None:
             table, bias = table[genes], bias[genes]
         return self.decoder_query(cell) @ table.T + bias
@@ -261,5 +269,7 @@ def initialise(net: StarterNet, seed: int) -> None:
             block.contract.weight.mul_(0.3)
         net.values.outer.weight.mul_(0.3)
         net.hidden_value.normal_(std=net.width**-0.5, generator=generator)
-        net.token_head[-1].weight.mul_(0.1)
+        last = net.token_head[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.1)
         net.decoder_query.weight.mul_(0.3)

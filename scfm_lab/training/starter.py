@@ -125,7 +125,8 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 
 def parameter_groups(net: StarterNet, recipe: Recipe) -> list[dict[str, Any]]:
     """Weight decay for matrices of layers; none for norms, biases and gene tables."""
-    decayed, free = [], []
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
     for name, parameter in net.named_parameters():
         matrix = parameter.ndim == 2 and not name.startswith(("embedding", "decoder_genes"))
         (decayed if matrix else free).append(parameter)
@@ -284,7 +285,8 @@ def main() -> None:
         sets = [corpus.load(name, genes) for name in corpus.TRAINING_SETS]
         for cellset in sets:
             click.echo(f"{cellset.name}: {len(cellset):,} cells, {cellset.record['umi_share_in_vocabulary']:.1%} of UMIs known")
-        began, recent = time.perf_counter(), []
+        began = time.perf_counter()
+        recent: list[dict[str, float]] = []
         step, steps = 0, 1
         net = None
         for step, steps, found, net in train(sets, recipe, checkpoint=out / "run"):  # noqa: B007

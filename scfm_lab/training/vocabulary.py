@@ -182,7 +182,8 @@ def build() -> pd.DataFrame:
     kept = [str(g) for g in sc.datasets.pbmc68k_reduced().var_names]
     hg19 = human["pbmc3k_raw"].genes
     in_hg19 = {n: (s, e) for n, s, e in zip(hg19.names, hg19.symbols, hg19.ensembl, strict=True)}
-    always = {identity(*map(str, in_hg19.get(name, (name, ""))), mouse=False) for name in kept}
+    shipped = [in_hg19.get(name, (name, "")) for name in kept]
+    always = {identity(str(symbol), str(ensembl), mouse=False) for symbol, ensembl in shipped}
     wanted.discard("")
     always.discard("")
 
