@@ -286,20 +286,26 @@ class Vocabulary:
 
         Ensembl ids decide where both sides have them, since symbols were re-used over the
         years. Mouse genes are matched through the one-to-one orthologs only, never by an
-        upper-cased name.
+        upper-cased name. An alias gives way where another column is the gene by its current
+        name: what was one symbol once may be two genes now.
         """
-        columns, ids = [], []
-        how = dict.fromkeys(("ensembl", "symbol", "alias", "ortholog"), 0)
-        mouse = genes.organism == "mouse"
+        found: list[tuple[int, int, str]] = []
+        mouse, folded = genes.organism == "mouse", genes.organism in (None, "human")
         for i, (name, symbol, ensembl) in enumerate(zip(genes.names, genes.symbols, genes.ensembl, strict=True)):
-            hit, by = self._match_mouse(name, symbol, ensembl) if mouse else self._match_human(name, symbol, ensembl)
+            hit, by = (
+                self._match_mouse(name, symbol, ensembl) if mouse else self._match_names(name, symbol, ensembl, folded)
+            )
             if hit is not None:
-                columns.append(i)
-                ids.append(hit)
-                how[by] += 1
-        return Match(np.array(columns, np.int64), np.array(ids, np.int64), how, len(genes))
+                found.append((i, hit, by))
+        current = {hit for _, hit, by in found if by != "alias"}
+        found = [entry for entry in found if entry[2] != "alias" or entry[1] not in current]
+        how = dict.fromkeys(("ensembl", "symbol", "alias", "ortholog"), 0)
+        for _, _, by in found:
+            how[by] += 1
+        columns, ids = np.array([(i, hit) for i, hit, _ in found], np.int64).reshape(-1, 2).T
+        return Match(columns.copy(), ids.copy(), how, len(genes))
 
-    def _match_human(self, name: str, symbol: str, ensembl: str) -> tuple[int | None, str]:
+    def _match_names(self, name: str, symbol: str, ensembl: str, folded: bool) -> tuple[int | None, str]:
         if ensembl and ensembl in self._by_ensembl:
             return self._by_ensembl[ensembl], "ensembl"
         for key in (symbol, name):
@@ -308,7 +314,7 @@ class Vocabulary:
         for key in (ensembl, symbol, name):  # aliases hold retired Ensembl ids too
             if key and key in self.aliases:
                 return self.aliases[key], "alias"
-            if key and key.upper() in self._by_upper and key.upper() != key:
+            if folded and key and key.upper() in self._by_upper and key.upper() != key:
                 return self._by_upper[key.upper()], "symbol"
         return None, ""
 

@@ -43,8 +43,24 @@ def lab(context: click.Context, folder: Path | None, print_path: bool, jupyter_a
             "for any notebook server of yours."
         )
     click.echo(f"Opening {notebook} in JupyterLab; stop it with Ctrl-C.", err=True)
+    if "--no-browser" not in jupyter_arguments and not _has_browser():
+        click.echo(
+            "No browser can be opened from here: copy the address that JupyterLab prints below (http://127.0.0.1:…) into one.",
+            err=True,
+        )
+        jupyter_arguments = (*jupyter_arguments, "--no-browser")
     ended = _run_until_it_ends([sys.executable, "-m", "jupyterlab", str(notebook), *jupyter_arguments])
     context.exit(1 if ended else 0)
+
+
+def _has_browser() -> bool:
+    import webbrowser
+
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
 
 
 def _run_until_it_ends(command: list[str]) -> int:

@@ -248,7 +248,9 @@ class Perturber:
         tests = {group: NO_NULL if group in few else test for group, test in tests.items()}
         for name in ("p_value", "null_mean", "null_sd", "null_low", "null_high", "n_null"):
             table[name] = [getattr(tests[group], name) for group in table["group"]]
-        table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy(dtype=float))
+        # The groups are one family of tests; all cells together are a question of its own.
+        p = table["p_value"].to_numpy(dtype=float)
+        table["q_value"] = np.concatenate([p[:1], benjamini_hochberg(p[1:])])
         table["verdict"] = [_verdict(row) for row in table.itertuples()]
         return replace(result, table=table, has_null=True)
 

@@ -127,10 +127,15 @@ class PerturbResult(Result):
         if self.has_null:
             lines.append("Over all cells: " + _sentence(row) + ".")
             groups = self.table.iloc[1:]
-            strong = groups[groups["q_value"] <= 0.05].sort_values("effect", ascending=False)
+            strong = groups[groups["p_value"] <= 0.05].sort_values("effect", ascending=False)
             if len(groups):
                 names = ", ".join(f"{r.group} ({_number(r.effect)})" for r in strong.head(4).itertuples())
-                lines.append(f"Groups in which it is stronger than comparable genes (q ≤ 0.05): {names or 'none'}.")
+                tested = int(groups["p_value"].notna().sum())
+                kept = int((groups["q_value"] <= 0.05).sum())
+                lines.append(
+                    f"Groups in which it is stronger than comparable genes (p ≤ 0.05): {names or 'none'}; "
+                    f"{kept} of {tested} groups stay so after correction for their number (q ≤ 0.05)."
+                )
                 blind = int((groups["verdict"] == "no valid null").sum())
                 if blind:
                     lines.append(f"In {blind} of {len(groups)} groups there is no valid null.")

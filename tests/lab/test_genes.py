@@ -94,8 +94,9 @@ def test_a_symbol_of_two_columns_is_not_guessed_at(pbmc68k):
 def test_the_audit_counts_umis_and_not_names(pbmc68k):
     model = sl.load_model("pca")
     audit = sl.audit_genes(pbmc68k, model, groupby="cell_type")
-    known = pbmc68k.X[:, model.match(Cells.from_anndata(pbmc68k).genes).columns].sum()
-    assert audit.umi_share_lost == pytest.approx(1 - known / pbmc68k.X.sum(), abs=1e-9)
+    counts = pbmc68k.X.astype(float)
+    known = counts[:, model.match(Cells.from_anndata(pbmc68k).genes).columns].sum()
+    assert audit.umi_share_lost == pytest.approx(1 - known / counts.sum(), abs=1e-9)
     groups = audit.table.set_index("group")
     assert set(groups.index) == {"all", *pbmc68k.obs["cell_type"]}
     weighted = (groups["umi_share_lost"] * groups["umis"]).drop("all").sum() / groups.loc["all", "umis"]
@@ -129,3 +130,15 @@ def test_a_cell_without_known_genes_is_nan_and_counted(pbmc68k):
 def test_a_missing_group_column_is_named(pbmc68k):
     with pytest.raises(DataError, match="Did you mean 'cell_type'"):
         sl.audit_genes(pbmc68k, "pca", groupby="celltype")
+
+
+def test_an_alias_gives_way_to_the_current_name():
+    # H2AFZ is an old name of H2AZ1; beside H2AZ1 itself it must be something else.
+    match = _vocabulary().match(Genes.from_var(pd.DataFrame(index=["H2AZ1", "H2AFZ", "CD45"]), organism="human"))
+    assert dict(zip(match.columns.tolist(), match.ids.tolist(), strict=True)) == {0: 2, 2: 3}
+    assert match.how == {"ensembl": 0, "symbol": 1, "alias": 1, "ortholog": 0}
+
+
+def test_names_of_other_organisms_are_not_upper_cased():
+    names = pd.DataFrame(index=["cd3d", "lyz", "ptprc"])
+    assert len(_vocabulary().match(Genes.from_var(names, organism="zebrafish")).columns) == 0
