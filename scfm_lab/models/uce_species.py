@@ -49,6 +49,7 @@ class Species:
         self._offsets = files.read_offsets()
         self._table_rows = len(table)
         self._read: dict[str, SpeciesGenes] = {}
+        self._last: tuple[Genes, str, PublishedMatch] | None = None
         self.chromosome_row = self._first_chromosome(chromosome_row)
         self._check_end()
         self.names = tuple(sorted({s for s in self._offsets if s in files.proteins} | set(files.added)))
@@ -115,7 +116,15 @@ class Species:
         return self._read[species]
 
     def match(self, genes: Genes, species: str) -> PublishedMatch:
-        """Match by symbol, case ignored; where a column has only an Ensembl id, by the shipped gene table."""
+        """Match by symbol, case ignored; where a column has only an Ensembl id, by the shipped gene table.
+
+        The answer for the genes asked last is kept.
+        """
+        if self._last is None or self._last[0] is not genes or self._last[1] != species:
+            self._last = (genes, species, self._match(genes, species))
+        return self._last[2]
+
+    def _match(self, genes: Genes, species: str) -> PublishedMatch:
         place = {symbol: i for i, symbol in enumerate(self.genes(species).symbols)}
         ids = np.full(len(genes), -1, dtype=np.int64)
         for keys in (genes.names, genes.symbols):
