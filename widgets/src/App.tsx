@@ -38,28 +38,30 @@ export function App({ renderer }: { renderer: Choice }) {
       <Header />
       <Notices />
       <div class="sl-body">
-        <div class="sl-side">
-          <Tabs panels={side} current={current?.id} onPick={setOwn} />
-          {current && (
-            <div
-              id={`${prefix}-tabpanel`}
-              class="sl-scroll"
-              role="tabpanel"
-              aria-labelledby={`${prefix}-tab-${side.indexOf(current)}`}
-              // biome-ignore lint/a11y/noNoninteractiveTabindex: a panel that scrolls must be reachable by key
-              tabIndex={0}
-            >
-              <Boundary key={current.id} name={`The panel “${current.title}”`}>
-                <Panel panel={current} show={show} />
-              </Boundary>
-            </div>
-          )}
-          {failed.map((panel) => (
-            <p class="sl-failed" key={panel.id}>
-              {panel.error}
-            </p>
-          ))}
-        </div>
+        {side.length + failed.length > 0 && (
+          <div class="sl-side">
+            <Tabs panels={side} current={current?.id} onPick={setOwn} />
+            {current && (
+              <div
+                id={`${prefix}-tabpanel`}
+                class="sl-scroll"
+                role="tabpanel"
+                aria-labelledby={`${prefix}-tab-${side.indexOf(current)}`}
+                // biome-ignore lint/a11y/noNoninteractiveTabindex: a panel that scrolls must be reachable by key
+                tabIndex={0}
+              >
+                <Boundary key={current.id} name={`The panel “${current.title}”`}>
+                  <Panel panel={current} show={show} />
+                </Boundary>
+              </div>
+            )}
+            {failed.map((panel) => (
+              <p class="sl-failed" key={panel.id}>
+                {panel.error}
+              </p>
+            ))}
+          </div>
+        )}
         {hasStage && (
           <Boundary name="The embedding">
             <Stage renderer={renderer} />

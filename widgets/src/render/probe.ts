@@ -13,6 +13,8 @@ export interface Probe {
   renderer: PointRenderer;
   /** What was measured, for whoever wants to know. */
   timings: Partial<Record<"webgl2" | "raster", number>>;
+  /** Why WebGL2 cannot be used, where it cannot. */
+  refused?: string;
 }
 
 function time(renderer: PointRenderer, view: View): number {
@@ -38,14 +40,16 @@ export function choose(
 ): Probe {
   const timings: Probe["timings"] = {};
   let first: PointRenderer | null = null;
+  let refused: string | undefined;
   if (choice !== "raster") {
     try {
       first = webgl(makeCanvas());
       fill(first);
       timings.webgl2 = time(first, view);
       if (choice === "webgl2" || timings.webgl2 <= GOOD_MS) return { renderer: first, timings };
-    } catch {
+    } catch (error) {
       // No WebGL2, or a driver that refuses: the raster draws instead, which is what this function is for.
+      refused = (error as Error).message;
       first = null;
     }
   }
@@ -57,5 +61,5 @@ export function choose(
     return { renderer: first, timings };
   }
   first?.dispose();
-  return { renderer: second, timings };
+  return { renderer: second, timings, refused };
 }

@@ -4,7 +4,7 @@
  */
 
 import { toScreen, unit } from "./camera.ts";
-import { opacity, type PointRenderer, type View } from "./renderer.ts";
+import { MISSING, opacity, type PointRenderer, type View } from "./renderer.ts";
 
 const MAX_16 = 65535;
 /** From so many cells on, whole pixels are drawn instead of blended discs. */
@@ -51,7 +51,7 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
     for (let k = 0; k < order.length; k++) {
       const i = order[k];
       const entry = 4 * codes[i];
-      if (lookup[entry + 3] === 0) continue;
+      if (lookup[entry + 3] === 0 || before[2 * i] === MISSING) continue;
       let qx = before[2 * i];
       let qy = before[2 * i + 1];
       if (moved) {
@@ -98,7 +98,7 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
     for (let k = 0; k < order.length; k++) {
       const i = order[k];
       const colour = (emphasis && !(flags[i] & emphasis) ? weak : strong)[codes[i]];
-      if (lookup[4 * codes[i] + 3] === 0) continue;
+      if (lookup[4 * codes[i] + 3] === 0 || before[2 * i] === MISSING) continue;
       const qx = before[2 * i] + (moved[2 * i] - before[2 * i]) * t;
       const qy = before[2 * i + 1] + (moved[2 * i + 1] - before[2 * i + 1]) * t;
       const left = Math.round(x0 + qx * scale);

@@ -2,6 +2,8 @@
 
 import type { Camera, Frame } from "./camera.ts";
 
+/** Place of a cell that has none (both coordinates). */
+export const MISSING = 65535;
 /** Bits of a cell's flags. */
 export const SELECTED = 1;
 export const MOVED = 2;

@@ -23,12 +23,12 @@ void main() {
   float shown = alpha;
   if (emphasis != 0u && (flags & emphasis) == 0u) shown *= 1.0 - fade;
   colour = vec4(entry.rgb, entry.a * shown);
-  gl_Position = entry.a == 0.0 ? vec4(2.0, 2.0, 2.0, 1.0) : vec4(place * scale + offset, 0.0, 1.0);
+  gl_Position = entry.a == 0.0 || before.x == 1.0 ? vec4(2.0, 2.0, 2.0, 1.0) : vec4(place * scale + offset, 0.0, 1.0);
   gl_PointSize = size;
 }`;
 
 const FRAGMENT = `#version 300 es
-precision mediump float;
+precision highp float;
 in vec4 colour;
 uniform float size;
 out vec4 pixel;

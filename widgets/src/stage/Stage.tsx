@@ -5,6 +5,7 @@ import { useScope, useStore } from "../hooks.ts";
 import { lookup, NAN_CODE } from "../palette.ts";
 import { combine, countOnes, hiddenCodes } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
+import { MISSING } from "../render/renderer.ts";
 import type { Store } from "../store.ts";
 import type { Column } from "../types.ts";
 import { ColourPicker } from "./ColourPicker.tsx";
@@ -17,6 +18,7 @@ import { Toolbar } from "./Toolbar.tsx";
 import { type Hover, Tooltip } from "./Tooltip.tsx";
 
 const MAX_LABELS = 40;
+const MAX_SAMPLE = 50_000;
 
 export function Stage({ renderer }: { renderer: Choice }) {
   const { theme, prefix } = useScope();
@@ -63,10 +65,11 @@ export function Stage({ renderer }: { renderer: Choice }) {
   const movedFirst = state.colour?.by !== "result" || ["shift", "error"].includes(state.colour.name);
   const blank = useMemo(() => new Uint8Array((before?.length ?? 0) >> 1), [before]);
   const selected = useMemo(() => countOnes(store.selection), [store.selection]);
-  const labels = useMemo(
-    () => (state.labels && painted?.kind === "category" && before ? middles(before, painted, hidden) : []),
-    [state.labels, painted, before, hidden],
+  const groups = useMemo(
+    () => (state.labels && painted?.kind === "category" && before ? middles(before, painted) : []),
+    [state.labels, painted, before],
   );
+  const labels = useMemo(() => groups.filter(({ code }) => !hidden?.[code]), [groups, hidden]);
 
   // The scene lives as long as this view; it reads what it needs when it is asked.
   useEffect(() => {
@@ -195,8 +198,11 @@ function hiddenFor(hidden: readonly string[], column: Column): Uint8Array {
   return flags;
 }
 
-/** The middle of each group, largest first: the median of its cells' places, by axis. */
-function middles(places: Uint16Array, column: Column, hidden: Uint8Array | null): Marks["labels"] {
+/**
+ * The middle of each group, largest first: the median of its cells' places, by axis. Of very many cells every so-and-so
+ * many is enough.
+ */
+function middles(places: Uint16Array, column: Column) {
   const groups = (column.labels ?? []).map((text, code) => ({
     text,
     code,
@@ -204,15 +210,16 @@ function middles(places: Uint16Array, column: Column, hidden: Uint8Array | null)
     ys: [] as number[],
   }));
   if (groups.length > MAX_LABELS) return [];
-  for (let i = 0; i < column.codes.length; i++) {
+  const step = Math.ceil(column.codes.length / MAX_SAMPLE);
+  for (let i = 0; i < column.codes.length; i += step) {
     const group = groups[column.codes[i]];
-    if (!group) continue;
-    group.xs.push(places[2 * i] / 65535);
-    group.ys.push(places[2 * i + 1] / 65535);
+    if (!group || places[2 * i] === MISSING) continue;
+    group.xs.push(places[2 * i]);
+    group.ys.push(places[2 * i + 1]);
   }
-  const middle = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1];
+  const middle = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1] / 65535;
   return groups
-    .filter(({ xs, code }) => xs.length > 0 && !hidden?.[code])
+    .filter(({ xs }) => xs.length > 0)
     .sort((a, b) => b.xs.length - a.xs.length)
-    .map(({ text, xs, ys }) => ({ text, x: middle(xs), y: middle(ys) }));
+    .map(({ text, code, xs, ys }) => ({ text, code, x: middle(xs), y: middle(ys) }));
 }

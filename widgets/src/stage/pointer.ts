@@ -75,6 +75,7 @@ export class Pointer {
     this.#begin = { x, y };
     this.#last = { x, y };
     this.#dragged = false;
+    this.gestures.onHover(-1, 0, 0);
     const tool = this.gestures.tool();
     if (tool !== "pan") this.drawing = { tool, path: [x, y] };
     event.preventDefault();

@@ -6,7 +6,7 @@
 import { type Camera, type Frame, home, pan, toPlane, zoomAt } from "../render/camera.ts";
 import { layered, shuffled } from "../render/order.ts";
 import { type Choice, choose } from "../render/probe.ts";
-import { MOVED, type PointRenderer, pointSize, SELECTED, type View } from "../render/renderer.ts";
+import { MISSING, MOVED, type PointRenderer, pointSize, SELECTED, type View } from "../render/renderer.ts";
 
 export type Tool = "pan" | "lasso" | "box";
 
@@ -141,7 +141,8 @@ export class Scene {
     if (!this.#places) {
       const shown = this.#target();
       const places = new Float32Array(shown.length);
-      for (let i = 0; i < shown.length; i++) places[i] = shown[i] / MAX_16;
+      for (let i = 0; i < shown.length; i++)
+        places[i] = shown[i] === MISSING ? Number.NaN : shown[i] / MAX_16;
       this.#places = places;
     }
     return this.#places;
@@ -279,7 +280,7 @@ export class Scene {
       this.#renderer = renderer;
       this.#feed(renderer, null, true);
     };
-    const { renderer } = choose(make, fill, this.#view(), this.#choice);
+    const { renderer, refused } = choose(make, fill, this.#view(), this.#choice);
     this.#renderer = renderer;
     renderer.canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
@@ -292,6 +293,7 @@ export class Scene {
     });
     this.#host.prepend(renderer.canvas);
     this.#host.dataset.renderer = renderer.kind;
+    if (refused) this.#host.dataset.refused = refused;
   }
 
   #draw() {
