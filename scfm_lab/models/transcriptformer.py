@@ -142,7 +142,10 @@ class TranscriptFormer(Readouts):
                 "TranscriptFormer needs the folder of its files: config.json, model_weights.pt and vocabs."
             )
         own, orthologs = take_orthologs(config)
-        found = TfFiles.find(path, files)
+        given = dict(files or {})
+        if "pretrained_embedding" in own:  # the reference's name for it in its configuration
+            given.setdefault("pretrained_embedding", own.pop("pretrained_embedding"))
+        found = TfFiles.find(path, given)
         surgery = own.pop("surgery", "reference")
         settings = Settings.read(read_config(found.config.parent, found.config.name), found.config, own)
         aux = tf_files.read_aux(found, settings)

@@ -72,17 +72,43 @@ def capped_attention(
     -------
     Tensor (tokens, heads, head width)
     """
-    if query.device.type == "cpu" or len(lengths) == 1:
-        parts, start = [], 0
-        for length in lengths.tolist():
-            own = slice(start, start + length)
-            q, k, v = (x[own].transpose(0, 1) for x in (query, key, value))
-            seen = None if visible is None else visible[own][None, None, :]
-            out = _blocks(q, k, v, bias[own][None, None, :], cap, seen, on_diagonal)
-            parts.append(out.transpose(0, 1))
-            start += length
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-    # A launch per cell is dear on accelerators: pad, and hide the padding.
+    attend = one_by_one if query.device.type == "cpu" or len(lengths) == 1 else padded
+    return attend(query, key, value, bias, lengths, cap, visible, on_diagonal)
+
+
+def one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    lengths: NDArray[np.int64],
+    cap: float,
+    visible: Tensor | None,
+    on_diagonal: bool,
+) -> Tensor:
+    """:func:`capped_attention`, one cell after the other."""
+    parts, start = [], 0
+    for length in lengths.tolist():
+        own = slice(start, start + length)
+        q, k, v = (x[own].transpose(0, 1) for x in (query, key, value))
+        seen = None if visible is None else visible[own][None, None, :]
+        out = _blocks(q, k, v, bias[own][None, None, :], cap, seen, on_diagonal)
+        parts.append(out.transpose(0, 1))
+        start += length
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    lengths: NDArray[np.int64],
+    cap: float,
+    visible: Tensor | None,
+    on_diagonal: bool,
+) -> Tensor:
+    """:func:`capped_attention` of all cells at once, padded to the longest: on accelerators a launch per cell is dear."""
     n, heads = len(lengths), query.shape[1]
     rows = np.repeat(np.arange(n), lengths)
     columns = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -22,7 +22,7 @@ from scfm_lab.models.contract import Tokens
 from scfm_lab.models.files import read_torch
 from scfm_lab.models.transcriptformer import TABLE, TranscriptFormer
 from scfm_lab.models.transcriptformer_files import Settings
-from scfm_lab.models.transcriptformer_net import MLP, TfNet, capped_attention, negative_log_likelihood
+from scfm_lab.models.transcriptformer_net import MLP, TfNet, negative_log_likelihood, one_by_one, padded
 from scfm_lab.testing import check_model
 
 if TYPE_CHECKING:
@@ -174,14 +174,15 @@ def test_contextual_gene_embeddings_are_the_references(published, cells, expecte
 @pytest.mark.parametrize("cap", [10.0, 0.0, 200.0])
 @pytest.mark.parametrize("on_diagonal", [True, False])
 @pytest.mark.parametrize("hidden", [True, False])
-def test_attention_in_blocks_is_attention(cap, on_diagonal, hidden):
+@pytest.mark.parametrize("attend", [one_by_one, padded])
+def test_attention_in_blocks_is_attention(cap, on_diagonal, hidden, attend):
     """Against the definition with whole matrices, over cells shorter and longer than a block."""
     generator = torch.Generator().manual_seed(0)
     lengths = np.array([5, 300, 1, 129])
     q, k, v = (torch.randn(lengths.sum(), 3, 8, generator=generator) for _ in range(3))
     bias = torch.rand(lengths.sum(), generator=generator)
     visible = torch.rand(lengths.sum(), generator=generator) > 0.3 if hidden else None
-    found = capped_attention(q, k, v, bias, lengths, cap=cap, visible=visible, on_diagonal=on_diagonal)
+    found = attend(q, k, v, bias, lengths, cap, visible, on_diagonal)
     for begin, n in zip(np.cumsum(lengths) - lengths, lengths, strict=True):
         own = slice(begin, begin + n)
         a, b, c = (x[own].transpose(0, 1).double() for x in (q, k, v))
