@@ -35,26 +35,42 @@ ONLY = "only"
 
 @dataclass(frozen=True)
 class Weights:
-    """One set of weights: tensors by their names without ``model.``, and the shape of the network."""
+    """One set of weights in a file that was read and checked; tensors are taken from it when they are needed."""
 
     path: Path
-    tensors: dict[str, torch.Tensor]
+    name: str
     shape: dict[str, Any]
+    stamp: tuple[int, int]
+    """Size and time of the file when it was checked."""
 
     def network(self) -> ScFoundationNet:
-        """The network in float32 on the CPU."""
+        """The network in float32 on the CPU.
+
+        Raises
+        ------
+        ModelError
+            If the file is not the one that was opened any more.
+        """
         import torch
 
         from scfm_lab.models.scfoundation_net import ScFoundationNet
 
+        if not self.path.is_file() or _stamp(self.path) != self.stamp:
+            raise ModelError(f"{self.path} has changed since it was opened; open it again.")
+        tensors = _named_tensors(self.path, self.name, _sets(self.path)[self.name])
         with torch.device("meta"):
             net = ScFoundationNet(self.shape)
         names = net.checkpoint_names()
         # A copy: the file may be replaced while the model is in use.
         net.load_state_dict(
-            {names[k]: v.detach().to(torch.float32, copy=True) for k, v in self.tensors.items()}, assign=True
+            {names[k]: v.detach().to(torch.float32, copy=True) for k, v in tensors.items()}, assign=True
         )
         return net.requires_grad_(False).eval()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    told = path.stat()
+    return told.st_size, told.st_mtime_ns
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -82,13 +98,18 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Weights]:
-    """Every set of weights of a checkpoint, mapped from the file and checked; no network is built yet.
+    """Every set of weights of a checkpoint, checked; no network is built yet.
 
     Raises
     ------
     ModelError
         If the file is damaged, of another family, or a tensor does not find its place.
     """
+    stamp = _stamp(path)
+    return {name: _checked(path, name, one, config, stamp) for name, one in _sets(path).items()}
+
+
+def _sets(path: Path) -> dict[str, dict[str, Any]]:
     content = read_torch(path)
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}, not scFoundation's sets of weights.")
@@ -99,17 +120,15 @@ def read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Weights]:
             f"{path} is no checkpoint of scFoundation: its entries {', '.join(map(str, list(content)[:5]))} should be sets "
             "of weights such as 'cell', 'rde' and 'gene', each with 'config' and 'state_dict'."
         )
-    return {name: _checked(path, name, one, config) for name, one in sets.items()}
+    return sets
 
 
 def _is_set(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("state_dict"), dict)
 
 
-def _checked(path: Path, name: str, one: Mapping[str, Any], config: Mapping[str, Any]) -> Weights:
+def _named_tensors(path: Path, name: str, one: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     import torch
-
-    from scfm_lab.models.scfoundation_net import ScFoundationNet
 
     tensors = {}
     for key, value in one["state_dict"].items():
@@ -118,7 +137,17 @@ def _checked(path: Path, name: str, one: Mapping[str, Any], config: Mapping[str,
         # What stands between the first and a second "model.", as the reference takes it.
         parts = str(key).split("model.")
         tensors[parts[1] if len(parts) > 1 else parts[0]] = value
-    tensors = without_counter(tensors)
+    return without_counter(tensors)
+
+
+def _checked(
+    path: Path, name: str, one: Mapping[str, Any], config: Mapping[str, Any], stamp: tuple[int, int]
+) -> Weights:
+    import torch
+
+    from scfm_lab.models.scfoundation_net import ScFoundationNet
+
+    tensors = _named_tensors(path, name, one)
     settings = _merged(one.get("config"), config, path, name)
     try:
         shape = _network_shape(settings, tensors)
@@ -132,7 +161,7 @@ def _checked(path: Path, name: str, one: Mapping[str, Any], config: Mapping[str,
         net = ScFoundationNet(shape)
     shapes, names = net.state_dict(), net.checkpoint_names()
     require_keys(tensors, {theirs: tuple(shapes[ours].shape) for theirs, ours in names.items()}, path)
-    return Weights(path, tensors, shape)
+    return Weights(path, name, shape, stamp)
 
 
 def _merged(stored: Any, given: Mapping[str, Any], path: Path, name: str) -> dict[str, Any]:
