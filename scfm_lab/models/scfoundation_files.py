@@ -151,8 +151,8 @@ def _checked(
     settings = _merged(one.get("config"), config, path, name)
     try:
         shape = _network_shape(settings, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"it has no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        what = f"there is no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
         raise ModelError(
             f"The weights {name!r} in {path} are not those of scFoundation: {what}. What the file does not say can be "
             "given with config={…}."
@@ -191,34 +191,43 @@ def _network_shape(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tens
     for part, wanted in ((encoder, "transformer"), (decoder, "performer")):
         kind = part.get("module_type", wanted)
         if kind != wanted:
-            raise ValueError(f"its module_type {kind!r} is not {wanted!r}, the only published one")
+            raise ValueError(f"the module_type {kind!r} is not {wanted!r}, the only published one")
     n_layers = len({k.split(".")[2] for k in tensors if k.startswith("encoder.transformer_encoder.")})
     performer = shape_of(tensors, "decoder.performer.")
+    rows = len(tensors["pos_emb.weight"]) - 1
+    # Sizes are compared before anything of that size is made.
+    bins, width = tensors["token_emb.emb.weight"].shape
     for what, told, seen in (
         ("encoder depth", encoder["depth"], n_layers),
+        ("encoder hidden_dim", encoder["hidden_dim"], width),
         ("decoder depth", decoder["depth"], performer["n_layers"]),
+        ("decoder hidden_dim", decoder["hidden_dim"], performer["width"]),
         ("decoder dim_head", decoder.get("dim_head", performer["head_width"]), performer["head_width"]),
         ("decoder heads", decoder.get("heads", performer["heads"]), performer["heads"]),
+        ("bin_num", settings["bin_num"], bins),
+        ("seq_len", settings.get("seq_len", encoder.get("seq_len", rows)), rows),
     ):
         if int(told) != int(seen):
-            raise ValueError(f"its configuration says {what} {told}, its tensors {seen}")
-    n_genes = int(settings.get("seq_len", encoder.get("seq_len", 0)) or len(tensors["pos_emb.weight"]) - 1) - 2
-    if n_genes < 1 or int(encoder["heads"]) < 1:
-        raise ValueError("its configuration has no genes or no heads")
+            raise ValueError(f"the configuration says {what} {told}, the tensors {seen}")
+    heads = int(encoder["heads"])
+    if heads < 1 or width % heads:
+        raise ValueError(f"a width of {width} cannot be divided among {heads} attention heads")
+    if rows < 3:
+        raise ValueError("there are positions for read depth, and none for genes")
     return {
-        "n_genes": n_genes,
-        "bins": int(settings["bin_num"]),
+        "n_genes": rows - 2,
+        "bins": bins,
         "alpha": float(settings.get("bin_alpha", 1.0)),
         "mask_value": float(settings["mask_token_id"]),
         "pad_value": float(settings["pad_token_id"]),
         "norm_first": bool(encoder.get("norm_first", False)),
         "encoder": {
-            "width": int(encoder["hidden_dim"]),
+            "width": width,
             "layers": n_layers,
-            "heads": int(encoder["heads"]),
+            "heads": heads,
             "ffn": len(tensors["encoder.transformer_encoder.0.linear1.weight"]),
         },
-        "decoder": {**performer, "width": int(decoder["hidden_dim"])},
+        "decoder": performer,
     }
 
 
