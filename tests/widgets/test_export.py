@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import zlib
@@ -179,14 +180,14 @@ def visit(browser: Browser) -> Iterator[Callable[[Path], tuple[Page, list[str]]]
     """Opens a file as a double click does; also gives its errors and requests."""
     pages: list[Page] = []
 
-    def open_file(path: Path) -> tuple[Page, list[str]]:
+    def open_file(path: Path, query: str = "") -> tuple[Page, list[str]]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         pages.append(page)
         seen: list[str] = []
         page.on("pageerror", lambda error: seen.append(f"error {error}"))
         page.on("console", lambda said: seen.append(f"console {said.text}") if said.type == "error" else None)
         page.on("request", lambda request: seen.append(request.url))
-        page.goto(path.as_uri())
+        page.goto(path.as_uri() + query)
         page.wait_for_selector(".scfm-lab .sl-plane canvas")
         return page, seen
 
@@ -235,6 +236,40 @@ class TestInTheBrowser:
         page.get_by_text("LYZ knocked out").wait_for()
         assert slider.input_value() == "1"
         assert [item for item in seen if item.startswith(("error", "console"))] == []
+
+    def test_both_backends_draw_the_same_cells(
+        self, bench: Callable[..., Bench], visit: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        from PIL import Image
+
+        path = write_html(tmp_path / "page.html", title="Blood", lab_or_payload=bench().lab)
+        drawn = {}
+        for backend in ("webgl2", "raster"):
+            page, _ = visit(path, f"?scfm-renderer={backend}")
+            plane = page.locator(".sl-canvas")
+            page.wait_for_timeout(500)
+            assert plane.get_attribute("data-renderer") == backend, plane.get_attribute("data-refused")
+            picture = Image.open(io.BytesIO(plane.screenshot())).convert("RGB")
+            drawn[backend] = np.asarray(picture, dtype=float)
+        inked = {name: (pixels < 240).any(axis=2).mean() for name, pixels in drawn.items()}
+        assert inked["raster"] > 0.02
+        assert inked["webgl2"] == pytest.approx(inked["raster"], rel=0.15)
+        # Edges are smoothed differently; the cells lie in the same places in the same colours.
+        assert np.abs(drawn["webgl2"] - drawn["raster"]).mean() < 2.0
+
+    def test_a_lost_graphics_context_is_replaced_by_the_raster(
+        self, bench: Callable[..., Bench], visit: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        path = write_html(tmp_path / "page.html", title="Blood", lab_or_payload=bench().lab)
+        page, seen = visit(path, "?scfm-renderer=webgl2")
+        page.wait_for_timeout(500)
+        page.evaluate(
+            "document.querySelector('canvas.sl-points').getContext('webgl2')"
+            ".getExtension('WEBGL_lose_context').loseContext()"
+        )
+        page.wait_for_selector("[data-renderer=raster] canvas.sl-points")
+        assert page.locator("canvas.sl-points").count() == 1
+        assert [item for item in seen if item.startswith("error")] == []
 
     def test_hostile_names_are_shown_as_text(
         self, bench: Callable[..., Bench], pbmc68k: AnnData, visit: Callable[..., Any], tmp_path: Path

@@ -113,6 +113,18 @@ class TestState:
             lab.state = {"color": GENE}
         assert lab.state["colour"] == {"by": "obs", "name": "cell_type"}
 
+    @pytest.mark.parametrize(
+        ("given", "words"), [({"groupby": "cell_tipe"}, "cell_type"), ({"layout": "X_pca"}, "planes there: 'X_umap'")]
+    )
+    def test_what_is_not_there_is_refused_and_nothing_changes(
+        self, bench: Callable[..., Bench], given: dict[str, str], words: str
+    ) -> None:
+        lab = bench().lab
+        before = dict(lab.state)
+        with pytest.raises(DataError, match=words):
+            lab.state = given
+        assert lab.state == before
+
     def test_a_colour_may_be_just_a_name(self, bench: Callable[..., Bench]) -> None:
         lab = bench().lab
         lab.state = {"colour": GENE}
@@ -232,6 +244,20 @@ class TestRunning:
         done = [job for job in opened.updates("_job") if job]
         assert done[-1]["status"] == "done"
         assert max(job["done"] for job in done) == 700
+
+    def test_offers_the_new_layout_and_moves_the_perturbed_cells_onto_it(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        opened.ask(type="run", model=MODEL, layout=None)
+        lab = opened.lab
+        assert [item["key"] for item in lab._layouts] == ["X_umap", "X_umap_sctop"]
+        assert lab.state["layout"] == "X_umap_sctop"
+        assert lab.result.layout.basis == "X_umap_sctop"
+        assert len(lab._after) == len(lab._xy)
+        lab.state = {"layout": "X_umap"}
+        lab.wait(120)
+        assert lab.result.layout.basis == "X_umap"
+        assert lab._xy_info["title"] == "UMAP"
 
     def test_keeps_a_layout_that_is_named(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model=MODEL)

@@ -69,12 +69,12 @@ def opened(bench: Callable[..., Bench]) -> Bench:
             return factories[name]
 
     rows = [Local(c.id, c.kind, c.plugin, c.data) for c in contributions]
-    made.lab._rows = [*made.lab._rows, *open_panels(made.lab.session, rows)]
+    made.lab.rows = [*made.lab.rows, *open_panels(made.lab.session, rows)]
     return made
 
 
 def test_a_panel_that_fails_is_one_row_with_its_reason(opened: Bench) -> None:
-    rows = {row.id: row for row in opened.lab._rows}
+    rows = {row.id: row for row in opened.lab.rows}
     assert rows["mine.counts"].error is None
     assert "RuntimeError: no licence server" in rows["mine.raises"].error
     assert "needs an 'esm'" in rows["mine.faceless"].error
@@ -83,7 +83,7 @@ def test_a_panel_that_fails_is_one_row_with_its_reason(opened: Bench) -> None:
 
 
 def test_a_panel_is_described_as_plain_values(opened: Bench) -> None:
-    row = next(row for row in opened.lab._rows if row.id == "mine.counts").describe()
+    row = next(row for row in opened.lab.rows if row.id == "mine.counts").describe()
     assert (row["title"], row["esm"], row["component"]) == ("Counts", FACE, None)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import threading
 import uuid
-from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,15 +12,17 @@ import anywidget
 import numpy as np
 import traitlets
 
-from scfm_lab.errors import Cancelled, DataError, PluginError, nearest
+from scfm_lab.errors import DataError, PluginError, nearest
 from scfm_widgets.checks import as_mask, check_adata, task_of
 from scfm_widgets.codec import pack_mask, unpack_mask
+from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
-from scfm_widgets.session import Session, sentence
+from scfm_widgets.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from concurrent.futures import Future
 
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
@@ -43,8 +44,6 @@ STATE: dict[str, Any] = {
     "paths": True,
     "root": None,
 }
-#: Messages whose refusal is told where the question was asked, and not above everything else.
-_SMALL = {"column", "cell", "known", "genes", "dismiss"}
 
 
 def _to_bytes(value: Any, _: Any) -> bytes:
@@ -113,6 +112,7 @@ class Lab(anywidget.AnyWidget):
     _models = _synced(traitlets.Dict())
     _hardware = _synced(traitlets.Unicode())
     _plan = _synced(traitlets.Dict({"model": None, "status": "none"}))
+    _layouts = _synced(traitlets.List())
     _job = _synced(traitlets.Dict(None, allow_none=True))
     _perturbation = _synced(traitlets.Dict(None, allow_none=True))
     _refused = _synced(traitlets.Dict(None, allow_none=True))
@@ -129,14 +129,14 @@ class Lab(anywidget.AnyWidget):
 
     #: Everything the browser is told, for exporting it.
     SHARED: ClassVar[tuple[str, ...]] = (
-        "state", "doses", "_meta", "_panels", "_models", "_hardware", "_plan", "_perturbation", "_trajectory",
+        "state", "doses", "_meta", "_layouts", "_panels", "_models", "_hardware", "_plan", "_perturbation", "_trajectory",
         "_errors", "_xy_info", "_after_info", "_data_version",
     )  # fmt: skip
     BYTES: ClassVar[tuple[str, ...]] = ("_xy", "_after", "_selection")
 
     # Set here already: a bench whose making fails is still taken away by Python.
     _session: Session | None = None
-    _rows: list[PanelRow] = []  # noqa: RUF012 - replaced as a whole, never changed
+    rows: list[PanelRow] = []  # noqa: RUF012 - replaced as a whole, never changed
     _inside = 0
 
     def __init__(
@@ -150,7 +150,7 @@ class Lab(anywidget.AnyWidget):
         title: str = "scfm-lab",
     ) -> None:
         check_adata(adata)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         super().__init__()
         self._session = session = Session(adata, self)
         favourite = session.columns.favourite()
@@ -170,7 +170,6 @@ class Lab(anywidget.AnyWidget):
                 "n_genes": adata.n_vars,
                 "title": title,
                 "obs": session.columns.describe(),
-                "layouts": planes,
                 "static": False,
             },
             _selection=pack_mask(np.zeros(adata.n_obs, dtype=bool)),
@@ -183,10 +182,9 @@ class Lab(anywidget.AnyWidget):
         )
         if layout is not None or planes:
             session.use_layout(layout if layout is not None else planes[0]["key"])
-            self.publish(state={**self.state, "layout": session.layout})
-        self._rows = open_panels(session)
-        self.publish(_panels=[row.describe() for row in self._rows])
-        self.on_msg(self._on_message)
+        self.rows = open_panels(session)
+        self.publish(_panels=[row.describe() for row in self.rows])
+        self.on_msg(Messages(self).take)
         self.observe(self._on_state, "state")
         self.observe(self._on_doses, "doses")
 
@@ -284,7 +282,7 @@ class Lab(anywidget.AnyWidget):
 
     def publish(self, **traits: Any) -> None:
         """Set several traits as one message to the browser; may be called from any thread."""
-        with self._lock:
+        with self.lock:
             self._inside += 1
             try:
                 with self.hold_sync():
@@ -295,7 +293,7 @@ class Lab(anywidget.AnyWidget):
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take traits from the browser, one message at a time."""
-        with self._lock:
+        with self.lock:
             super().set_state(sync_data)
 
     # --------------------------------------------------------------------------------- internal
@@ -322,8 +320,13 @@ class Lab(anywidget.AnyWidget):
                 hint = f" Did you mean {hits[0]!r}?" if hits else ""
                 message = f"lab.state has no {key!r}; it has {', '.join(STATE)}.{hint}"
                 raise DataError(message)
-        if "colour" in given and self._session is not None:
-            given["colour"] = self._colour(given["colour"])
+        if self._session is not None:
+            if "colour" in given:
+                given["colour"] = self._colour(given["colour"])
+            if given.get("groupby"):
+                self._session.columns.of_obs(given["groupby"])
+            if given.get("layout"):
+                self._session.plane_at(given["layout"])
         return {**STATE, **self.state, **given}
 
     @traitlets.validate("doses")
@@ -351,12 +354,7 @@ class Lab(anywidget.AnyWidget):
             return
         if changed("layout") and new["layout"] and new["layout"] != self._session.layout:
             self._session.use_layout(new["layout"])
-        if (
-            (changed("model") or changed("groupby") or changed("layout"))
-            and self.doses
-            and new["model"]
-            and not self._inside
-        ):
+        if (changed("model") or changed("groupby")) and self.doses and new["model"] and not self._inside:
             self.panel("perturb").perturb(self.doses)
 
     def _on_doses(self, change: Any) -> None:
@@ -365,56 +363,9 @@ class Lab(anywidget.AnyWidget):
 
     def panel(self, kind: str) -> Any:
         """Give the bench's own panel that answers a kind of message, such as ``"perturb"``."""
-        for row in self._rows:
+        for row in self.rows:
             if kind in getattr(row.panel, "answers", ()):
                 return row.panel
-        faults = " ".join(row.error for row in self._rows if row.error)
+        faults = " ".join(row.error for row in self.rows if row.error)
         message = f"No panel of this bench answers '{kind}'. {faults}".strip()
         raise PluginError(message)
-
-    def _on_message(self, _: Any, content: dict[str, Any], __: Any) -> None:
-        request, kind = content.get("id"), str(content.get("type"))
-        try:
-            answer = self._route(kind, content)
-        # Whatever a panel raises, its own or a plugin's, is told in words; the bench goes on.
-        except Exception as error:  # noqa: BLE001
-            self._refuse(request, kind, error)
-            return
-        if isinstance(answer, Future):
-            answer.add_done_callback(lambda done: self._settle(request, kind, done))
-        else:
-            self._reply(request, answer)
-
-    def _route(self, kind: str, content: dict[str, Any]) -> Any:
-        if kind == "dismiss":
-            self.session.dismiss(content.get("fault"))
-            return {}
-        if kind != "panel":
-            return self.panel(kind).handle(content)
-        row: PanelRow | None = next((row for row in self._rows if row.id == content.get("panel")), None)
-        if row is None or row.panel is None:
-            message = f"This bench has no panel '{content.get('panel')}'."
-            raise PluginError(message)
-        handle = getattr(row.panel, "handle", None)
-        if handle is None:
-            message = f"The panel '{row.title}' does not answer messages."
-            raise PluginError(message)
-        return handle(content["message"])
-
-    def _settle(self, request: Any, kind: str, future: Future[Any]) -> None:
-        try:
-            self._reply(request, future.result(timeout=0))
-        except (CancelledError, Cancelled):
-            self._reply(request, {"cancelled": True})
-        # It was raised in a panel's job; see above.
-        except Exception as error:  # noqa: BLE001
-            self._refuse(request, kind, error)
-
-    def _refuse(self, request: Any, kind: str, error: BaseException) -> None:
-        text = sentence(error) if kind in _SMALL else self.session.fail(error, kind)
-        self._reply(request, {"error": text})
-
-    def _reply(self, request: Any, answer: Any) -> None:
-        content, buffers = answer if isinstance(answer, tuple) else (answer, [])
-        with self._lock:
-            self.send({**(content or {}), "id": request}, list(buffers))

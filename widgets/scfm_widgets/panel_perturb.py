@@ -42,6 +42,7 @@ class PerturbPanel(Panel):
         self._wanted: Key | None = None
         self._seq = 0
         session.on_result.append(self._show)
+        session.on_layout.append(self._follow_plane)
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``perturb``: all doses, and whether the hand has let go of the slider."""
@@ -226,6 +227,11 @@ class PerturbPanel(Panel):
         doses = {**dict.fromkeys(session.doses, 1.0), **dict(perturbed.doses)}
         session.publish(doses=doses)
         self._publish(perturbed, doses, self._seq, null="ready" if perturbed.has_null else "none")
+
+    def _follow_plane(self) -> None:
+        """Show what is perturbed on another plane."""
+        if any(dose != 1.0 for dose in self.session.doses.values()):
+            self.perturb(self.session.doses)
 
     def _clear(self) -> None:
         self.session.results.pop("perturb", None)

@@ -65,6 +65,8 @@ class Session:
         Which of the results is the newest.
     on_result
         Called with task and result when a result is set from Python or by another panel.
+    on_layout
+        Called when another plane is shown.
     """
 
     def __init__(self, adata: AnnData, board: Board) -> None:
@@ -83,6 +85,7 @@ class Session:
         self._fault_ids = 0
         self._versions = 0
         self.on_result: list[Callable[[str, Result], None]] = []
+        self.on_layout: list[Callable[[], None]] = []
 
     # ------------------------------------------------------------------------------- shared state
 
@@ -194,6 +197,21 @@ class Session:
                 found.append({"key": str(key), "title": plane_title(str(key))})
         return sorted(found, key=lambda item: "umap" not in item["key"].lower())
 
+    def plane_at(self, key: str) -> NDArray[np.float64]:
+        """Places of the cells at ``obsm[key]``, float (cells, 2).
+
+        Raises
+        ------
+        DataError
+            There is no such plane.
+        """
+        values = np.asarray(self.adata.obsm[key], dtype=float) if key in self.adata.obsm else np.zeros((0, 0))
+        if values.ndim != 2 or values.shape[1] < 2:
+            known = ", ".join(repr(item["key"]) for item in self.layouts()) or "none"
+            message = f"obsm has no plane {key!r}; planes there: {known}.{did_you_mean(key, self.adata.obsm)}"
+            raise DataError(message)
+        return values[:, :2]
+
     def use_layout(self, key: str) -> None:
         """Show the plane at ``obsm[key]``; what was before and after on another plane goes.
 
@@ -202,13 +220,13 @@ class Session:
         DataError
             There is no such plane.
         """
-        if key not in self.adata.obsm:
-            known = ", ".join(map(repr, self.adata.obsm)) or "none"
-            message = f"obsm has no {key!r}; there are: {known}.{did_you_mean(key, self.adata.obsm)}"
-            raise DataError(message)
+        plane = self.plane_at(key)
         self.layout = key
+        self.publish(_layouts=self.layouts(), state={**self.state, "layout": key})
         title = next((item["title"] for item in self.layouts() if item["key"] == key), key)
-        self.show_plane(np.asarray(self.adata.obsm[key], dtype=float)[:, :2], title)
+        self.show_plane(plane, title)
+        for follow in self.on_layout:
+            follow()
 
     def show_plane(self, plane: NDArray[np.floating[Any]], title: str) -> None:
         """Show places, float (cells, 2), as the base layout."""

@@ -59,6 +59,7 @@ export class Store {
     const traits: (keyof Traits)[] = [
       "_meta",
       "_panels",
+      "_layouts",
       "_models",
       "_plan",
       "_job",

@@ -15,7 +15,6 @@ export interface Meta {
   title: string;
   /** Columns of `obs` that can colour the cells or group them. */
   obs: ColumnInfo[];
-  layouts: { key: string; title: string }[];
   /** A page that was exported: no kernel behind it. */
   static: boolean;
   /** What the page leaves out, in words; exported pages only. */
@@ -199,6 +198,7 @@ export interface Traits {
   _uid: string;
   _meta: Meta;
   _panels: PanelInfo[];
+  _layouts: { key: string; title: string }[];
   _models: Models;
   _plan: Plan;
   _job: Job | null;

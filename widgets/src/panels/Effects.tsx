@@ -24,10 +24,10 @@ export function Effects() {
 
   return (
     <section class={`sl-effects ${store.computing ? "sl-stale" : ""}`} aria-label="Effect per group">
-      <h3 class="sl-heading">
+      <h2 class="sl-heading">
         Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
         {shown.null === "pending" && <span class="sl-computing">null: computing…{share}</span>}
-      </h3>
+      </h2>
       <p class="sl-muted sl-key">
         <span class="sl-key-dot" aria-hidden="true" /> mean {main}
         {shown.null !== "none" && (

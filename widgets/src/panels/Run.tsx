@@ -9,7 +9,7 @@ import { JobStatus } from "../ui/Progress.tsx";
 
 export function Run({ show }: { show: (component: string) => void }) {
   const { prefix } = useScope();
-  const store = useStore("_plan", "_job", "state", "_meta");
+  const store = useStore("_plan", "_job", "state", "_meta", "_layouts");
   const { model } = store.state;
   const plan = store.get("_plan");
   const [layout, setLayout] = useState("");
@@ -35,7 +35,7 @@ export function Run({ show }: { show: (component: string) => void }) {
   const ready = plan?.model === model && plan.status === "ready";
   return (
     <div class="sl-panel">
-      <h3 class="sl-heading">Plan</h3>
+      <h2 class="sl-heading">Plan</h2>
       {ready ? (
         <PlanFacts plan={plan} cells={store.n} />
       ) : (
@@ -51,7 +51,7 @@ export function Run({ show }: { show: (component: string) => void }) {
           onChange={(event) => setLayout(event.currentTarget.value)}
         >
           <option value="">New UMAP</option>
-          {store.get("_meta").layouts.map(({ key, title }) => (
+          {store.get("_layouts").map(({ key, title }) => (
             <option key={key} value={key}>
               Keep {title}
             </option>
@@ -105,7 +105,7 @@ function Audit({ audit }: { audit: NonNullable<Plan["audit"]> }) {
   const seen = overall.lost == null ? null : 1 - overall.lost;
   return (
     <section>
-      <h3 class="sl-heading">Genes the model sees</h3>
+      <h2 class="sl-heading">Genes the model sees</h2>
       <p class="sl-lead">
         <b>{format.percent(seen)}</b> of the counts, in {format.count(overall.matched)} of{" "}
         {format.count(overall.total)} genes

@@ -87,7 +87,7 @@ export function TrajectoryPanel() {
       )}
       {found && (
         <section class="sl-found">
-          <h3 class="sl-heading">From {found.root}</h3>
+          <h2 class="sl-heading">From {found.root}</h2>
           <div class="sl-checks">
             <label>
               <input

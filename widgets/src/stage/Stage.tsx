@@ -169,7 +169,7 @@ export function Stage({ renderer }: { renderer: Choice }) {
             tabIndex={0}
           />
           {!before && <p class="sl-empty">No layout yet. Pick a model and run it: the cells appear here.</p>}
-          {title && <p class="sl-plane-title">{title}</p>}
+          <PlaneTitle title={title} />
           {store.rooting && (
             <p class="sl-plane-hint">Click the cell where the trajectory begins. Escape to leave.</p>
           )}
@@ -179,6 +179,28 @@ export function Stage({ renderer }: { renderer: Choice }) {
       </div>
       <Morph moved={() => live.current?.scene.movedCount ?? 0} />
     </section>
+  );
+}
+
+/** What the plane is; another one can be picked where there are several. */
+function PlaneTitle({ title }: { title?: string }) {
+  const store = useStore("_layouts", "state");
+  const layouts = store.get("_layouts") ?? [];
+  if (!title) return null;
+  if (layouts.length < 2 || store.get("_meta").static) return <p class="sl-plane-title">{title}</p>;
+  return (
+    <select
+      class="sl-plane-title sl-plane-pick"
+      aria-label="Layout of the cells"
+      value={store.state.layout ?? ""}
+      onChange={(event) => store.patch({ layout: event.currentTarget.value })}
+    >
+      {layouts.map(({ key, title: name }) => (
+        <option key={key} value={key}>
+          {name}
+        </option>
+      ))}
+    </select>
   );
 }
 
