@@ -20,8 +20,8 @@ OWN = {"scfm_lab", "scfm_registry", "scfm_widgets"}
 FOLDERS = ("scfm_lab", "registry/scfm_registry", "widgets/scfm_widgets")
 #: Imported only where a person asked for it, behind a sentence that says what to install.
 OPTIONAL = {"jupyterlab", "ipykernel", "playwright"}
-#: Installed by the tests themselves: the example plugins.
-OF_THE_TESTS = {"scfm_example", "scfm_broken"}
+#: The tests' own: the example plugins that they install, and what they share.
+OF_THE_TESTS = {"scfm_example", "scfm_broken", "driven_jupyter"}
 
 
 @pytest.fixture(scope="module")
