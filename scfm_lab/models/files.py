@@ -171,7 +171,9 @@ def tensor_names(path: Path) -> frozenset[str]:
             index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
             if not index or index[0].compress_type != zipfile.ZIP_STORED:
                 return frozenset()
-            return frozenset(value for _, value, _ in pickletools.genops(archive.read(index[0])) if isinstance(value, str))
+            return frozenset(
+                value for _, value, _ in pickletools.genops(archive.read(index[0])) if isinstance(value, str)
+            )
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return frozenset()
 

@@ -118,7 +118,9 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
     tokens = _dictionary(token_file, int)
     ids = np.array(sorted(tokens.values()), dtype=np.int64)
     if not np.array_equal(ids, np.arange(len(ids))):
-        raise ModelError(f"The {len(ids):,} ids in {token_file} are not 0 to {len(ids) - 1:,}, each once; get the file again.")
+        raise ModelError(
+            f"The {len(ids):,} ids in {token_file} are not 0 to {len(ids) - 1:,}, each once; get the file again."
+        )
     if len(tokens) != rows:
         raise ModelError(
             f"{token_file} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
@@ -128,7 +130,9 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
     medians = _dictionary(place("median"), float)
     bad = [gene for gene, value in medians.items() if not np.isfinite(value) or value <= 0]
     if bad:
-        raise ModelError(f"{place('median')} gives {bad[0]} the median {medians[bad[0]]!r}; medians are positive numbers.")
+        raise ModelError(
+            f"{place('median')} gives {bad[0]} the median {medians[bad[0]]!r}; medians are positive numbers."
+        )
     lacking = [gene for gene in tokens if gene not in medians and gene not in SPECIALS]
     if lacking:
         raise ModelError(
@@ -192,10 +196,14 @@ class EnsemblVocabulary(Vocabulary):
         """
         how = dict.fromkeys((ENSEMBL, BY_MAPPING, TRANSLATED_SYMBOL, ORTHOLOG), 0)
         ids = np.full(len(genes), -1, dtype=np.int64)
-        keys: NDArray[Any] = np.where(genes.ensembl != "", genes.ensembl, np.where(genes.symbols != "", genes.symbols, genes.names))
+        keys: NDArray[Any] = np.where(
+            genes.ensembl != "", genes.ensembl, np.where(genes.symbols != "", genes.symbols, genes.names)
+        )
         if genes.organism == "mouse":
             if orthologs:
-                ids[:] = [self._ortholog(e, s, n) for e, s, n in zip(genes.ensembl, genes.symbols, genes.names, strict=True)]
+                ids[:] = [
+                    self._ortholog(e, s, n) for e, s, n in zip(genes.ensembl, genes.symbols, genes.names, strict=True)
+                ]
             how[ORTHOLOG] = int((ids >= 0).sum())
         else:
             ids[:] = [self.mapping.get(str(key).upper(), -1) for key in keys]

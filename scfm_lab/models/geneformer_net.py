@@ -233,5 +233,7 @@ class GeneformerNet(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         """Logit of each token id at each position: last states (tokens, width) → (tokens, vocabulary)."""
         if self.head is None:
-            raise ModelError("This checkpoint has no head that predicts masked genes (it was fine-tuned as a classifier).")
+            raise ModelError(
+                "This checkpoint has no head that predicts masked genes (it was fine-tuned as a classifier)."
+            )
         return self.head(states, self.words.weight)

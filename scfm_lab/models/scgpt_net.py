@@ -145,7 +145,9 @@ def shape_of(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], n_token
     if layers != max(there, default=-1) + 1:
         raise ModelError(f"args.json says nlayers={layers}, the weights hold {max(there, default=-1) + 1} layers.")
     if width % heads:
-        raise ModelError(f"args.json says embsize={width} and nheads={heads}; the first must be a multiple of the second.")
+        raise ModelError(
+            f"args.json says embsize={width} and nheads={heads}; the first must be a multiple of the second."
+        )
     has = {name.split(".")[0] for name in tensors}
     norms = sorted({n.rsplit(".", 1)[0] for n in tensors if n.startswith(("bn.", "dsbn."))}, key=lambda n: (len(n), n))
     return ScGPTShape(

@@ -71,9 +71,7 @@ def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArr
     return cells, genes, [s.record for s in sets]
 
 
-def write(
-    folder: Path, tensors: dict[str, NDArray[Any]], config: dict[str, Any], table: pd.DataFrame
-) -> None:
+def write(folder: Path, tensors: dict[str, NDArray[Any]], config: dict[str, Any], table: pd.DataFrame) -> None:
     """Write the folder of a basis: weights, configuration, vocabulary."""
     from safetensors.numpy import save_file
 

@@ -167,9 +167,7 @@ def train(
             group["lr"] = learning_rate(step, len(plan), recipe)
         chosen, rows = plan[step]
         rng = np.random.default_rng([recipe.seed, 2, step])
-        batch = make_batch(
-            sets[chosen], rows, rng, masking=recipe.masking, rates=rates, dispersion=dispersion
-        )
+        batch = make_batch(sets[chosen], rows, rng, masking=recipe.masking, rates=rates, dispersion=dispersion)
         found = losses(net, batch, baseline, gene_weight)
         optimiser.zero_grad(set_to_none=True)
         (found["cell"] + recipe.token_weight * found["token"]).backward()
@@ -180,9 +178,7 @@ def train(
         yield step + 1, len(plan), {k: float(v.detach()) for k, v in found.items()}, net
 
 
-def _keep(
-    folder: Path, net: StarterNet, optimiser: torch.optim.Optimizer, step: int, recipe: Recipe
-) -> None:
+def _keep(folder: Path, net: StarterNet, optimiser: torch.optim.Optimizer, step: int, recipe: Recipe) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +280,9 @@ def main() -> None:
         genes = Vocabulary.from_csv(vocabulary)
         sets = [corpus.load(name, genes) for name in corpus.TRAINING_SETS]
         for cellset in sets:
-            click.echo(f"{cellset.name}: {len(cellset):,} cells, {cellset.record['umi_share_in_vocabulary']:.1%} of UMIs known")
+            click.echo(
+                f"{cellset.name}: {len(cellset):,} cells, {cellset.record['umi_share_in_vocabulary']:.1%} of UMIs known"
+            )
         began = time.perf_counter()
         recent: list[dict[str, float]] = []
         step, steps = 0, 1

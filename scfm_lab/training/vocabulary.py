@@ -114,9 +114,7 @@ def orthologs(ids: Identities) -> dict[str, tuple[str, str]]:
     mouse = pd.read_csv(data_file("genes_mouse_ensembl"), usecols=["gene_id", "gene_name"]).dropna()
     mouse = mouse[~mouse["gene_name"].duplicated(keep=False)]
     mouse_id = {n: strip_version(g) for n, g in zip(mouse["gene_name"], mouse["gene_id"], strict=True)}
-    return {
-        row.ensembl: (row.mouse, mouse_id.get(row.mouse, "")) for row in pairs[single].itertuples(index=False)
-    }
+    return {row.ensembl: (row.mouse, mouse_id.get(row.mouse, "")) for row in pairs[single].itertuples(index=False)}
 
 
 def _group(biotype: str) -> str:

@@ -422,14 +422,18 @@ def test_overflow_is_cut_as_in_the_reference(special):
     for n in [*range(10, 21)] * 3:
         genes = random.choice(np.arange(4, 60), n - 2 * special, replace=False).tolist()
         cells.append([2, *genes, 3] if special else genes)
-    tokens = Tokens(np.concatenate(cells).astype(np.int64), None, np.concatenate([[0], np.cumsum([len(c) for c in cells])]))
+    tokens = Tokens(
+        np.concatenate(cells).astype(np.int64), None, np.concatenate([[0], np.cumsum([len(c) for c in cells])])
+    )
     for perturbed in ([7], [7, 9], [30, 11, 8]):
         pairs = overexpressed(tokens, np.array(perturbed), (2, 3) if special else (None, None), max_length=20)
         for i, cell in enumerate(cells):
             after, before = plain_overexpress(cell, perturbed, 20, special)
             assert pairs.after.take(np.array([i])).ids.tolist() == after
             assert pairs.before.take(np.array([i])).ids.tolist() == before
-        assert (pairs.after.ids[pairs.here] == pairs.before.ids[pairs.before.offsets[pairs.segments] + pairs.there]).all()
+        assert (
+            pairs.after.ids[pairs.here] == pairs.before.ids[pairs.before.offsets[pairs.segments] + pairs.there]
+        ).all()
         assert not np.isin(pairs.after.ids[pairs.here], [2, 3, *perturbed]).any()
 
 
@@ -471,7 +475,9 @@ def test_genes_that_cannot_be_perturbed(small, pbmc68k):
 # --- where dictionaries lie, and other names for genes -----------------------------------
 
 
-@pytest.mark.parametrize("place", [".", "dictionaries", "../geneformer", "../geneformer/gene_dictionaries_30m", "../dictionaries"])
+@pytest.mark.parametrize(
+    "place", [".", "dictionaries", "../geneformer", "../geneformer/gene_dictionaries_30m", "../dictionaries"]
+)
 def test_dictionaries_are_found_where_they_were_published(write_geneformer, tmp_path, place):
     folder = write_geneformer(tmp_path / "repository" / "Geneformer-V1-10M", version="V1", dictionaries=place)
     assert sl.load_model(folder).dictionaries.resolve() == (folder / place).resolve()

@@ -205,7 +205,9 @@ def plain_forward(folder: Path, tokens, style: str = "continuous", norm=None) ->
         total = genes + norm_of(x, "value_encoder.norm")
     if norm is not None:
         total = torch.nn.functional.batch_norm(
-            total.flatten(0, 1), *(w.get(f"{norm}.{n}") for n in ("running_mean", "running_var", "weight", "bias")), eps=6.1e-5
+            total.flatten(0, 1),
+            *(w.get(f"{norm}.{n}") for n in ("running_mean", "running_var", "weight", "bias")),
+            eps=6.1e-5,
         ).unflatten(0, ids.shape)
     with torch.inference_mode():
         return encoder(total, src_key_padding_mask=pad)[:, 0].numpy()
@@ -263,7 +265,10 @@ def test_heads_of_fine_tuning_are_known_and_left_aside(write_scgpt, tmp_path, pb
         extra = {f"cls_decoder._decoder.{i}.weight": torch.ones(d, d) for i in (0, 3)}
         extra |= {f"cls_decoder._decoder.{i}.bias": torch.ones(d) for i in (2, 5)}
         extra |= {"cls_decoder.out_layer.weight": torch.ones(7, d), "pert_encoder.embedding.weight": torch.ones(3, d)}
-        extra |= {"batch_encoder.embedding.weight": torch.ones(2, d), "mvc_decoder.W_zero_logit.weight": torch.ones(d, d)}
+        extra |= {
+            "batch_encoder.embedding.weight": torch.ones(2, d),
+            "mvc_decoder.W_zero_logit.weight": torch.ones(d, d),
+        }
         extra |= {f"dsbn.bns.{k}.running_mean": torch.ones(d) for k in (0, 1)}
         extra |= {f"dsbn.bns.{k}.running_var": torch.full((d,), 2.0) for k in (0, 1)}
         extra |= {f"dsbn.bns.{k}.num_batches_tracked": torch.tensor(9) for k in (0, 1)}
@@ -286,7 +291,9 @@ def test_batch_normalisation_of_a_fine_tuned_file(write_scgpt, tmp_path, pbmc68k
         from torch import Generator
 
         random = Generator().manual_seed(4)
-        new = {f"bn.{n}": torch.rand(24, generator=random) + 0.5 for n in ("weight", "bias", "running_mean", "running_var")}
+        new = {
+            f"bn.{n}": torch.rand(24, generator=random) + 0.5 for n in ("weight", "bias", "running_mean", "running_var")
+        }
         return {**tensors, **new, "bn.num_batches_tracked": torch.tensor(5)}
 
     folder = write_scgpt(tmp_path / "bn", change=add)
@@ -304,7 +311,9 @@ def test_it_keeps_the_contract(small, pbmc68k):
 def test_bins_are_numpys_quantiles(seed):
     random = np.random.default_rng(seed)
     lengths = np.concatenate([[0, 1, 2], random.integers(1, 900, 60)])
-    values = np.where(random.random(lengths.sum()) < 0.5, random.geometric(0.6, lengths.sum()), random.gamma(1, 90, lengths.sum()))
+    values = np.where(
+        random.random(lengths.sum()) < 0.5, random.geometric(0.6, lengths.sum()), random.gamma(1, 90, lengths.sum())
+    )
     values = values.astype(np.float32)
     edges = quantile_edges(values, lengths)
     low, high = bin_interval(values, lengths, edges)
@@ -445,7 +454,9 @@ def test_mouse_cells_need_a_word(small, pbmc68k):
         sl.embed(mouse, small, progress=False)
     tokens = small.tokenize(mouse, options={"orthologs": True})
     np.testing.assert_array_equal(tokens.ids, small.tokenize(human).ids)
-    assert small.known_genes(Cells.from_anndata(mouse).genes, {"orthologs": True}).how["one-to-one mouse ortholog"] > 100
+    assert (
+        small.known_genes(Cells.from_anndata(mouse).genes, {"orthologs": True}).how["one-to-one mouse ortholog"] > 100
+    )
 
 
 # --- files that are wrong --------------------------------------------------------------
