@@ -84,7 +84,14 @@ def scored(task: str, truth: NDArray[Any], guesses: dict[str, NDArray[Any]]) -> 
     rows = []
     for name, guess in guesses.items():
         low, high = bootstrap(len(truth), lambda i, g=guess: macro_f1(truth[i], g[i]))
-        row = {"task": task, "model": name, "cells": len(truth), "macro_f1": macro_f1(truth, guess), "low": low, "high": high}
+        row = {
+            "task": task,
+            "model": name,
+            "cells": len(truth),
+            "macro_f1": macro_f1(truth, guess),
+            "low": low,
+            "high": high,
+        }
         if name != "pca":
             floor = guesses["pca"]
             row["minus_pca"] = row["macro_f1"] - macro_f1(truth, floor)
@@ -160,31 +167,28 @@ def imputation(models: dict[str, Any]) -> dict[str, Any]:
     starter, pca = models["starter"], models["pca"]
     genes = starter.vocabulary
     train = corpus.load(corpus.SPLIT_SET, genes)
-    test = corpus.load(corpus.SPLIT_SET, genes, part="held out")
-    rng = np.random.default_rng(0)
-    shown, hidden = test.counts.copy(), test.counts.copy()
-    shown.data = rng.binomial(test.counts.data.astype(np.int64), 0.5).astype(np.float32)
-    hidden.data = test.counts.data - shown.data
-    shown.eliminate_zeros()
+    whole = corpus.read_anndata(corpus.SPLIT_SET)
+    whole = whole[corpus.held_out(np.asarray(whole.obs_names))].copy()
+    half, rest = whole.copy(), whole.copy()
+    half.X.data = np.random.default_rng(0).binomial(whole.X.data.astype(np.int64), 0.5).astype(np.float32)
+    rest.X.data = whole.X.data - half.X.data
+    for part in (half, rest):
+        part.X.eliminate_zeros()
+    hidden, seen = corpus.over_vocabulary(Cells.from_anndata(rest), genes)
     hidden = hidden.toarray()
-    exposure = test.total[:, None] / 2 / 1e4
-
-    adata = corpus.read_anndata(corpus.SPLIT_SET)
-    adata = adata[corpus.held_out(np.asarray(adata.obs_names))].copy()
-    columns = np.flatnonzero(test.measured)
-    half = _anndata(shown[:, columns], genes, columns, test.total / 2)
+    exposure = np.asarray(rest.X.sum(axis=1)) / 1e4
     mean = np.maximum(np.asarray(train.counts.T @ (1e4 / train.total)).ravel() / len(train), 1e-3)
 
     rates = {"starter": starter.expected_counts(vectors(half, starter), np.arange(len(genes)))}
     at = np.array([genes.id_of(e) for e in pca.vocabulary.ensembl])
     logged = (torch.as_tensor(vectors(half, pca)) @ pca.components + pca.mean).numpy()
-    linear = np.tile(mean, (len(test), 1))
+    linear = np.tile(mean, (len(hidden), 1))
     linear[:, at] = np.maximum(np.expm1(logged), 1e-3)
     rates["pca, reconstructed"] = linear
-    rates["each gene's mean"] = np.tile(mean, (len(test), 1))
+    rates["each gene's mean"] = np.tile(mean, (len(hidden), 1))
 
     often = np.flatnonzero(hidden.sum(axis=0) >= 50)
-    measured = np.flatnonzero(test.measured)
+    measured = np.flatnonzero(seen)
     observed = hidden / exposure
     rows = []
     for name, rate in rates.items():
@@ -194,17 +198,7 @@ def imputation(models: dict[str, Any]) -> dict[str, Any]:
         if np.ptp(rate[:, often], axis=0).max() > 0:
             r = float(np.nanmean([np.corrcoef(rate[:, g], observed[:, g])[0, 1] for g in often]))
         rows.append({"model": name, "nats_per_molecule": float(loss.mean()), "low": low, "high": high, "pearson": r})
-    return {"rows": rows, "genes": len(often), "cells": len(test)}
-
-
-def _anndata(counts: Any, genes: Any, columns: NDArray[np.int64], total: NDArray[np.float64]) -> AnnData:
-    import anndata
-
-    names = pd.Index(genes.ensembl[columns].astype(str))
-    adata = anndata.AnnData(counts, var=pd.DataFrame({"gene_symbol": genes.symbols[columns].astype(str)}, index=names))
-    adata.obs["total_counts_all_genes"] = total
-    adata.uns["organism"] = "human"
-    return adata
+    return {"rows": rows, "genes": len(often), "cells": len(hidden)}
 
 
 def coverage(models: dict[str, Any]) -> list[dict[str, Any]]:
@@ -227,10 +221,15 @@ def coverage(models: dict[str, Any]) -> list[dict[str, Any]]:
 
 def as_markdown(found: dict[str, Any]) -> str:
     """The tables of the card."""
-    lines = ["| task | cells | model | macro-F1 | 95 % interval | minus pca (95 % interval) |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| task | cells | model | macro-F1 | 95 % interval | minus pca (95 % interval) |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in found["label_transfer"] + found["other_tissues"]:
-        difference = "" if "minus_pca" not in row else (
-            f"{row['minus_pca']:+.3f} ({row['minus_pca_low']:+.3f} to {row['minus_pca_high']:+.3f})"
+        difference = (
+            ""
+            if "minus_pca" not in row
+            else (f"{row['minus_pca']:+.3f} ({row['minus_pca_low']:+.3f} to {row['minus_pca_high']:+.3f})")
         )
         lines.append(
             f"| {row['task']} | {row['cells']:,} | {row['model']} | {row['macro_f1']:.3f} | "
@@ -247,7 +246,9 @@ def as_markdown(found: dict[str, Any]) -> str:
     ]
     for row in imputed["rows"]:
         r = "none (constant)" if np.isnan(row["pearson"]) else f"{row['pearson']:.3f}"
-        lines.append(f"| {row['model']} | {row['nats_per_molecule']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {r} |")
+        lines.append(
+            f"| {row['model']} | {row['nats_per_molecule']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {r} |"
+        )
     lines += ["", "Share of counts whose gene is known, and genes known of those in the file:", ""]
     lines += ["| dataset | " + " | ".join(MODELS) + " |", "|---|" + "---|" * len(MODELS)]
     for row in found["coverage"]:
