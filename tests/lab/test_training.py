@@ -98,7 +98,9 @@ def test_sets_that_models_are_scored_on_are_not_trained_on(shared_data: Path, vo
 def test_shipped_weights_name_the_data_that_are_there(name: str, shared_data: Path, vocabulary: Vocabulary) -> None:
     config = json.loads((ASSETS / name / "config.json").read_text())
     for record in config["training"]["data"]:
-        assert record == corpus.load(record["dataset"], vocabulary).record
+        there = corpus.load(record["dataset"], vocabulary).record
+        for key in ("file_sha256", "cell_set_sha256", "cells", "organism"):
+            assert record[key] == there[key], (record["dataset"], key)
 
 
 def test_digest_of_a_cell_set_ignores_order_and_notices_a_change() -> None:
