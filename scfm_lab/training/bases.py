@@ -10,6 +10,7 @@ the files.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +72,63 @@ def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArr
     return cells, genes, [s.record for s in sets]
 
 
-def write(folder: Path, tensors: dict[str, NDArray[Any]], config: dict[str, Any], table: pd.DataFrame) -> None:
-    """Write the folder of a basis: weights, configuration, vocabulary."""
-    from safetensors.numpy import save_file
+@dataclass(frozen=True)
+class Basis:
+    """What goes into the folder of a basis."""
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (folder / "vocabulary.csv.gz").write_bytes(to_bytes(table))
+    tensors: dict[str, NDArray[Any]]
+    config: dict[str, Any]
+    genes: NDArray[np.int64]
+    """Vocabulary id of each column."""
+
+    def write(self, folder: Path, table: pd.DataFrame) -> None:
+        """Write weights, configuration, and those rows of the gene table that the basis has."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o644)
+        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        (folder / "vocabulary.csv.gz").write_bytes(to_bytes(table.iloc[self.genes]))
+
+
+def pca_basis(vocabulary: Vocabulary) -> Basis:
+    """Components of all human training cells; components in half precision."""
+    from scfm_lab.models.pca import fit_components
+
+    cells, columns, records = joined(HUMAN_SETS, vocabulary)
+    # All expressed genes, not the most variable ones: a reduced panel then still meets most of the basis.
+    components, mean, kept = fit_components(cells, n_components=COMPONENTS)
+    place = {ensembl: i for i, ensembl in enumerate(vocabulary.ensembl)}
+    config = {
+        "family": "pca",
+        "format": 1,
+        "vocabulary": "vocabulary.csv.gz",
+        "basis": f"shipped: {len(cells):,} human training cells",
+        "training": {"data": records, "genes_considered": len(columns)},
+    }
+    tensors = {"components": components.astype(np.float16), "mean": mean}
+    return Basis(tensors, config, np.array([place[e] for e in kept.ensembl]))
+
+
+def sctop_basis(vocabulary: Vocabulary) -> Basis:
+    """Mean scores of the types of the labelled training cells."""
+    from scfm_lab.models.sctop import type_basis
+
+    cells, columns, records = joined(LABELLED_SETS, vocabulary)
+    labels = cells.fields["cell_type"].astype(str)
+    labelled = np.flatnonzero(labels != UNLABELLED)
+    basis, types = type_basis(cells.counts[labelled], labels[labelled])
+    config = {
+        "family": "sctop",
+        "format": 1,
+        "vocabulary": "vocabulary.csv.gz",
+        "types": types,
+        "basis": f"shipped: {len(labelled):,} labelled training cells of {len(types)} types",
+        "cells_per_type": {t: int((labels == t).sum()) for t in types},
+        "training": {"data": records},
+    }
+    return Basis({"basis": basis}, config, columns)
 
 
 def main() -> None:
@@ -93,44 +142,15 @@ def main() -> None:
         import pandas as pd
 
         from scfm_lab.cells.genes import Vocabulary
-        from scfm_lab.models.pca import fit_components
-        from scfm_lab.models.sctop import type_basis
 
         shipped = Path(__file__).resolve().parents[1] / "models" / "assets" / "starter" / "vocabulary.csv.gz"
         path = vocabulary or shipped
         genes = Vocabulary.from_csv(path)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-
-        cells, columns, records = joined(HUMAN_SETS, genes)
-        # All expressed genes, not the most variable ones: a reduced panel then still meets most of the basis.
-        components, mean, kept = fit_components(cells, n_components=COMPONENTS)
-        place = {e: i for i, e in enumerate(genes.ensembl)}
-        rows = np.array([place[e] for e in kept.ensembl])
-        config = {
-            "family": "pca",
-            "format": 1,
-            "vocabulary": "vocabulary.csv.gz",
-            "basis": f"shipped: {len(cells):,} human training cells",
-            "training": {"data": records, "genes_considered": len(columns)},
-        }
-        write(out / "pca", {"components": components.astype(np.float16), "mean": mean}, config, table.iloc[rows])
-        click.echo(f"pca: {components.shape[0]} components of {components.shape[1]:,} genes from {len(cells):,} cells")
-
-        cells, columns, records = joined(LABELLED_SETS, genes)
-        labels = cells.fields["cell_type"].astype(str)
-        labelled = np.flatnonzero(labels != UNLABELLED)
-        basis, types = type_basis(cells.counts[labelled], labels[labelled])
-        config = {
-            "family": "sctop",
-            "format": 1,
-            "vocabulary": "vocabulary.csv.gz",
-            "types": types,
-            "basis": f"shipped: {len(labelled):,} labelled training cells of {len(types)} types",
-            "cells_per_type": {t: int((labels == t).sum()) for t in types},
-            "training": {"data": records},
-        }
-        write(out / "sctop", {"basis": basis}, config, table.iloc[columns])
-        click.echo(f"sctop: {len(types)} types over {basis.shape[1]:,} genes from {len(labelled):,} cells")
+        for name, fit in (("pca", pca_basis), ("sctop", sctop_basis)):
+            basis = fit(genes)
+            basis.write(out / name, table)
+            click.echo(f"{name}: {len(basis.genes):,} genes, {basis.config['basis'].removeprefix('shipped: ')}")
 
     command()
 

@@ -159,6 +159,29 @@ def test_gene_table_is_made_again_to_the_byte(shared_data: Path) -> None:
     assert to_bytes(build()) == (ASSETS / "starter" / "vocabulary.csv.gz").read_bytes()
 
 
+# ------------------------------------------------------------------------------------------ bases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pca", "sctop"])
+def test_shipped_bases_are_what_the_code_fits(name: str, shared_data: Path, vocabulary: Vocabulary) -> None:
+    """To half precision for the components, whose sign is free; to single precision otherwise."""
+    from safetensors.numpy import load_file
+
+    from scfm_lab.training import bases
+
+    shipped = load_file(ASSETS / name / "model.safetensors")
+    fitted = (bases.pca_basis if name == "pca" else bases.sctop_basis)(vocabulary).tensors
+    assert shipped.keys() == fitted.keys()
+    for key, tensor in fitted.items():
+        tensor, there = tensor.astype(np.float64), shipped[key].astype(np.float64)
+        if key == "components":
+            tensor *= np.sign((tensor * there).sum(axis=1))[:, None]
+            np.testing.assert_allclose(tensor, there, atol=2e-3, rtol=0)
+        else:
+            np.testing.assert_allclose(tensor, there, atol=1e-6, rtol=0)
+
+
 # -------------------------------------------------------------------------------------- objective
 
 
