@@ -53,7 +53,9 @@ class Geneformer(PublishedModel):
         self.dictionaries = dictionaries.folder
         self.cls_id = dictionaries.tokens.get("<cls>")
         self.eos_id = dictionaries.tokens.get("<eos>")
-        self.medians = np.array([dictionaries.medians.get(str(g), np.nan) for g in self.vocabulary.ensembl], dtype=np.float64)
+        self.medians = np.array(
+            [dictionaries.medians.get(str(g), np.nan) for g in self.vocabulary.ensembl], dtype=np.float64
+        )
         self.aside: list[str] = []
         """Tensors of the file that no embedding reads (heads of fine-tuning, tied copies)."""
         shape = net.shape
@@ -82,9 +84,13 @@ class Geneformer(PublishedModel):
                 "unstable sort); a perturbed copy is ranked among the genes that its unperturbed cell has room for"
             ),
             options={
-                "max_length": Option(int, shape.positions, "Most tokens of a cell; the genes of lowest rank are cut off."),
+                "max_length": Option(
+                    int, shape.positions, "Most tokens of a cell; the genes of lowest rank are cut off."
+                ),
                 "like_reference": Option(
-                    bool, False, "Rank equal values by numpy's unstable sort, and read only cells whose filter_pass is 1."
+                    bool,
+                    False,
+                    "Rank equal values by numpy's unstable sort, and read only cells whose filter_pass is 1.",
                 ),
                 "orthologs": ortholog_option(orthologs),
             },
@@ -141,12 +147,16 @@ class Geneformer(PublishedModel):
         from scfm_lab.models.geneformer_net import GeneformerNet, GeneformerShape, published_keys
 
         if path is None:
-            raise ModelError("Geneformer needs the folder of its checkpoint: config.json, the weights and dictionaries.")
+            raise ModelError(
+                "Geneformer needs the folder of its checkpoint: config.json, the weights and dictionaries."
+            )
         own, orthologs = take_orthologs(config)
         folder = path if path.is_dir() else path.parent
         settings = {**read_config(folder), **own}
         if settings.get("model_type", "bert") != "bert":
-            raise ModelError(f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'.")
+            raise ModelError(
+                f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'."
+            )
         weights = path if path.is_file() else _weights(folder)
         tensors, aside = published_keys(read_tensors(weights))
         if "bert.embeddings.word_embeddings.weight" not in tensors:
@@ -320,4 +330,6 @@ def _weights(folder: Path) -> Path:
     for name in (WEIGHTS, TORCH_WEIGHTS):
         if (folder / name).is_file():
             return folder / name
-    raise ModelError(f"{folder} looks like Geneformer and has no {WEIGHTS} and no {TORCH_WEIGHTS}; give the folder as published.")
+    raise ModelError(
+        f"{folder} looks like Geneformer and has no {WEIGHTS} and no {TORCH_WEIGHTS}; give the folder as published."
+    )

@@ -194,7 +194,11 @@ def _entries(
     summed = sparse.csr_matrix(summed)
     summed.eliminate_zeros()
     summed.sort_indices()
-    return tokens[place][summed.indices], summed.data.astype(np.float32, copy=False), np.diff(summed.indptr).astype(np.int64)
+    return (
+        tokens[place][summed.indices],
+        summed.data.astype(np.float32, copy=False),
+        np.diff(summed.indptr).astype(np.int64),
+    )
 
 
 def _like_numpy(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -201,9 +201,7 @@ def ensembl_symbols(ensembl: NDArray[Any], names: Mapping[str, str] | None = Non
     return np.where(unique, symbols, "")
 
 
-def _hits(
-    table: Vocabulary, place: Mapping[str, int], name: Callable[[int], Any]
-) -> list[tuple[int, int | None]]:
+def _hits(table: Vocabulary, place: Mapping[str, int], name: Callable[[int], Any]) -> list[tuple[int, int | None]]:
     # The table's own symbol first; where the model calls the gene by an older one, that.
     found: dict[int, int | None] = {row: place.get(str(name(row))) for row in range(len(table))}
     taken = {str(name(row)) for row in range(len(table))}

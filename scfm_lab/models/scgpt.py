@@ -65,11 +65,15 @@ class ScGPT(PublishedModel):
             abilities.add("impute")
         options = {
             "max_length": Option(int, MAX_LENGTH, "Most tokens of a cell, <cls> among them; genes are sampled above."),
-            "like_reference": Option(bool, False, "Draw bins and genes from numpy's and torch's streams, as the reference."),
+            "like_reference": Option(
+                bool, False, "Draw bins and genes from numpy's and torch's streams, as the reference."
+            ),
             "orthologs": ortholog_option(orthologs),
         }
         if len(shape.batch_norms) > 1 or shape.batch_norms[:1] == ("dsbn.bns.0",):
-            options["domain"] = Option(int, None, "Batch of the fine-tuning run whose normalisation is applied; None: none.")
+            options["domain"] = Option(
+                int, None, "Batch of the fine-tuning run whose normalisation is applied; None: none."
+            )
         self.spec = ModelSpec(
             name="scgpt",
             family=self.family,
@@ -183,7 +187,9 @@ class ScGPT(PublishedModel):
         domain = options.get("domain")
         if domain is not None:
             if not 0 <= domain < len(self.net.shape.batch_norms):
-                raise ModelError(f"This file holds the batches 0 to {len(self.net.shape.batch_norms) - 1}, not {domain}.")
+                raise ModelError(
+                    f"This file holds the batches 0 to {len(self.net.shape.batch_norms) - 1}, not {domain}."
+                )
             tokens.cell["domain"] = np.full(len(tokens), domain, dtype=np.int64)  # type: ignore[index]
         return tokens
 
@@ -355,7 +361,9 @@ def _read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list
         raise ModelError(f"{path} gives {wrong[0]!r} the id {content[wrong[0]]!r}, which is no whole number.")
     ids = np.array(sorted(content.values()), dtype=np.int64)
     if not np.array_equal(ids, np.arange(len(ids))):
-        raise ModelError(f"The {len(ids):,} ids in {path} are not 0 to {len(ids) - 1:,}, each once; get the file again.")
+        raise ModelError(
+            f"The {len(ids):,} ids in {path} are not 0 to {len(ids) - 1:,}, each once; get the file again."
+        )
     tokens = sorted(content, key=content.__getitem__)
     pad = str(settings.get("pad_token", "<pad>"))
     appended = [name for name in (pad, *_SPECIALS) if name not in content]

@@ -35,7 +35,9 @@ def blocks(lengths: NDArray[np.int64], size: int = _BLOCK) -> Iterator[tuple[int
         first = last
 
 
-def quantile_edges(values: NDArray[np.float32], lengths: NDArray[np.int64], n_bins: int = N_BINS) -> NDArray[np.float64]:
+def quantile_edges(
+    values: NDArray[np.float32], lengths: NDArray[np.int64], n_bins: int = N_BINS
+) -> NDArray[np.float64]:
     """Quantiles of each cell's values at ``linspace(0, 1, n_bins - 1)``, linearly interpolated.
 
     Bit for bit what ``numpy.quantile`` (2.4) gives for float32 values, for all cells at once.
