@@ -63,9 +63,12 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
         <output class="sl-dose-value" for={id}>
           {format.dose(dose)}
         </output>
-        <span class="sl-muted">{doseWords(dose)}</span>
+        {waiting ? (
+          <span class="sl-computing">computing…</span>
+        ) : (
+          <span class="sl-muted sl-dose-words">{doseWords(dose)}</span>
+        )}
         <span class="sl-spring" />
-        {waiting && <span class="sl-computing">computing…</span>}
         <button
           type="button"
           class="sl-quiet"

@@ -43,6 +43,7 @@ export function Effects() {
             row={row}
             scale={scale}
             pending={shown.null === "pending"}
+            estimated={store.computing}
           />
         ))}
       </ul>
@@ -75,10 +76,20 @@ function band({ null_low: low, null_high: high }: EffectRow): [number, number] |
   return low == null || high == null ? null : [low, high];
 }
 
-function Effect({ row, scale, pending }: { row: EffectRow; scale: Scale; pending: boolean }) {
+function Effect({
+  row,
+  scale,
+  pending,
+  estimated,
+}: {
+  row: EffectRow;
+  scale: Scale;
+  pending: boolean;
+  estimated: boolean;
+}) {
   const { effect, null_mean: mean } = row;
   const spread = band(row);
-  const words = row.verdict || (pending ? "" : "null not computed");
+  const words = estimated ? "estimated" : row.verdict || (pending ? "" : "null not computed");
   const name = row.group === "all" ? "All cells" : row.group;
   return (
     <li class="sl-effect">
