@@ -127,9 +127,14 @@ def test_the_command_answers_from_another_directory(clean: Path, tmp_path: Path)
     assert not (tmp_path / "home").exists(), "asking for help needs no home"
 
 
-def test_the_doctor_finds_every_plugin_of_our_own(clean: Path, tmp_path: Path) -> None:
+def test_the_doctor_finds_every_part_in_the_installed_wheel(clean: Path, tmp_path: Path) -> None:
     report = json.loads(run(clean, tmp_path, "scfm-lab", "doctor", "--json").stdout)
-    assert report["plugins"], report
+    states = {finding["about"]: finding for finding in report["findings"]}
+    assert report["ok"], report
+    for about in ("model scfm.pca", "model scfm.sctop", "model scfm.starter", "registry", "tutorial"):
+        assert states[about]["state"] == "ok", states[about]
+    assert str(clean.parent) in states["scfm-lab"]["text"]
+    assert str(clean.parent) in states["tutorial"]["text"]
 
 
 def test_starter_embeds_from_the_installed_wheel(clean: Path, tmp_path: Path) -> None:
