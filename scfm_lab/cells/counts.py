@@ -129,6 +129,12 @@ def _fault_of(values: np.ndarray, total_rows: int) -> str | None:
         return f"its values are of type {values.dtype}, not numbers"
     if values.size == 0:
         return None
+    if (
+        values.min() >= 0
+        and np.isfinite(values.max())
+        and (values.dtype.kind in "biu" or (np.rint(values) == values).all())
+    ):
+        return None
     values = values.astype(np.float64, copy=False)
     if np.isnan(values).any():
         return f"it has NaN values ({int(np.isnan(values).sum()):,} in the {total_rows:,} cells looked at)"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_PIECE = 1 << 16
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -57,12 +58,56 @@ def cell_keys(counts: csr_matrix, gene_hashes: NDArray[np.uint64], salt: int = 0
     -------
     ndarray of uint64, shape (cells,)
     """
-    bits = counts.data.astype(np.float64).view(np.uint64)
-    with np.errstate(over="ignore"):
-        pairs = mix64(mix64(bits + np.uint64(salt)) ^ gene_hashes[counts.indices])
-        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(pairs, dtype=np.uint64)])
-        sums = running[counts.indptr[1:]] - running[counts.indptr[:-1]]
+    sums = np.zeros(counts.shape[0], dtype=np.uint64)
+    # In pieces that stay in the processor's cache; sums of 64-bit numbers wrap around and need no order.
+    step = max(1, int(_PIECE / max(1.0, len(counts.data) / max(1, counts.shape[0]))))
+    for first in range(0, counts.shape[0], step):
+        pointers = counts.indptr[first : first + step + 1].astype(np.int64)
+        part = slice(pointers[0], pointers[-1])
+        x = counts.data[part].astype(np.float64).view(np.uint64)
+        with np.errstate(over="ignore"):
+            x += np.uint64(salt)
+        _mix_in_place(x)
+        x ^= gene_hashes.take(counts.indices[part])
+        _mix_in_place(x)
+        running = np.zeros(len(x) + 1, dtype=np.uint64)
+        np.cumsum(x, out=running[1:])
+        pointers -= pointers[0]
+        with np.errstate(over="ignore"):
+            sums[first : first + step] = running[pointers[1:]] - running[pointers[:-1]]
     return mix64(sums ^ np.uint64(salt))
+
+
+def _mix_in_place(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """:func:`mix64` without temporaries but one."""
+    shifted = np.empty_like(x)
+    with np.errstate(over="ignore"):
+        x += _GOLDEN
+        for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+            np.right_shift(x, np.uint64(shift), out=shifted)
+            x ^= shifted
+            x *= factor
+        np.right_shift(x, np.uint64(31), out=shifted)
+        x ^= shifted
+    return x
+
+
+def ragged_uniforms(
+    cells: NDArray[np.uint64], lengths: NDArray[np.integer], genes: NDArray[np.uint64], seed: int, stream: int = 0
+) -> NDArray[np.float64]:
+    """The numbers of :func:`uniforms` for ragged entries: `genes` holds `lengths` hashes for each cell, one cell after the other."""
+    with np.errstate(over="ignore"):
+        key = mix64(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)) + mix64(
+            np.asarray([stream], np.uint64) ^ _MIX_1
+        )
+        x = np.repeat(mix64(np.asarray(cells, np.uint64) ^ key), lengths)
+    x ^= genes
+    _mix_in_place(x)
+    x >>= np.uint64(11)
+    out = x.astype(np.float64)
+    out += 0.5
+    out *= 2.0**-53
+    return out
 
 
 def uniforms(cells: NDArray[np.uint64], genes: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.float64]:

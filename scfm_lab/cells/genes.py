@@ -71,6 +71,9 @@ class Genes:
                 f"{len(doubled):,} gene names occur more than once in var_names (first: {str(doubled[0])!r}), "
                 "so it is not clear which column is meant. Make them unique first: adata.var_names_make_unique()."
             )
+        content = _content(var, organism)
+        if content in _recent:
+            return _recent[content]
         in_index = np.array([bool(_ENSEMBL.match(n)) for n in names], dtype=bool)
         ensembl = _column(var, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
         symbols = _column(var, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
@@ -82,7 +85,12 @@ class Genes:
         ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)
         if symbols is None:
             symbols = np.where(in_index, "", names)
-        return cls(names, symbols.astype(object), ensembl, organism or _guess_organism(ensembl, symbols))
+        genes = cls(names, symbols.astype(object), ensembl, organism or _guess_organism(ensembl, symbols))
+        if content is not None:
+            while len(_recent) >= _MOST_RECENT:
+                _recent.pop(next(iter(_recent)), None)
+            _recent[content] = genes
+        return genes
 
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
@@ -135,6 +143,23 @@ class Genes:
             f"No gene called {gene!r} is among the {len(self):,} genes of this AnnData."
             + (did_you_mean(gene, self.index) or " Check the spelling, or whether the gene was filtered out.")
         )
+
+
+# Reading tens of thousands of names takes longer than ranking a thousand cells, and the same genes are asked for again and
+# again: those read last are kept, with what was worked out from them.
+_MOST_RECENT = 4
+_recent: dict[Any, Genes] = {}
+
+
+def _content(var: Any, organism: str | None) -> Any:
+    """What :meth:`Genes.from_var` reads, as a key; None where it cannot be one."""
+    columns = [c for c in var.columns if str(c).lower() in (*_ENSEMBL_COLUMNS, *_SYMBOL_COLUMNS)]
+    content = (organism, tuple(var.index), *((str(c).lower(), tuple(var[c])) for c in columns))
+    try:
+        hash(content)
+    except TypeError:
+        return None
+    return content
 
 
 def _column(var: Any, names: Sequence[str], wanted: Any) -> NDArray[Any] | None:

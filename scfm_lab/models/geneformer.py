@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.geneformer_files import Dictionaries
     from scfm_lab.models.geneformer_net import GeneformerNet
+    from scfm_lab.models.published import PublishedMatch
 
 TORCH_WEIGHTS = "pytorch_model.bin"
 PUBLISHED_LAYER = -2
@@ -184,7 +185,7 @@ class Geneformer(PublishedModel):
     # --- cells to tokens ---------------------------------------------------------------
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
-        from scfm_lab.models.geneformer_rank import tokenize
+        from scfm_lab.models.geneformer_rank import Rules, tokenize
 
         limit = int(options["max_length"])
         least = 1 + self.has_cls + (self.eos_id is not None)
@@ -193,18 +194,9 @@ class Geneformer(PublishedModel):
                 f"max_length is {limit}; this Geneformer reads {least} to {self.net.shape.positions} tokens (it has no "
                 "positions beyond)."
             )
-        return tokenize(
-            cells,
-            self._known(cells, options),
-            self.medians,
-            limit=limit,
-            first=self.cls_id,
-            last=self.eos_id,
-            like_reference=bool(options["like_reference"]),
-        )
-
-    def _known(self, cells: Cells, options: Mapping[str, Any]) -> Any:
-        return self.known_genes(cells.genes, options)
+        rules = Rules(limit, self.cls_id, self.eos_id, like_reference=bool(options["like_reference"]))
+        match = self.known_genes(cells.genes, options)
+        return tokenize(cells, cast("PublishedMatch", match), self.medians, rules)
 
     # --- tokens to states --------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_lab.models.blocks import joined, over_blocks
 from scfm_lab.models.contract import Tokens
-from scfm_lab.models.published import known_counts
-from scfm_lab.models.scgpt_bins import blocks
+from scfm_lab.models.published import known_counts, places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 class Ranked:
     """Genes of each cell, the strongest first."""
 
-    ids: NDArray[np.int64]
+    ids: NDArray[np.integer]
     values: NDArray[np.float64]
     """Counts per 10,000 over the gene's median."""
     counts: NDArray[np.float32]
@@ -63,8 +63,10 @@ def rank(
     medians: NDArray[np.float64],
     *,
     like_reference: bool = False,
+    first: int = 0,
+    last: int | None = None,
 ) -> Ranked:
-    """All known genes of each cell by falling value.
+    """All known genes of the cells `first` to `last` by falling value.
 
     Parameters
     ----------
@@ -76,17 +78,14 @@ def rank(
         Leave the order of exactly equal values to numpy's unstable sort, as the reference does;
         else the smaller token id comes first.
     """
-    ids, counts, lengths = _entries(cells, match, in_file_order=like_reference)
+    last = len(cells) if last is None else last
+    ids, counts, lengths = _entries(cells, match, first, last, in_file_order=like_reference)
     # As the reference does in the h5ad path: sparse division multiplies by reciprocals, in float64
     # (in float32 as far as the column of totals is float32).
-    per_cell = (1 / totals(cells)).astype(totals(cells).dtype)
-    values = np.empty(len(ids), dtype=np.float64)
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    step = 1 << 16
-    reciprocal = 1 / medians
-    for begin in range(0, len(ids), step):
-        part = slice(begin, begin + step)
-        values[part] = (counts[part] * per_cell[rows[part]] * TARGET_SUM) * reciprocal[ids[part]]
+    total = totals(cells)[first:last]
+    values = counts * np.repeat((1 / total).astype(total.dtype), lengths)
+    values *= TARGET_SUM
+    values = values * (1 / medians).take(ids)
     order = _like_numpy(values, lengths) if like_reference else _order(values, ids, lengths)
     return Ranked(ids[order], values[order], counts[order], lengths)
 
@@ -103,94 +102,106 @@ def totals(cells: Cells) -> NDArray[np.floating]:
     return np.where(total > 0, total, total.dtype.type(1))
 
 
-def tokenize(
-    cells: Cells,
-    match: PublishedMatch,
-    medians: NDArray[np.float64],
-    *,
-    limit: int,
-    first: int | None,
-    last: int | None,
-    like_reference: bool = False,
-) -> Tokens:
+@dataclass(frozen=True)
+class Rules:
+    """What decides the tokens besides the counts."""
+
+    limit: int
+    """Most tokens of a cell, special ones among them."""
+    first: int | None
+    """Id of ``<cls>``; None: there is none."""
+    last: int | None
+    """Id of ``<eos>``; None: there is none."""
+    like_reference: bool = False
+
+    @property
+    def room(self) -> int:
+        """Most genes of a cell."""
+        return self.limit - (self.first is not None) - (self.last is not None)
+
+
+def tokenize(cells: Cells, match: PublishedMatch, medians: NDArray[np.float64], rules: Rules) -> Tokens:
     """Tokens of cells.
 
     A perturbed copy is ranked anew, among the genes that its unperturbed cell has room for: what
     was cut off there stays cut off, so that other genes only move up or down.
-
-    Parameters
-    ----------
-    limit
-        Most tokens of a cell, special ones among them.
-    first, last
-        Ids of ``<cls>`` and ``<eos>``; None: there are none.
     """
-    ranked = rank(cells, match, medians, like_reference=like_reference)
-    room = limit - (first is not None) - (last is not None)
-    seen = ranked
-    if cells.baseline is not None:
-        origin = rank(cells.baseline, match, medians, like_reference=like_reference)
-        ranked = ranked.keep(_as_strong(ranked, origin, room))
-    ranked = ranked.keep(ranked.ranks < room)
-    if like_reference and "filter_pass" in cells.fields:
-        passed = np.asarray(cells.fields["filter_pass"] == 1)
-        ranked = ranked.keep(passed[ranked.rows])
-        seen = seen.keep(passed[seen.rows])
 
-    before, after = int(first is not None), int(last is not None)
+    def block(first: int, last: int) -> Tokens:
+        def ranked(some: Cells) -> Ranked:
+            return rank(some, match, medians, like_reference=rules.like_reference, first=first, last=last)
+
+        mine = ranked(cells)
+        seen = mine
+        if cells.baseline is not None:
+            mine = _as_strong(mine, ranked(cells.baseline), rules.room)
+        if mine.lengths.max(initial=0) > rules.room:
+            mine = mine.keep(mine.ranks < rules.room)
+        if rules.like_reference and "filter_pass" in cells.fields:
+            passed = np.asarray(cells.fields["filter_pass"] == 1)[first:last]
+            mine, seen = mine.keep(passed[mine.rows]), seen.keep(passed[seen.rows])
+        return _tokens(mine, seen, rules)
+
+    return joined(over_blocks(block, np.diff(cells.counts.indptr)))
+
+
+def _tokens(ranked: Ranked, seen: Ranked, rules: Rules) -> Tokens:
+    before, after = int(rules.first is not None), int(rules.last is not None)
     lengths = ranked.lengths + before + after
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    ids = np.empty(offsets[-1], dtype=np.int64)
-    ids[np.repeat(offsets[:-1] + before, ranked.lengths) + ranked.ranks] = ranked.ids
-    if first is not None:
-        ids[offsets[:-1]] = first
-    if last is not None:
-        ids[offsets[1:] - 1] = last
-    kept = np.bincount(ranked.rows, weights=ranked.counts, minlength=len(cells))
-    known = np.bincount(seen.rows, weights=seen.counts, minlength=len(cells))
-    return Tokens(
-        ids=ids,
-        values=None,
-        offsets=offsets,
-        cell={
-            "n_genes": seen.lengths,
-            "truncated": ranked.lengths < seen.lengths,
-            "share_truncated": (1 - kept / np.maximum(known, 1)).astype(np.float32),
-        },
-    )
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    if before or after:
+        ids = np.empty(offsets[-1], dtype=np.int64)
+        gene = np.ones(offsets[-1], dtype=bool)
+        for token, at in ((rules.first, offsets[:-1]), (rules.last, offsets[1:] - 1)):
+            if token is not None:
+                gene[at] = False
+                ids[at] = token
+        ids[gene] = ranked.ids
+    else:
+        ids = ranked.ids.astype(np.int64)
+    truncated = ranked.lengths < seen.lengths
+    lost = np.zeros(len(lengths), dtype=np.float32)
+    if truncated.any():
+        kept = np.bincount(ranked.rows, weights=ranked.counts, minlength=len(lengths))
+        known = np.bincount(seen.rows, weights=seen.counts, minlength=len(lengths))
+        lost = (1 - kept / np.maximum(known, 1)).astype(np.float32)
+    cell = {"n_genes": seen.lengths, "truncated": truncated, "share_truncated": lost}
+    return Tokens(ids=ids, values=None, offsets=offsets, cell=cell)
 
 
-def _as_strong(ranked: Ranked, origin: Ranked, room: int) -> NDArray[np.bool_]:
-    """Entries that are not weaker than the last gene the unperturbed cell has room for."""
-    kept = np.ones(len(ranked.ids), dtype=bool)
+def _as_strong(ranked: Ranked, origin: Ranked, room: int) -> Ranked:
+    """Without the entries that are weaker than the last gene the unperturbed cell has room for."""
     full = np.flatnonzero(origin.lengths > room)
     if not len(full):
-        return kept
+        return ranked
     at = np.cumsum(origin.lengths)[full] - origin.lengths[full] + room - 1
     weakest = np.full(len(origin.lengths), -np.inf)
     token = np.zeros(len(origin.lengths), dtype=np.int64)
     weakest[full], token[full] = origin.values[at], origin.ids[at]
     row = ranked.rows
-    return (ranked.values > weakest[row]) | ((ranked.values == weakest[row]) & (ranked.ids <= token[row]))
+    strong = (ranked.values > weakest[row]) | ((ranked.values == weakest[row]) & (ranked.ids <= token[row]))
+    return ranked.keep(strong)
 
 
 def _entries(
-    cells: Cells, match: PublishedMatch, *, in_file_order: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    cells: Cells, match: PublishedMatch, first: int, last: int, *, in_file_order: bool
+) -> tuple[NDArray[np.integer], NDArray[np.float32], NDArray[np.int64]]:
     """Token id and count of each non-zero entry, and entries of each cell; columns of one gene summed if they are to be."""
     if not match.summed or not match.doubled:
-        known = known_counts(cells.counts, match)
+        known = known_counts(cells.counts, places(match, cells.counts.shape[1]), first, last)
         return known.ids, known.values, known.lengths
     from scipy import sparse
 
     # The reference moves summed columns behind the others; the order matters to its unstable sort alone.
-    tokens, first, times = np.unique(match.ids, return_index=True, return_counts=True)
-    place = np.lexsort((first, times > 1)) if in_file_order else np.arange(len(tokens))
+    tokens, begin, times = np.unique(match.ids, return_index=True, return_counts=True)
+    place = np.lexsort((begin, times > 1)) if in_file_order else np.arange(len(tokens))
     column = np.empty(len(tokens), dtype=np.int64)
     column[place] = np.arange(len(tokens))
     target = column[np.searchsorted(tokens, match.ids)]
     shape = (cells.counts.shape[1], len(tokens))
-    summed = cells.counts @ sparse.csr_matrix((np.ones(len(target), np.float32), (match.columns, target)), shape=shape)
+    summed = cells.counts[first:last] @ sparse.csr_matrix(
+        (np.ones(len(target), np.float32), (match.columns, target)), shape=shape
+    )
     summed = sparse.csr_matrix(summed)
     summed.eliminate_zeros()
     summed.sort_indices()
@@ -210,36 +221,30 @@ def _like_numpy(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDAr
     return np.concatenate(parts)
 
 
-def _order(values: NDArray[np.float64], ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _order(values: NDArray[np.float64], ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions of the entries, cell by cell, by falling value and then rising token id."""
-    order = np.empty(len(values), dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
-    for first, last in blocks(lengths):
-        begin, end = int(starts[first]), int(starts[last - 1] + lengths[last - 1])
-        n = end - begin
-        if n == 0:
-            continue
-        x = values[begin:end]
-        width = np.uint64(max(1, (n - 1).bit_length()))
-        if int(width) + max(1, (last - first - 1).bit_length()) > 32:
-            # Thousands of nearly empty cells, or a cell of millions of genes: rare, and the plain way.
-            row = np.repeat(np.arange(last - first), lengths[first:last])
-            order[begin:end] = begin + np.lexsort((ids[begin:end], -x, row))
-            continue
-        # Key: cell, falling value rounded to float32, entry.
-        key = (_LOW - x.astype(np.float32).view(np.uint32)) << width
-        key |= np.repeat(np.arange(last - first, dtype=np.uint64) << (np.uint64(32) + width), lengths[first:last])
-        key |= np.arange(n, dtype=np.uint64)
-        key.sort()
-        mine = (key & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
-        same = np.flatnonzero(key[1:] >> width == key[:-1] >> width)
-        if len(same):
-            # Equal to 24 bits: by the exact value, then by the token.
-            group = np.zeros(n, dtype=bool)
-            group[same] = group[same + 1] = True
-            at = np.flatnonzero(group)
-            run = np.cumsum(np.concatenate([[True], (key[at][1:] >> width) != (key[at][:-1] >> width)]))
-            some = mine[at]
-            mine[at] = some[np.lexsort((ids[begin:end][some], -x[some], run))]
-        order[begin:end] = begin + mine
+    n = len(values)
+    width = max(1, (n - 1).bit_length())
+    row = np.arange(len(lengths))
+    if width + max(1, (len(lengths) - 1).bit_length()) > 32:
+        # Far more than a block.
+        return np.lexsort((ids, -values, np.repeat(row, lengths)))
+    # Key: cell, falling value rounded to float32, entry.
+    key = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    np.subtract(_LOW, key, out=key)
+    key <<= np.uint64(width)
+    key |= np.repeat(row.astype(np.uint64) << np.uint64(32 + width), lengths)
+    key |= np.arange(n, dtype=np.uint64)
+    key.sort()
+    order = (key & np.uint64((1 << width) - 1)).astype(np.int64)
+    key >>= np.uint64(width)
+    same = np.flatnonzero(key[1:] == key[:-1])
+    if len(same):
+        # Equal to 24 bits: by the exact value, then by the token.
+        group = np.zeros(n, dtype=bool)
+        group[same] = group[same + 1] = True
+        at = np.flatnonzero(group)
+        run = np.cumsum(np.concatenate([[True], key[at][1:] != key[at][:-1]]))
+        some = order[at]
+        order[at] = some[np.lexsort((ids[some], -values[some], run))]
     return order

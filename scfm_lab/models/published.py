@@ -63,11 +63,11 @@ class PublishedMatch(Match):
 
 @dataclass(frozen=True)
 class KnownCounts:
-    """The counts that a model can see, flat: one cell's after those of the other, in the order of the columns."""
+    """The counts of some cells that a model can see, flat: one cell's after those of the other, in the order of the columns."""
 
-    columns: NDArray[np.int64]
+    columns: NDArray[np.int32]
     """Column of each count."""
-    ids: NDArray[np.int64]
+    ids: NDArray[np.int32]
     """Vocabulary id."""
     values: NDArray[np.float32]
     lengths: NDArray[np.int64]
@@ -79,24 +79,37 @@ class KnownCounts:
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @property
-    def indptr(self) -> NDArray[np.int64]:
-        """Begin of each cell, and the end."""
-        return np.concatenate([[0], np.cumsum(self.lengths)])
+    def starts(self) -> NDArray[np.int64]:
+        """Begin of each cell."""
+        return np.cumsum(self.lengths) - self.lengths
 
 
-def known_counts(counts: csr_matrix, match: Match) -> KnownCounts:
-    """The non-zero counts on genes that a model knows; columns of one gene stay apart."""
-    place = np.full(counts.shape[1], -1, dtype=np.int64)
+def places(match: Match, n_columns: int) -> NDArray[np.int32]:
+    """Vocabulary id of every column, -1 where it is unknown."""
+    place = np.full(n_columns, -1, dtype=np.int32)
     place[match.columns] = match.ids
-    ids = place[counts.indices]
+    return place
+
+
+def known_counts(counts: csr_matrix, place: NDArray[np.int32], first: int = 0, last: int | None = None) -> KnownCounts:
+    """The non-zero counts of the cells `first` to `last` on genes that a model knows; columns of one gene stay apart.
+
+    Parameters
+    ----------
+    place
+        Of :func:`places`.
+    """
+    last = counts.shape[0] if last is None else last
+    pointers = counts.indptr[first : last + 1].astype(np.int64)
+    part = slice(pointers[0], pointers[-1])
+    columns, values = counts.indices[part], counts.data[part]
+    ids = place.take(columns)
     known = ids >= 0
-    seen = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
-    return KnownCounts(
-        columns=counts.indices[known].astype(np.int64),
-        ids=ids[known],
-        values=counts.data[known].astype(np.float32, copy=False),
-        lengths=np.diff(seen),
-    )
+    if known.all():
+        return KnownCounts(columns, ids, values, np.diff(pointers))
+    seen = np.zeros(len(known) + 1, dtype=np.int64)
+    np.cumsum(known, out=seen[1:])
+    return KnownCounts(columns[known], ids[known], values[known], np.diff(seen[pointers - pointers[0]]))
 
 
 class PublishedModel(Model):

@@ -170,20 +170,14 @@ class ScGPT(PublishedModel):
     # --- cells to tokens ---------------------------------------------------------------
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
-        from scfm_lab.models.scgpt_tokens import tokenize
+        from scfm_lab.models.scgpt_tokens import Rules, tokenize
 
         limit = int(options["max_length"])
         if limit < 2:
             raise ModelError(f"max_length is {limit}; scGPT needs room for <cls> and at least one gene (2).")
-        tokens = tokenize(
-            cells,
-            self.known_genes(cells.genes, options),
-            cls_id=self.specials["<cls>"],
-            cls_value=self.pad_value,
-            limit=limit,
-            seed=seed,
-            like_reference=bool(options["like_reference"]),
-        )
+        rules = Rules(self.specials["<cls>"], self.pad_value, limit, seed)
+        match = self.known_genes(cells.genes, options)
+        tokens = tokenize(cells, match, rules, like_reference=bool(options["like_reference"]))
         domain = options.get("domain")
         if domain is not None:
             if not 0 <= domain < len(self.net.shape.batch_norms):

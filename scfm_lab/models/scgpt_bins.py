@@ -13,26 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scfm_lab.models.blocks import blocks
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_BINS = 51
 """Bins of the published embedding path, whatever ``args.json`` says; 0 is silence."""
-_BLOCK = 1 << 16
 _SMALL = 32
-
-
-def blocks(lengths: NDArray[np.int64], size: int = _BLOCK) -> Iterator[tuple[int, int]]:
-    """First and last cell (exclusive) of blocks that hold about `size` entries each."""
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(lengths):
-        before = ends[first - 1] if first else 0
-        last = max(int(np.searchsorted(ends, before + size, side="right")), first + 1)
-        yield first, last
-        first = last
 
 
 def quantile_edges(
@@ -84,7 +72,7 @@ def quantile_edges(
 
 def bin_interval(
     values: NDArray[np.float32], lengths: NDArray[np.int64], edges: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Edges below each value, and edges at or below it: its bin is above the first and not above the second.
 
     Parameters
@@ -97,35 +85,50 @@ def bin_interval(
     Returns
     -------
     low, high
-        int64, one per value; low ≤ high.
+        int16, one per value; low ≤ high.
     """
-    low = np.empty(len(values), dtype=np.int64)
-    high = np.empty(len(values), dtype=np.int64)
+    low = np.empty(len(values), dtype=np.int16)
+    high = np.empty(len(values), dtype=np.int16)
     starts = np.cumsum(lengths) - lengths
-    whole = np.arange(_SMALL, dtype=np.float64)
     for first, last in blocks(lengths):
-        begin, end = starts[first], starts[last - 1] + lengths[last - 1]
+        begin, end = int(starts[first]), int(starts[last - 1] + lengths[last - 1])
         x = values[begin:end]
-        row = np.repeat(np.arange(last - first), lengths[first:last])
+        row = np.repeat(np.arange(last - first, dtype=np.int32), lengths[first:last])
         own = edges[first:last]
-        # Most counts are small whole numbers: a table per cell answers for them.
-        below = (own[:, None, :] < whole[:, None]).sum(axis=2)
-        upto = (own[:, None, :] <= whole[:, None]).sum(axis=2)
-        small = np.clip(x, 0, _SMALL - 1).astype(np.int64)
-        place = row * _SMALL + small
-        low[begin:end] = below.ravel()[place]
-        high[begin:end] = upto.ravel()[place]
+        # Most counts are small whole numbers: a table per cell answers for them. An edge lies below a
+        # whole number if its floor does, and not above it if its ceiling does not.
+        below = _edges_upto(np.floor(own), strict=True)
+        upto = _edges_upto(np.ceil(own), strict=False)
+        small = np.minimum(x, _SMALL - 1).astype(np.int32)
+        place = row * np.int32(_SMALL)
+        place += small
+        low[begin:end] = below.take(place)
+        high[begin:end] = upto.take(place)
         other = np.flatnonzero(small != x)
-        for part in np.array_split(other, max(1, len(other) // 4096)):
+        for part in np.array_split(other, len(other) // 4096 + 1):
             mine = own[row[part]]
             low[begin + part] = (mine < x[part, None]).sum(axis=1)
             high[begin + part] = (mine <= x[part, None]).sum(axis=1)
     return low, high
 
 
-def draw_bins(low: NDArray[np.int64], high: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The bin of each value: uniform on {low + 1, …, high}, or `high` where there is nothing to draw."""
-    return np.ceil(uniform * (low - high) + high).astype(np.int64)
+def _edges_upto(whole: NDArray[np.float64], *, strict: bool) -> NDArray[np.int16]:
+    """Edges below (or up to) each of the numbers 0 … 31, for each cell: (cells, 32)."""
+    cells = len(whole)
+    kind = np.clip(whole, 0, _SMALL).astype(np.int64)
+    kind += np.arange(cells)[:, None] * (_SMALL + 1)
+    counts = np.bincount(kind.ravel(), minlength=cells * (_SMALL + 1)).reshape(cells, _SMALL + 1)
+    total = counts.cumsum(axis=1).astype(np.int16)
+    if not strict:
+        return np.ascontiguousarray(total[:, :_SMALL])
+    return np.concatenate([np.zeros((cells, 1), np.int16), total[:, : _SMALL - 1]], axis=1)
+
+
+def draw_bins(low: NDArray[np.int16], high: NDArray[np.int16], uniform: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The bin of each value: uniform on {low + 1, …, high}, or `high` where there is nothing to draw; whole float32."""
+    bins = uniform * (low - high)
+    bins += high
+    return np.ceil(bins, out=bins).astype(np.float32)
 
 
 def preprocessor_bins(
@@ -160,4 +163,4 @@ def preprocessor_bins(
     low, high = bin_interval(values, lengths, edges)
     if uniform is None:
         uniform = np.random.RandomState(seed).random_sample(len(values))
-    return draw_bins(low, high, uniform), np.concatenate([np.zeros((len(lengths), 1)), edges], axis=1)
+    return draw_bins(low, high, uniform).astype(np.int64), np.concatenate([np.zeros((len(lengths), 1)), edges], axis=1)

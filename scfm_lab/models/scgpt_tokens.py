@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm_lab.cells.digest import uniforms
+from scfm_lab.cells.digest import ragged_uniforms
+from scfm_lab.models.blocks import joined, over_blocks
 from scfm_lab.models.contract import Tokens
-from scfm_lab.models.published import KnownCounts, known_counts
+from scfm_lab.models.published import KnownCounts, known_counts, places
 from scfm_lab.models.scgpt_bins import bin_interval, draw_bins, quantile_edges
 
 if TYPE_CHECKING:
@@ -18,18 +20,21 @@ if TYPE_CHECKING:
     from scfm_lab.cells.genes import Match
 
 _TIES, _SAMPLE = 0x5C69B1, 0x5C695A
+_SCORE_BITS = np.uint64(44)
 
 
-def tokenize(
-    cells: Cells,
-    match: Match,
-    *,
-    cls_id: int,
-    cls_value: float,
-    limit: int,
-    seed: int,
-    like_reference: bool,
-) -> Tokens:
+@dataclass(frozen=True)
+class Rules:
+    """What decides the tokens besides the counts."""
+
+    cls_id: int
+    cls_value: float
+    limit: int
+    """Most tokens of a cell, ``<cls>`` among them."""
+    seed: int
+
+
+def tokenize(cells: Cells, match: Match, rules: Rules, *, like_reference: bool = False) -> Tokens:
     """Tokens of cells, genes in the order of the columns.
 
     Bins, ties and samples of a perturbed copy come from its unperturbed cell: only the tokens
@@ -37,88 +42,112 @@ def tokenize(
 
     Parameters
     ----------
-    cls_id, cls_value
-        Of ``<cls>``, which stands first.
-    limit
-        Most tokens of a cell, ``<cls>`` among them.
     like_reference
         Draw from numpy's and torch's legacy streams in file order, as the reference does.
     """
-    known = known_counts(cells.counts, match)
+    place = places(match, cells.counts.shape[1])
     if like_reference:
-        bins, flat, lengths = _reference_draws(known, limit, seed)
-    else:
-        bins, flat, lengths = _hashed_draws(cells, match, known, limit, seed)
-    ends = np.cumsum(lengths + 1)
-    offsets = np.concatenate([[0], ends])
-    ids = np.full(offsets[-1], cls_id, dtype=np.int64)
-    values = np.full(offsets[-1], cls_value, dtype=np.float32)
+        known = known_counts(cells.counts, place)
+        return _tokens(known, *_reference_draws(known, rules), rules)
+
+    def block(first: int, last: int) -> Tokens:
+        known = known_counts(cells.counts, place, first, last)
+        origin = known if cells.baseline is None else known_counts(cells.baseline.counts, place, first, last)
+        return _tokens(known, *_hashed_draws(known, origin, cells.keys[first:last], cells.gene_hashes, rules), rules)
+
+    return joined(over_blocks(block, np.diff(cells.counts.indptr)))
+
+
+def _tokens(
+    known: KnownCounts,
+    bins: NDArray[np.float32],
+    flat: NDArray[np.int64] | None,
+    lengths: NDArray[np.int64],
+    rules: Rules,
+) -> Tokens:
+    """Tokens from bins, the positions that are read (None: all) and their number in each cell."""
+    ids, counts = known.ids, known.values
+    truncated = np.zeros(len(lengths), dtype=bool)
+    lost = np.zeros(len(lengths), dtype=np.float32)
+    if flat is not None:
+        rows = known.rows
+        kept = np.bincount(rows[flat], weights=counts[flat], minlength=len(lengths))
+        lost = (1 - kept / np.maximum(np.bincount(rows, weights=counts, minlength=len(lengths)), 1)).astype(np.float32)
+        truncated = lengths < known.lengths
+        ids, bins = ids[flat], bins[flat]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths + 1)])
     gene = np.ones(offsets[-1], dtype=bool)
     gene[offsets[:-1]] = False
-    ids[gene] = known.ids[flat]
-    values[gene] = bins[flat]
-    truncated = lengths < known.lengths
-    lost = np.zeros(len(cells), dtype=np.float32)
-    if truncated.any():
-        kept = np.bincount(known.rows[flat], weights=known.values[flat], minlength=len(cells))
-        all_counts = np.bincount(known.rows, weights=known.values, minlength=len(cells))
-        lost = (1 - kept / np.maximum(all_counts, 1)).astype(np.float32)
-    return Tokens(
-        ids=ids,
-        values=values,
-        offsets=offsets,
-        cell={"n_genes": known.lengths, "truncated": truncated, "share_truncated": lost},
-    )
+    all_ids = np.full(offsets[-1], rules.cls_id, dtype=np.int64)
+    values = np.full(offsets[-1], rules.cls_value, dtype=np.float32)
+    all_ids[gene] = ids
+    values[gene] = bins
+    cell = {"n_genes": known.lengths, "truncated": truncated, "share_truncated": lost}
+    return Tokens(ids=all_ids, values=values, offsets=offsets, cell=cell)
 
 
 def _hashed_draws(
-    cells: Cells, match: Match, known: KnownCounts, limit: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Bins of all known counts, positions of those that are read, and how many each cell has."""
-    origin = known if cells.baseline is None else known_counts(cells.baseline.counts, match)
+    known: KnownCounts, origin: KnownCounts, keys: NDArray[np.uint64], hashes: NDArray[np.uint64], rules: Rules
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, NDArray[np.int64]]:
+    """Bins of all known counts, positions of those that are read (None: all), and how many each cell has.
+
+    `origin` are the counts of the unperturbed cells: their quantiles, and their samples, hold.
+    """
     edges = quantile_edges(origin.values, origin.lengths)
-    # A cell that saw nothing before it was perturbed has no edges of its own: those of the copy.
-    blind = np.flatnonzero((origin.lengths == 0) & (known.lengths > 0))
-    if len(blind):
-        edges[blind] = quantile_edges(known.values, known.lengths)[blind]
+    if origin is not known:
+        # A cell that saw nothing before it was perturbed has no edges of its own: those of the copy.
+        blind = np.flatnonzero((origin.lengths == 0) & (known.lengths > 0))
+        if len(blind):
+            edges[blind] = quantile_edges(known.values, known.lengths)[blind]
     low, high = bin_interval(known.values, known.lengths, edges)
-    # Below the unperturbed cell's lowest count there is no bin; a copy's count there gets the lowest.
-    high = np.maximum(high, 1)
-    rows = known.rows
-    hashes = cells.gene_hashes
-    bins = draw_bins(np.minimum(low, high - 1), high, uniforms(cells.keys[rows], hashes[known.columns], seed, _TIES))
-    long = origin.lengths + 1 > limit
-    if not long.any():
-        return bins, np.arange(len(bins)), known.lengths
-    threshold = np.full(len(cells), np.inf)
-    some = np.flatnonzero(long)
-    of_long = long[origin.rows]
-    row = np.repeat(np.arange(len(some)), origin.lengths[some])
-    score = uniforms(cells.keys[some][row], hashes[origin.columns[of_long]], seed, _SAMPLE)
-    ordered = score[np.lexsort((score, row))]
-    threshold[some] = ordered[np.cumsum(origin.lengths[some]) - origin.lengths[some] + limit - 2]
-    picked = np.ones(len(bins), dtype=bool)
-    in_long = np.flatnonzero(long[rows])
-    own = uniforms(cells.keys[rows[in_long]], hashes[known.columns[in_long]], seed, _SAMPLE)
-    picked[in_long] = own <= threshold[rows[in_long]]
-    flat = np.flatnonzero(picked)
-    return bins, flat, np.bincount(rows[flat], minlength=len(cells))
+    if origin is not known:
+        # Below the unperturbed cell's lowest count there is no bin; a copy's count there gets the lowest.
+        high = np.maximum(high, 1)
+    genes = hashes.take(known.columns)
+    bins = draw_bins(low, high, ragged_uniforms(keys, known.lengths, genes, rules.seed, _TIES))
+    long = np.flatnonzero(origin.lengths + 1 > rules.limit)
+    if not len(long):
+        return bins, None, known.lengths
+    # Of each long cell the genes with the smallest numbers: the largest that is kept decides for its copies too.
+    score, lengths, _ = _scores(origin, long, keys, hashes, rules.seed)
+    ordered = score | np.repeat(np.arange(len(long), dtype=np.uint64) << _SCORE_BITS, lengths)
+    ordered.sort()
+    weakest = ordered[np.cumsum(lengths) - lengths + rules.limit - 2] & ((np.uint64(1) << _SCORE_BITS) - np.uint64(1))
+    own, lengths, at = _scores(known, long, keys, hashes, rules.seed)
+    read = np.ones(len(bins), dtype=bool)
+    read[at] = own <= np.repeat(weakest, lengths)
+    flat = np.flatnonzero(read)
+    kept = known.lengths.copy()
+    kept[long] = np.bincount(np.repeat(np.arange(len(long)), lengths)[read[at]], minlength=len(long))
+    return bins, flat, kept
+
+
+def _scores(
+    known: KnownCounts, cells: NDArray[np.int64], keys: NDArray[np.uint64], hashes: NDArray[np.uint64], seed: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """A number of 44 bits for each count of some cells, by which genes are sampled; counts of each cell; their places."""
+    chosen = np.zeros(len(keys), dtype=bool)
+    chosen[cells] = True
+    at = np.flatnonzero(np.repeat(chosen, known.lengths))
+    lengths = known.lengths[cells]
+    uniform = ragged_uniforms(keys[cells], lengths, hashes.take(known.columns[at]), seed, _SAMPLE)
+    return (uniform * 2.0 ** int(_SCORE_BITS)).astype(np.uint64), lengths, at
 
 
 def _reference_draws(
-    known: KnownCounts, limit: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    known: KnownCounts, rules: Rules
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, NDArray[np.int64]]:
     """As the reference draws in one process: numpy's stream for bins, torch's for samples, in file order."""
     import torch
 
     low, high = bin_interval(known.values, known.lengths, quantile_edges(known.values, known.lengths))
-    bins = draw_bins(low, high, np.random.RandomState(seed).random_sample(len(low)))
-    lengths = np.minimum(known.lengths, limit - 1)
+    bins = draw_bins(low, high, np.random.RandomState(rules.seed).random_sample(len(low)))
+    lengths = np.minimum(known.lengths, rules.limit - 1)
     if np.array_equal(lengths, known.lengths):
-        return bins, np.arange(len(bins)), lengths
-    generator = torch.Generator().manual_seed(seed)
+        return bins, None, lengths
+    generator = torch.Generator().manual_seed(rules.seed)
     parts = []
-    for begin, n, kept in zip(known.indptr[:-1].tolist(), known.lengths.tolist(), lengths.tolist(), strict=True):
+    for begin, n, kept in zip(known.starts.tolist(), known.lengths.tolist(), lengths.tolist(), strict=True):
         order = torch.randperm(n, generator=generator)[:kept].numpy() if n > kept else np.arange(n)
         parts.append(begin + order)
     return bins, np.concatenate(parts), lengths
