@@ -55,6 +55,11 @@ class RandomFeatures(KeptInFloat32):
         return x @ (self.projection * scale).T, x.square().sum(-1, keepdim=True) * (0.5 * scale**2)
 
 
+def _exp(scores: Tensor, offset: Tensor) -> Tensor:
+    """exp(scores − offset), in the memory of `scores` where no gradient is wanted."""
+    return (scores - offset).exp() if scores.requires_grad else scores.sub_(offset).exp_()
+
+
 class PerformerLayer(nn.Module):
     """x += attention(norm(x)); x += w2(gelu(w1(norm(x))))."""
 
@@ -85,8 +90,8 @@ class PerformerLayer(nn.Module):
             value = self._heads(self.to_v(normed)).float()
             value = F.pad(value, (0, 1), value=1.0)
             scores, half = self.features(self._heads(self.to_k(normed)))
-            higher = torch.maximum(peak, scores.amax(dim=(1, 2, 3), keepdim=True))
-            weights = scores.sub_(half + higher).exp_()
+            higher = torch.maximum(peak, scores.detach().amax(dim=(1, 2, 3), keepdim=True))
+            weights = _exp(scores, half + higher)
             # Summed under the largest score so far, and scaled when a larger one comes.
             summed = summed * (peak - higher).exp() + weights.permute(0, 2, 3, 1) @ value.transpose(1, 2)
             plain = plain + value.sum(dim=1)
@@ -98,7 +103,7 @@ class PerformerLayer(nn.Module):
 
     def _query(self, part: Tensor) -> Tensor:
         scores, half = self.features(self._heads(self.to_q(self.norm_attention(part))))
-        return scores.sub_(half + scores.amax(dim=-1, keepdim=True)).exp_()
+        return _exp(scores, half + scores.detach().amax(dim=-1, keepdim=True))
 
     def read(self, part: Tensor, table: Tensor) -> Tensor:
         """The layer's output for some positions [B, c, width] of each cell."""
@@ -114,7 +119,7 @@ class PerformerLayer(nn.Module):
         rows = []
         for part in states.split(chunk, dim=1):
             scores, half = self.features(self._heads(self.to_k(self.norm_attention(part))))
-            key = scores.sub_(half + peak).exp_()[0] + FLOOR
+            key = _exp(scores, half + peak)[0] + FLOOR
             rows.append(query @ key.permute(1, 2, 0))
         return torch.cat(rows, dim=-1) / (query @ table[0, :, :, -1:])
 
@@ -143,7 +148,7 @@ class Performer(nn.Module):
         Parameters
         ----------
         states
-            [B, L, width]; its memory is used for the layers' outputs.
+            [B, L, width]; without gradients its memory is used for the layers' outputs.
         n_layers
             Layers to run; None: all.
         readers
@@ -162,6 +167,9 @@ class Performer(nn.Module):
             table, _ = layer.table(states, chunk, shared=shared)
             if i == len(run) - 1 and readers is not None:
                 return torch.cat([layer.read(part, table) for part in states[:, readers].split(chunk, dim=1)], dim=1)
+            if states.requires_grad:  # training: nothing that a gradient needs is overwritten
+                states = torch.cat([layer.read(part, table) for part in states.split(chunk, dim=1)], dim=1)
+                continue
             for part in states.split(chunk, dim=1):
                 part.copy_(layer.read(part, table))
         return states if readers is None else states[:, readers]
