@@ -403,6 +403,25 @@ def test_attention_of_chosen_genes_is_that_of_the_formulas(model, few):
     np.testing.assert_allclose(maps[0], full[:, rows].numpy(), rtol=1e-4, atol=1e-7)
 
 
+def test_gradients_flow_and_change_nothing_about_the_states(few):
+    net = small_net(40, seed=5)
+    tokens = torch.randint(0, 6, (2, 41), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = net(tokens)
+    found = net(tokens)
+    np.testing.assert_allclose(found.detach().numpy(), wanted.numpy(), atol=1e-5)
+    for weight in (net.performer.stack[0].to_v.weight, net.performer.stack[0].to_q.weight):
+        (slope,) = torch.autograd.grad((net(tokens) * torch.linspace(0, 1, 12)).sum(), weight)
+        at = divmod(int(slope.abs().argmax()), slope.shape[1])
+        with torch.no_grad():
+            sums = []
+            for step in (1e-2, -2e-2):
+                weight[at] += step
+                sums.append(float((net(tokens) * torch.linspace(0, 1, 12)).double().sum()))
+            weight[at] += 1e-2
+        np.testing.assert_allclose((sums[0] - sums[1]) / 2e-2, float(slope[at]), rtol=0.02)
+
+
 def test_gene_embeddings_are_the_table_of_the_checkpoint(model):
     table = model.gene_embeddings()
     assert list(table.index) == list(model.vocabulary.symbols)
@@ -525,6 +544,34 @@ def test_code_in_a_label_file_is_named_and_not_run(copy, monkeypatch, name, valu
     (copy / "tuned" / name).write_bytes(pickle.dumps(value))
     refused(copy / "tuned" / "best.pth", name, "code", files={"gene_order": copy / "data" / "panglao_10000.h5ad"})
     assert not (copy / "bomb-went-off").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array(["B", "NK", "T"], dtype=object),
+        np.array(["B", "NK", "T"]),
+        np.arange(6).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        {"a": [np.arange(3), np.float32(2)]},
+    ],
+)
+def test_arrays_of_text_and_numbers_are_read_in_every_protocol(tmp_path, protocol, value):
+    from scfm_lab.models.files import read_pickle
+
+    (tmp_path / "x").write_bytes(pickle.dumps(value, protocol=protocol))
+    found = read_pickle(tmp_path / "x")
+    assert repr(found) == repr(value)
+
+
+@pytest.mark.parametrize("value", [np.ma.array([1]), np.zeros(2, dtype=[("a", "i4")]), np.zeros(2, dtype="M8[s]")])
+def test_other_arrays_are_refused_by_name(tmp_path, value):
+    from scfm_lab.models.files import read_pickle
+
+    (tmp_path / "x").write_bytes(pickle.dumps(value))
+    with pytest.raises(ModelError, match="numpy"):
+        read_pickle(tmp_path / "x")
 
 
 def test_labels_that_do_not_fit_the_head_are_refused(copy):
