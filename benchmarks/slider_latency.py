@@ -20,6 +20,9 @@ import click
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "browser"
 
+#: WebGL in software, as on a machine without a graphics card.
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
+
 #: Records when the dose's text is painted and when each frame of the plane is drawn.
 WATCH = """
 () => {
@@ -49,7 +52,7 @@ SETTLED = """
 def measure(model: str, genes: list[str], chromium: str) -> list[dict[str, float]]:
     """Milliseconds to the acknowledgement and to the last frame, for each gene."""
     sys.path.insert(0, str(TESTS))
-    from driven_jupyter import BROWSER_FLAGS, open_notebook, run_cell, serve
+    from driven_jupyter import open_notebook, run_cell, serve
     from playwright.sync_api import sync_playwright
 
     code = (
@@ -62,7 +65,7 @@ def measure(model: str, genes: list[str], chromium: str) -> list[dict[str, float
         work.mkdir()
         home.mkdir()
         with serve(work, home) as server:
-            browser = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER_FLAGS))
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             page.set_default_timeout(120_000)
             open_notebook(page, server.notebook("latency", code))

@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
+    from playwright.sync_api import Browser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_ON_MACOS = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+#: WebGL in software, so that the tests see the same backend on every machine; nothing is fetched in the background.
+BROWSER_FLAGS = (
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 
 
 def _beside(variable: str, folder: str) -> Path | None:
@@ -86,3 +97,14 @@ def chromium() -> str:
     if found is None:
         pytest.skip("needs Chromium: install the package chromium, or set SCFM_CHROMIUM to its path")
     return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """A real Chromium, closed before the next module: playwright allows one plain interface at a time."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER_FLAGS))
+        yield found
+        found.close()

@@ -82,7 +82,7 @@ class TrajectoryResult(Result):
         bars = base.mark_bar(height=10).encode(
             x=alt.X("q25:Q", title="pseudotime (middle half of the cells)", scale=alt.Scale(domain=[0, 1])),
             x2="q75:Q",
-            color=alt.Color("median_pseudotime:Q", scale=alt.Scale(scheme="cividis"), legend=None),
+            color=alt.Color("median_pseudotime:Q", scale=alt.Scale(scheme="viridis"), legend=None),
             tooltip=["group", "n_cells", alt.Tooltip("median_pseudotime", format=".2f"), "branch"],
         )
         return bars + base.mark_tick(thickness=2, height=16, color="#333").encode(x="median_pseudotime:Q")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from driven_jupyter import BROWSER_FLAGS, Server, Watch, serve
+from driven_jupyter import Server, Watch, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,17 +20,6 @@ def jupyter(chromium: str, tmp_path_factory: pytest.TempPathFactory, private_hom
     """A real JupyterLab."""
     with serve(tmp_path_factory.mktemp("jupyter"), private_home) as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Browser]:
-    """A real Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER_FLAGS))
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-#: WebGL in software, so that the tests see the same backend on every machine; nothing is fetched in the background.
-BROWSER_FLAGS = (
-    "--no-sandbox",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 #: Requests that leave no machine.
 _INNER_SCHEMES = ("data", "blob", "file", "about", "chrome", "devtools")
 _LOCAL_HOSTS = ("127.0.0.1", "localhost")

@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from playwright.sync_api import Browser
+
 #: In hardly any other cell than B cells: the fewest cells to compute.
 GENE = "CD79A"
 
@@ -101,23 +103,22 @@ def test_the_report_names_no_other_host(done: tuple[Path, subprocess.CompletedPr
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_the_report_opens_without_a_network(done: tuple[Path, subprocess.CompletedProcess[str]], chromium: str) -> None:
-    from playwright.sync_api import sync_playwright
-
+def test_the_report_opens_without_a_network(
+    done: tuple[Path, subprocess.CompletedProcess[str]], browser: Browser
+) -> None:
     page_file = (done[0] / "scfm-lab-report.html").as_uri()
     requests: list[str] = []
     errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_context(offline=True).new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(page_file)
-        page.get_by_role("heading", name=f"{GENE} knocked out in 700 blood cells").wait_for()
-        page.locator("#bench").get_by_text("130 cells changed").wait_for()
-        page.get_by_role("heading", name="Trajectory").wait_for()
-        browser.close()
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(page_file)
+    page.get_by_role("heading", name=f"{GENE} knocked out in 700 blood cells").wait_for()
+    page.locator("#bench").get_by_text("130 cells changed").wait_for()
+    page.get_by_role("heading", name="Trajectory").wait_for()
+    context.close()
     assert errors == []
     assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [page_file]
 

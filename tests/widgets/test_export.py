@@ -164,17 +164,6 @@ class TestFile:
         assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield found
-        found.close()
-
-
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[[Path], tuple[Page, list[str]]]]:
     """Opens a file as a double click does; also gives its errors and requests."""
