@@ -70,8 +70,11 @@ function placed(context: CanvasRenderingContext2D, camera: Camera, frame: Frame,
   const result: { text: string; px: number; py: number }[] = [];
   for (const { text, x, y } of labels) {
     const short = text.length > 26 ? `${text.slice(0, 25)}…` : text;
-    const [px, y0] = toScreen(camera, frame, x, y);
+    const [x0, y0] = toScreen(camera, frame, x, y);
+    if (x0 < 0 || x0 > frame.width || y0 < 0 || y0 > frame.height) continue;
     const half = context.measureText(short).width / 2 + 3;
+    // A name near an edge moves inwards: cut off, it could be another group's.
+    const px = Math.min(Math.max(x0, half), Math.max(half, frame.width - half));
     for (const shift of [0, -15, 15, -30, 30]) {
       const py = y0 + shift;
       const box = { left: px - half, right: px + half, top: py - 8, bottom: py + 8 };
