@@ -6,19 +6,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from scfm_lab.cells.counts import find_counts, library_sizes, to_csr
-from scfm_lab.cells.digest import cell_keys
-from scfm_lab.cells.genes import Genes
 from scfm_lab.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
+
+    from scfm_lab.cells.genes import Genes
 
 
 @dataclass(frozen=True)
@@ -79,27 +77,18 @@ class Cells:
         CountsError, DataError, GenesError
             If there are no raw counts, no cells, or names are doubled.
         """
-        check_cell_names(adata)
-        place = find_counts(adata, layer)
-        organism = adata.uns.get("organism")
-        genes = Genes.from_var(place.var, _organism_name(organism) if isinstance(organism, str) else None)
-        counts = to_csr(place.matrix, rows, place.where)
-        obs = adata.obs if rows is None else adata.obs.iloc[rows]
-        return cls(
-            counts=counts,
-            genes=genes,
-            total=library_sizes(adata, counts, rows),
-            keys=cell_keys(counts, genes.hashes),
-            names=np.asarray(obs.index.astype(str), dtype=object),
-            fields={name: obs[name].to_numpy() for name in fields if name in obs},
-            where=place.where,
-        )
+        from scfm_lab.cells.reader import CellReader
+
+        return CellReader.open(adata, layer=layer, fields=fields)(rows)
 
     @classmethod
     def chunks(cls, adata: AnnData, size: int, **kwargs: Any) -> Iterator[Cells]:
         """The cells of an AnnData, `size` at a time, in file order."""
-        for start in range(0, adata.n_obs, size):
-            yield cls.from_anndata(adata, rows=slice(start, min(start + size, adata.n_obs)), **kwargs)
+        from scfm_lab.cells.reader import CellReader
+
+        read = CellReader.open(adata, **kwargs)
+        for start in range(0, len(read), size):
+            yield read(slice(start, min(start + size, len(read))))
 
     def take(self, rows: NDArray[Any] | slice) -> Cells:
         """Some of the cells, in the order given."""
@@ -116,12 +105,6 @@ class Cells:
     def with_counts(self, counts: csr_matrix) -> Cells:
         """A perturbed copy: other counts, everything else as in the unperturbed cell."""
         return replace(self, counts=counts, baseline=self.baseline or self)
-
-
-def _organism_name(organism: str) -> str:
-    known = {"homo sapiens": "human", "mus musculus": "mouse", "hsapiens": "human", "mmusculus": "mouse"}
-    name = organism.strip().lower().replace("_", " ")
-    return known.get(name, name)
 
 
 def check_cell_names(adata: AnnData) -> None:

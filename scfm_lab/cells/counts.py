@@ -10,6 +10,7 @@ import numpy as np
 from scfm_lab.errors import CountsError, DataError, did_you_mean
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
@@ -17,6 +18,7 @@ _COUNT_LAYERS = ("counts", "raw_counts", "count", "spliced_counts")
 TOTAL_COLUMN = "total_counts_all_genes"
 _INTEGER_TOLERANCE = 1e-3
 _PROBE_ROWS = 2_000
+_DENSE_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def find_counts(adata: AnnData, layer: str | None = None) -> CountsPlace:
             "load cells before you run a model on them."
         )
     if layer is not None:
-        place = _named_place(adata, layer)
+        place = named_place(adata, layer)
         fault = describe_fault(place.matrix)
         if fault:
             raise CountsError(f"{place.where} does not hold raw counts: {fault}.{_advice(adata, fault)}")
@@ -73,7 +75,14 @@ def find_counts(adata: AnnData, layer: str | None = None) -> CountsPlace:
     raise CountsError(f"{where} does not hold raw counts: {fault}{others}.{_advice(adata, fault)}")
 
 
-def _named_place(adata: AnnData, layer: str) -> CountsPlace:
+def named_place(adata: AnnData, layer: str) -> CountsPlace:
+    """A layer, or ``"X"`` or ``"raw"``, whatever it holds.
+
+    Raises
+    ------
+    DataError
+        If it is not there.
+    """
     if layer == "X":
         return CountsPlace("X", adata.X, adata.var)
     if layer == "raw":
@@ -164,12 +173,8 @@ def _sample_values(matrix: Any) -> np.ndarray:
         starts = (0, (n - third) // 2, n - third)
         parts = [_sample_values(matrix[start : start + third]) for start in starts]
         return np.concatenate(parts)
-    block = matrix[0:n] if not isinstance(matrix, np.ndarray) and not sp.issparse(matrix) else matrix
-    if sp.issparse(block):
-        return np.asarray(block.data)
-    if hasattr(block, "compute"):
-        block = block.compute()
-    return np.asarray(block).ravel()
+    block = _in_memory(matrix if isinstance(matrix, np.ndarray) or sp.issparse(matrix) else matrix[0:n])
+    return np.asarray(block.data) if sp.issparse(block) else np.asarray(block).ravel()
 
 
 def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X") -> csr_matrix:
@@ -184,17 +189,11 @@ def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X"
     """
     import scipy.sparse as sp
 
-    block = matrix if rows is None else matrix[rows]
-    if hasattr(block, "to_memory"):
-        block = block.to_memory()
-    if hasattr(block, "compute"):
-        block = block.compute()
-    if not sp.issparse(block):
-        block = np.asarray(block[...] if hasattr(block, "dtype") and not isinstance(block, np.ndarray) else block)
-    fault = _fault_of(np.asarray(block.data) if sp.issparse(block) else block.ravel(), block.shape[0])
+    csr = read_csr(matrix, rows)
+    fault = _fault_of(csr.data, csr.shape[0])
     if fault:
         raise CountsError(f"{where} does not hold raw counts: {fault}.")
-    csr = sp.csr_matrix(block, dtype=np.float32, copy=True)
+    csr = sp.csr_matrix(csr, dtype=np.float32, copy=True)
     np.rint(csr.data, out=csr.data)
     csr.sum_duplicates()
     csr.eliminate_zeros()
@@ -202,7 +201,40 @@ def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X"
     return csr
 
 
-def library_sizes(adata: AnnData, counts: csr_matrix, rows: slice | np.ndarray | None = None) -> np.ndarray:
+def read_csr(matrix: Any, rows: slice | np.ndarray | None = None) -> csr_matrix:
+    """Some rows of a matrix in memory, in an HDF5 file, in Zarr or of Dask, as CSR with values as they are.
+
+    A dense matrix is read a few rows at a time, so that its zeros are never all in memory.
+    """
+    import scipy.sparse as sp
+
+    if sp.issparse(matrix):
+        return sp.csr_matrix(matrix if rows is None else matrix[rows])
+    n = matrix.shape[0]
+    if getattr(matrix, "format", None) in ("csr", "csc"):
+        return sp.csr_matrix(matrix.to_memory() if rows is None else matrix[rows])
+    if isinstance(rows, np.ndarray):
+        return sp.csr_matrix(_in_memory(matrix[rows]))
+    start, stop, _ = (rows or slice(None)).indices(n)
+    # Dask reads whole chunks of its own; asked for pieces of them, it would read each several times.
+    step = n if hasattr(matrix, "compute") else max(1, _DENSE_BLOCK // max(1, matrix.shape[1]))
+    blocks = [sp.csr_matrix(_in_memory(matrix[a : min(a + step, stop)])) for a in range(start, stop, step)]
+    if not blocks:
+        return sp.csr_matrix((0, matrix.shape[1]), dtype=np.float32)
+    return blocks[0] if len(blocks) == 1 else sp.csr_matrix(sp.vstack(blocks, format="csr"))
+
+
+def _in_memory(block: Any) -> Any:
+    import scipy.sparse as sp
+
+    if hasattr(block, "compute"):
+        block = block.compute()
+    if hasattr(block, "to_memory"):
+        block = block.to_memory()
+    return block if sp.issparse(block) else np.asarray(block)
+
+
+def library_sizes(obs: pd.DataFrame, counts: csr_matrix) -> np.ndarray:
     """Counts of each cell over all genes, float64.
 
     ``obs["total_counts_all_genes"]`` is taken where it is there: a panel of genes
@@ -214,11 +246,10 @@ def library_sizes(adata: AnnData, counts: csr_matrix, rows: slice | np.ndarray |
         If that column is not numeric, has NaN, or is smaller than the counts seen.
     """
     seen = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    if TOTAL_COLUMN not in adata.obs:
+    if TOTAL_COLUMN not in obs:
         return seen
-    column = adata.obs[TOTAL_COLUMN]
     try:
-        total = np.asarray(column if rows is None else column.iloc[rows], dtype=np.float64)
+        total = np.asarray(obs[TOTAL_COLUMN], dtype=np.float64)
     except (TypeError, ValueError):
         raise DataError(f"obs[{TOTAL_COLUMN!r}] is not numeric; repair or drop that column.") from None
     bad = ~np.isfinite(total) | (total < seen - 0.5)

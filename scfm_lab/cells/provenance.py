@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
 
     from scfm_lab.models.contract import Model
@@ -42,6 +44,41 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         "packages": package_versions(),
         **more,
     }
+
+
+def rule(model: Model, options: Mapping[str, Any], seed: int) -> str:
+    """The rule behind a result's choices: the model's own or its reference's, the seed where chance has a part, and options."""
+    if options.get("like_reference"):
+        told = f"as the reference implementation chooses, seed {seed}"
+    else:
+        told = model.spec.determinism
+        told += "" if told.startswith("no chance") else f"; seed {seed}"
+    own = model.spec.options
+    changed = [f"{k}={v!r}" for k, v in options.items() if k in own and k != "like_reference" and v != own[k].default]
+    return told + (f"; options {', '.join(changed)}" if changed else "")
+
+
+def other_rules(adata: AnnData, key: str, family: str, rule: str) -> list[str]:
+    """A sentence for the user where other vectors of this family here were made by another rule; else nothing.
+
+    Their distances to each other say something about the rules, and not only about the cells.
+    """
+    others = [
+        str(name)
+        for name, entry in adata.uns.get(UNS, {}).items()
+        if name != key
+        and entry.get("slot") == "obsm"
+        and entry.get("family") == family
+        and str(entry.get("rule", rule)) != rule
+        and name in adata.obsm
+    ]
+    if not others:
+        return []
+    names = ", ".join(f"obsm[{name!r}]" for name in others)
+    return [
+        f"obsm[{key!r}] and {names} are vectors of {family} made by different rules (uns['scfm'][…]['rule']); do not compare "
+        "cells between them, and embed again by one rule where you need to."
+    ]
 
 
 def free_key(adata: AnnData, slot: str, key: str, *, given: bool) -> str:

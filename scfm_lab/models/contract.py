@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from scfm_lab.errors import DataError, ModelError, did_you_mean
+from scfm_lab.inference.precision import FLOAT32, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Genes, Match, Vocabulary
+    from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.engine import Batch
 
 ABILITIES: dict[str, str] = {
@@ -184,11 +186,21 @@ class Model:
     source: str = ""
     path: Path | None = None
     device: str = "cpu"
-    precision: str = "float32"
+    compute: Precision = FLOAT32
+    """What products and attention are computed in, unless a call says otherwise."""
+    auto_precision: bool = False
+    """Whether :func:`scfm_lab.embed` may take a lower precision that it has verified."""
+    hidden_width: int = 0
+    """Width of the states between layers, where it is not the width of a cell's vector."""
     decode_pooling: str | None = None
     """Pooling of the vectors that :meth:`expected_counts` reads; None: as published."""
     decode_unit: str = "counts per 10,000"
     """What :meth:`expected_counts` predicts."""
+
+    @property
+    def precision(self) -> str:
+        """Name of the precision of calls that do not name another (``"float32"`` where ``"auto"`` was asked for)."""
+        return str(self.compute)
 
     # --- files -------------------------------------------------------------------------
 
@@ -259,17 +271,35 @@ class Model:
     fields: tuple[str, ...] = ()
     """Columns of ``obs`` that the tokeniser reads."""
 
+    def cell_reader(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> CellReader:
+        """What reads the cells of an AnnData by rows: raw counts, checked. A family may read other values where its options say so."""
+        from scfm_lab.cells.reader import CellReader
+
+        return CellReader.open(adata, layer=layer, fields=self.fields)
+
     def read_cells(
         self,
         adata: AnnData,
         *,
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        rows: slice | NDArray[Any] | None = None,
     ) -> Cells:
-        """Cells of an AnnData: raw counts, checked. A family may read other values where its options say so."""
-        from scfm_lab.cells.cells import Cells
+        """Cells of an AnnData, or some `rows` of them, by :meth:`cell_reader`."""
+        return self.cell_reader(adata, layer=layer, options=options)(rows)
 
-        return Cells.from_anndata(adata, layer=layer, fields=self.fields)
+    def cells_alone(self, options: Mapping[str, Any] | None = None) -> bool:
+        """Whether a cell's tokens depend on that cell only, so that cells can be tokenised some at a time.
+
+        Reference implementations draw from one stream of random numbers for all cells.
+        """
+        return not (options or {}).get("like_reference")
 
     def remarks(self, tokens: Tokens) -> list[str]:
         """What a user should be told about these tokens, a sentence each (labels the model does not know, …)."""
@@ -283,10 +313,20 @@ class Model:
         hidden_layer: int | None = None,
         pooling: str | None = None,
         batch_size: int | None = None,
+        precision: Precision | None = None,
         progress: Callable[..., None] | None = None,
         cancel: Any = None,
     ) -> States:
         """Vectors of tokenised cells, through the engine.
+
+        Parameters
+        ----------
+        genes
+            Whether the states of all tokens are wanted too.
+        hidden_layer, pooling, batch_size, progress, cancel
+            As for :func:`scfm_lab.embed`.
+        precision
+            None: what the model was opened with (float32 where that was ``"auto"``).
 
         Returns
         -------
@@ -301,6 +341,7 @@ class Model:
             tokens,
             Request(genes=genes, hidden_layer=hidden_layer, pooling=pooling),
             batch_size=batch_size,
+            precision=precision,
             progress=progress,
             cancel=cancel,
         )
@@ -433,19 +474,25 @@ class Model:
     def to(self, device: str = "auto", precision: str = "auto") -> Model:
         """Move to a device; ``"auto"`` takes CUDA, then MPS, then the CPU.
 
+        Parameters
+        ----------
+        precision
+            A precision's name (see :class:`~scfm_lab.inference.precision.Precision`). ``"auto"`` is
+            float32, but that :func:`scfm_lab.embed` takes what is faster here once it has verified it.
+
         Raises
         ------
         ModelError
-            If the device is not there.
+            If the device is not there, or the precision is none.
         """
-        from scfm_lab.inference.hardware import choose_device, choose_precision
+        from scfm_lab.inference.hardware import choose_device
 
+        compute = FLOAT32 if precision == "auto" else Precision.parse(precision)
         self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
-        import torch
-
+        self.compute, self.auto_precision = compute, precision == "auto"
         for module in self._modules():
-            module.to(self.device, getattr(torch, self.precision)).eval()
+            # Weights stay in float32; products are taken of copies (scfm_lab.models.products).
+            module.to(self.device).eval()
         return self
 
     def __repr__(self) -> str:

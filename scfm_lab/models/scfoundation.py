@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.scfoundation_files import Weights
     from scfm_lab.models.scfoundation_net import ScFoundationNet
@@ -169,24 +170,25 @@ class ScFoundation(PublishedModel):
                     f"The checkpoint has no weights {version!r}; it has {', '.join(self.weights)}. Choose one of them with "
                     "options={'version': …}."
                 )
-            import torch
-
-            net = self.weights[version].network()
-            self._nets[version] = net.to(self.device, getattr(torch, self.precision)).eval()
+            self._nets[version] = self.weights[version].network().to(self.device).eval()
         return self._nets[version]
 
     # --- cells to tokens ---------------------------------------------------------------
 
-    def read_cells(
+    def cell_reader(
         self, adata: AnnData, *, layer: str | None = None, options: Mapping[str, Any] | None = None
-    ) -> Cells:
+    ) -> CellReader:
         """Cells of an AnnData: raw counts, or normalised values if the option ``pre_normalized`` says so."""
         given = str((options or {}).get("pre_normalized", "F"))
         if given in ("T", "A"):
-            from scfm_lab.models.scfoundation_tokens import normalised_cells
+            from scfm_lab.models.scfoundation_tokens import NormalisedReader
 
-            return normalised_cells(adata, given, layer=layer)
-        return super().read_cells(adata, layer=layer, options=options)
+            return NormalisedReader.of(adata, given, layer=layer)
+        return super().cell_reader(adata, layer=layer, options=options)
+
+    def cells_alone(self, options: Mapping[str, Any] | None = None) -> bool:
+        """Bulk samples are scaled to the median of those given."""
+        return super().cells_alone(options) and (options or {}).get("input_type") != "bulk"
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         from scfm_lab.models.scfoundation_tokens import tokenize

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.counts import named_place
+from scfm_lab.cells.reader import CellReader
 from scfm_lab.errors import CountsError, DataError, ModelError
 from scfm_lab.models.contract import Tokens
 from scfm_lab.models.performer_inputs import before_and_now, library_sizes
@@ -59,53 +62,53 @@ class Target:
         return np.log10(total * self.value) if self.kind == "f" else np.log10(total) + self.value
 
 
-def normalised_cells(adata: AnnData, option: str, *, layer: str | None) -> Cells:
-    """Cells whose values are normalised already; what they are is not checked beyond being finite and not negative.
+@dataclass(frozen=True)
+class NormalisedReader(CellReader):
+    """Cells whose values are normalised already; what they are is not checked beyond being finite and not negative."""
 
-    Parameters
-    ----------
-    option
-        ``"T"``, or ``"A"``: the total of each cell is in ``obs["total_counts"]``.
-    layer
-        Where the values are; None: X.
+    option: str = "T"
 
-    Raises
-    ------
-    CountsError, DataError
-        If a value is negative or not finite, or totals are missing.
-    """
-    from scipy import sparse
+    @classmethod
+    def of(cls, adata: AnnData, option: str, *, layer: str | None) -> NormalisedReader:
+        """Find the values of an AnnData.
 
-    from scfm_lab.cells.cells import Cells, check_cell_names, column_of
-    from scfm_lab.cells.counts import _named_place
-    from scfm_lab.cells.digest import cell_keys
-    from scfm_lab.cells.genes import Genes
+        Parameters
+        ----------
+        option
+            ``"T"``, or ``"A"``: the total of each cell is in ``obs["total_counts"]``.
+        layer
+            Where the values are; None: X.
 
-    check_cell_names(adata)
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        raise DataError(f"The AnnData is empty ({adata.n_obs} cells × {adata.n_vars} genes).")
-    place = _named_place(adata, layer or "X")
-    block = place.matrix.to_memory() if hasattr(place.matrix, "to_memory") else place.matrix
-    values = sparse.csr_matrix(block, dtype=np.float32, copy=True)
-    if not np.isfinite(values.data).all() or (values.data < 0).any():
-        raise CountsError(f"{place.where} has negative, NaN or infinite values; normalised expression has none.")
-    values.sum_duplicates()
-    values.eliminate_zeros()
-    values.sort_indices()
-    genes = Genes.from_var(place.var)
-    fields: dict[str, NDArray[Any]] = {_MARK: np.full(adata.n_obs, option, dtype=object)}
-    if option == "A":
-        total = column_of(adata, TOTAL, what="pre_normalized='A' needs each cell's total; the column")
-        fields[TOTAL] = np.asarray(total, dtype=np.float64)
-    return Cells(
-        counts=values,
-        genes=genes,
-        total=np.asarray(values.sum(axis=1, dtype=np.float64)).ravel(),
-        keys=cell_keys(values, genes.hashes),
-        names=np.asarray(adata.obs_names.astype(str), dtype=object),
-        fields=fields,
-        where=f"{place.where} (normalised)",
-    )
+        Raises
+        ------
+        CountsError, DataError
+            If a value is negative or not finite, or totals are missing.
+        """
+        if adata.n_obs == 0 or adata.n_vars == 0:
+            raise DataError(f"The AnnData is empty ({adata.n_obs} cells × {adata.n_vars} genes).")
+        if option == "A":
+            column_of(adata, TOTAL, what="pre_normalized='A' needs each cell's total; the column")
+        found = cls.locate(adata, lambda source: named_place(source, layer or "X"), (TOTAL,) if option == "A" else ())
+        return replace(found, place=replace(found.place, where=f"{found.place.where} (normalised)"), option=option)
+
+    def __call__(self, rows: slice | NDArray[Any] | None = None) -> Cells:
+        """Some cells.
+
+        Raises
+        ------
+        CountsError
+            If a value is negative or not finite.
+        """
+        values = self.matrix(rows).astype(np.float32)
+        if not np.isfinite(values.data).all() or (values.data < 0).any():
+            raise CountsError(
+                f"{self.place.where} has negative, NaN or infinite values; normalised expression has none."
+            )
+        values.sum_duplicates()
+        values.eliminate_zeros()
+        values.sort_indices()
+        total = np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
+        return self.cells(values, total, rows, **{_MARK: np.full(values.shape[0], self.option, dtype=object)})
 
 
 def tokenize(cells: Cells, match: Match, n_genes: int, options: Mapping[str, Any], version: int) -> Tokens:

@@ -1,0 +1,181 @@
+"""Cells that lie in a file: opened without reading the matrix, in .h5ad and in Zarr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """Some rows and columns of a matrix in a file, read when they are asked for."""
+
+    matrix: Any
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64] | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
+        return len(self.rows), int(self.matrix.shape[1]) if self.columns is None else len(self.columns)
+
+    def __getitem__(self, rows: Any) -> Any:
+        wanted = self.rows[rows]
+        # HDF5 reads ascending rows only.
+        order, back = np.unique(wanted, return_inverse=True)
+        if len(order) and order[-1] - order[0] + 1 == len(order):
+            block = self.matrix[int(order[0]) : int(order[-1]) + 1]
+        else:
+            block = self.matrix[order]
+        block = block[back]
+        return block if self.columns is None else block[:, self.columns]
+
+
+def is_stored(matrix: Any) -> bool:
+    """Whether a matrix lies in a file (or is worked out when asked for), not in memory."""
+    from scipy import sparse
+
+    return not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
+
+
+def file_behind(matrix: Any) -> Path | None:
+    """The .h5ad file or Zarr folder that a matrix is read from; None where that cannot be told."""
+    if isinstance(matrix, RowsOf):
+        matrix = matrix.matrix
+    node = getattr(matrix, "group", matrix)
+    store = getattr(getattr(node, "store", None), "root", None)
+    if store is not None:
+        return Path(str(store)).absolute()
+    name = getattr(getattr(node, "file", None), "filename", None)
+    return Path(str(name)).absolute() if name else None
+
+
+@dataclass(frozen=True)
+class StoredCells:
+    """What of an AnnData a model reads, with matrices that stay in their file."""
+
+    path: Path
+    X: Any
+    layers: dict[str, Any]
+    raw: Any
+    """With ``X`` and ``var``; None where there is none."""
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    uns: dict[str, Any]
+    """``organism`` and ``scfm``, where they are there."""
+    obsm: tuple[str, ...] = ()
+    """Names of what lies in ``obsm``."""
+
+    @property
+    def n_obs(self) -> int:
+        """Cells."""
+        return len(self.obs)
+
+    @property
+    def n_vars(self) -> int:
+        """Genes."""
+        return len(self.var)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the cells."""
+        return self.obs.index
+
+    @property
+    def var_names(self) -> pd.Index:
+        """Names of the genes."""
+        return self.var.index
+
+    def take(self, rows: NDArray[np.int64], columns: NDArray[np.int64] | None) -> StoredCells:
+        """Some cells and genes; nothing is read."""
+        return replace(
+            self,
+            X=None if self.X is None else RowsOf(self.X, rows, columns),
+            layers={name: RowsOf(matrix, rows, columns) for name, matrix in self.layers.items()},
+            raw=None if self.raw is None else SimpleNamespace(X=RowsOf(self.raw.X, rows, None), var=self.raw.var),
+            obs=self.obs.iloc[rows],
+            var=self.var if columns is None else self.var.iloc[columns],
+        )
+
+
+def open_stored(path: str | Path) -> StoredCells:
+    """Open an .h5ad file or a Zarr folder: annotations of cells and genes are read, matrices are not.
+
+    Raises
+    ------
+    DataError
+        If it is not there, or cannot be read as AnnData.
+    """
+    from anndata.io import read_elem
+
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise DataError(f"There is no file {path}.")
+    try:
+        root = _root(path)
+        if "obs" not in root or "var" not in root:
+            raise DataError(f"{path} holds no AnnData: it has no 'obs' and 'var'.")
+        raw, uns = root.get("raw", None), root.get("uns", {})
+        return StoredCells(
+            path=path,
+            X=_matrix(root["X"]) if "X" in root else None,
+            layers={str(name): _matrix(node) for name, node in root["layers"].items()} if "layers" in root else {},
+            raw=None if raw is None else SimpleNamespace(X=_matrix(raw["X"]), var=read_elem(raw["var"])),
+            obs=read_elem(root["obs"]),
+            var=read_elem(root["var"]),
+            uns={name: read_elem(uns[name]) for name in ("organism", "scfm") if name in uns},
+            obsm=tuple(map(str, root["obsm"])) if "obsm" in root else (),
+        )
+    except DataError:
+        raise
+    # Damaged files fail anywhere between HDF5, Zarr and pandas, with any exception; the file is what can be acted on.
+    except Exception as error:
+        why = " ".join(str(error).split()).rstrip(".")[:300]
+        raise DataError(f"{path} cannot be read as AnnData: {why}.") from error
+
+
+def open_view(view: AnnData) -> StoredCells:
+    """The cells and genes of a view of a backed AnnData, whose own X would be read whole.
+
+    Raises
+    ------
+    DataError
+        If the file is not there any more, or its names are others.
+    """
+    whole = open_stored(str(view.filename))
+    rows, columns = whole.obs_names.get_indexer(view.obs_names), whole.var_names.get_indexer(view.var_names)
+    if (rows < 0).any() or (columns < 0).any():
+        raise DataError(f"The names of this view are not those of its file {view.filename}; read the file again.")
+    every = np.array_equal(columns, np.arange(whole.n_vars))
+    uns = {name: view.uns[name] for name in ("organism", "scfm") if name in view.uns}
+    return replace(whole.take(rows, None if every else columns), obs=view.obs, var=view.var, uns=uns)
+
+
+def _root(path: Path) -> Any:
+    if path.is_dir():
+        import zarr
+
+        return zarr.open_group(str(path), mode="r")
+    import h5py  # type: ignore[import-untyped]
+
+    return h5py.File(path, "r")
+
+
+def _matrix(node: Any) -> Any:
+    from anndata.io import sparse_dataset
+
+    encoding = str(node.attrs.get("encoding-type", ""))
+    if encoding in ("csr_matrix", "csc_matrix") or "h5sparse_format" in node.attrs:
+        return sparse_dataset(node)
+    return node
