@@ -20,7 +20,7 @@ from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, re
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.geneformer_files import Dictionaries
     from scfm_lab.models.geneformer_net import GeneformerNet
+    from scfm_lab.models.geneformer_perturb import InSilico
     from scfm_lab.models.published import PublishedMatch
 
 TORCH_WEIGHTS = "pytorch_model.bin"
@@ -312,6 +313,32 @@ class Geneformer(PublishedModel):
         np.add.at(sums, which, states)
         means = sums / np.bincount(which)[:, None]
         return pd.DataFrame(means.astype(np.float32), index=pd.Index(found, name="token"))
+
+    # --- the published perturbation ------------------------------------------------------
+
+    def delete(self, tokens: Tokens, genes: Sequence[str | int], **options: Any) -> InSilico:
+        """Delete genes together, as the reference: :func:`~scfm_lab.models.geneformer_perturb.delete_genes`."""
+        from scfm_lab.models.geneformer_perturb import delete_genes
+
+        return delete_genes(self, tokens, genes, **options)
+
+    def overexpress(self, tokens: Tokens, genes: Sequence[str | int], **options: Any) -> InSilico:
+        """Put genes in front, as the reference: :func:`~scfm_lab.models.geneformer_perturb.overexpress_genes`."""
+        from scfm_lab.models.geneformer_perturb import overexpress_genes
+
+        return overexpress_genes(self, tokens, genes, **options)
+
+    def perturb_each(self, tokens: Tokens, kind: str = "delete", **options: Any) -> InSilico:
+        """Every gene of each cell in turn: :func:`~scfm_lab.models.geneformer_perturb.perturb_each`."""
+        from scfm_lab.models.geneformer_perturb import perturb_each
+
+        return perturb_each(self, tokens, kind, **options)
+
+    def state_embeddings(self, tokens: Tokens, states: Sequence[str], **options: Any) -> dict[str, NDArray[np.float32]]:
+        """Vector of each cell state, a goal of a perturbation: :func:`~scfm_lab.models.geneformer_perturb.state_embeddings`."""
+        from scfm_lab.models.geneformer_perturb import state_embeddings
+
+        return state_embeddings(self, tokens, states, **options)
 
 
 def _is_bert(weights: Path) -> bool:

@@ -249,6 +249,16 @@ def _assemble(
     return Sentences(ids, lengths, lost)
 
 
+def reference_weights(counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities with which the reference draws the genes of one cell, from its counts (genes,)."""
+    import torch
+
+    logged = torch.log1p(torch.from_numpy(np.trunc(counts)).float())
+    weights = (logged / logged.sum()).numpy()
+    # Twice normalised; the second sum runs from left to right in float32.
+    return weights / np.cumsum(weights, dtype=np.float32)[-1]
+
+
 def reference_sentences(
     counts: csr_matrix,
     columns: NDArray[np.int64],
@@ -270,8 +280,6 @@ def reference_sentences(
     skipped
         Cells that the reference's filter removes: they draw nothing.
     """
-    import torch
-
     random = np.random.RandomState(seed)
     n = counts.shape[0]
     lengths = np.zeros(n, np.int64)
@@ -279,11 +287,7 @@ def reference_sentences(
     parts = []
     for i in np.flatnonzero(~skipped & (np.diff(counts.indptr) > 0)).tolist():
         # One generator runs on from cell to cell, so that the cells have to wait for each other.
-        row = np.trunc(counts[i].toarray().ravel())
-        logged = torch.log1p(torch.from_numpy(row).float())
-        weights = (logged / logged.sum()).numpy()
-        # Twice normalised; the second sum runs from left to right in float32.
-        weights = weights / np.cumsum(weights, dtype=np.float32)[-1]
+        weights = reference_weights(counts[i].toarray().ravel())
         drawn = columns[random.choice(len(columns), size=size, p=weights, replace=True)]
         chromosomes = np.unique(genes.chromosomes[drawn])
         random.shuffle(chromosomes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -189,21 +190,27 @@ def embed(
             progress=report,
             cancel=cancel,
         )
+    chosen = model.check_options(options)
+    rule = provenance.rule(model, chosen, seed)
+    mixed = provenance.other_rules(target, key, model.spec.family, rule)
     record = provenance.of_model(
         model,
         task="embed",
-        options={**model.check_options(options)},
+        options=chosen,
+        rule=rule,
         hidden_layer="as published" if hidden_layer is None else hidden_layer,
         pooling="as published" if pooling is None else pooling,
         seed=seed,
         seconds=time.perf_counter() - started,
         **audit.as_provenance(),
         cells_left_out=int(np.sum(tokens.cell.get("left_out", 0))),
-        remarks=model.remarks(tokens),
+        remarks=[*model.remarks(tokens), *mixed],
         **_truncation(tokens, cells, match),
     )
     result = EmbedResult(key, states.cell, audit, record, target if copy else None)
     result.write(target)
+    for sentence in mixed:
+        warnings.warn(sentence, stacklevel=2)
     return result
 
 

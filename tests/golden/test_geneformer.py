@@ -317,7 +317,8 @@ def test_cells_that_the_reference_filters_out(small, pbmc68k):
     adata.obs["filter_pass"] = [1, 0, 1, 1, 0, 1, 1, 1]
     result = sl.embed(adata, small, like_reference=True, progress=False)
     np.testing.assert_array_equal(np.isnan(result.vectors[:, 0]), adata.obs["filter_pass"] == 0)
-    assert np.isfinite(sl.embed(adata, small, key_added="X_all", progress=False).vectors).all()
+    with pytest.warns(UserWarning, match="different rules"):
+        assert np.isfinite(sl.embed(adata, small, key_added="X_all", progress=False).vectors).all()
 
 
 def test_what_is_cut_is_told(small, pbmc68k, version):

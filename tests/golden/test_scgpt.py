@@ -381,6 +381,28 @@ def test_seeds_decide_bins_and_nothing_else(small, pbmc68k):
     assert (one.values != two.values).any()
 
 
+def test_vectors_made_by_different_rules_in_one_anndata_are_warned_about(small, pbmc68k, recwarn):
+    adata = pbmc68k[:12].copy()
+    sl.embed(adata, small, progress=False)
+    sl.embed(adata, small, progress=False)
+    sl.embed(adata, "pca", progress=False)
+    sl.embed(adata, small, key_added="X_last_but_one", hidden_layer=-2, progress=False)
+    assert not len(recwarn), "one rule, and other models, are no reason to warn"
+    for key, options in (
+        ("X_reference", {"like_reference": True}),
+        ("X_seed", {"seed": 3}),
+        ("X_short", {"options": {"max_length": 50}}),
+    ):
+        with pytest.warns(UserWarning, match="made by different rules") as told:
+            result = sl.embed(adata, small, key_added=key, progress=False, **options)
+        assert "obsm['X_scgpt']" in str(told[0].message)
+        assert "made by different rules" in result.summary()
+    rules = {key: adata.uns["scfm"][key]["rule"] for key in ("X_scgpt", "X_reference", "X_seed")}
+    assert "hashed" in rules["X_scgpt"]
+    assert rules["X_reference"] == "as the reference implementation chooses, seed 0"
+    assert rules["X_seed"].endswith("seed 3")
+
+
 def test_a_gene_that_occurs_twice_is_two_tokens(write_scgpt, tmp_path, pbmc68k):
     adata = pbmc68k[:5].copy()
     adata.var["gene_symbol"] = [str(adata.var_names[30])] * 2 + list(map(str, adata.var_names[2:]))
