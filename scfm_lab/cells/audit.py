@@ -11,10 +11,13 @@ from scfm_lab.cells.cells import Cells, column_of
 from scfm_lab.results import Result
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
 
-    from scfm_lab.cells.genes import Match
+    from scfm_lab.cells.genes import Genes, Match
     from scfm_lab.models.contract import Model
 
 
@@ -135,14 +138,56 @@ def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, lay
     return audit_cells(cells, model.match(cells.genes), model.spec.name, groups)
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What the audit counts in some cells; tallies of parts are joined into that of all."""
+
+    seen: NDArray[np.float64]
+    """UMIs of each cell."""
+    kept: NDArray[np.float64]
+    """UMIs of each cell on known genes."""
+    total: NDArray[np.float64]
+    """Library size of each cell."""
+    per_gene: NDArray[np.float64]
+    """UMIs of each gene."""
+
+    @classmethod
+    def of(cls, cells: Cells, match: Match) -> Tally:
+        """Count."""
+        return cls(
+            seen=np.asarray(cells.counts.sum(axis=1, dtype=np.float64)).ravel(),
+            kept=np.asarray(cells.counts[:, match.columns].sum(axis=1, dtype=np.float64)).ravel(),
+            total=cells.total,
+            per_gene=np.asarray(cells.counts.sum(axis=0, dtype=np.float64)).ravel(),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tally]) -> Tally:
+        """The tally of all cells."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            seen=np.concatenate([p.seen for p in parts]),
+            kept=np.concatenate([p.kept for p in parts]),
+            total=np.concatenate([p.total for p in parts]),
+            per_gene=np.sum([p.per_gene for p in parts], axis=0),
+        )
+
+
 def audit_cells(cells: Cells, match: Match, model_name: str, groups: Any = None) -> AuditResult:
     """The audit of cells whose genes are matched already."""
+    return audit_tally(Tally.of(cells, match), cells.genes, match, model_name, where=cells.where, groups=groups)
+
+
+def audit_tally(
+    tally: Tally, genes: Genes, match: Match, model_name: str, *, where: str, groups: Any = None
+) -> AuditResult:
+    """The audit of cells that were counted before."""
     import pandas as pd
 
-    known = np.zeros(cells.counts.shape[1], dtype=bool)
+    known = np.zeros(len(genes), dtype=bool)
     known[match.columns] = True
-    seen = np.asarray(cells.counts.sum(axis=1, dtype=np.float64)).ravel()
-    kept = np.asarray(cells.counts[:, match.columns].sum(axis=1, dtype=np.float64)).ravel()
+    seen, kept, per_gene = tally.seen, tally.kept, tally.per_gene
     blind = kept == 0
 
     def row(name: str, mask: np.ndarray) -> dict[str, Any]:
@@ -157,16 +202,15 @@ def audit_cells(cells: Cells, match: Match, model_name: str, groups: Any = None)
             "cells_without_genes": int(blind[mask].sum()),
         }
 
-    rows = [row("all", np.ones(len(cells), dtype=bool))]
+    rows = [row("all", np.ones(len(seen), dtype=bool))]
     if groups is not None:
         labels = np.asarray(groups.astype(str))
         rows += [row(name, labels == name) for name in sorted(set(labels))]
-    per_gene = np.asarray(cells.counts.sum(axis=0, dtype=np.float64)).ravel()
     missing = np.flatnonzero(~known & (per_gene > 0))
     missing = missing[np.argsort(-per_gene[missing], kind="stable")][:50]
     lost = pd.DataFrame(
         {
-            "gene": cells.genes.names[missing],
+            "gene": genes.names[missing],
             "umis": per_gene[missing],
             "share": per_gene[missing] / max(per_gene.sum(), 1),
         }
@@ -179,6 +223,6 @@ def audit_cells(cells: Cells, match: Match, model_name: str, groups: Any = None)
         how=match.how,
         doubled=match.doubled,
         lost=lost,
-        where=cells.where,
-        panel_share=float(np.median(seen / np.maximum(cells.total, 1))),
+        where=where,
+        panel_share=float(np.median(seen / np.maximum(tally.total, 1))),
     )
