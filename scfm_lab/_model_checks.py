@@ -53,7 +53,7 @@ class ModelChecks:
 
     def run(self) -> Report:
         """Run all checks; the model is given back on the device it came from."""
-        before = self.model.device, self.model.precision
+        before = self.model.device, "auto" if self.model.auto_precision else self.model.precision
         self.model.to("cpu", "float32")
         try:
             return run_checks(self.subject, self._checks())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model, Request, Tokens
 
-_TOKENS_PER_BATCH = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
+TOKENS_PER_BATCH = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
 _CELLS_PER_BATCH = 1_024
+
+#: Tokens of a batch, where a plan says so; None: what is fast on the device.
+planned_tokens: ContextVar[int | None] = ContextVar("planned_tokens", default=None)
 
 # One forward pass at a time in a process: PyTorch's threads are shared, and two passes side
 # by side are slower than one after the other.
@@ -101,6 +106,7 @@ def encode(
     request: Request,
     *,
     batch_size: int | None = None,
+    precision: Precision | None = None,
     progress: Callable[..., None] | None = None,
     cancel: Any = None,
 ) -> States:
@@ -110,6 +116,8 @@ def encode(
     ----------
     batch_size
         Most cells of a batch; the number of tokens is bounded too.
+    precision
+        None: the model's own.
     progress
         Called as ``progress(done, total)`` in cells after each batch.
     cancel
@@ -126,6 +134,8 @@ def encode(
     """
     import torch
 
+    from scfm_lab.models.products import running
+
     if batch_size is not None and batch_size < 1:
         raise DataError(f"batch_size is {batch_size}; a batch holds at least one cell.")
     device = torch.device(model.device)
@@ -136,13 +146,13 @@ def encode(
     lengths = tokens.lengths[visible]
     done = n - len(visible)
     _report(progress, done, n)
-    limit = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
+    limit = planned_tokens.get() or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
     for picked in batches(lengths, tokens=limit, cells=batch_size or _CELLS_PER_BATCH):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped; nothing was written.")
         rows = visible[picked]
         batch, places = make_batch(tokens, rows, device)
-        with _turn, torch.inference_mode(), _quiet():
+        with _turn, torch.inference_mode(), _quiet(), running(precision or model.compute):
             cell_states, gene_states = model._forward(batch, request)
         if cell is None:
             cell = np.full((n, cell_states.shape[1]), np.nan, dtype=np.float32)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from scfm_lab.models.contract import ModelSpec
 
 GIB = 2**30
-PRECISIONS = ("float32", "bfloat16", "float16")
 _PYTORCH_GIB = 0.45
 _BATCH_TOKENS = 8_192
 _MARGIN = 1.25
@@ -124,22 +123,6 @@ def choose_device(device: str) -> str:
     if kind in ("cuda", "mps"):
         raise ModelError(f"device={device!r} is not available on this machine; use device='auto' or 'cpu'.")
     raise ModelError(f"device={device!r} is not known; use 'auto', 'cpu', 'mps' or 'cuda'.")
-
-
-def choose_precision(precision: str, device: str) -> str:
-    """``"auto"`` is float32 wherever a lower precision has not been verified.
-
-    Raises
-    ------
-    ModelError
-        If the precision is not known.
-    """
-    del device
-    if precision == "auto":
-        return "float32"
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision={precision!r} is not known; use 'auto', {', '.join(map(repr, PRECISIONS))}.")
-    return precision
 
 
 @dataclass(frozen=True)

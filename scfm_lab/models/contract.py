@@ -177,6 +177,10 @@ class Model:
     """Base of all families."""
 
     family: ClassVar[str]
+    published_files: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Files of a checkpoint as published, as patterns; one of each tuple is needed. They tell incomplete folders apart."""
+    telling: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Ends of tensor names that only this family has: all of one tuple."""
     spec: ModelSpec
     vocabulary: Vocabulary
     digest: str = ""
@@ -185,6 +189,8 @@ class Model:
     """Resolved version in a registry, never only an alias."""
     source: str = ""
     path: Path | None = None
+    opened: dict[str, Any] | None = None
+    """``config`` and ``files`` that :func:`scfm_lab.load_model` opened it with; None where it was made otherwise."""
     device: str = "cpu"
     compute: Precision = FLOAT32
     """What products and attention are computed in, unless a call says otherwise."""

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.products import Linear, Lowered, current, to_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,9 +64,8 @@ def packed_attention(
     *,
     query_lengths: NDArray[np.int64] | None = None,
     scale: float | None = None,
-    explicit: bool = False,
 ) -> Tensor:
-    """Softmax attention of each cell's queries over that cell's own tokens.
+    """Softmax attention of each cell's queries over that cell's own tokens, in the precision of the run.
 
     Parameters
     ----------
@@ -79,9 +79,6 @@ def packed_attention(
         Queries of each cell; None: as many as tokens.
     scale
         Of the scores; None: 1 / √head width.
-    explicit
-        softmax(QKᵀ)V by two matrix products instead of PyTorch's fused kernel (which of the two
-        is faster depends on machine, width and precision).
 
     Returns
     -------
@@ -89,7 +86,9 @@ def packed_attention(
     """
     lengths = np.asarray(lengths, np.int64)
     asked = lengths if query_lengths is None else np.asarray(query_lengths, np.int64)
-    attend = _explicit if explicit else F.scaled_dot_product_attention
+    # Which of the two is faster depends on machine, width and precision.
+    attend = explicit_attention if current().explicit else F.scaled_dot_product_attention
+    query, key, value = to_attention(query), to_attention(key), to_attention(value)
     if query.device.type == "cpu" or len(lengths) == 1:
         ends, asked_ends = np.cumsum(lengths), np.cumsum(asked)
         out = []
@@ -137,9 +136,10 @@ def attention_weights(
     return out
 
 
-def _explicit(
+def explicit_attention(
     query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
+    """softmax(QKᵀ)V by two matrix products instead of PyTorch's fused kernel, with its arguments."""
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * factor) @ key.transpose(-1, -2)
     if attn_mask is not None:
@@ -153,7 +153,7 @@ def _places(lengths: NDArray[np.int64], device: torch.device) -> tuple[Tensor, T
     return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
 
 
-class PackedSelfAttention(nn.Module):
+class PackedSelfAttention(Lowered):
     """Multi-head self-attention on packed tokens, with the parameters of ``nn.MultiheadAttention``.
 
     ``in_proj_weight`` holds the rows of q, then k, then v; heads lie contiguous within each.
@@ -166,9 +166,8 @@ class PackedSelfAttention(nn.Module):
         self.width, self.heads = width, heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
-        self.explicit = False
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -189,19 +188,20 @@ class PackedSelfAttention(nn.Module):
         reader_lengths
             How many of them each cell has.
         """
+        weight, bias = self.lowered("in_proj_weight"), self.lowered("in_proj_bias")
+        states = states.to(weight.dtype)
         if readers is None:
-            q, k, v = F.linear(states, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+            q, k, v = F.linear(states, weight, bias).chunk(3, dim=-1)
         else:
             w = self.width
-            q = F.linear(states[readers], self.in_proj_weight[:w], self.in_proj_bias[:w])
-            k, v = F.linear(states, self.in_proj_weight[w:], self.in_proj_bias[w:]).chunk(2, dim=-1)
+            q = F.linear(states[readers], weight[:w], bias[:w])
+            k, v = F.linear(states, weight[w:], bias[w:]).chunk(2, dim=-1)
         mixed = packed_attention(
             self._heads(q),
             self._heads(k),
             self._heads(v),
             lengths,
             query_lengths=reader_lengths,
-            explicit=self.explicit,
         )
         return self.out_proj(mixed.flatten(1))
 
@@ -220,8 +220,8 @@ class PostNormLayer(nn.Module):
         if activation not in ACTIVATIONS:
             raise ModelError(f"The activation {activation!r} is unknown; known are {', '.join(ACTIVATIONS)}.")
         self.self_attn = PackedSelfAttention(width, heads)
-        self.linear1 = nn.Linear(width, ffn)
-        self.linear2 = nn.Linear(ffn, width)
+        self.linear1 = Linear(width, ffn)
+        self.linear2 = Linear(ffn, width)
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.activation = ACTIVATIONS[activation]

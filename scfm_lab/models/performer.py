@@ -20,8 +20,10 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
+from scfm_lab.models.products import Linear
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -32,14 +34,7 @@ FLOOR = 1e-4
 _CHUNK = {"cpu": 256, "mps": 4_096, "cuda": 16_384}
 
 
-class KeptInFloat32(nn.Module):
-    """A module that moves to a device, and is never rounded to a lower precision."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeptInFloat32:
-        return super()._apply(lambda t: t.to(fn(t).device), recurse)
-
-
-class RandomFeatures(KeptInFloat32):
+class RandomFeatures(nn.Module):
     """The stored random projections of one layer."""
 
     projection: Tensor
@@ -68,14 +63,14 @@ class PerformerLayer(nn.Module):
         inner = heads * head_width
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, inner, bias=qkv_bias)
-        self.to_k = nn.Linear(width, inner, bias=qkv_bias)
-        self.to_v = nn.Linear(width, inner, bias=qkv_bias)
-        self.to_out = nn.Linear(inner, width)
+        self.to_q = Linear(width, inner, bias=qkv_bias)
+        self.to_k = Linear(width, inner, bias=qkv_bias)
+        self.to_v = Linear(width, inner, bias=qkv_bias)
+        self.to_out = Linear(inner, width)
         self.features = RandomFeatures(features, head_width)
         self.norm_ffn = nn.LayerNorm(width)
-        self.w1 = nn.Linear(width, ffn)
-        self.w2 = nn.Linear(ffn, width)
+        self.w1 = Linear(width, ffn)
+        self.w2 = Linear(ffn, width)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Genes, Match
     from scfm_lab.inference.engine import Batch
+    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model, Tokens
 
 LIBRARY_RULE = (
@@ -176,6 +177,7 @@ def run_groups(
     size: int,
     step: Callable[[Batch, NDArray[np.int64], NDArray[np.int64]], None],
     *,
+    precision: Precision | None = None,
     progress: Callable[..., None] | None = None,
     cancel: Any = None,
 ) -> None:
@@ -185,6 +187,8 @@ def run_groups(
     ----------
     step
         Called with the batch, the rows of its cells and the flat places of its tokens.
+    precision
+        None: the model's own.
 
     Raises
     ------
@@ -194,6 +198,7 @@ def run_groups(
     import torch
 
     from scfm_lab.inference.engine import _turn, make_batch
+    from scfm_lab.models.products import running
 
     visible = np.flatnonzero(tokens.genes_seen > 0)
     done = len(tokens) - len(visible)
@@ -203,7 +208,7 @@ def run_groups(
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped; nothing was written.")
         batch, places = make_batch(tokens, rows, torch.device(model.device))
-        with _turn, torch.inference_mode():
+        with _turn, torch.inference_mode(), running(precision or model.compute):
             step(batch, rows, places)
         done += len(rows)
         if progress is not None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.inference.engine import Batch
+    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.scbert_files import Classes
     from scfm_lab.models.scbert_labels import Prediction
     from scfm_lab.models.scbert_net import ScBertNet
@@ -48,6 +49,8 @@ class ScBert(PublishedModel):
     """scBERT, pre-trained or fine-tuned to classes."""
 
     family = "scbert"
+    published_files = (("panglao_pretrain.pth", "*.pth"), ("panglao_10000.h5ad", "data/panglao_10000.h5ad"))
+    telling = (("pos_emb.emb.weight", "0.fn.to_q.weight"),)
 
     def __init__(
         self,
@@ -186,6 +189,7 @@ class ScBert(PublishedModel):
         hidden_layer: int | None = None,
         pooling: str | None = None,
         batch_size: int | None = None,
+        precision: Precision | None = None,
         progress: Callable[..., None] | None = None,
         cancel: Any = None,
     ) -> States:
@@ -213,6 +217,7 @@ class ScBert(PublishedModel):
                 hidden_layer=hidden_layer,
                 pooling=pooling,
                 batch_size=batch_size,
+                precision=precision,
                 progress=progress,
                 cancel=cancel,
             )
@@ -226,7 +231,7 @@ class ScBert(PublishedModel):
             if every is not None and states is not None:
                 every[places] = states.float().cpu().numpy()
 
-        run_groups(self, tokens, size, step, progress=progress, cancel=cancel)
+        run_groups(self, tokens, size, step, precision=precision, progress=progress, cancel=cancel)
         return States(cell, every)
 
     def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:

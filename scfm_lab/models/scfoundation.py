@@ -45,6 +45,11 @@ class ScFoundation(PublishedModel):
     """scFoundation with published weights."""
 
     family = "scfoundation"
+    published_files = (
+        ("models.ckpt", "models/models.ckpt"),
+        ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv"),
+    )
+    telling = (("token_emb.mlp2.weight",), ("token_emb.emb_mask.weight",))
 
     def __init__(self, weights: Mapping[str, Weights], vocabulary: SummedSymbols, *, orthologs: bool = False) -> None:
         from scfm_lab.cells.counts import TOTAL_COLUMN

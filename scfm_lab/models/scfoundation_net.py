@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.models.layers import PackedEncoder, PostNormLayer
-from scfm_lab.models.performer import KeptInFloat32, Performer, checkpoint_names
+from scfm_lab.models.performer import Performer, checkpoint_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SoftBins(KeptInFloat32):
-    """A value as a mixture of bins. In float32 always: lower precisions would round read depths."""
+class SoftBins(nn.Module):
+    """A value as a mixture of bins."""
 
     def __init__(self, bins: int, width: int, *, alpha: float, mask_value: float, pad_value: float) -> None:
         super().__init__()

@@ -24,6 +24,8 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
+from scfm_lab.models.products import Linear, to_attention
+
 #: Token id of ``<cls>``; a gene's token id is its vocabulary id + 1.
 CLS = 0
 
@@ -49,12 +51,12 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.project = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.project = Linear(width, width)
         self.norm_ffn = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, ffn)
-        self.contract = nn.Linear(ffn, width)
+        self.expand = Linear(width, ffn)
+        self.contract = Linear(ffn, width)
 
     def _split(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -74,8 +76,8 @@ class Block(nn.Module):
         """
         normed = self.norm_attention(states)
         reading = states if readers is None else states[:, :readers]
-        query = self._split(self.query(normed if readers is None else normed[:, :readers]))
-        key, value = (self._split(x) for x in self.key_value(normed).chunk(2, dim=-1))
+        query = to_attention(self._split(self.query(normed if readers is None else normed[:, :readers])))
+        key, value = (to_attention(self._split(x)) for x in self.key_value(normed).chunk(2, dim=-1))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
         reading = reading + self.project(mixed.transpose(1, 2).flatten(2))
         return reading + self.contract(F.gelu(self.expand(self.norm_ffn(reading))))

@@ -11,6 +11,7 @@ from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.layers import ACTIVATIONS
+from scfm_lab.models.products import Linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +177,7 @@ class _Attention(nn.Module):
     def __init__(self, width: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.linears = nn.ModuleList(nn.Linear(width, width, bias=bias) for _ in range(4))
+        self.linears = nn.ModuleList(Linear(width, width, bias=bias) for _ in range(4))
 
     def forward(self, x: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         q, k, v = (linear(x).unflatten(-1, (self.heads, -1)) for linear in list(self.linears)[:3])
@@ -193,8 +194,8 @@ class TfLayer(nn.Module):
         super().__init__()
         width = settings.embed_dim
         self.self_attn = _Attention(width, settings.num_heads, settings.attn_bias)
-        self.linear1 = nn.Linear(width, settings.model_dim, bias=settings.fw_bias)
-        self.linear2 = nn.Linear(settings.model_dim, width, bias=settings.fw_bias)
+        self.linear1 = Linear(width, settings.model_dim, bias=settings.fw_bias)
+        self.linear2 = Linear(settings.model_dim, width, bias=settings.fw_bias)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.activation = ACTIVATIONS[settings.activation]

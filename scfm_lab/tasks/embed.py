@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Match
+    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model, Tokens
 
 
@@ -161,6 +162,8 @@ def embed(
     >>> sl.embed(adata, "pca", progress=False).vectors.shape
     (700, 50)
     """
+    from scfm_lab.inference.precision import for_run
+    from scfm_lab.models.contract import Request
     from scfm_lab.models.load import as_model
 
     model = as_model(model)
@@ -181,12 +184,18 @@ def embed(
         if batch_size and "batch_size" in model.spec.options:
             options.setdefault("batch_size", batch_size)
     tokens = model.tokenize(cells, options=options, seed=seed)
+    precision: Precision = model.compute
+    verified: dict[str, Any] = {}
+    if not like_reference:
+        request = Request(hidden_layer=hidden_layer, pooling=pooling)
+        precision, verified = for_run(model, tokens, request, cancel=cancel)
     with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:
         states = model.encode(
             tokens,
             hidden_layer=hidden_layer,
             pooling=pooling,
             batch_size=batch_size,
+            precision=precision,
             progress=report,
             cancel=cancel,
         )
@@ -198,6 +207,8 @@ def embed(
         task="embed",
         options=chosen,
         rule=rule,
+        precision=str(precision),
+        **verified,
         hidden_layer="as published" if hidden_layer is None else hidden_layer,
         pooling="as published" if pooling is None else pooling,
         seed=seed,

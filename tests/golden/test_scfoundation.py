@@ -507,7 +507,7 @@ def test_half_precision_keeps_read_depths(small, few):
     full, half = (sl.load_model(small, device="cpu", precision=p) for p in ("float32", "bfloat16"))
     assert half._net("cell").token_emb.mlp.weight.dtype == torch.float32
     assert half._net("gene").decoder.layers[0].features.projection.dtype == torch.float32
-    assert half._net("gene").decoder.layers[0].w1.weight.dtype == torch.bfloat16
+    assert {p.dtype for p in half._net("gene").parameters()} == {torch.float32}
     a, b = (m.encode(m.tokenize(few)).cell for m in (full, half))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.999

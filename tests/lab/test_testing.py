@@ -236,7 +236,7 @@ def test_the_spec_names_all_that_is_wrong_with_it():
 
 def test_the_model_is_given_back_as_it_was(pbmc68k):
     model = Plain()
-    model.device, model.precision = "cpu", "bfloat16"
+    model.to("cpu", "bfloat16")
     check_model(model)
     assert (model.device, model.precision) == ("cpu", "bfloat16")
 

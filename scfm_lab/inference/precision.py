@@ -1,0 +1,281 @@
+"""The precision of a run: named in one string, chosen by what is fast, and verified on the user's own cells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import ModelError, ScfmError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.contract import Model, Request, Tokens
+
+DTYPES = ("float32", "bfloat16", "float16")
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+_SUFFIX = "-attention"
+
+#: What a lower precision must keep of float32's answer, on a sample of the user's cells.
+MIN_OVERLAP, MIN_COSINE = 0.95, 0.9995
+NEIGHBOURS = 15
+_SAMPLE = 64
+_FEWEST = 8
+# Below this many times float32's speed, a lower precision costs more trust than it saves time; so it does in small
+# networks, where a run is short in any case.
+_WORTH = 1.3
+_SMALL = 5_000_000
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What products and attention are computed in. Sums, norms and embeddings are float32 always.
+
+    ``str()`` gives the name that ``precision=`` reads: ``"float32"``, ``"bfloat16"``,
+    ``"bfloat16+float32-attention"``, ``"bfloat16+explicit-attention"``.
+    """
+
+    products: str = "float32"
+    attention: str = "float32"
+    explicit: bool = False
+    """softmax(QKᵀ)V as two matrix products, where that is faster than PyTorch's fused kernel."""
+
+    def __str__(self) -> str:
+        parts = [] if self.attention == self.products else [self.attention]
+        parts += ["explicit"] if self.explicit else []
+        return self.products + (f"+{'-'.join(parts)}{_SUFFIX}" if parts else "")
+
+    @classmethod
+    def parse(cls, name: str) -> Precision:
+        """Read a precision's name.
+
+        Raises
+        ------
+        ModelError
+            If it is none.
+        """
+        products, _, rest = str(name).partition("+")
+        products = _SHORT.get(products, products)
+        words = rest.removesuffix(_SUFFIX).split("-") if rest else []
+        explicit = words[-1:] == ["explicit"]
+        words = words[:-1] if explicit else words
+        attention = words[0] if words else products
+        if products not in DTYPES or attention not in DTYPES or len(words) > 1 or (rest and not rest.endswith(_SUFFIX)):
+            raise ModelError(
+                f"precision={name!r} is not known; use 'auto', {', '.join(map(repr, DTYPES))}, or what the provenance of "
+                "an earlier run says." + did_you_mean(products, DTYPES)
+            )
+        return cls(products, attention, explicit)
+
+
+FLOAT32 = Precision()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How a precision stood against float32 on a sample of cells."""
+
+    precision: str
+    """What was tried."""
+    overlap: float
+    """Share of 15 nearest neighbours that are the same, mean over cells."""
+    cosine: float
+    """Between the vectors of a cell, the worst cell's."""
+    cells: int
+    speedup: float
+    """Measured on those cells."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is close enough to float32, and faster."""
+        return self.overlap >= MIN_OVERLAP and self.cosine >= MIN_COSINE and self.speedup >= _WORTH
+
+    def as_provenance(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "precision_tried": self.precision,
+            "precision_overlap": round(self.overlap, 4),
+            "precision_cosine": round(self.cosine, 6),
+            "precision_cells": self.cells,
+            "precision_speedup": round(self.speedup, 2),
+        }
+
+
+def for_run(
+    model: Model,
+    tokens: Tokens,
+    request: Request,
+    *,
+    cancel: Any = None,
+) -> tuple[Precision, dict[str, Any]]:
+    """Precision of a run on these tokens, and how it was found (for provenance).
+
+    What the model was opened with, unless that was ``"auto"``: then the lower precision that is
+    fast on this machine, if it holds on a sample of these cells, else float32. Networks of less
+    than 5 million parameters stay in float32. The choice is kept per machine, PyTorch, model and
+    kind of output, so that the same call gives the same answer again.
+    """
+    if not model.auto_precision or not model.spec.heads or model.spec.parameters < _SMALL:
+        return model.compute, {}
+    path, kept = _store(), _load()
+    where = f"{_machine(model.device)} {model.digest} {request.hidden_layer} {request.pooling} {request.genes}"
+    found = kept.get(where)
+    if found is not None:
+        with contextlib.suppress(ScfmError, TypeError):
+            verified = Verified(**found)
+            return Precision.parse(verified.precision) if verified.holds else FLOAT32, verified.as_provenance()
+    rows = _sample(tokens)
+    if len(rows) < _FEWEST:
+        return FLOAT32, {}
+    verified = verify(model, tokens.take(rows), request, candidate(model, tokens), cancel=cancel)
+    _keep(path, where, verified)
+    return Precision.parse(verified.precision) if verified.holds else FLOAT32, verified.as_provenance()
+
+
+def _sample(tokens: Tokens) -> NDArray[np.int64]:
+    visible = np.flatnonzero(tokens.genes_seen > 0)
+    if len(visible) <= _SAMPLE:
+        return visible
+    return visible[np.linspace(0, len(visible) - 1, _SAMPLE).astype(np.int64)]
+
+
+def verify(model: Model, tokens: Tokens, request: Request, precision: Precision, *, cancel: Any = None) -> Verified:
+    """Run cells in float32 and in another precision, and compare speed and vectors."""
+    from scfm_lab.inference.engine import encode
+
+    n = len(tokens)
+    if precision == FLOAT32:
+        return Verified(str(precision), 1.0, 1.0, n, 1.0)
+    # First calls allocate, choose kernels and make the copies of the weights.
+    few = tokens.take(np.arange(min(n, 2)))
+    vectors, seconds = [], []
+    for one in (FLOAT32, precision):
+        encode(model, few, request, precision=one, cancel=cancel)
+        started = time.perf_counter()
+        vectors.append(encode(model, tokens, request, precision=one, cancel=cancel).cell)
+        seconds.append(time.perf_counter() - started)
+    exact, low = (np.asarray(v, dtype=np.float64) for v in vectors)
+    if not np.isfinite(low).all():
+        return Verified(str(precision), 0.0, 0.0, n, seconds[0] / seconds[1])
+    cosine = (exact * low).sum(1) / (np.linalg.norm(exact, axis=1) * np.linalg.norm(low, axis=1)).clip(1e-30)
+    return Verified(
+        str(precision), neighbour_overlap(exact, low), float(cosine.min()), n, seconds[0] / max(seconds[1], 1e-9)
+    )
+
+
+def neighbour_overlap(one: NDArray[Any], other: NDArray[Any], k: int = NEIGHBOURS) -> float:
+    """Mean share of each cell's `k` nearest neighbours (Euclidean) that are the same in two embeddings.
+
+    Of few cells fewer neighbours are looked at, a third of the others at most.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, max(1, (len(one) - 1) // 3))
+    sets = [NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False) for x in (one, other)]
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*sets, strict=True)]))
+
+
+# --- what is fast here -------------------------------------------------------------------------
+
+
+def candidate(model: Model, tokens: Tokens) -> Precision:
+    """The lower precision to try: dtype and attention that are fastest here, at this model's sizes."""
+    import torch
+
+    kind = torch.device(model.device).type
+    if kind == "cuda":
+        low = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        return Precision(low, low)
+    if kind == "mps":
+        return Precision("float16", "float16")
+    spec = model.spec
+    # Powers of two, so that datasets of about the same length share a measurement.
+    length = 1 << int(np.clip(np.log2(max(float(np.median(tokens.lengths)), 1.0)).round(), 6, 12))
+    hidden = model.hidden_width or spec.width
+    return fastest_on_cpu(hidden, spec.heads, spec.feed_forward, length)
+
+
+@cache
+def fastest_on_cpu(width: int, heads: int, feed_forward: int, length: int) -> Precision:
+    """Time products and attention of these sizes in float32 and bfloat16 (some 100 ms)."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from scfm_lab.models.layers import explicit_attention
+
+    def timed(work: Callable[[], Any]) -> float:
+        work()
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    tokens = max(length, 1024)
+    with torch.inference_mode():
+        x, weight = torch.randn(tokens, width), torch.randn(feed_forward, width)
+        xs = {"float32": (x, weight), "bfloat16": (x.bfloat16(), weight.bfloat16())}
+        products = {name: timed(partial(F.linear, *pair)) for name, pair in xs.items()}
+        if products["bfloat16"] * 1.3 > products["float32"]:
+            return FLOAT32
+        q = torch.randn(1, heads, length, max(width // heads, 1))
+        times = {}
+        for name, given in (("float32", q), ("bfloat16", q.bfloat16())):
+            fused = partial(F.scaled_dot_product_attention, given, given, given)
+            times[Precision("bfloat16", name)] = timed(fused)
+            times[Precision("bfloat16", name, explicit=True)] = timed(partial(explicit_attention, given, given, given))
+        return min(times, key=times.__getitem__)
+
+
+# --- what was found before ---------------------------------------------------------------------
+
+
+@cache
+def _machine(device: str) -> str:
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif kind == "mps":
+        name = platform.processor()
+    else:
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} x{torch.get_num_threads()}"
+    return f"{platform.node()} {kind} {name} torch {torch.__version__}"
+
+
+def _store() -> Path:
+    from scfm_lab.home import data_home
+
+    return data_home() / "precision.json"
+
+
+def _load() -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(_store().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _keep(path: Path, where: str, verified: Verified) -> None:
+    from dataclasses import asdict
+
+    # Two processes may both have measured: whoever writes last is right enough, and a home that cannot be written
+    # to costs only another measurement.
+    with contextlib.suppress(OSError):
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_text(json.dumps({**_load(), where: asdict(verified)}, indent=1), encoding="utf-8")
+        new.replace(path)

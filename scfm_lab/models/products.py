@@ -1,0 +1,95 @@
+"""Linear layers and attention in the precision of the run.
+
+Weights stay in float32. While :func:`running` says so, the products of the transformer's
+layers are taken of copies in a lower precision, which are made once; sums along the residual
+stream, norms and embeddings stay in float32. A thread that runs in a lower precision changes
+nothing for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+import torch  # noqa: TID253  (this module is imported only where a network is needed)
+import torch.nn.functional as F  # noqa: N812, TID253
+from torch import nn  # noqa: TID253
+
+from scfm_lab.inference.precision import FLOAT32, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+
+class _Run(threading.local):
+    precision: Precision = FLOAT32
+
+
+_run = _Run()
+
+
+@contextlib.contextmanager
+def running(precision: Precision) -> Iterator[None]:
+    """Take products in this precision meanwhile, in this thread."""
+    before, _run.precision = _run.precision, precision
+    try:
+        yield
+    finally:
+        _run.precision = before
+
+
+def current() -> Precision:
+    """The precision that products are taken in."""
+    return _run.precision
+
+
+class Lowered(nn.Module):
+    """A module that keeps copies of its parameters in lower precisions, made when they are first needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copies: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Lowered:
+        self._copies.clear()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        self._copies.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def lowered(self, name: str) -> Tensor:
+        """A parameter in the precision of the run; itself where that is its own or gradients are wanted."""
+        weight: Tensor = getattr(self, name)
+        dtype = getattr(torch, _run.precision.products)
+        if weight.dtype == dtype:
+            return weight
+        if weight.requires_grad and torch.is_grad_enabled():
+            return weight.to(dtype)
+        key = (name, dtype)
+        if key not in self._copies:
+            # Outside of inference mode, so that what is kept can be used anywhere.
+            with torch.inference_mode(False), torch.no_grad():
+                self._copies[key] = weight.detach().to(dtype)
+        return self._copies[key]
+
+
+class Linear(Lowered, nn.Linear):
+    """``nn.Linear`` in the precision of the run; what comes out has that precision too."""
+
+    def __init__(self, inner: int, outer: int, *, bias: bool = True) -> None:
+        nn.Linear.__init__(self, inner, outer, bias=bias)
+        self._copies = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, inner) → (…, outer)."""
+        weight = self.lowered("weight")
+        return F.linear(x.to(weight.dtype), weight, None if self.bias is None else self.lowered("bias"))
+
+
+def to_attention(x: Tensor) -> Tensor:
+    """Queries, keys or values in the precision that attention runs in."""
+    return x.to(getattr(torch, _run.precision.attention))
