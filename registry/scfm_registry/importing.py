@@ -87,6 +87,7 @@ def recognise(path: Path) -> Contribution:
     ModelError
         None of them, or more than one, says that they are its own.
     """
+    from scfm_lab.models.resemblance import hints
     from scfm_lab.plugins import discover
 
     known = discover().contributions("models")
@@ -104,7 +105,7 @@ def recognise(path: Path) -> Contribution:
         message = f"The files in {path} could be of {' or '.join(item.id for item in hits)}; a config.json that names its family decides."
         raise ModelError(message)
     message = f"The files in {path} are of no family known here ({', '.join(item.id for item in known)})."
-    raise ModelError(" ".join([message, *faults]))
+    raise ModelError(" ".join([message, *faults, *hints(path)]))
 
 
 def weight_bytes(folder: Path) -> int:

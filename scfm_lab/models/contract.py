@@ -307,6 +307,25 @@ class Model:
         """
         return not (options or {}).get("like_reference")
 
+    def weight_bytes(self) -> int:
+        """Memory of the weights."""
+        held = {
+            tensor.data_ptr(): tensor.numel() * tensor.element_size()
+            for module in self._modules()
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+        return sum(held.values()) or 4 * self.spec.parameters
+
+    def base_bytes(self) -> int:
+        """Memory that does not grow with cells, besides the weights: vocabularies, libraries at work."""
+        return 96 << 20
+
+    def batch_bytes(self, tokens: int, longest: int) -> int:
+        """Memory of a forward pass over a batch of so many tokens, whose longest cell has `longest`."""
+        spec = self.spec
+        hidden = self.hidden_width or spec.width
+        return 4 * tokens * (10 * hidden + 2 * (spec.feed_forward or 4 * hidden))
+
     def remarks(self, tokens: Tokens) -> list[str]:
         """What a user should be told about these tokens, a sentence each (labels the model does not know, …)."""
         return []

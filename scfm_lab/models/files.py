@@ -95,6 +95,7 @@ def read_torch(path: Path) -> Any:
         hold, or holds NaN or infinity.
     """
     import pickle  # noqa: TID251 - only for the name of its error
+    import warnings
     import zipfile
 
     import torch
@@ -106,12 +107,14 @@ def read_torch(path: Path) -> Any:
         _check_archive(path)
     try:
         # weights_only builds tensors and plain containers; everything else is refused.
-        with torch.serialization.safe_globals(_numpy_numbers()):
+        with torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)  # noqa: TID251
     except pickle.UnpicklingError as error:
-        raise ModelError(_refusal(path, str(error))) from error
+        raise ModelError(_refusal(path, str(error) + _named_code(path))) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ModelError(_damage(path, "torch checkpoint", error)) from error
+        code = _named_code(path)
+        raise ModelError(_refusal(path, code) if code else _damage(path, "torch checkpoint", error)) from error
     except (MemoryError, OverflowError) as error:
         raise ModelError(
             f"{path} ({path.stat().st_size:,} bytes) declares more data than it can hold. Get the file again."
@@ -147,9 +150,14 @@ def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict (names to tensors).")
     strange = [str(k) for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)]
     if strange:
+        from scfm_lab.models.resemblance import tensor_keys, whose
+
+        family = whose(tensor_keys(content))
         raise ModelError(
             f"{path} is no state dict: {', '.join(strange[:5])}{' …' if len(strange) > 5 else ''} "
-            f"{'is no tensor' if len(strange) == 1 else 'are no tensors'}. Give the published file."
+            f"{'is no tensor' if len(strange) == 1 else 'are no tensors'}"
+            + (f"; it holds the tensors of {family}" if family else "")
+            + ". Give the published file."
         )
     return dict(content)
 
@@ -176,6 +184,44 @@ def tensor_names(path: Path) -> frozenset[str]:
             )
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return frozenset()
+
+
+def _named_code(path: Path) -> str:
+    """The first thing that a pickle names and that is neither torch's nor numpy's, as ``GLOBAL <name>``; ``""`` without one.
+
+    The pickle is taken apart and not run, whatever its protocol.
+    """
+    import pickletools
+    import zipfile
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                inner = next(e for e in archive.infolist() if e.filename.endswith("data.pkl"))
+                data = archive.read(inner) if inner.file_size < _LARGEST_HEADER else b""
+        else:
+            with path.open("rb") as file:
+                data = file.read(_LARGEST_HEADER)
+    except (OSError, StopIteration, zipfile.BadZipFile, NotImplementedError):
+        return ""
+    texts: list[str] = []
+    try:
+        while data:
+            end = 0
+            for code, value, at in pickletools.genops(data):
+                name = str(value).replace(" ", ".") if code.name in ("GLOBAL", "INST") else ""
+                if code.name == "STACK_GLOBAL":
+                    name = ".".join(texts[-2:])
+                elif isinstance(value, str):
+                    texts.append(value)
+                if name and name.split(".")[0] not in ("torch", "numpy", "collections", "_codecs"):
+                    return f" GLOBAL {name}"
+                end = at or 0
+            data = data[end + 1 :]
+    # A damaged pickle names nothing any more.
+    except Exception:  # noqa: BLE001
+        return ""
+    return ""
 
 
 def read_pickle(path: Path) -> Any:
@@ -223,7 +269,13 @@ def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], 
     if wrong:
         faults.append(_some(wrong))
     if faults:
-        raise ModelError(f"The weights in {path} do not match the model: {'; '.join(faults)}.")
+        from scfm_lab.models.resemblance import whose
+
+        family = whose(extra) if missing and extra else ""
+        raise ModelError(
+            f"The weights in {path} do not match the model: {'; '.join(faults)}."
+            + (f" Tensors of these names are {family}'s." if family else "")
+        )
 
 
 def _some(names: list[str], most: int = 12) -> str:

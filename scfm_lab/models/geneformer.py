@@ -18,6 +18,7 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+from scfm_lab.models.resemblance import not_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,13 @@ class Geneformer(PublishedModel):
     """Geneformer with published or fine-tuned weights; V1 and V2 differ by their dictionaries."""
 
     family = "geneformer"
+    published_files = (
+        ("config.json",),
+        ("model.safetensors", "pytorch_model.bin"),
+        ("token_dictionary*.pkl", "dictionaries/token_dictionary*.pkl"),
+        ("gene_median_dictionary*.pkl", "dictionaries/gene_median_dictionary*.pkl"),
+    )
+    telling = (("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"),)
     fields = ("n_counts", "filter_pass")
 
     def __init__(self, net: GeneformerNet, dictionaries: Dictionaries, *, orthologs: bool = False) -> None:
@@ -154,6 +162,8 @@ class Geneformer(PublishedModel):
             )
         own, orthologs = take_orthologs(config)
         folder = path if path.is_dir() else path.parent
+        if not (folder / CONFIG).is_file():
+            raise ModelError(f"{folder} looks like Geneformer and has no {CONFIG}; give the folder as published.")
         settings = {**read_config(folder), **own}
         if settings.get("model_type", "bert") != "bert":
             raise ModelError(
@@ -162,11 +172,7 @@ class Geneformer(PublishedModel):
         weights = path if path.is_file() else _weights(folder)
         tensors, aside = published_keys(read_tensors(weights))
         if "bert.embeddings.word_embeddings.weight" not in tensors:
-            some = ", ".join(list(tensors)[:3])
-            raise ModelError(
-                f"{weights} holds no Geneformer (no 'bert.embeddings.word_embeddings.weight' among its {len(tensors)} "
-                f"tensors, such as {some}); give Geneformer's own {WEIGHTS}."
-            )
+            raise not_of(weights, "Geneformer", "bert.embeddings.word_embeddings.weight", tensors, WEIGHTS)
         shape = GeneformerShape.from_config(settings, mlm="cls.predictions.bias" in tensors)
         numbers = [int(m.group(1)) for m in (re.match(r"bert\.encoder\.layer\.(\d+)\.", k) for k in tensors) if m]
         if shape.layers != max(numbers, default=-1) + 1:

@@ -72,6 +72,7 @@ def load_model(
         model = _open_contribution(contribution, config=config, files=files)
         model.version = _plugin_version(contribution)
     model.source = text
+    model.opened = {"config": dict(config or {}), "files": {k: str(v) for k, v in (files or {}).items()}}
     return model.to(device, precision)
 
 
@@ -203,4 +204,8 @@ def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Mode
     if adapter is not None:
         raise ModelError(f"{path} needs the model plugin {adapter!r}, which is not installed.")
     names = ", ".join(c.id.removeprefix("scfm.") for c in _contributions())
-    raise ModelError(f"The files at {path} are of no family known here ({names})." + "".join(f" {f}" for f in faults))
+    from scfm_lab.models.resemblance import broken_settings, hints
+
+    # A configuration that cannot be read may be why nobody knows the files.
+    said = broken_settings(path) or [f"The files at {path} are of no family known here ({names})."]
+    raise ModelError(" ".join(dict.fromkeys([*said, *faults, *hints(path)])))

@@ -15,6 +15,7 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.files import read_pickle, read_torch, require_keys
 from scfm_lab.models.performer import shape_of, without_counter
 from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
+from scfm_lab.models.resemblance import whose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,9 +97,10 @@ def read_network(checkpoint: Path, gene2vec: Path | None) -> ScBertNet:
             raise ValueError("there are too few tokens or positions")
     except (KeyError, ValueError, TypeError) as error:
         what = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
-        some = ", ".join(list(tensors)[:3])
+        family = whose(tensors)
+        some = f"they are {family}'s" if family and family != "scBERT" else f"such as {', '.join(list(tensors)[:3])}"
         raise ModelError(
-            f"{checkpoint} is no checkpoint of scBERT ({what} among its {len(tensors)} tensors, such as {some})."
+            f"{checkpoint} is no checkpoint of scBERT ({what} among its {len(tensors)} tensors; {some})."
         ) from error
     with torch.device("meta"):
         net = ScBertNet(n_tokens, length, performer, head)
@@ -163,8 +165,9 @@ def read_genes(checkpoint: Path, files: Mapping[str, Any], positions: int) -> ND
     source = locate(checkpoint, files, "gene_order", GENE_ORDER)
     if source is None:
         raise ModelError(
-            f"{checkpoint} says nothing about its {positions:,} genes, and {GENE_ORDER}, whose var_names are their order, "
-            f"is neither beside it nor in {checkpoint.parent.parent / 'data'}; name it with files={{'gene_order': …}}."
+            f"{checkpoint} looks like scBERT and has no {GENE_ORDER} beside it or in {checkpoint.parent.parent / 'data'}: it "
+            f"says nothing about its {positions:,} genes, whose order the var_names of that file are; name it with "
+            "files={'gene_order': …}."
         )
     genes = read_gene_list(source, "scBERT")
     if len(genes) != positions:

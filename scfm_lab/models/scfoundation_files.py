@@ -248,8 +248,8 @@ def read_genes(checkpoint: Path, files: Mapping[str, Any], n_genes: int) -> NDAr
         source = found[0] if found else None
     if source is None:
         raise ModelError(
-            f"{checkpoint} says nothing about its {n_genes:,} genes, and {GENE_INDEX}, their order, lies neither beside it "
-            "nor one folder up; name it with files={'gene_index': …}."
+            f"{checkpoint} looks like scFoundation and has no {GENE_INDEX} beside it or one folder up: it says nothing about "
+            f"its {n_genes:,} genes, whose order that file is; name it with files={{'gene_index': …}}."
         )
     genes = read_gene_list(source, "scFoundation")
     if len(genes) != n_genes:

@@ -16,6 +16,7 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, symbol_vocabulary, take_orthologs
+from scfm_lab.models.resemblance import not_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,8 @@ class ScGPT(PublishedModel):
     """scGPT with published or fine-tuned weights."""
 
     family = "scgpt"
+    published_files = (("args.json",), ("vocab.json",), ("best_model.pt", "*.pt"))
+    telling = (("encoder.enc_norm.weight", "encoder.embedding.weight"),)
     decode_pooling = "cls_raw"
     decode_unit = "expression bins (0 silent, 1 to 50 from the cell's lowest to its highest counts)"
 
@@ -146,11 +149,7 @@ class ScGPT(PublishedModel):
         settings = {**read_config(args_file.parent, args_file.name), **own}
         tensors, aside = canonical_keys(read_tensors(weights))
         if "encoder.embedding.weight" not in tensors:
-            some = ", ".join(list(tensors)[:3])
-            raise ModelError(
-                f"{weights} holds no scGPT (no 'encoder.embedding.weight' among its {len(tensors)} tensors, such as "
-                f"{some}); give scGPT's own {WEIGHTS_FILE}."
-            )
+            raise not_of(weights, "scGPT", "encoder.embedding.weight", tensors, WEIGHTS_FILE)
         tokens = _read_vocabulary(vocab_file, settings, int(tensors["encoder.embedding.weight"].shape[0]))
         shape = shape_of(tensors, settings, len(tokens))
         require_keys(tensors, shape.expected(), weights)

@@ -20,6 +20,7 @@ from scfm_lab.models.contract import ModelSpec, Option, Tokens
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
 from scfm_lab.models.published import ortholog_option, take_orthologs
+from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.transcriptformer_files import Settings, TfFiles
 from scfm_lab.models.transcriptformer_genes import as_vocabulary, token_ids
 from scfm_lab.models.transcriptformer_readouts import Readouts
@@ -49,6 +50,8 @@ class TranscriptFormer(Readouts):
     """TranscriptFormer Sapiens, Metazoa, Exemplar, or another one of their format."""
 
     family = "transcriptformer"
+    published_files = (("config.json",), ("model_weights.pt",), ("vocabs",))
+    telling = (("gene_embeddings.embedding.weight",), ("mu.gene_embedding.weight",))
 
     def __init__(
         self,
@@ -151,10 +154,8 @@ class TranscriptFormer(Readouts):
         aux = tf_files.read_aux(found, settings)
         tensors = read_tensors(found.weights)
         if TABLE not in tensors or tensors[TABLE].ndim != 2:
-            some = ", ".join(list(tensors)[:3])
-            raise ModelError(
-                f"{found.weights} holds no TranscriptFormer (no {TABLE!r} among its tensors, such as {some})."
-            )
+            raise not_of(found.weights, "TranscriptFormer", TABLE, tensors, tf_files.WEIGHTS_FILE)
+        settings.check_layers(tensors, found)
         ids = token_ids(found, settings, tensors[TABLE], surgery)
         n_tokens, width = tensors[TABLE].shape
         with torch.device("meta"):

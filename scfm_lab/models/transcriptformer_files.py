@@ -111,6 +111,16 @@ class Settings:
             raise ModelError(f"{where}: special_tokens name one twice.")
         return replace(self, aux_len=len(self.aux_cols))
 
+    def check_layers(self, names: Iterable[str], files: TfFiles) -> None:
+        """Refuse many more layers than the weights hold, before anything of that size is made."""
+        prefix = "transformer_encoder.encoder_layers."
+        held = {name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix)}
+        # A few more or less are told by the names of their tensors.
+        if self.num_layers > len(held) + 64:
+            raise ModelError(
+                f"{files.config} says num_layers = {self.num_layers:,}, the weights in {files.weights} hold {len(held)} layers."
+            )
+
 
 def _typed(name: str, value: Any, where: Path) -> Any:
     kind = {f.name: str(f.type) for f in fields(Settings)}[name]

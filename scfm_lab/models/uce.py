@@ -21,6 +21,7 @@ from scfm_lab.models.contract import ModelSpec, Option, Tokens, aligned_counts
 from scfm_lab.models.files import read_tensors, require_keys, sha256
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
 from scfm_lab.models.published import PublishedModel
+from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.uce_files import UceFiles
 from scfm_lab.models.uce_open import compare_settings, read_settings, token_table
 from scfm_lab.models.uce_sentences import PAD, hashed_sentences, reference_sentences
@@ -55,6 +56,13 @@ class UCE(PublishedModel):
     """UCE with 4, 33 or any number of layers, for the species of its token table and for new ones."""
 
     family = "uce"
+    published_files = (
+        ("4layer_model.torch", "33l_8ep_1024t_1280.torch"),
+        ("species_chrom.csv",),
+        ("species_offsets.pkl", "species_offsets.json"),
+        ("protein_embeddings",),
+    )
+    telling = (("pe_embedding.weight",),)
 
     def __init__(self, net: UceNet, species: Species, *, sample_size: int = SAMPLE_SIZE) -> None:
         self.net = net
@@ -144,6 +152,8 @@ class UCE(PublishedModel):
         says, holds = read_settings(config)
         found = UceFiles.find(path, files)
         tensors = read_tensors(found.checkpoint)
+        if TABLE not in tensors:
+            raise not_of(found.checkpoint, "UCE", TABLE, tensors, "checkpoint, such as 4layer_model.torch")
         net = UceNet.from_tensors(tensors, says.get("nhead"), HEADS, found.checkpoint)
         shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
         require_keys(tensors, shapes | {TABLE: tuple(tensors[TABLE].shape)}, found.checkpoint)

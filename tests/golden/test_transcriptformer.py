@@ -631,6 +631,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(copied, change, said):
     ("entry", "value", "said"),
     [
         ("num_layers", 3, "missing transformer_encoder.encoder_layers.2"),
+        ("num_layers", 10**9, "num_layers = 1,000,000,000, the weights in"),
         ("embed_dim", 48, "not (48"),
         ("num_heads", 7, "cannot be divided"),
         ("embed_dim", "wide", "makes no sense"),

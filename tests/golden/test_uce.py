@@ -605,7 +605,7 @@ def poisoned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         (lambda t: t | {TABLE: t[TABLE][:40]}, "do not belong together"),
         (lambda t: t | {TABLE: torch.zeros(len(t[TABLE]), 5)}, "encoder.0.weight is (24, 12), not (24, 5)"),
         (lambda t: t[TABLE], "not a state dict"),
-        (lambda t: {"bert.embeddings.weight": t[TABLE]}, "no UCE checkpoint"),
+        (lambda t: {"bert.embeddings.weight": t[TABLE]}, "holds no UCE"),
     ],
     ids=["missing", "extra", "shape", "nan", "rows", "few rows", "protein width", "no dict", "other family"],
 )
