@@ -11,8 +11,6 @@ from scfm_lab.cells.cells import Cells, column_of
 from scfm_lab.results import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -140,7 +138,7 @@ def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, lay
 
 @dataclass(frozen=True)
 class Tally:
-    """What the audit counts in some cells; tallies of parts are joined into that of all."""
+    """What the audit counts in some cells; those of parts put together are that of all."""
 
     seen: NDArray[np.float64]
     """UMIs of each cell."""
@@ -159,18 +157,6 @@ class Tally:
             kept=np.asarray(cells.counts[:, match.columns].sum(axis=1, dtype=np.float64)).ravel(),
             total=cells.total,
             per_gene=np.asarray(cells.counts.sum(axis=0, dtype=np.float64)).ravel(),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Tally]) -> Tally:
-        """The tally of all cells."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            seen=np.concatenate([p.seen for p in parts]),
-            kept=np.concatenate([p.kept for p in parts]),
-            total=np.concatenate([p.total for p in parts]),
-            per_gene=np.sum([p.per_gene for p in parts], axis=0),
         )
 
 

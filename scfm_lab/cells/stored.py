@@ -127,15 +127,17 @@ def open_stored(path: str | Path) -> StoredCells:
         if "obs" not in root or "var" not in root:
             raise DataError(f"{path} holds no AnnData: it has no 'obs' and 'var'.")
         raw, uns = root.get("raw", None), root.get("uns", {})
+        if not hasattr(raw, "keys"):  # Zarr keeps "no raw" as an empty array
+            raw = None
         return StoredCells(
             path=path,
             X=_matrix(root["X"]) if "X" in root else None,
-            layers={str(name): _matrix(node) for name, node in root["layers"].items()} if "layers" in root else {},
+            layers={name: _matrix(root["layers"][name]) for name in _names(root["layers"])} if "layers" in root else {},
             raw=None if raw is None else SimpleNamespace(X=_matrix(raw["X"]), var=read_elem(raw["var"])),
             obs=read_elem(root["obs"]),
             var=read_elem(root["var"]),
             uns={name: read_elem(uns[name]) for name in ("organism", "scfm") if name in uns},
-            obsm=tuple(map(str, root["obsm"])) if "obsm" in root else (),
+            obsm=tuple(_names(root["obsm"])) if "obsm" in root else (),
         )
     except DataError:
         raise
@@ -179,3 +181,7 @@ def _matrix(node: Any) -> Any:
     if encoding in ("csr_matrix", "csc_matrix") or "h5sparse_format" in node.attrs:
         return sparse_dataset(node)
     return node
+
+
+def _names(group: Any) -> list[str]:
+    return [str(name) for name in group]

@@ -33,6 +33,8 @@ class Hardware:
     """Memory of the device; on a Mac it is the machine's own."""
     device_free_gib: float = 0.0
     bf16: bool = False
+    tflops: float = 0.0
+    """Matrix products it sustains, in 10¹² operations a second; 0: not known."""
 
     @classmethod
     def detect(cls) -> Hardware:
@@ -138,6 +140,8 @@ class Needs:
     weight_bytes: int | None = None
     measured_gib: float | None = None
     """Peak above the machine's idle state, where it was measured on this kind of device."""
+    estimated_gib: float | None = None
+    """Peak as a plan for certain cells has it."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Needs:
@@ -150,6 +154,8 @@ class Needs:
         Weights in float32, activations of one layer, the attention scores of one cell (none
         is kept with fused attention), PyTorch itself, and a quarter on top.
         """
+        if self.estimated_gib is not None:
+            return self.estimated_gib
         tokens = tokens or max(self.length, _BATCH_TOKENS)
         weights = self.weight_bytes if self.weight_bytes is not None else 4 * self.parameters
         if self.layers == 0:

@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts."""
+"""What a run will take, told before it starts: device, precision, batches, memory and time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.inference.hardware import Fit, Hardware, Needs, fits
+from scfm_lab.errors import DataError
+from scfm_lab.inference.hardware import GIB, Fit, Hardware, Needs, fits
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scfm_lab.cells.reader import CellReader
     from scfm_lab.models.contract import Model
+
+#: Share of the free memory that a run may take, unless it is told otherwise.
+SHARE = 0.6
+#: Cells of a chunk by the size of the network: small enough that little is lost when a run is killed.
+_CHUNKS = ((10_000_000, 4_096), (100_000_000, 1_024), (None, 512))
+# Bytes of a count while it is read, checked and tokenised, and while its tokens wait for the network.
+_PREPARED, _WAITING = 72, 24
+_FEWEST_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How a run is cut, and the memory that takes in bytes."""
+
+    chunk_cells: int
+    """Cells that are read and tokenised together."""
+    batch_tokens: int
+    """Tokens that the network sees at once."""
+    weights: int
+    batch: int
+    """Activations of a batch."""
+    chunk: int
+    """Counts and tokens of the chunk that is computed and of the one that is prepared."""
+    output: int
+    """Vectors of all cells."""
+    base: int
+    """What libraries take once they work."""
+
+    def peak(self, device: str) -> int:
+        """Bytes on a device at most; on the CPU everything is in the same memory."""
+        if device.split(":")[0] == "cuda":
+            return self.weights + self.batch
+        return self.weights + self.batch + self.chunk + self.output + self.base
 
 
 @dataclass(frozen=True)
@@ -25,15 +60,26 @@ class Plan:
     n_cells: int
     median_length: int
     seconds: float
-    """Extrapolated from a timed sample of the cells themselves."""
+    """Extrapolated from a timed sample of the cells, or from what the hardware is said to do; NaN where neither is known."""
     fit: Fit
+    batch_tokens: int = 0
+    """Tokens that the network sees at once."""
+    chunk_cells: int = 0
+    """Cells that are read and tokenised together."""
+    peak_gib: float = 0.0
+    """Memory of the device above what Python and PyTorch take before the model is opened."""
+    sizes: Sizes | None = None
 
     def summary(self) -> str:
         """One line for people."""
-        clock = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        if not np.isfinite(self.seconds):
+            clock = "a time that is not known"
+        else:
+            clock = "about " + (f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min")
         return (
             f"{self.n_cells:,} cells (median {self.median_length:,} genes) on {self.device} in {self.precision}: "
-            f"about {clock}; {self.fit.verdict}, {self.fit.reason}."
+            f"{clock}, {self.peak_gib:.1f} GiB at most, {self.batch_tokens:,} tokens a batch; "
+            f"{self.fit.verdict}, {self.fit.reason}."
         )
 
 
@@ -43,34 +89,159 @@ def plan(
     *,
     layer: str | None = None,
     hardware: Hardware | None = None,
+    budget_gib: float | None = None,
     sample: int = 32,
 ) -> Plan:
-    """Time a sample of the cells and extrapolate.
+    """What :func:`scfm_lab.embed` will take.
 
     Parameters
     ----------
-    sample
-        Cells that are run to measure the speed, spread over the AnnData.
+    adata
+        The cells, in memory or in a file.
     hardware
-        Whose memory decides whether the model fits; default: this machine.
+        A machine, which need not be here; default: this one. Its device and free memory decide.
+    budget_gib
+        Memory the run may take; default: 60 % of what is free.
+    sample
+        Cells, spread over the AnnData, that are run to measure the speed of this machine.
+
+    Raises
+    ------
+    DataError
+        If the budget does not suffice for one cell.
     """
-    from scfm_lab.cells.cells import Cells
     from scfm_lab.models.load import as_model
 
     model = as_model(model)
-    rows = np.unique(np.linspace(0, adata.n_obs - 1, min(sample, adata.n_obs)).astype(int))
-    cells = Cells.from_anndata(adata, layer=layer, fields=model.fields, rows=rows)
-    tokens = model.tokenize(cells)
-    model.encode(tokens)  # warm: first calls allocate and choose kernels
-    started = time.perf_counter()
-    model.encode(model.tokenize(cells))
-    seconds = (time.perf_counter() - started) / len(rows) * adata.n_obs
-    needs: Any = Needs.of(model.spec)
+    reader = model.cell_reader(adata, layer=layer)
+    n = len(reader)
+    rows = np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int))
+    tokens = model.tokenize(reader(rows))
+    here = hardware is None
+    hardware = hardware or Hardware.detect()
+    device = model.device if here else hardware.device
+    longest = int(tokens.lengths.max(initial=1))
+    sizes = cut(model, reader, device=device, hardware=hardware, budget_gib=budget_gib, longest=longest)
+    if here:
+        model.encode(tokens)  # warm: first calls allocate and choose kernels
+        started = time.perf_counter()
+        model.encode(model.tokenize(reader(rows)))
+        seconds = (time.perf_counter() - started) / len(rows) * n
+    else:
+        seconds = _seconds(model, hardware, tokens.lengths) / len(rows) * n
+    peak = sizes.peak(device) / GIB
+    needs: Any = Needs(model.spec.parameters, model.spec.width, estimated_gib=peak)
     return Plan(
-        device=model.device,
+        device=device,
         precision=model.precision,
-        n_cells=adata.n_obs,
+        n_cells=n,
         median_length=int(np.median(tokens.genes_seen)),
         seconds=seconds,
         fit=fits(needs, hardware),
+        batch_tokens=sizes.batch_tokens,
+        chunk_cells=sizes.chunk_cells,
+        peak_gib=peak,
+        sizes=sizes,
     )
+
+
+def cut(
+    model: Model,
+    reader: CellReader,
+    *,
+    device: str,
+    hardware: Hardware | None = None,
+    budget_gib: float | None = None,
+    longest: int | None = None,
+    in_memory: bool = True,
+    together: bool = False,
+) -> Sizes:
+    """Chunks and batches that keep within the memory.
+
+    Parameters
+    ----------
+    hardware
+        Whose free memory counts; default: this machine's.
+    budget_gib
+        Memory the run may take; default: 60 % of what is free.
+    longest
+        Tokens of the longest cell, as far as is known.
+    in_memory
+        Whether all vectors are to be in memory.
+    together
+        Whether all cells must be tokenised together.
+
+    Raises
+    ------
+    DataError
+        If the budget does not suffice for one cell, or for what must be together.
+    """
+    from scfm_lab.inference.engine import TOKENS_PER_BATCH
+
+    hardware = hardware or Hardware.detect()
+    kind = device.split(":")[0]
+    budget = _budget(budget_gib, hardware.free_gib)
+    on_device = budget if kind == "cpu" else _budget(budget_gib, hardware.device_free_gib)
+    n, spec = len(reader), model.spec
+    per_cell = max(1.0, reader.counts_per_cell)
+    length = longest or int(min(per_cell * 2, spec.max_length or np.inf)) + 4
+    weights = model.weight_bytes()
+    output = 4 * n * spec.width if in_memory else 0
+    base = model.base_bytes()
+
+    rows = n if together else min(n, next(c for limit, c in _CHUNKS if limit is None or spec.parameters <= limit))
+    resident = output + base + (weights if kind == "cpu" else 0)
+
+    def chunk(cells: int) -> int:
+        ahead = 1 if cells < n else 0
+        return int(cells * per_cell * (_PREPARED + ahead * _WAITING))
+
+    one = weights + model.batch_bytes(length, length)
+    if one > on_device or resident + chunk(1) > budget:
+        need = max(one, resident + chunk(1)) / GIB
+        raise DataError(
+            f"The budget of {min(budget, on_device) / GIB:.2f} GiB is too small for one cell: {spec.name} needs {need:.2f} GiB "
+            f"for its weights{', all vectors' if in_memory else ''} and a cell of {length:,} tokens. Give a larger budget_gib, "
+            "or free some memory."
+        )
+    room = budget - resident - (model.batch_bytes(length, length) if kind == "cpu" else 0)
+    if together and chunk(n) > room:
+        raise DataError(
+            f"The {n:,} cells must be tokenised together (like_reference, or bulk samples), which takes {chunk(n) / GIB:.1f} GiB "
+            f"of the {budget / GIB:.1f} GiB allowed; take fewer cells, or leave that option out."
+        )
+    while not together and rows > 1 and chunk(rows) > room:
+        rows = (rows + 1) // 2
+    tokens = TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH["cpu"])
+    free = (budget - resident - chunk(rows)) if kind == "cpu" else on_device - weights
+    while tokens > _FEWEST_TOKENS and model.batch_bytes(tokens, length) > free:
+        tokens //= 2
+    # Few cells do not fill a batch.
+    filled = int(min(tokens, max(length, rows * min(per_cell, length))))
+    return Sizes(
+        chunk_cells=rows,
+        batch_tokens=tokens,
+        weights=weights,
+        batch=model.batch_bytes(max(filled, length), length),
+        chunk=chunk(rows),
+        output=output,
+        base=base,
+    )
+
+
+def _budget(given: float | None, free_gib: float) -> float:
+    if given is not None and not 0 < given < float("inf"):
+        raise DataError(f"budget_gib is {given!r}; give the GiB of memory that the run may take.")
+    return (SHARE * free_gib if given is None else given) * GIB
+
+
+def _seconds(model: Model, hardware: Hardware, lengths: Any) -> float:
+    """Seconds for cells of these lengths by the speed that the hardware is said to have."""
+    if not hardware.tflops:
+        return float("nan")
+    spec = model.spec
+    hidden = model.hidden_width or spec.width
+    products = spec.layers * (4 * hidden * hidden + 2 * hidden * (spec.feed_forward or 4 * hidden))
+    lengths = np.asarray(lengths, dtype=np.float64)
+    flops = 2 * (products * lengths + 2 * spec.layers * hidden * lengths**2)
+    return float(flops.sum() / (hardware.tflops * 1e12))

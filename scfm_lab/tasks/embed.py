@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.audit import AuditResult, audit_cells
-from scfm_lab.errors import DataError, ModelError
+from scfm_lab.cells.audit import AuditResult, audit_tally
+from scfm_lab.errors import DataError
+from scfm_lab.models.contract import Request, Tokens
 from scfm_lab.results import Result
+from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run, truncation
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfm_lab.cells.cells import Cells
-    from scfm_lab.cells.genes import Match
-    from scfm_lab.inference.precision import Precision
-    from scfm_lab.models.contract import Model, Tokens
+    from scfm_lab.models.contract import Model
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,6 +68,12 @@ class EmbedResult(Result):
                 if p["cells_left_out"]
                 else ""
             )
+            + (f"\n{p['cells_from_cache']:,} vectors were known from an earlier run." if p["cells_from_cache"] else "")
+            + (
+                f"\n{p['cells_resumed']:,} vectors were finished before the run was stopped."
+                if p["cells_resumed"]
+                else ""
+            )
             + "".join(f"\n{remark}" for remark in p["remarks"])
         )
 
@@ -95,7 +100,7 @@ class EmbedResult(Result):
 
 
 def embed(
-    adata: AnnData,
+    adata: AnnData | str | Path,
     model: Model | str | Path,
     *,
     layer: str | None = None,
@@ -106,6 +111,9 @@ def embed(
     like_reference: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
+    cache: bool = True,
+    budget_gib: float | None = None,
+    cluster: Any = None,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
     copy: bool = False,
@@ -118,7 +126,9 @@ def embed(
     Parameters
     ----------
     adata
-        With raw counts in X, a layer or ``.raw``; only new keys are added.
+        With raw counts in X, a layer or ``.raw``; only new keys are added. In memory, backed, or read lazily from Zarr: cells
+        of a file are read some at a time, and a run that was stopped goes on where it was when the same call is made again.
+        Or the path of an .h5ad file or a Zarr folder, to which nothing is written.
     model
         An opened model or a source for :func:`scfm_lab.load_model`.
     layer
@@ -137,6 +147,14 @@ def embed(
         Seed of whatever depends on chance.
     batch_size
         Most cells of a batch; changes speed and memory only.
+    cache
+        Take the vectors of cells that this model has seen before, under the same options, from the cache on this machine
+        (``SCFM_CACHE_GB``, ``scfm-lab cache``).
+    budget_gib
+        Memory that the run may take; default: 60 % of what is free.
+    cluster
+        Address of a Dask scheduler, or a ``distributed.Client``: parts of the file are computed by its workers, which must
+        see the file, the model and the data directory (``SCFM_HOME``) at the same paths.
     progress
         True shows a bar, False nothing; or a callable ``(done, total)``.
     cancel
@@ -150,7 +168,7 @@ def embed(
 
     Raises
     ------
-    CountsError, GenesError, DataError, ModelError
+    CountsError, GenesError, DataError, ModelError, StorageError
         On bad input, each with a sentence that says what to do.
     Cancelled
         If `cancel` was set.
@@ -162,74 +180,75 @@ def embed(
     >>> sl.embed(adata, "pca", progress=False).vectors.shape
     (700, 50)
     """
-    from scfm_lab.inference.precision import for_run
-    from scfm_lab.models.contract import Request
+    from scfm_lab.cells.stored import StoredCells, open_stored
     from scfm_lab.models.load import as_model
 
     model = as_model(model)
     model.require("embed")
-    if like_reference and "like_reference" not in model.spec.options:
-        raise ModelError(f"{model.spec.name} has no other reference implementation; leave like_reference out.")
-    started = time.perf_counter()
-    cells = model.read_cells(adata, layer=layer, options=options)
-    match = model.known_genes(cells.genes, options)
-    audit = audit_cells(cells, match, model.spec.name)
-    target = adata.copy() if copy else adata
-    key = provenance.free_key(target, "obsm", key_added or f"X_{model.spec.name}", given=key_added is not None)
-
     options = dict(options or {})
-    if like_reference:
-        options["like_reference"] = True
-        # Where the reference's vectors depend on the batch, its size is a choice of the model and not of the engine.
-        if batch_size and "batch_size" in model.spec.options:
-            options.setdefault("batch_size", batch_size)
-    tokens = model.tokenize(cells, options=options, seed=seed)
-    precision: Precision = model.compute
-    verified: dict[str, Any] = {}
-    if not like_reference:
-        request = Request(hidden_layer=hidden_layer, pooling=pooling)
-        precision, verified = for_run(model, tokens, request, cancel=cancel)
-    with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:
-        states = model.encode(
-            tokens,
-            hidden_layer=hidden_layer,
-            pooling=pooling,
-            batch_size=batch_size,
-            precision=precision,
-            progress=report,
-            cancel=cancel,
+    check_reference(model, like_reference, options, batch_size)
+    started = time.perf_counter()
+    source = open_stored(adata) if isinstance(adata, (str, Path)) else adata
+    if getattr(source, "isbacked", False) and (copy or getattr(source, "is_view", False)):
+        raise DataError(
+            "Vectors cannot be written into a copy or a view of a backed AnnData; embed the backed AnnData itself, or "
+            "bring the cells into memory first (adata.to_memory())."
         )
-    chosen = model.check_options(options)
-    rule = provenance.rule(model, chosen, seed)
-    mixed = provenance.other_rules(target, key, model.spec.family, rule)
-    record = provenance.of_model(
+    target = None if isinstance(source, StoredCells) else source.copy() if copy else source
+    given = key_added is not None
+    key = provenance.free_key(source, "obsm", key_added or f"X_{model.spec.name}", given=given)
+    asked = Asked(
+        source,
         model,
-        task="embed",
-        options=chosen,
-        rule=rule,
-        precision=str(precision),
-        **verified,
-        hidden_layer="as published" if hidden_layer is None else hidden_layer,
-        pooling="as published" if pooling is None else pooling,
+        layer=layer,
+        request=Request(hidden_layer=hidden_layer, pooling=pooling),
+        options=options,
         seed=seed,
-        seconds=time.perf_counter() - started,
-        **audit.as_provenance(),
-        cells_left_out=int(np.sum(tokens.cell.get("left_out", 0))),
-        remarks=[*model.remarks(tokens), *mixed],
-        **_truncation(tokens, cells, match),
+        batch_size=batch_size,
+        cache=cache,
+        budget_gib=budget_gib,
+        cluster=cluster,
     )
-    result = EmbedResult(key, states.cell, audit, record, target if copy else None)
-    result.write(target)
+    with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:
+        done = run(asked, progress=report, cancel=cancel)
+    result, mixed = describe(asked, done, key, source, seconds=time.perf_counter() - started)
+    if target is not None:
+        result = replace(result, adata=target if copy else None)
+        result.write(target)
+    done.finished()
     for sentence in mixed:
         warnings.warn(sentence, stacklevel=2)
     return result
 
 
-def _truncation(tokens: Tokens, cells: Cells, match: Match) -> dict[str, Any]:
-    """How many cells were cut, and which share of their counts on known genes that left out."""
-    truncated = np.asarray(tokens.cell.get("truncated", np.zeros(len(tokens), dtype=bool)), dtype=bool)
-    if not truncated.any():
-        return {"cells_truncated": 0, "counts_truncated": 0.0}
-    seen = np.asarray(cells.counts[:, match.columns].sum(axis=1, dtype=np.float64)).ravel()[truncated]
-    lost = np.asarray(tokens.cell["share_truncated"], dtype=np.float64)[truncated]
-    return {"cells_truncated": int(truncated.sum()), "counts_truncated": float((seen * lost).sum() / seen.sum())}
+def describe(asked: Asked, done: Done, key: str, target: Any, *, seconds: float) -> tuple[EmbedResult, list[str]]:
+    """The result of a run, with its audit and provenance, and what the user should be warned about."""
+    model, job, collected = asked.model, done.job, done.collected
+    vectors, tally, cell = collected.finish(), collected.tally, collected.cell
+    audit = audit_tally(tally, job.reader.genes, job.match, model.spec.name, where=job.reader.place.where)
+    chosen = dict(job.options)
+    rule = provenance.rule(model, chosen, asked.seed)
+    mixed = provenance.other_rules(target, key, model.spec.family, rule)
+    n = collected.n
+    # What a family says about tokens, it says about cells: their ids are not kept.
+    cells = Tokens(np.zeros(0, np.int64), None, np.zeros(n + 1, np.int64), cell=cell)
+    request = asked.request
+    record = provenance.of_model(
+        model,
+        task="embed",
+        options=chosen,
+        rule=rule,
+        hidden_layer="as published" if request.hidden_layer is None else request.hidden_layer,
+        pooling="as published" if request.pooling is None else request.pooling,
+        seed=asked.seed,
+        seconds=seconds,
+        **audit.as_provenance(),
+        cells_left_out=int(np.sum(cell.get("left_out", 0))),
+        cells_from_cache=collected.cached,
+        cells_resumed=collected.resumed,
+        remarks=[*model.remarks(cells), *done.remarks, *mixed],
+        **truncation(cell, tally.kept),
+        **done.precision,
+    )
+    record["precision"] = str(job.precision)
+    return EmbedResult(key, vectors, audit, record), mixed

@@ -1,0 +1,302 @@
+"""How :func:`scfm_lab.embed` gets its vectors: planned, from the cache, resumed, streamed, or from a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass, field
+from functools import cache as remember
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError, ModelError
+from scfm_lab.inference import stream
+from scfm_lab.inference.cache import VERSION, VectorCache
+from scfm_lab.inference.plan import cut
+from scfm_lab.inference.shards import RunFolder, runs_home
+from scfm_lab.models.contract import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.genes import Genes
+    from scfm_lab.cells.reader import CellReader
+    from scfm_lab.inference.plan import Sizes
+    from scfm_lab.inference.precision import Precision
+    from scfm_lab.models.contract import Model
+
+_SAMPLE = 64
+
+
+@dataclass
+class Asked:
+    """What a call of :func:`scfm_lab.embed` asks for."""
+
+    source: Any
+    """An AnnData, or :class:`~scfm_lab.cells.stored.StoredCells`."""
+    model: Model
+    layer: str | None = None
+    request: Request = field(default_factory=Request)
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    batch_size: int | None = None
+    cache: bool = True
+    budget_gib: float | None = None
+    cluster: Any = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it."""
+
+    collected: stream.Collected
+    job: stream.Job
+    sizes: Sizes
+    precision: dict[str, Any]
+    """How the precision was found."""
+    remarks: list[str]
+    folder: RunFolder | None
+
+    def finished(self) -> None:
+        """The vectors are where they belong: what was kept for resuming is removed."""
+        if self.folder is not None:
+            self.folder.remove()
+
+
+def run(
+    asked: Asked,
+    *,
+    progress: Callable[..., None] | None = None,
+    cancel: Any = None,
+    make: Callable[[int, int], Any] | None = None,
+) -> Done:
+    """Vectors of all cells.
+
+    Parameters
+    ----------
+    make
+        Makes the array of the vectors from (cells, width); None: in memory.
+    """
+    model, options = asked.model, asked.options
+    full = model.check_options(options)
+    reader = model.cell_reader(asked.source, layer=asked.layer, options=full)
+    match = model.known_genes(reader.genes, options)
+    alone = model.cells_alone(full)
+    if asked.batch_size is not None and asked.batch_size < 1:
+        raise DataError(f"batch_size is {asked.batch_size}; a batch holds at least one cell.")
+    sizes = cut(
+        model,
+        reader,
+        device=model.device,
+        budget_gib=asked.budget_gib,
+        in_memory=make is None,
+        together=not alone,
+    )
+    precision, found = _precision(asked, reader, full, cancel)
+    job = stream.Job(
+        model, reader, match, full, asked.request, asked.seed, precision, asked.batch_size, sizes.batch_tokens
+    )
+    n = len(reader)
+    collected = stream.Collected(n, model.spec.width, make=make)
+    depends = depends_on(model, full, asked.request, asked.seed, precision, reader.genes) if alone else None
+    folder = None
+    if depends is not None and reader.path is not None:
+        folder = RunFolder.open(runs_home(), {**depends, **_cells_of(reader, asked.layer)}, file_state(reader.path, n))
+    cache = None
+    if asked.cache and asked.cluster is None and depends is not None and _worth_keeping(n, model.spec.width):
+        cache = VectorCache.at_home(depends)
+    try:
+        _work(asked, job, folder, cache, collected, sizes.chunk_cells, progress, cancel)
+        if folder is not None and reader.path is not None:
+            _unchanged(folder, reader.path, n)
+    finally:
+        if cache is not None:
+            cache.close()
+        if folder is not None:
+            folder.release()
+    remarks = [] if folder is None else folder.remarks
+    return Done(collected, job, sizes, found, remarks, folder)
+
+
+def _work(
+    asked: Asked,
+    job: stream.Job,
+    folder: RunFolder | None,
+    cache: VectorCache | None,
+    collected: stream.Collected,
+    rows: int,
+    progress: Callable[..., None] | None,
+    cancel: Any,
+) -> None:
+    n = collected.n
+    spans = stream.chunks(n, rows)
+    if folder is not None:
+        for part in folder.parts():
+            collected.add(part)
+        collected.cached = 0
+        collected.resumed = collected.filled
+        spans = folder.missing(n, rows)
+    if asked.cluster is not None:
+        from scfm_lab.inference.cluster import spread
+
+        if folder is None:
+            raise DataError(
+                "cluster= needs cells that lie in a file which the workers can open: give the path of an .h5ad file or a Zarr "
+                "folder, or an AnnData opened with backed='r' (and no like_reference)."
+            )
+        parts = spread(job, asked, spans, folder, done=collected.filled, progress=progress, cancel=cancel)
+    else:
+        parts = stream.run(
+            job,
+            spans,
+            total=n,
+            done=collected.filled,
+            cache=cache,
+            folder=folder,
+            progress=progress,
+            cancel=cancel,
+        )
+    for part in parts:
+        collected.add(part)
+
+
+def _precision(
+    asked: Asked, reader: CellReader, options: Mapping[str, Any], cancel: Any
+) -> tuple[Precision, dict[str, Any]]:
+    """The precision of the run, verified on cells spread over the whole of it."""
+    from scfm_lab.inference.precision import for_run
+
+    model, n = asked.model, len(reader)
+    if not model.auto_precision:
+        return model.compute, {}
+    rows = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
+    tokens = model.tokenize(reader(rows), options=options, seed=asked.seed)
+    return for_run(model, tokens, asked.request, cancel=cancel)
+
+
+def depends_on(
+    model: Model, options: Mapping[str, Any], request: Request, seed: int, precision: Precision, genes: Genes
+) -> dict[str, Any] | None:
+    """Everything besides a cell that its vector depends on; None for a model whose making is not known."""
+    import torch
+
+    if model.opened is None or not model.digest:
+        return None
+    named = {
+        name: [path, *_stat(Path(path))] for name, path in model.opened["files"].items() if Path(path).exists()
+    } or model.opened["files"]
+    return {
+        "version": VERSION,
+        "model": model.spec.name,
+        "digest": model.digest,
+        "family": f"{type(model).__module__}.{type(model).__qualname__}",
+        "config": model.opened["config"],
+        "files": named,
+        "code": _code(inspect.getsourcefile(type(model)) or ""),
+        "options": dict(options),
+        "hidden_layer": request.hidden_layer,
+        "pooling": request.pooling,
+        "seed": seed,
+        "precision": str(precision),
+        "device": model.device.split(":")[0],
+        "torch": torch.__version__,
+        "genes": _genes_digest(genes),
+    }
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@remember
+def _code(family: str) -> str:
+    """Digest of the programs that make the vectors, the family's own among them: another version may make others."""
+    import scfm_lab
+
+    root = Path(scfm_lab.__file__).parent
+    files = [path for part in ("cells", "models", "inference") for path in sorted((root / part).glob("*.py"))]
+    if family and Path(family) not in files:
+        files.append(Path(family))
+    digest = hashlib.sha256(scfm_lab.__version__.encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _genes_digest(genes: Genes) -> str:
+    digest = hashlib.sha256(str(genes.organism).encode())
+    for values in (genes.names, genes.symbols, genes.ensembl):
+        digest.update("\n".join(map(str, values)).encode() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _cells_of(reader: CellReader, layer: str | None) -> dict[str, Any]:
+    """Which cells a run is about."""
+    return {"path": str(reader.path), "where": reader.place.where, "layer": layer, "obs": cells_digest(reader)}
+
+
+def cells_digest(reader: CellReader) -> str:
+    """Digest of the cells' names and of the columns that are read."""
+    import pandas as pd
+
+    obs = hashlib.sha256("\n".join(map(str, reader.obs.columns)).encode())
+    table = reader.obs.astype({c: str for c in reader.obs.columns if reader.obs[c].dtype.kind not in "biuf"})
+    obs.update(np.ascontiguousarray(pd.util.hash_pandas_object(table, index=True).to_numpy()).tobytes())
+    return obs.hexdigest()[:32]
+
+
+def file_state(path: Path, cells: int) -> dict[str, Any]:
+    """What tells that a file is as it was: its size, the time of its last change, and its cells."""
+    if path.is_dir():
+        sizes = [_stat(file) for file in path.rglob("*") if file.is_file()]
+        size, changed = sum(s for s, _ in sizes), max((t for _, t in sizes), default=0)
+    else:
+        size, changed = _stat(path)
+    return {"path": str(path), "size": size, "changed": changed, "cells": cells}
+
+
+def _unchanged(folder: RunFolder, path: Path, cells: int) -> None:
+    if path.exists() and file_state(path, cells) == folder.identity["file"]:
+        return
+    folder.remove()
+    raise DataError(f"The file {path} was changed while its cells were read; nothing was written. Run it again.")
+
+
+def _worth_keeping(cells: int, width: int) -> bool:
+    """Whether the vectors of a run may take half of the cache: more would only push each other out."""
+    from scfm_lab.inference.cache import limit_bytes
+
+    return cells * (4 * width + 64) <= limit_bytes() // 2
+
+
+def truncation(cell: Mapping[str, NDArray[Any]], kept: NDArray[np.float64]) -> dict[str, Any]:
+    """How many cells were cut, and which share of their counts on known genes that left out."""
+    truncated = np.asarray(cell.get("truncated", np.zeros(len(kept), dtype=bool)), dtype=bool)
+    if not truncated.any():
+        return {"cells_truncated": 0, "counts_truncated": 0.0}
+    seen = kept[truncated]
+    lost = np.asarray(cell["share_truncated"], dtype=np.float64)[truncated]
+    return {"cells_truncated": int(truncated.sum()), "counts_truncated": float((seen * lost).sum() / seen.sum())}
+
+
+def check_reference(model: Model, like_reference: bool, options: dict[str, Any], batch_size: int | None) -> None:
+    """Take ``like_reference`` into the options.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such mode.
+    """
+    if not like_reference:
+        return
+    if "like_reference" not in model.spec.options:
+        raise ModelError(f"{model.spec.name} has no other reference implementation; leave like_reference out.")
+    options["like_reference"] = True
+    # Where the reference's vectors depend on the batch, its size is a choice of the model and not of the engine.
+    if batch_size and "batch_size" in model.spec.options:
+        options.setdefault("batch_size", batch_size)
