@@ -117,18 +117,18 @@ def _taken(adata: AnnData, slot: str, key: str) -> str | None:
 def record(adata: AnnData, key: str, provenance: dict[str, Any], *, slot: str = "") -> None:
     """Put a provenance record at ``uns["scfm"][key]``, with the slot (``obs``, ``obsm``, …) that holds the key."""
     entries = dict(adata.uns.get(UNS, {}))
-    entries[key] = _storable({**provenance, "slot": slot} if slot else provenance)
+    entries[key] = storable({**provenance, "slot": slot} if slot else provenance)
     adata.uns[UNS] = entries
 
 
-def _storable(value: Any) -> Any:
-    # What HDF5 can hold: no None, no tuples, string keys without slashes.
+def storable(value: Any) -> Any:
+    """A value as HDF5 can hold it: no None, no tuples, string keys without slashes."""
     import numpy as np
 
     if value is None:
         return ""
     if isinstance(value, dict):
-        return {str(k).replace("/", "|"): _storable(v) for k, v in value.items()}
+        return {str(k).replace("/", "|"): storable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else list(value)
         return np.array([str(v) for v in items], dtype=object) if items else ""

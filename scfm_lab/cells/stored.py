@@ -125,26 +125,28 @@ def open_stored(path: str | Path) -> StoredCells:
     try:
         root = _root(path)
         if "obs" not in root or "var" not in root:
-            raise DataError(f"{path} holds no AnnData: it has no 'obs' and 'var'.")
+            raise ValueError("it has no 'obs' and 'var'")
         raw, uns = root.get("raw", None), root.get("uns", {})
         if not hasattr(raw, "keys"):  # Zarr keeps "no raw" as an empty array
             raw = None
+        obs, var = read_elem(root["obs"]), read_elem(root["var"])
+        if not hasattr(obs, "index") or not hasattr(var, "index"):
+            raise ValueError("its 'obs' and 'var' are no tables")
         return StoredCells(
             path=path,
             X=_matrix(root["X"]) if "X" in root else None,
             layers={name: _matrix(root["layers"][name]) for name in _names(root["layers"])} if "layers" in root else {},
             raw=None if raw is None else SimpleNamespace(X=_matrix(raw["X"]), var=read_elem(raw["var"])),
-            obs=read_elem(root["obs"]),
-            var=read_elem(root["var"]),
+            obs=obs,
+            var=var,
             uns={name: read_elem(uns[name]) for name in ("organism", "scfm") if name in uns},
             obsm=tuple(_names(root["obsm"])) if "obsm" in root else (),
         )
-    except DataError:
-        raise
     # Damaged files fail anywhere between HDF5, Zarr and pandas, with any exception; the file is what can be acted on.
     except Exception as error:
         why = " ".join(str(error).split()).rstrip(".")[:300]
-        raise DataError(f"{path} cannot be read as AnnData: {why}.") from error
+        kind = "a Zarr folder of AnnData" if path.is_dir() else "an .h5ad file"
+        raise DataError(f"{path} cannot be read as {kind}: {why}.") from error
 
 
 def open_view(view: AnnData) -> StoredCells:
@@ -179,6 +181,9 @@ def _matrix(node: Any) -> Any:
 
     encoding = str(node.attrs.get("encoding-type", ""))
     if encoding in ("csr_matrix", "csc_matrix") or "h5sparse_format" in node.attrs:
+        missing = [name for name in ("data", "indices", "indptr") if name not in node]
+        if missing:
+            raise ValueError(f"its matrix has no {missing[0]!r}")
         return sparse_dataset(node)
     return node
 

@@ -40,6 +40,22 @@ def read_h5ad(path: str | Path) -> AnnData:
         raise DataError(f"{path} cannot be read as an .h5ad file: {_reason(error)}.") from error
 
 
+def check_h5ad(path: str | Path) -> None:
+    """Check that a file can be opened as HDF5; nothing of it is read.
+
+    Raises
+    ------
+    DataError
+        If it cannot.
+    """
+    import h5py  # type: ignore[import-untyped]
+
+    try:
+        h5py.File(path, "r").close()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as an .h5ad file: {_reason(error)}.") from error
+
+
 def check_target(target: str | Path, suffixes: Iterable[str], inputs: Iterable[str | Path]) -> Path:
     """Check a place to write to, before any work is done.
 

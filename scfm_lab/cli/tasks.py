@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from scfm_lab.cli import options
-from scfm_lab.cli.files import check_target, read_h5ad, write_h5ad
+from scfm_lab.cli.files import check_h5ad, check_target, read_h5ad, write_h5ad
 from scfm_lab.cli.output import progress_bar, say
 
 _H5AD = (".h5ad",)
@@ -35,7 +35,8 @@ def audit(path: str, source: str, groupby: str | None, layer: str | None, as_jso
 
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab embed cells.h5ad --model starter -o embedded.h5ad\n"
-    "  scfm-lab embed cells.h5ad --model ./scGPT_human --device cuda --key X_scgpt -o embedded.h5ad"
+    "  scfm-lab embed cells.h5ad --model ./scGPT_human --device cuda --key X_scgpt -o embedded.h5ad\n"
+    "  scfm-lab embed atlas.h5ad --model ./scGPT_human --cluster tcp://head:8786 -o embedded.h5ad"
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
@@ -43,6 +44,11 @@ def audit(path: str, source: str, groupby: str | None, layer: str | None, as_jso
 @click.option("--key", metavar="K", help="Name in obsm [default: X_ and the model's name].")
 @options.layer_option
 @options.machine_options
+@click.option(
+    "--cluster", metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, whose workers compute parts."
+)
+@click.option("--budget", type=float, metavar="GIB", help="Memory the run may take [default: 60 % of what is free].")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Take vectors that were computed before.")
 @options.seed_option
 @options.report_options
 def embed(
@@ -54,24 +60,39 @@ def embed(
     device: str,
     precision: str,
     batch_size: int | None,
+    cluster: str | None,
+    budget: float | None,
+    cache: bool,
     seed: int,
     as_json: bool,
     progress: bool | None,
 ) -> None:
     """Give every cell a model's vector.
 
-    The input stays as it is; the output is a copy of it with the vectors in obsm and their provenance in uns.
+    The input stays as it is; the output is a copy of it with the vectors in obsm and their provenance in uns. Cells are
+    read some at a time, so that the file may be larger than the memory; a run that was stopped goes on where it was when it
+    is started again.
     """
     import scfm_lab as sl
+    from scfm_lab.tasks.embed_file import embed_file
 
     target = check_target(out, _H5AD, [path])
-    adata = read_h5ad(path)
+    check_h5ad(path)
     model = sl.load_model(source, device=device, precision=precision)
     with progress_bar(progress, "cells") as show:
-        result = sl.embed(
-            adata, model, layer=layer, key_added=key, seed=seed, batch_size=batch_size, progress=show or False
+        result = embed_file(
+            path,
+            target,
+            model,
+            layer=layer,
+            key_added=key,
+            seed=seed,
+            batch_size=batch_size,
+            cache=cache,
+            budget_gib=budget,
+            cluster=cluster,
+            progress=show,
         )
-    write_h5ad(adata, target)
     data = {
         "summary": result.summary(),
         "key": result.key,
