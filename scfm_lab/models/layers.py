@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.products import Linear, Lowered, current, to_attention
+from scfm_lab.models.products import Linear, Lowered, current, read_few, to_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,10 +190,17 @@ class PackedSelfAttention(Lowered):
         """
         weight, bias = self.lowered("in_proj_weight"), self.lowered("in_proj_bias")
         states = states.to(weight.dtype)
+        w = self.width
         if readers is None:
             q, k, v = F.linear(states, weight, bias).chunk(3, dim=-1)
+        elif len(readers) == len(lengths) and states.device.type == "cpu":
+            q = self._heads(F.linear(states[readers], weight[:w], bias[:w])).unsqueeze(2)
+            ends, out = np.cumsum(lengths), []
+            for first, last in runs(lengths):
+                cells = states[int(ends[first] - lengths[first]) : int(ends[last - 1])].unflatten(0, (last - first, -1))
+                out.append(read_few(q[first:last], cells, weight[w : 2 * w], weight[2 * w :], bias[2 * w :]))
+            return self.out_proj(torch.cat(out).flatten(1))
         else:
-            w = self.width
             q = F.linear(states[readers], weight[:w], bias[:w])
             k, v = F.linear(states, weight[w:], bias[w:]).chunk(2, dim=-1)
         mixed = packed_attention(

@@ -93,3 +93,39 @@ class Linear(Lowered, nn.Linear):
 def to_attention(x: Tensor) -> Tensor:
     """Queries, keys or values in the precision that attention runs in."""
     return x.to(getattr(torch, _run.precision.attention))
+
+
+def read_few(
+    query: Tensor, states: Tensor, key: Tensor, value: Tensor, value_bias: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Attention of a few readers over many tokens, without the keys and values of those tokens.
+
+    q·(Wx + b) is (Wᵀq)·x plus what is the same for all tokens and falls out of the softmax, and a
+    mean of values is the value of a mean: both projections are taken once for each reader instead
+    of once for each token, with the same result up to rounding.
+
+    Parameters
+    ----------
+    query
+        (cells, heads, readers, head width).
+    states
+        (cells, tokens, width).
+    key, value
+        Rows of the projections, (heads · head width, width).
+    value_bias
+        (heads · head width,).
+    mask
+        Bool, (cells, tokens): True where a token may be read; None: everywhere.
+
+    Returns
+    -------
+    Tensor (cells, heads, readers, head width)
+    """
+    heads, width = query.shape[1], query.shape[-1]
+    folded = torch.einsum("nhre,hed->nhrd", query * width**-0.5, key.unflatten(0, (heads, width)))
+    scores = (folded.flatten(1, 2) @ states.transpose(1, 2)).float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, :], float("-inf"))
+    mean = (scores.softmax(-1).to(states.dtype) @ states).unflatten(1, (heads, -1))
+    mixed = torch.einsum("nhrd,hed->nhre", mean, value.unflatten(0, (heads, width)))
+    return mixed + value_bias.unflatten(0, (heads, 1, width))

@@ -24,7 +24,7 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
-from scfm_lab.models.products import Linear, to_attention
+from scfm_lab.models.products import Linear, read_few, to_attention
 
 #: Token id of ``<cls>``; a gene's token id is its vocabulary id + 1.
 CLS = 0
@@ -76,9 +76,14 @@ class Block(nn.Module):
         """
         normed = self.norm_attention(states)
         reading = states if readers is None else states[:, :readers]
-        query = to_attention(self._split(self.query(normed if readers is None else normed[:, :readers])))
-        key, value = (to_attention(self._split(x)) for x in self.key_value(normed).chunk(2, dim=-1))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        if readers == 1:
+            query = self._split(self.query(normed[:, :1]))
+            (key, value), (_, bias) = (self.key_value.lowered(x).chunk(2) for x in ("weight", "bias"))
+            mixed = read_few(query, normed.to(key.dtype), key, value, bias, keys[:, 0, 0])
+        else:
+            query = to_attention(self._split(self.query(normed if readers is None else normed[:, :readers])))
+            key, value = (to_attention(self._split(x)) for x in self.key_value(normed).chunk(2, dim=-1))
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
         reading = reading + self.project(mixed.transpose(1, 2).flatten(2))
         return reading + self.contract(F.gelu(self.expand(self.norm_ffn(reading))))
 
