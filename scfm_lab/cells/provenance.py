@@ -41,6 +41,8 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         "device": model.device,
         "precision": model.precision,
         "determinism": model.spec.determinism,
+        "licence": model.spec.licence,
+        "citation": model.spec.citation,
         "packages": package_versions(),
         **more,
     }

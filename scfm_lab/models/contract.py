@@ -525,7 +525,8 @@ class Model:
         can = ", ".join(sorted(s.abilities))
         return (
             f"<{s.name} ({s.family}{', ' + self.version if self.version else ''}): {s.n_genes:,} genes, "
-            f"{s.width}-d, {s.parameters:,} parameters, on {self.device} in {self.precision}; can {can}>"
+            f"{s.width}-d, {s.parameters:,} parameters, on {self.device} in {self.precision}; can {can}; licence "
+            f"{s.licence}{'' if s.commercial or 'non-commercial' in s.licence else ', non-commercial'}>"
         )
 
 

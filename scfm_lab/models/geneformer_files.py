@@ -97,8 +97,9 @@ def find_dictionaries(checkpoint: Path, rows: int, files: Mapping[str, Any] | No
             "dictionaries of V1 and V2 are not interchangeable; name the right folder with files={'dictionaries': …}."
         )
     raise ModelError(
-        f"The dictionaries of {checkpoint} were not found (token_dictionary*.pkl, gene_median_dictionary*.pkl, "
-        "ensembl_mapping_dict*.pkl); put them into its folder 'dictionaries', or name it with files={'dictionaries': …}."
+        f"{checkpoint} looks like Geneformer, and its dictionaries were not found (token_dictionary*.pkl, "
+        "gene_median_dictionary*.pkl, ensembl_mapping_dict*.pkl); put them into its folder 'dictionaries', or name it with "
+        "files={'dictionaries': …}."
     )
 
 

@@ -84,7 +84,14 @@ def as_model(model: Model | str | Path) -> Model:
 
 
 def list_models() -> pd.DataFrame:
-    """The models and families that plugins bring: id, name, adapter, tasks, plugin."""
+    """The models and families that plugins bring.
+
+    Returns
+    -------
+    DataFrame
+        id, name, tasks, ready (False: a family whose files have to be given), licence, commercial
+        (False: the weights must not be used commercially; None: not known), plugin.
+    """
     import pandas as pd
 
     return pd.DataFrame(
@@ -94,11 +101,13 @@ def list_models() -> pd.DataFrame:
                 "name": c.id.split(".", 1)[-1],
                 "tasks": ", ".join(c.data.get("tasks", [])),
                 "ready": not c.data.get("needs_files", False),
+                "licence": c.data.get("licence"),
+                "commercial": c.data.get("commercial"),
                 "plugin": c.plugin,
             }
             for c in _contributions()
         ],
-        columns=["id", "name", "tasks", "ready", "plugin"],
+        columns=["id", "name", "tasks", "ready", "licence", "commercial", "plugin"],
     )
 
 

@@ -25,7 +25,7 @@ def hints(path: Path) -> list[str]:
     files that it lacks, then folders below that a family does recognise.
     """
     families = list(_families())
-    said, held = _faults(path)
+    said, held = _faults(path, families)
     return [*said, *_nearest(path, families, held), *_below(path, families)]
 
 
@@ -76,13 +76,16 @@ def _families() -> Iterator[tuple[str, type[Model]]]:
             yield str(item.data.get("title", item.id)), model
 
 
-def _faults(path: Path) -> tuple[list[str], set[str]]:
+def _faults(path: Path, families: list[tuple[str, type[Model]]]) -> tuple[list[str], set[str]]:
     """What is wrong with the files themselves, and the families whose tensors they hold."""
     from scfm_lab.models.files import read_safetensors, read_torch
 
     said: list[str] = []
     held: set[str] = set()
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    files = [path]
+    if path.is_dir():
+        named = [hit for _, model in families for group in model.published_files for hit in _hits(path, group)]
+        files = [p for p in dict.fromkeys([*sorted(path.iterdir()), *named]) if p.is_file()]
     for file in [p for p in files if p.suffix in _WEIGHTS][:_MOST_FILES]:
         try:
             content = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
@@ -118,12 +121,15 @@ def _nearest(path: Path, families: list[tuple[str, type[Model]]], held: set[str]
     for family, model in families:
         there, missing, score = [], [], 4.0 * (family in held)
         for group in model.published_files:
-            hit = next(((p, pattern) for pattern in group for p in sorted(folder.glob(pattern))), None)
-            if hit is None:
-                missing.append(" or ".join(name for name in group if "*" not in name) or group[0])
-            else:
-                there.append(hit[0].relative_to(folder).as_posix())
-                score += 0.4 if hit[0].name in _COMMON or hit[1].startswith("*") else 1.0
+            hits = _hits(folder, group)
+            if not hits:
+                plain = [name for name in group if "*" not in name and not name.startswith("..")]
+                missing.append(" or ".join(plain) or group[0])
+                continue
+            there.append(hits[0].name)
+            # A name that many models have says little, and so does an ending alone.
+            says_little = hits[0].name in _COMMON or not _hits(folder, tuple(n for n in group if not n.startswith("*")))
+            score += 0.4 if says_little else 1.0
         if there:
             found.append((score, family, there, missing))
     if not found:
@@ -135,6 +141,15 @@ def _nearest(path: Path, families: list[tuple[str, type[Model]]], held: set[str]
         for _, family, there, missing in nearest
     )
     yield f"They most resemble {told}; give the folder as published."
+
+
+def _hits(folder: Path, group: tuple[str, ...]) -> list[Path]:
+    """Files of a folder (or of the one above, ``../``) by patterns, the first pattern's first."""
+    found = []
+    for pattern in group:
+        above = pattern.startswith("../")
+        found += sorted((folder.parent if above else folder).glob(pattern.removeprefix("../")))
+    return found
 
 
 def _below(path: Path, families: list[tuple[str, type[Model]]]) -> Iterator[str]:

@@ -49,7 +49,10 @@ class ScBert(PublishedModel):
     """scBERT, pre-trained or fine-tuned to classes."""
 
     family = "scbert"
-    published_files = (("panglao_pretrain.pth", "*.pth"), ("panglao_10000.h5ad", "data/panglao_10000.h5ad"))
+    published_files = (
+        ("panglao_pretrain.pth", "*.pth"),
+        ("panglao_10000.h5ad", "data/panglao_10000.h5ad", "../data/panglao_10000.h5ad"),
+    )
     telling = (("pos_emb.emb.weight", "0.fn.to_q.weight"),)
 
     def __init__(

@@ -47,7 +47,7 @@ class ScFoundation(PublishedModel):
     family = "scfoundation"
     published_files = (
         ("models.ckpt", "models/models.ckpt"),
-        ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv"),
+        ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv", "../OS_scRNA_gene_index*.tsv"),
     )
     telling = (("token_emb.mlp2.weight",), ("token_emb.emb_mask.weight",))
 

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from writers_performer import scbert_net as small_net
+from writers_performer import write_scbert_file as write_checkpoint
 
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import Cancelled, ModelError
 from scfm_lab.models.scbert import ScBert
-from scfm_lab.models.scbert_net import ScBertNet
 from scfm_lab.models.scbert_tokens import log2_normalised
 from scfm_lab.testing import check_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from scfm_lab.models.scbert_net import ScBertNet
 
 LIKE = {"like_reference": True}
 
@@ -169,36 +170,6 @@ def test_a_model_without_that_head_says_so(pretrained, finetuned, cells):
 
 
 # --- small checkpoints of the format, on the bundled cells ------------------------------------
-
-
-def write_checkpoint(
-    path: Path,
-    net: ScBertNet,
-    *,
-    prefix: str = "",
-    bare: bool = False,
-    change: Callable[[dict[str, Any]], Any] = lambda content: None,
-) -> None:
-    """Write a network as scBERT's own training script does, with something wrong if `change` sees to it."""
-    names = {ours: theirs for theirs, ours in net.checkpoint_names().items()}
-    state = {prefix + names[name]: tensor.clone() for name, tensor in net.state_dict().items()}
-    place = prefix + "pos_emb.emb.weight"
-    state[place] = state[place].double()
-    state[prefix + "performer.calls_since_last_redraw"] = torch.tensor(7)
-    content = state if bare else {"epoch": 1, "model_state_dict": state, "losses": 0.5}
-    change(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
-
-
-def small_net(genes: int, *, seed: int = 0, head: Any = None, n_tokens: int = 7, bias: bool = False) -> ScBertNet:
-    shape = {"n_layers": 2, "width": 12, "heads": 3, "head_width": 5, "features": 9, "ffn": 20, "qkv_bias": bias}
-    net = ScBertNet(n_tokens, genes + 1, shape, head)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in net.state_dict().values():
-            tensor.normal_(std=0.5, generator=generator)
-    return net.eval()
 
 
 @pytest.fixture(scope="module")

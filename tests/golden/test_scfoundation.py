@@ -11,13 +11,13 @@ import pytest
 import torch
 from scipy import sparse
 from scipy.special import erf, softmax
+from writers_performer import write_scfoundation as write_checkpoint
 
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import CountsError, DataError, GenesError, ModelError
 from scfm_lab.models.scfoundation import ScFoundation
-from scfm_lab.models.scfoundation_net import ScFoundationNet
 from scfm_lab.models.scfoundation_tokens import Target
 from scfm_lab.testing import check_model
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scfm_lab.models.contract import Tokens
+    from scfm_lab.models.scfoundation_net import ScFoundationNet
 
 LIKE = {"like_reference": True}
 
@@ -167,78 +168,6 @@ def test_imputing_gives_counts_per_10000(published, cells, expected):
 
 
 # --- small checkpoints of the format, on the bundled cells ------------------------------------
-
-
-def small_shape(genes: int, **more: Any) -> dict[str, Any]:
-    return {
-        "n_genes": genes,
-        "bins": 7,
-        "alpha": 0.7,
-        "mask_value": 8.0,
-        "pad_value": 9.0,
-        "norm_first": False,
-        "encoder": {"width": 12, "layers": 2, "heads": 3, "ffn": 48},
-        "decoder": {
-            "n_layers": 2, "width": 10, "heads": 2, "head_width": 4, "features": 6, "ffn": 40, "qkv_bias": True,
-        },
-    } | more  # fmt: skip
-
-
-def small_net(shape: dict[str, Any], seed: int = 0) -> ScFoundationNet:
-    net = ScFoundationNet(shape)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in net.state_dict().values():
-            tensor.normal_(std=0.4, generator=generator)
-    return net.eval()
-
-
-def one_set(net: ScFoundationNet, shape: dict[str, Any]) -> dict[str, Any]:
-    """A set of weights with its configuration, as the published file holds three."""
-    state = {f"model.{theirs}": net.state_dict()[ours].clone() for theirs, ours in net.checkpoint_names().items()}
-    state["model.decoder.performer.calls_since_last_redraw"] = torch.tensor(3)
-    encoder, decoder = shape["encoder"], shape["decoder"]
-    network = {
-        "encoder": {
-            "hidden_dim": encoder["width"], "depth": encoder["layers"], "heads": encoder["heads"], "dim_head": 4,
-            "module_type": "transformer", "norm_first": shape["norm_first"],
-        },
-        "decoder": {
-            "hidden_dim": decoder["width"], "depth": decoder["n_layers"], "heads": decoder["heads"],
-            "dim_head": decoder["head_width"], "module_type": "performer",
-        },
-        "bin_num": 10, "bin_alpha": shape["alpha"], "seq_len": shape["n_genes"] + 2,
-        "mask_token_id": int(shape["mask_value"]), "pad_token_id": int(shape["pad_value"]),
-    }  # fmt: skip
-    return {
-        "config": {
-            "model": "mae_autobin",
-            "model_config": {"mae_autobin": network},
-            "dataset_config": {"rnaseq": {"bin_num": shape["bins"], "num_tokens": 13}},
-        },
-        "state_dict": state,
-        "epoch": 4,
-    }
-
-
-def write_checkpoint(
-    path: Path,
-    genes: list[str],
-    *,
-    sets: tuple[str, ...] = ("cell", "rde", "gene"),
-    change: Callable[[dict[str, Any]], Any] = lambda content: None,
-    **shape: Any,
-) -> Path:
-    """Write a checkpoint and the index of its genes one folder up, the rows of the index out of order."""
-    made = small_shape(len(genes), **shape)
-    content = {name: one_set(small_net(made, seed), made) for seed, name in enumerate(sets)}
-    change(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
-    rows = [f"{gene}\t{i}" for i, gene in reversed(list(enumerate(genes)))]
-    index = path.parent.parent / f"OS_scRNA_gene_index.{len(genes)}.tsv"
-    index.write_text("\n".join(["gene_name\tindex", *rows]) + "\n")
-    return path
 
 
 @pytest.fixture(scope="module")

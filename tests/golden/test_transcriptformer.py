@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pytest
 import torch
+from writers_protein import SPECIALS, write_tf, write_vectors
 
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
@@ -21,8 +21,7 @@ from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_lab.models.contract import Tokens
 from scfm_lab.models.files import read_torch
 from scfm_lab.models.transcriptformer import TABLE, TranscriptFormer
-from scfm_lab.models.transcriptformer_files import Settings
-from scfm_lab.models.transcriptformer_net import MLP, TfNet, negative_log_likelihood, one_by_one, padded
+from scfm_lab.models.transcriptformer_net import negative_log_likelihood, one_by_one, padded
 from scfm_lab.testing import check_model
 
 if TYPE_CHECKING:
@@ -216,90 +215,6 @@ def bundled() -> ad.AnnData:
 
 def human_ids(adata: ad.AnnData) -> list[str]:
     return sorted(set(adata.var["ensembl_id"].astype(str)[adata.var["ensembl_id"].astype(str).str.startswith("ENSG")]))
-
-
-ASSAYS = {"unknown": 0, "10x 3' v2": 1, "10x 3' v3": 2}
-SPECIALS = ["unknown", "[PAD]", "[START]", "[END]", "[RD]", "[CELL]", "[MASK]"]
-
-
-def write_vectors(path: Path, names: list[str], width: int, seed: int = 0) -> Path:
-    random = np.random.default_rng(seed)
-    vectors = {name: random.normal(size=width).astype(np.float32) for name in names}
-    if path.suffix == ".pkl":
-        path.write_bytes(pickle.dumps(vectors))
-        return path
-    with h5py.File(path, "w") as file:
-        file["keys"] = np.array(names, dtype="S")
-        group = file.create_group("arrays")
-        for name, vector in vectors.items():
-            group[name] = vector
-    return path
-
-
-def write_tf(
-    folder: Path,
-    species: dict[str, list[str]],
-    *,
-    protein: int = 10,
-    assays: dict[str, int] | None = ASSAYS,
-    change: Callable[[dict[str, torch.Tensor]], Any] = dict,
-    loss: dict[str, Any] | None = None,
-    data: dict[str, Any] | None = None,
-    **model: Any,
-) -> Path:
-    (folder / "vocabs").mkdir(parents=True)
-    sizes = {
-        "num_heads": 3,
-        "num_layers": 2,
-        "model_dim": 40,
-        "embed_dim": 24,
-        "seq_len": 511,
-        "gene_head_hidden_dim": 16,
-        "log_counts_eps": 1e-6,
-        "activation": "gelu",
-        "attn_bias": False,
-        "fw_bias": False,
-        "mu_link_fn": "softmax",
-        "softcap": 10,
-        "aux_len": 1,
-        "block_len": 128,
-        "dropout": 0.1,
-    }
-    config = {
-        "model": {
-            "_target_": "transcriptformer.model.model.Transcriptformer",
-            "data_config": {
-                "aux_cols": "assay" if assays else None,
-                "clip_counts": None,
-                "esm2_mappings": list(species),
-                "special_tokens": SPECIALS,
-                "pad_zeros": True,
-                "gene_pad_token": "[PAD]",
-            }
-            | (data or {}),
-            "model_config": sizes | model,
-            "loss_config": {"gene_id_loss_weight": 1.0, "softplus_approx": True} | (loss or {}),
-        }
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    for seed, (name, names) in enumerate(species.items()):
-        write_vectors(folder / "vocabs" / name, names, protein, seed)
-    if assays:
-        (folder / "vocabs" / "assay_vocab.json").write_text(json.dumps(assays))
-    settings = Settings.read(config, folder, None)
-    n_tokens = len(SPECIALS) + len(dict.fromkeys(name for names in species.values() for name in names))
-    shapes = TfNet(settings, protein, n_tokens, {"assay": len(assays)} if assays else {}).state_dict()
-    if settings.gene_id_loss_weight > 0:
-        head = MLP(settings.embed_dim, settings.gene_head_hidden_dim, n_tokens).state_dict()
-        shapes |= {f"gene_id_head.{name}": value for name, value in head.items()}
-    shapes[TABLE] = torch.empty(n_tokens, protein)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, value in shapes.items():
-        drawn = torch.randn(value.shape, generator=generator) * 0.3
-        tensors[name] = drawn + 1 if name.endswith("weight") and value.ndim == 1 else drawn
-    torch.save(change(tensors), folder / "model_weights.pt")
-    return folder
 
 
 @pytest.fixture(scope="module")

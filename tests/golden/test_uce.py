@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from writers_protein import write_uce
 
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
@@ -21,7 +22,7 @@ from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import GenesError, ModelError
 from scfm_lab.models.contract import Tokens
 from scfm_lab.models.files import read_torch
-from scfm_lab.models.uce_net import TABLE, UceNet
+from scfm_lab.models.uce_net import TABLE
 from scfm_lab.testing import check_model
 
 if TYPE_CHECKING:
@@ -195,76 +196,6 @@ def test_the_default_is_as_near_to_a_reference_draw_as_reference_draws_are_to_ea
 def bundled() -> ad.AnnData:
     adata = sl.datasets.load("pbmc68k")
     return adata[:: adata.n_obs // 20].copy()
-
-
-def write_uce(
-    folder: Path,
-    symbols: list[str],
-    *,
-    d: int = 24,
-    heads: int = 3,
-    ffn: int = 40,
-    layers: int = 2,
-    out: int = 20,
-    protein: int = 12,
-    positions: int = 1536,
-    name: str = "4layer_model.torch",
-    offsets: str = "species_offsets.pkl",
-    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
-) -> Path:
-    """Write human and mouse genes, their positions, and drawn weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "protein_embeddings").mkdir(exist_ok=True)
-    random = np.random.default_rng(0)
-    generator = torch.Generator().manual_seed(0)
-    species = {
-        "human": (symbols, "Homo_sapiens.GRCh38"),
-        "mouse": ([s.title() for s in symbols[::2]], "Mus_musculus.GRCm39"),
-    }
-    rows, positions_of, first = [torch.zeros(1, protein), torch.randn(3, protein, generator=generator)], [], {}
-    for kind, (names, stem) in species.items():
-        vectors = torch.randn(len(names), protein, generator=generator)
-        path = folder / "protein_embeddings" / f"{stem}.gene_symbol_to_embedding_ESM2.pt"
-        torch.save(dict(zip(names, vectors, strict=True)), path)
-        first[kind] = sum(len(r) for r in rows)
-        rows.append(vectors)
-        chromosomes = random.choice([str(i) for i in range(1, 12)] + ["X", "MT"], len(names))
-        positions_of.append(
-            pd.DataFrame(
-                {
-                    "gene_symbol": [n.upper() for n in names],
-                    "chromosome": chromosomes,
-                    "start": random.permutation(len(names)) * 100,
-                    "species": kind,
-                }
-            )
-        )
-    table = pd.concat(positions_of)
-    table.to_csv(folder / "species_chrom.csv", index=False)
-    n_chromosomes = (table["species"] + table["chromosome"]).nunique()
-    if offsets.endswith(".json"):
-        (folder / offsets).write_text(json.dumps(first))
-    else:
-        (folder / offsets).write_bytes(pickle.dumps(first))
-    torch.save(torch.cat(rows), folder / "all_tokens.torch")
-    rows.append(torch.randn(n_chromosomes, protein, generator=generator))
-    net = UceNet(
-        token_width=protein,
-        width=d,
-        layers=layers,
-        heads=heads,
-        ffn=ffn,
-        decoder=[d, 30, out, out, out],
-        binary_decoder=[out + d, 16, 12, 8, 1],
-        positions=positions,
-    )
-    tensors = {}
-    for key, value in net.state_dict().items():
-        drawn = torch.randn(value.shape, generator=generator) * 0.2
-        tensors[key] = drawn + 1 if key.endswith("weight") and value.ndim == 1 else drawn
-    tensors[TABLE] = torch.cat(rows)
-    torch.save(change(tensors), folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
