@@ -38,6 +38,16 @@ _ASKED_AT_ONCE = 500
 _BUSY_SECONDS = 20
 # After clearing out, so much of the limit is in use: room for the next runs.
 _KEPT = 0.8
+_OUTSIDE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_NOMEM,
+}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, key TEXT UNIQUE, model TEXT, layout TEXT, used REAL);
 CREATE TABLE IF NOT EXISTS vectors (run INTEGER, cell BLOB, value BLOB);
@@ -115,8 +125,7 @@ class VectorCache:
         try:
             self._begin()
         except sqlite3.DatabaseError as error:
-            # An operational error is a lock or a full disk; anything else is a damaged file, which is replaced.
-            if not isinstance(error, sqlite3.OperationalError) and self._replace():
+            if _damaged(error) and self._replace():
                 with contextlib.suppress(sqlite3.Error, OSError):
                     self._begin()
         except OSError:
@@ -138,10 +147,9 @@ class VectorCache:
         with self._lock:
             try:
                 return self._get(digests)
-            except sqlite3.OperationalError:
-                return _nothing(len(digests))
-            except sqlite3.DatabaseError:
-                self._replace()
+            except sqlite3.Error as error:
+                if _damaged(error):
+                    self._replace()
                 return _nothing(len(digests))
 
     def put(self, digests: NDArray[Any], vectors: NDArray[np.float32], cell: Mapping[str, NDArray[Any]]) -> None:
@@ -155,11 +163,9 @@ class VectorCache:
         with self._lock, contextlib.suppress(OSError):
             try:
                 self._put(digests, vectors, fields, layout)
-            except sqlite3.OperationalError:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.rollback()
-            except sqlite3.DatabaseError:
-                self._replace()
+            except sqlite3.Error as error:
+                if _damaged(error):
+                    self._replace()
 
     def close(self) -> None:
         """Close the database."""
@@ -367,6 +373,12 @@ def _dtype(layout: list[Any]) -> np.dtype[Any]:
     return np.dtype(
         [(f"{'v' if i == 0 else 'c'}_{name}", kind, tuple(shape)) for i, (name, kind, shape) in enumerate(layout)]
     )
+
+
+def _damaged(error: sqlite3.Error) -> bool:
+    """Whether an error tells of a damaged file, and not of a lock, a full disk or missing rights."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code not in _OUTSIDE
 
 
 def _check(cell: bytes, value: bytes) -> bytes:

@@ -153,6 +153,7 @@ def cut(
     hardware: Hardware | None = None,
     budget_gib: float | None = None,
     longest: int | None = None,
+    chunk_size: int | None = None,
     in_memory: bool = True,
     together: bool = False,
 ) -> Sizes:
@@ -166,6 +167,8 @@ def cut(
         Memory the run may take; default: 60 % of what is free.
     longest
         Tokens of the longest cell, as far as is known.
+    chunk_size
+        Cells of a chunk at most; default: by the size of the network.
     in_memory
         Whether all vectors are to be in memory.
     together
@@ -189,7 +192,10 @@ def cut(
     output = 4 * n * spec.width if in_memory else 0
     base = model.base_bytes()
 
-    rows = n if together else min(n, next(c for limit, c in _CHUNKS if limit is None or spec.parameters <= limit))
+    if chunk_size is not None and chunk_size < 1:
+        raise DataError(f"chunk_size is {chunk_size}; a chunk holds at least one cell.")
+    usual = next(c for limit, c in _CHUNKS if limit is None or spec.parameters <= limit)
+    rows = n if together else min(n, chunk_size or usual)
     resident = output + base + (weights if kind == "cpu" else 0)
 
     def chunk(cells: int) -> int:

@@ -113,6 +113,7 @@ def embed(
     batch_size: int | None = None,
     cache: bool = True,
     budget_gib: float | None = None,
+    chunk_size: int | None = None,
     cluster: Any = None,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
@@ -152,6 +153,9 @@ def embed(
         (``SCFM_CACHE_GB``, ``scfm-lab cache``).
     budget_gib
         Memory that the run may take; default: 60 % of what is free.
+    chunk_size
+        Cells that are read and tokenised together, and kept together where a run can be resumed; default: by the size of the
+        network and the memory.
     cluster
         Address of a Dask scheduler, or a ``distributed.Client``: parts of the file are computed by its workers, which must
         see the file, the model and the data directory (``SCFM_HOME``) at the same paths.
@@ -207,6 +211,7 @@ def embed(
         batch_size=batch_size,
         cache=cache,
         budget_gib=budget_gib,
+        chunk_size=chunk_size,
         cluster=cluster,
     )
     with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:

@@ -43,7 +43,7 @@ def embed_file(
     target
         The file to write; it is there whole, or as it was before.
     **asked
-        ``layer``, ``options``, ``seed``, ``batch_size``, ``cache``, ``budget_gib`` and ``cluster``, as for
+        ``layer``, ``options``, ``seed``, ``batch_size``, ``cache``, ``budget_gib``, ``chunk_size`` and ``cluster``, as for
         :func:`scfm_lab.embed`.
 
     Returns

@@ -46,6 +46,7 @@ class Asked:
     batch_size: int | None = None
     cache: bool = True
     budget_gib: float | None = None
+    chunk_size: int | None = None
     cluster: Any = None
 
 
@@ -93,6 +94,7 @@ def run(
         reader,
         device=model.device,
         budget_gib=asked.budget_gib,
+        chunk_size=asked.chunk_size,
         in_memory=make is None,
         together=not alone,
     )

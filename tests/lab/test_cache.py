@@ -1,0 +1,253 @@
+"""The cache of vectors: right or not used; bounded, clearable, shared by processes, and never a reason to fail."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.cli import main
+from scfm_lab.errors import DataError
+from scfm_lab.inference.cache import VectorCache, cache_path, cell_digests, clear, describe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata as ad
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data home of this test's own."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("SCFM_HOME", str(path))
+    return path
+
+
+def embedded(adata: ad.AnnData, model: object = "starter", **kwargs: object) -> tuple[np.ndarray, int]:
+    """Vectors, and how many of them were known."""
+    result = sl.embed(adata, model, progress=False, copy=True, **kwargs)
+    return result.vectors, result.provenance["cells_from_cache"]
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same_bytes(pbmc68k):
+    first, known = embedded(pbmc68k)
+    assert known == 0
+    model = sl.load_model("starter")
+
+    def stop(*_: object) -> None:
+        raise AssertionError("the network ran")
+
+    model.net.forward = model.net.encode_cell = stop
+    result = sl.embed(pbmc68k, model, progress=False, copy=True)
+    assert result.provenance["cells_from_cache"] == 700
+    assert result.vectors.tobytes() == first.tobytes()
+    assert "700 vectors were known from an earlier run." in result.summary()
+
+
+def test_only_cells_that_are_new_are_computed(pbmc68k):
+    rng = np.random.default_rng(0)
+    some = pbmc68k[rng.choice(700, 300, replace=False)].copy()
+    embedded(some)
+    shuffled = pbmc68k[rng.permutation(700)].copy()
+    mixed, known = embedded(shuffled)
+    assert known == 300
+    plain, none = embedded(shuffled, cache=False)
+    assert none == 0
+    np.testing.assert_allclose(mixed, plain, atol=1e-5, rtol=0)
+
+
+def test_what_a_tokeniser_told_of_a_cell_is_known_too(pbmc68k):
+    options = {"max_length": 60}
+    first = sl.embed(pbmc68k, "starter", options=options, progress=False, copy=True)
+    some = pbmc68k[::2].copy()
+    again = sl.embed(some, "starter", options=options, progress=False, copy=True)
+    plain = sl.embed(some, "starter", options=options, progress=False, copy=True, cache=False)
+    assert again.provenance["cells_from_cache"] == 350
+    assert first.provenance["cells_truncated"] > again.provenance["cells_truncated"] > 100
+    for key in ("cells_truncated", "counts_truncated", "remarks"):
+        assert again.provenance[key] == plain.provenance[key]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda a: a.X.data.__setitem__(slice(None), a.X.data + 1), id="counts"),
+        pytest.param(lambda a: a.obs.__setitem__("total_counts_all_genes", 1e5), id="library size"),
+        pytest.param(lambda a: a.var.drop(columns="ensembl_id", inplace=True), id="identifiers of genes"),
+    ],
+)
+def test_cells_that_changed_are_not_taken_for_known(pbmc68k, change):
+    pbmc68k.obs["total_counts_all_genes"] += 1e4
+    embedded(pbmc68k, "pca")
+    change(pbmc68k)
+    vectors, known = embedded(pbmc68k, "pca")
+    assert known == 0
+    np.testing.assert_array_equal(vectors, embedded(pbmc68k, "pca", cache=False)[0])
+
+
+def test_a_gene_less_is_another_dataset(pbmc68k):
+    # Parameter-free models tell a gene that was not measured from one that was not seen.
+    silent = int(np.flatnonzero(np.asarray(pbmc68k.X[:50].sum(axis=0)).ravel() == 0)[0])
+    few = pbmc68k[:50].copy()
+    embedded(few, "pca")
+    without = few[:, np.arange(few.n_vars) != silent].copy()
+    vectors, known = embedded(without, "pca")
+    assert known == 0
+    np.testing.assert_array_equal(vectors, embedded(without, "pca", cache=False)[0])
+
+
+def test_every_choice_has_vectors_of_its_own(pbmc68k):
+    few = pbmc68k[:60].copy()
+    calls = [
+        ("starter", {}),
+        ("starter", {"options": {"max_length": 40}}),
+        ("starter", {"options": {"max_length": 40}, "seed": 1}),
+        ("starter", {"hidden_layer": 1}),
+        ("pca", {}),
+        (sl.load_model("starter", precision="bfloat16"), {}),
+        (sl.load_model("pca").fit(few, n_components=5), {}),
+    ]
+    for model, choice in calls:
+        assert embedded(few, model, **choice)[1] == 0
+    for model, choice in calls[:-1]:
+        assert embedded(few, model, **choice)[1] == 60
+    # A basis fitted in this session is not one that was opened: nobody else can have its vectors.
+    assert embedded(few, calls[-1][0])[1] == 0
+
+
+def test_fields_that_a_model_reads_are_part_of_a_cell(pbmc68k):
+    cells = sl.Cells.from_anndata(pbmc68k, fields=("louvain", "S_score"))
+    before = cell_digests(cells)
+    assert len(np.unique(before)) == 700
+    order = np.random.default_rng(0).permutation(700)
+    np.testing.assert_array_equal(cell_digests(cells.take(order)), before[order])
+    for name in cells.fields:
+        changed = pbmc68k.copy()
+        changed.obs[name] = changed.obs[name].to_numpy()[::-1]
+        other = cell_digests(sl.Cells.from_anndata(changed, fields=("louvain", "S_score")))
+        same = np.asarray(changed.obs[name]) == np.asarray(pbmc68k.obs[name])
+        np.testing.assert_array_equal(other == before, same)
+
+
+def test_it_is_switched_off_where_asked(pbmc68k, monkeypatch):
+    monkeypatch.setenv("SCFM_CACHE_GB", "0")
+    embedded(pbmc68k, "pca")
+    assert embedded(pbmc68k, "pca")[1] == 0
+    assert not cache_path().exists()
+    monkeypatch.setenv("SCFM_CACHE_GB", "much")
+    with pytest.raises(DataError, match="SCFM_CACHE_GB is 'much'; give the gigabytes"):
+        embedded(pbmc68k, "pca")
+
+
+def records(kind: int, n: int, width: int = 64) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(kind)
+    digests = np.frombuffer(rng.bytes(16 * n), dtype="V16")
+    cell = {"n_genes": rng.integers(0, 9, n), "share": rng.random(n, dtype=np.float32), "two": rng.random((n, 2))}
+    return digests, rng.random((n, width), dtype=np.float32), cell
+
+
+def test_it_keeps_within_its_bound_and_forgets_what_was_asked_for_longest_ago(tmp_path):
+    limit = 2_000_000
+    for kind in range(12):
+        cache = VectorCache(tmp_path / "v.sqlite", {"model": str(kind)}, limit)
+        digests, vectors, cell = records(kind, 1500)
+        cache.put(digests, vectors, cell)
+        cache.close()
+        assert (tmp_path / "v.sqlite").stat().st_size <= 1.2 * limit
+    newest = VectorCache(tmp_path / "v.sqlite", {"model": "11"}, limit)
+    found = newest.get(digests)
+    assert found.there.all()
+    np.testing.assert_array_equal(found.vectors, vectors)
+    for name, values in cell.items():
+        np.testing.assert_array_equal(found.cell[name], values)
+    assert not VectorCache(tmp_path / "v.sqlite", {"model": "0"}, limit).get(records(0, 1500)[0]).there.any()
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "zeroed", "value", "schema"])
+def test_a_damaged_cache_is_replaced_and_no_reason_to_fail(pbmc68k, damage):
+    expected, _ = embedded(pbmc68k, "pca")
+    path = cache_path()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if damage == "value":
+            db.execute("UPDATE vectors SET value = zeroblob(length(value)) WHERE rowid % 2 = 0")
+        if damage == "schema":
+            db.execute("DROP TABLE vectors")
+            db.execute("CREATE TABLE vectors (something TEXT)")
+        db.commit()
+    content = path.read_bytes()
+    if damage == "text":
+        path.write_text("this is no database\n" * 1000)
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    if damage == "zeroed":
+        path.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    vectors, known = embedded(pbmc68k, "pca")
+    assert known == (350 if damage == "value" else 0)
+    np.testing.assert_array_equal(vectors, expected)
+    embedded(pbmc68k, "pca")
+    assert embedded(pbmc68k, "pca")[1] == 700
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(pbmc68k, home):
+    home.mkdir()
+    (home / "cache").write_text("a file where the folder should be")
+    vectors, known = embedded(pbmc68k, "pca")
+    assert known == 0
+    assert np.isfinite(vectors).all()
+
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from scfm_lab.inference.cache import VectorCache
+cache = VectorCache(Path(sys.argv[1]), {"model": "shared"}, 10**9)
+rng = np.random.default_rng(int(sys.argv[2]))
+for _ in range(20):
+    digests = np.frombuffer(rng.bytes(16 * 200), dtype="V16")
+    cache.put(digests, np.repeat(np.frombuffer(digests.tobytes(), "<u2").reshape(200, 8)[:, :1].astype("f4"), 32, axis=1), {})
+    print(digests.tobytes().hex(), flush=True)
+"""
+
+
+def test_processes_write_side_by_side_and_may_be_killed(tmp_path):
+    path = tmp_path / "v.sqlite"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(i)], stdout=subprocess.PIPE, text=True)
+        for i in range(3)
+    ]
+    # One is killed in the middle of its work; what it said was written is there.
+    said = [writers[0].stdout.readline() for _ in range(5)]  # type: ignore[union-attr]
+    writers[0].kill()
+    writers[0].communicate()
+    said += [line for writer in writers[1:] for line in writer.communicate()[0].splitlines()]
+    assert [w.returncode for w in writers[1:]] == [0, 0]
+    assert len(said) == 45
+    digests = np.concatenate([np.frombuffer(bytes.fromhex(line.strip()), dtype="V16") for line in said])
+    found = VectorCache(path, {"model": "shared"}, 10**9).get(digests)
+    assert found.there.all()
+    expected = np.frombuffer(digests.tobytes(), "<u2").reshape(-1, 8)[:, 0]
+    np.testing.assert_array_equal(found.vectors, np.repeat(expected[:, None], 32, axis=1))
+
+
+def test_it_is_shown_and_cleared(pbmc68k, capsys):
+    embedded(pbmc68k, "pca")
+    embedded(pbmc68k[:10].copy(), "sctop")
+    found = describe()
+    assert [(run["model"], run["cells"]) for run in found["runs"]] == [("sctop", 10), ("pca", 700)]
+    assert main(["cache", "show"]) == 0
+    assert "700 vectors of pca" in capsys.readouterr().out
+    assert main(["cache", "clear", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] > 100_000
+    assert describe()["runs"] == []
+    assert clear() >= 0
+    assert embedded(pbmc68k, "pca")[1] == 0
