@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.inference.shards import Part, RunFolder
     from scfm_lab.inference.stream import Job
+    from scfm_lab.models.contract import Model
 
 _CONNECT_SECONDS = 20
 _LOOK_EVERY = 0.2
@@ -75,7 +76,7 @@ def spread(
         # Not pure: a part that was removed as unsound is computed anew, and not taken from the scheduler's memory.
         first = [client.submit(work, order, *span, pure=False, retries=2) for span in todo[: _AHEAD * workers]]
         left = iter(todo[len(first) :])
-        waiting = as_completed(first)
+        waiting = as_completed(first, loop=client.loop)
         try:
             for future in _as_they_come(waiting, cancel):
                 start, stop = _result(future)
@@ -108,14 +109,25 @@ def work(order: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
     return start, stop
 
 
-def _order(job: Job, asked: Any, folder: RunFolder) -> dict[str, Any]:
-    """What a worker is told, as plain values."""
-    model = job.model
+def check_model(model: Model) -> None:
+    """Refuse a model that workers cannot open.
+
+    Raises
+    ------
+    ModelError
+        If it was made in this session.
+    """
     if model.opened is None or not model.source:
         raise ModelError(
             f"The workers of a cluster cannot open this {model.spec.name} anew, because it was not opened by sl.load_model; "
             "give the source of the model instead."
         )
+
+
+def _order(job: Job, asked: Any, folder: RunFolder) -> dict[str, Any]:
+    """What a worker is told, as plain values."""
+    model = job.model
+    assert model.opened is not None
     return {
         "path": str(job.reader.path),
         "file": folder.identity["file"],

@@ -143,8 +143,9 @@ def _work(
         collected.resumed = collected.filled
         spans = folder.missing(n, rows)
     if asked.cluster is not None:
-        from scfm_lab.inference.cluster import spread
+        from scfm_lab.inference.cluster import check_model, spread
 
+        check_model(job.model)
         if folder is None:
             raise DataError(
                 "cluster= needs cells that lie in a file which the workers can open: give the path of an .h5ad file or a Zarr "
