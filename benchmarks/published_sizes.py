@@ -1,0 +1,121 @@
+"""Checkpoints of published size in the published formats, with drawn weights: what speed is measured on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+WRITERS = Path(__file__).resolve().parents[1] / "tests" / "models"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published model's sizes, as the limit needs them."""
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    kind: str = "encoder"
+    """``encoder``, ``causal`` or ``performer``."""
+    cells: int = 32
+    """As many as take some ten seconds on two cores."""
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+SIZES = {
+    "scgpt": Size("scgpt", 12, 512, 8, 512, cells=64),
+    "geneformer-v1-10m": Size("geneformer", 6, 256, 4, 512, cells=256, more={"version": "V1", "positions": 2048}),
+    "geneformer-v2-104m": Size("geneformer", 12, 768, 12, 3072, more={"version": "V2", "positions": 4096}),
+    "geneformer-v2-316m": Size("geneformer", 18, 1152, 18, 4608, cells=16, more={"version": "V2", "positions": 4096}),
+    "uce-4": Size("uce", 4, 1280, 20, 5120, cells=16),
+    "uce-33": Size("uce", 33, 1280, 20, 5120, cells=4),
+    "transcriptformer": Size("transcriptformer", 12, 2048, 16, 2048, kind="causal", cells=4),
+    "scfoundation": Size("scfoundation", 12, 768, 12, 3072),
+    "scbert": Size(
+        "scbert",
+        6,
+        200,
+        10,
+        800,
+        kind="performer",
+        cells=4,
+        more={"head_width": 64, "features": 266, "positions": 16907},
+    ),
+}
+
+
+def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]]:
+    """Write a checkpoint that knows the genes of these cells; its path, and what ``config=`` must say."""
+    sys.path.insert(0, str(WRITERS))
+    import torch
+    import writers
+    import writers_performer
+    import writers_protein
+
+    size, symbols = SIZES[name], list(adata.var["gene_symbol"].astype(str)[~adata.var["gene_symbol"].duplicated()])
+    expressed = set(adata.var["gene_symbol"].astype(str)[np.asarray((adata.X > 0).sum(axis=0)).ravel() > 0])
+    d, f = size.width, size.ffn
+
+    def tame(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        # As networks are initialised: the writers' values are drawn wider, which saturates a wide network.
+        for key, value in tensors.items():
+            if value.ndim == 2 and not key.endswith(("pe_embedding.weight",)):
+                value.mul_(0.02 / value.std().clamp_min(1e-9))
+            elif value.ndim == 1 and key.endswith("bias"):
+                value.zero_()
+            elif value.ndim == 1 and key.endswith("weight"):
+                value.fill_(1.0)
+        return tensors
+
+    sizes = {"d": d, "heads": size.heads, "layers": size.layers, "change": tame}
+    if size.family == "scgpt":
+        # As many tokens as published; the rest are genes that these cells do not have.
+        padded = symbols + [f"GENE{i}" for i in range(60_694 - len(symbols))]
+        return writers.write_scgpt(folder, adata, genes=padded, f=f, **sizes), {}
+    if size.family == "geneformer":
+        return writers.write_geneformer(folder, adata, f=f, **sizes, **size.more), {}
+    if size.family == "uce":
+        kept = [s for s in symbols if s in expressed]
+        writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, **sizes)
+        return folder, {"nhead": size.heads}
+    if size.family == "transcriptformer":
+        ids = sorted(set(adata.var["ensembl_id"].astype(str)))
+        sizes = {"num_heads": size.heads, "num_layers": size.layers, "embed_dim": d, "model_dim": f, "seq_len": 2047}
+        given = {"homo_sapiens_gene.h5": ids}
+        return writers_protein.write_tf(
+            folder, given, protein=2560, gene_head_hidden_dim=2048, change=tame, **sizes
+        ), {}
+    if size.family == "scfoundation":
+        genes = (symbols + [f"GENE{i}" for i in range(19_264)])[:19_264]
+        encoder = {"width": d, "layers": size.layers, "heads": size.heads, "ffn": f}
+        decoder = {
+            "n_layers": 6,
+            "width": 512,
+            "heads": 8,
+            "head_width": 64,
+            "features": 266,
+            "ffn": 2048,
+            "qkv_bias": True,
+        }
+        path = folder / "models" / "models.ckpt"
+        change = lambda content: tame(content["cell"]["state_dict"])  # noqa: E731
+        writers_performer.write_scfoundation(
+            path, genes, sets=("cell",), change=change, encoder=encoder, decoder=decoder, bins=100
+        )
+        return folder, {}
+    genes = (symbols + [f"GENE{i}" for i in range(16_906)])[: size.more["positions"] - 1]
+    shape = {"n_layers": size.layers, "width": d, "heads": size.heads, "ffn": f, "qkv_bias": False}
+    shape |= {"head_width": size.more["head_width"], "features": size.more["features"]}
+    writers_performer.write_scbert(
+        folder, genes, tuned=False, shape=shape, change=lambda content: tame(content["model_state_dict"])
+    )
+    return folder / "ckpts", {}
