@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _LARGEST_HEADER = 1 << 26
+_WRAPPERS = ("model_state_dict", "state_dict")
+_PARALLEL = "module."
 
 
 def sha256(path: Path) -> str:
@@ -123,13 +125,11 @@ def read_torch(path: Path) -> Any:
     return content
 
 
-def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The state dict of a checkpoint file, in safetensors or as ``torch.save`` wrote it.
 
-    Parameters
-    ----------
-    inside
-        Keys under one of which a training script may have put the state dict.
+    A training script may have put it under ``model_state_dict`` or ``state_dict``, and parallel
+    training ``module.`` before every name: both are taken off.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     content = read_torch(path)
-    for key in inside:
+    for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
@@ -159,6 +159,8 @@ def read_tensors(path: Path, *, inside: tuple[str, ...] = ()) -> dict[str, torch
             + (f"; it holds the tensors of {family}" if family else "")
             + ". Give the published file."
         )
+    if all(name.startswith(_PARALLEL) for name in content):
+        return {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
     return dict(content)
 
 
@@ -168,22 +170,40 @@ def tensor_names(path: Path) -> frozenset[str]:
     For a torch archive they are all texts in its pickle, which is taken apart and not run.
     """
     import pickletools
-    import zipfile
 
+    found: set[str] = set()
     try:
         if path.suffix == ".safetensors":
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 return frozenset(json.loads(file.read(size))) if size < _LARGEST_HEADER else frozenset()
-        with zipfile.ZipFile(path) as archive:
-            index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
-            if not index or index[0].compress_type != zipfile.ZIP_STORED:
-                return frozenset()
-            return frozenset(
-                value for _, value, _ in pickletools.genops(archive.read(index[0])) if isinstance(value, str)
-            )
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return frozenset()
+        data = _pickle_of(path)
+        # Files of torch < 1.6 are several pickles, one behind the other; the fourth holds the names.
+        for _ in range(5):
+            end = 0
+            for _, value, at in pickletools.genops(data):
+                end = at or 0
+                if isinstance(value, str):
+                    found.add(value)
+            data = data[end + 1 :]
+            if not data:
+                break
+    # What was read before the damage, or before the tensors' own bytes begin, counts.
+    except Exception:  # noqa: BLE001
+        return frozenset(found)
+    return frozenset(found)
+
+
+def _pickle_of(path: Path) -> bytes:
+    """The pickle of a torch archive, or the beginning of a file that is none; it is not run."""
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return file.read(_LARGEST_HEADER)
+    with zipfile.ZipFile(path) as archive:
+        index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
+        return archive.read(index[0]) if index and index[0].compress_type == zipfile.ZIP_STORED else b""
 
 
 def _named_code(path: Path) -> str:
@@ -195,14 +215,8 @@ def _named_code(path: Path) -> str:
     import zipfile
 
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                inner = next(e for e in archive.infolist() if e.filename.endswith("data.pkl"))
-                data = archive.read(inner) if inner.file_size < _LARGEST_HEADER else b""
-        else:
-            with path.open("rb") as file:
-                data = file.read(_LARGEST_HEADER)
-    except (OSError, StopIteration, zipfile.BadZipFile, NotImplementedError):
+        data = _pickle_of(path)
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
         return ""
     texts: list[str] = []
     try:

@@ -15,6 +15,7 @@ from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
@@ -29,16 +30,34 @@ class ProteinTable:
     ----------
     parts
         Tensors (rows, width), or sequences of tensors (width,), one after the other.
+    mapped
+        File that they, and the weights beside them, are mapped from.
     """
 
-    def __init__(self, *parts: torch.Tensor | Sequence[torch.Tensor]) -> None:
+    def __init__(self, *parts: torch.Tensor | Sequence[torch.Tensor], mapped: Path | None = None) -> None:
         self._parts = list(parts)
+        self._mapped = mapped
+        self._stamp = None if mapped is None else _stamp(mapped)
         self._ends = np.cumsum([len(part) for part in parts])
         first = parts[0]
         self.width = int(first[0].shape[-1])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def check(self) -> None:
+        """Refuse to read a mapped file that was written to since: the process would be stopped, or read other numbers.
+
+        Raises
+        ------
+        ModelError
+            If so. (A file that was deleted, or replaced by another, stays mapped as it was.)
+        """
+        if self._mapped is None or self._stamp is None or not self._mapped.exists():
+            return
+        now = _stamp(self._mapped)
+        if now[0] == self._stamp[0] and now != self._stamp:
+            raise ModelError(f"{self._mapped} was written to while the model was in use; open it again.")
 
     def append(self, part: torch.Tensor | Sequence[torch.Tensor]) -> int:
         """Add rows at the end; returns the number of the first of them."""
@@ -57,6 +76,7 @@ class ProteinTable:
         """
         import torch
 
+        self.check()
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             worst = int(rows.max()) if rows.max() >= len(self) else int(rows.min())
             raise ModelError(
@@ -75,6 +95,11 @@ class ProteinTable:
                 found = torch.stack([part[i] for i in local.tolist()])
             out[torch.from_numpy(here)] = found.float()
         return out
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    told = path.stat()
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 class EncodedRows:
@@ -99,6 +124,7 @@ class EncodedRows:
         """Encoded rows of token ids (tokens,) → (tokens, width)."""
         import torch
 
+        self._table.check()
         asked = ids.cpu().numpy()
         if len(self._slots) < len(self._table):  # rows were appended
             more = np.full(len(self._table) - len(self._slots), -1, np.int64)

@@ -74,7 +74,7 @@ class TranscriptFormer(Readouts):
         self.settings = net.settings
         self.fields = tuple(aux)
         self.vocabulary = as_vocabulary(ids.genes)
-        self.table = ProteinTable(ids.table)
+        self.table = ProteinTable(ids.table, mapped=files.weights)
         self._rows = EncodedRows(self.table, net.encode_rows)
         organisms = ids.genes.organisms
         self.spec = ModelSpec(

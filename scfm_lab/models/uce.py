@@ -161,8 +161,12 @@ class UCE(PublishedModel):
         # The values stay where they are mapped, and are read when they are used.
         net.load_state_dict({name: tensors[name].float() for name in shapes}, assign=True)
         table, replaced = token_table(found, tensors[TABLE])
+        mapped = found.tokens if replaced else found.checkpoint
         species = Species(
-            found, ProteinTable(table), chromosome_row=says.get("chrom_token_offset"), default=says.get("species", "")
+            found,
+            ProteinTable(table, mapped=mapped),
+            chromosome_row=says.get("chrom_token_offset"),
+            default=says.get("species", ""),
         )
         model = cls(net.eval().requires_grad_(False), species, sample_size=says.get("sample_size", SAMPLE_SIZE))
         model.replaced = replaced

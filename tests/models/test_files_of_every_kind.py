@@ -199,3 +199,50 @@ def test_renamed_weights_are_found_where_nothing_else_can_be_meant(fresh, few):
         after = sl.load_model(path, device="cpu", precision="float32", config=fresh.config or None)
         tokens = before.tokenize(few)
         np.testing.assert_array_equal(after.encode(tokens).cell, before.encode(tokens).cell)
+
+
+@pytest.mark.parametrize("how", ["half", "bfloat16", "double", "legacy", "wrapped", "parallel"])
+def test_weights_stored_in_other_ways_are_the_same_weights(fresh, few, how):
+    if fresh.weights.suffix == ".safetensors":
+        pytest.skip("Hugging Face stores them in one way")
+    model = fresh.open()
+    tokens = model.tokenize(few)
+    before = model.encode(tokens).cell
+    content = torch.load(fresh.weights, weights_only=True)  # noqa: TID251
+
+    def each(value, change):
+        if isinstance(value, dict):
+            return {key: each(inner, change) for key, inner in value.items()}
+        return change(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    if how in ("half", "bfloat16", "double"):
+        content = each(content, lambda t: getattr(t, how)())
+    elif how == "wrapped":
+        if "model_state_dict" in content or "cell" in content:
+            pytest.skip("it is wrapped as published")
+        content = {"epoch": 3, "model_state_dict": content, "optimizer_state_dict": {"lr": 0.1}}
+    elif how == "parallel":
+        if "cell" in content:
+            pytest.skip("its names are cut out of longer ones already")
+        inner = content.get("model_state_dict", content)
+        named = {f"module.{name}": tensor for name, tensor in inner.items()}
+        content = {**content, "model_state_dict": named} if "model_state_dict" in content else named
+    other = fresh.weights.with_name("other")
+    torch.save(content, other, _use_new_zipfile_serialization=how != "legacy")
+    other.replace(fresh.weights)
+    for path in (fresh.path, fresh.weights):
+        after = sl.load_model(path, device="cpu", precision="float32", config=fresh.config or None)
+        tolerance = 0.2 if how in ("half", "bfloat16") else 1e-6
+        np.testing.assert_allclose(after.encode(tokens).cell, before, atol=tolerance)
+
+
+def test_weights_that_are_written_to_while_they_are_in_use_do_no_harm(fresh, few):
+    model = fresh.open()
+    tokens = model.tokenize(few)
+    before = model.encode(tokens).cell
+    fresh.weights.write_bytes(fresh.weights.read_bytes()[:-4000])
+    if fresh.family in ("uce", "transcriptformer"):
+        with pytest.raises(ModelError, match="was written to while the model was in use"):
+            model.encode(tokens)
+    else:
+        np.testing.assert_array_equal(model.encode(tokens).cell, before)
