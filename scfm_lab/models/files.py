@@ -52,6 +52,15 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     return config
 
 
+def names_family(folder: Path, family: str) -> bool:
+    """Whether a folder has weights and a configuration that names this family, as the project's own models have."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return (folder / WEIGHTS).is_file() and config.get("family") == family
+    except (ValueError, AttributeError, OSError):
+        return False
+
+
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file.
 

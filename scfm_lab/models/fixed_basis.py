@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import Model
-from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_safetensors, sha256
+from scfm_lab.models.files import WEIGHTS, names_family, read_config, read_safetensors, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,12 +30,7 @@ class BasisModel(Model):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether the folder's configuration names this family."""
-        if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
-            return False
-        try:
-            return json.loads((path / CONFIG).read_text(encoding="utf-8")).get("family") == cls.family
-        except (ValueError, AttributeError, OSError):
-            return False
+        return names_family(path, cls.family)
 
     @classmethod
     def open(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
@@ -259,21 +260,11 @@ class Geneformer(PublishedModel):
         list of float32 arrays, one per cell, (heads, tokens, tokens)
             Rows read, columns are read; every row sums to 1.
         """
-        import torch
 
-        from scfm_lab.inference.engine import make_batch
+        def weights(batch: Batch, layer: int) -> list[torch.Tensor]:
+            return self.net.encoder.attention(self.net.embed(*self._inputs(batch)), batch.lengths, layer)
 
-        n = self.spec.layers
-        if not -n <= hidden_layer < n:
-            raise ModelError(f"geneformer has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
-        out = []
-        for row in range(len(tokens)):
-            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
-            with torch.inference_mode():
-                inputs = self.net.embed(*self._inputs(batch))
-                weights = self.net.encoder.attention(inputs, batch.lengths, hidden_layer % n)
-            out.append(weights[0].cpu().numpy())
-        return out
+        return attention_of_cells(self, tokens, hidden_layer, weights)
 
     def gene_logits(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logit of each token id at each position (the head that predicts masked genes).

@@ -99,7 +99,7 @@ class Prediction(Result):
         adata.obs[self.key] = pd.Categorical(self.labels)
         adata.obs[f"{self.key}_confidence"] = self.confidence
         for key in (self.key, f"{self.key}_confidence"):
-            provenance.record(adata, key, self.provenance)
+            provenance.record(adata, key, self.provenance, slot="obs")
 
 
 def predict(

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
+from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -383,19 +384,9 @@ class ScFoundation(PublishedModel):
         list of float32 arrays, one per cell, (heads, tokens, tokens)
             Rows read, columns are read; every row sums to 1.
         """
-        import torch
 
-        from scfm_lab.inference.engine import make_batch
-
-        n = self.spec.layers
-        if not -n <= hidden_layer < n:
-            raise ModelError(
-                f"scfoundation has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}."
-            )
-        out: list[NDArray[np.float32]] = []
-        for row in range(len(tokens)):
-            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
+        def weights(batch: Batch, layer: int) -> Iterator[torch.Tensor]:
             net, ids, values = self._inputs(batch, CELL)
-            with torch.inference_mode():
-                out.extend(w.cpu().numpy() for w in net.attention(ids, values, batch.lengths, hidden_layer % n))
-        return out
+            return net.attention(ids, values, batch.lengths, layer)
+
+        return attention_of_cells(self, tokens, hidden_layer, weights)

@@ -7,20 +7,20 @@ library); the network is in :mod:`scfm_lab.models.starter_net`, its training in
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from scfm_lab.cells.digest import uniforms
 from scfm_lab.errors import ModelError
+from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.contract import Model, ModelSpec, Option, Request, Tokens, aligned_counts
-from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_safetensors, require_keys, sha256
+from scfm_lab.models.files import CONFIG, WEIGHTS, names_family, read_config, read_safetensors, require_keys, sha256
 from scfm_lab.models.fixed_basis import read_vocabulary
 from scfm_lab.models.pca import log_normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -76,12 +76,7 @@ class Starter(Model):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether the folder's configuration names this family."""
-        if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
-            return False
-        try:
-            return json.loads((path / CONFIG).read_text(encoding="utf-8")).get("family") == cls.family
-        except (ValueError, AttributeError, OSError):
-            return False
+        return names_family(path, cls.family)
 
     @classmethod
     def open(
@@ -197,6 +192,14 @@ class Starter(Model):
         measured[torch.as_tensor(batch.tokens.measured, device=batch.ids.device)] = True
         return measured
 
+    def base_bytes(self) -> int:
+        """Its own table of genes and no other."""
+        return 48 << 20
+
+    def batch_bytes(self, tokens: int, longest: int) -> int:
+        """Padded cells are attended to under a mask, which takes their scores."""
+        return super().batch_bytes(tokens, longest) + 4 * self.spec.heads * tokens * longest
+
     def gene_embeddings(self) -> pd.DataFrame:
         """Embedding of each gene's token, float32, genes × width (index: symbol, or Ensembl id)."""
         import pandas as pd
@@ -212,20 +215,11 @@ class Starter(Model):
         list of float32 arrays, one per cell, (heads, genes + 1, genes + 1)
             Rows read, columns are read; position 0 is the cell itself.
         """
-        import torch
 
-        from scfm_lab.inference.engine import make_batch
+        def weights(batch: Batch, layer: int) -> Iterable[torch.Tensor]:
+            return self.net.attention(*self._inputs(batch), layer, self._measured(batch))
 
-        n = self.spec.layers
-        if not -n <= hidden_layer < n:
-            raise ModelError(f"starter has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
-        out = []
-        for row in range(len(tokens)):
-            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
-            with torch.inference_mode():
-                weights = self.net.attention(*self._inputs(batch), hidden_layer % n, self._measured(batch))
-            out.append(weights[0].float().cpu().numpy())
-        return out
+        return attention_of_cells(self, tokens, hidden_layer, weights)
 
     def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Expected counts per 10,000 of some vocabulary genes, float32 (cells, genes)."""

@@ -89,7 +89,7 @@ class RunPanel(Panel):
                 key = provenance.free_key(session.adata, "obsm", f"X_umap_{model.spec.name}", given=False)
                 session.adata.obsm[key] = plane
                 record = {**result.provenance, "task": "layout", "of": result.key, "method": "UMAP (scanpy)", "seed": 0}
-                provenance.record(session.adata, key, record)
+                provenance.record(session.adata, key, record, slot="obsm")
             session.use_layout(key)
             session.add_result("embed", result)
             n = len(result.vectors)
