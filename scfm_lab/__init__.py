@@ -7,6 +7,7 @@ it is first used.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.trajectory import trajectory as trajectory
 
 __version__ = "0.1.0"
+
+# OpenMP's threads spin while they wait. Where anything else runs, such as the browser that draws the bench, they then
+# hold the cores that the work itself needs: 5 times slower was seen (benchmarks/waiting_threads.py). Read by PyTorch's
+# OpenMP when it is loaded; whoever has set them knows better.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 _HOMES = {
     "Cells": "scfm_lab.cells.cells",
