@@ -22,8 +22,10 @@ SHARE = 0.6
 #: Cells of a chunk by the size of the network: small enough that little is lost when a run is killed.
 _CHUNKS = ((10_000_000, 4_096), (100_000_000, 1_024), (None, 512))
 # Bytes of a count while it is read, checked and tokenised, and while its tokens wait for the network.
-_PREPARED, _WAITING = 72, 24
+_PREPARED, _WAITING = 68, 24
 _FEWEST_TOKENS = 512
+# What allocators keep for later, and what PyTorch takes on other machines.
+_MARGIN = 1.25
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,15 @@ class Sizes:
     def peak(self, device: str) -> int:
         """Bytes on a device at most; on the CPU everything is in the same memory."""
         if device.split(":")[0] == "cuda":
-            return self.weights + self.batch
-        return self.weights + self.batch + self.chunk + self.output + self.base
+            return self.running(device)
+        # While a checkpoint is opened, its weights may be there twice.
+        return max(self.running(device), int(_MARGIN * (2 * self.weights + self.base)) + self.chunk + self.output)
+
+    def running(self, device: str) -> int:
+        """Bytes on a device while cells are computed."""
+        if device.split(":")[0] == "cuda":
+            return int(_MARGIN * (self.weights + self.batch))
+        return int(_MARGIN * (self.weights + self.batch + self.base)) + self.chunk + self.output
 
 
 @dataclass(frozen=True)
@@ -196,21 +205,25 @@ def cut(
         raise DataError(f"chunk_size is {chunk_size}; a chunk holds at least one cell.")
     usual = next(c for limit, c in _CHUNKS if limit is None or spec.parameters <= limit)
     rows = n if together else min(n, chunk_size or usual)
-    resident = output + base + (weights if kind == "cpu" else 0)
+    resident = output + int(_MARGIN * (base + (weights if kind == "cpu" else 0)))
+
+    def batch_bytes(tokens: int) -> int:
+        return int(_MARGIN * model.batch_bytes(tokens, length))
 
     def chunk(cells: int) -> int:
         ahead = 1 if cells < n else 0
         return int(cells * per_cell * (_PREPARED + ahead * _WAITING))
 
-    one = weights + model.batch_bytes(length, length)
-    if one > on_device or resident + chunk(1) > budget:
-        need = max(one, resident + chunk(1)) / GIB
+    on_host = resident + chunk(1) + (batch_bytes(length) if kind == "cpu" else 0)
+    one = int(_MARGIN * weights) + batch_bytes(length)
+    if on_host > budget or (kind != "cpu" and one > on_device):
+        need = (on_host if kind == "cpu" else max(one, on_host)) / GIB
         raise DataError(
             f"The budget of {min(budget, on_device) / GIB:.2f} GiB is too small for one cell: {spec.name} needs {need:.2f} GiB "
             f"for its weights{', all vectors' if in_memory else ''} and a cell of {length:,} tokens. Give a larger budget_gib, "
             "or free some memory."
         )
-    room = budget - resident - (model.batch_bytes(length, length) if kind == "cpu" else 0)
+    room = budget - resident - (batch_bytes(length) if kind == "cpu" else 0)
     if together and chunk(n) > room:
         raise DataError(
             f"The {n:,} cells must be tokenised together (like_reference, or bulk samples), which takes {chunk(n) / GIB:.1f} GiB "
@@ -219,8 +232,8 @@ def cut(
     while not together and rows > 1 and chunk(rows) > room:
         rows = (rows + 1) // 2
     tokens = TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH["cpu"])
-    free = (budget - resident - chunk(rows)) if kind == "cpu" else on_device - weights
-    while tokens > _FEWEST_TOKENS and model.batch_bytes(tokens, length) > free:
+    free = (budget - resident - chunk(rows)) if kind == "cpu" else on_device - _MARGIN * weights
+    while tokens > _FEWEST_TOKENS and batch_bytes(tokens) > free:
         tokens //= 2
     # Few cells do not fill a batch.
     filled = int(min(tokens, max(length, rows * min(per_cell, length))))

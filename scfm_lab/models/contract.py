@@ -317,12 +317,14 @@ class Model:
         return sum(held.values()) or 4 * self.spec.parameters
 
     def base_bytes(self) -> int:
-        """Memory that does not grow with cells, besides the weights: vocabularies, libraries at work."""
-        return 96 << 20
+        """Memory that does not grow with cells, besides the weights: vocabularies, libraries at work (as measured)."""
+        return (96 << 20) if self.spec.layers else (20 << 20)
 
     def batch_bytes(self, tokens: int, longest: int) -> int:
         """Memory of a forward pass over a batch of so many tokens, whose longest cell has `longest`."""
         spec = self.spec
+        if not spec.layers:
+            return 8 * tokens
         hidden = self.hidden_width or spec.width
         return 4 * tokens * (10 * hidden + 2 * (spec.feed_forward or 4 * hidden))
 

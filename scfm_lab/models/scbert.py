@@ -167,6 +167,10 @@ class ScBert(PublishedModel):
         model.digest, model.path = sha256(checkpoint), checkpoint
         return model
 
+    def batch_bytes(self, tokens: int, longest: int) -> int:
+        """The states alone: the Performer walks through positions some at a time."""
+        return 4 * tokens * 3 * self.spec.width
+
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
 

@@ -197,8 +197,8 @@ class Starter(Model):
         return 48 << 20
 
     def batch_bytes(self, tokens: int, longest: int) -> int:
-        """Padded cells are attended to under a mask, which takes their scores."""
-        return super().batch_bytes(tokens, longest) + 4 * self.spec.heads * tokens * longest
+        """As measured: cells are padded, values scale and shift their genes, and attention reads under a mask."""
+        return 4 * tokens * (40 * self.spec.width + longest)
 
     def gene_embeddings(self) -> pd.DataFrame:
         """Embedding of each gene's token, float32, genes × width (index: symbol, or Ensembl id)."""

@@ -202,6 +202,10 @@ class UCE(PublishedModel):
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
 
+    def base_bytes(self) -> int:
+        """Less than other families take: no table of genes is shipped for it."""
+        return 16 << 20
+
     # --- genes -------------------------------------------------------------------------
 
     def match(self, genes: Genes) -> PublishedMatch:

@@ -1,0 +1,146 @@
+"""Plans for machines that are here, and for machines that are not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError
+from scfm_lab.inference.engine import TOKENS_PER_BATCH
+from scfm_lab.inference.hardware import GIB, Hardware, Needs, fits
+from scfm_lab.inference.plan import SHARE, cut
+
+M4 = Hardware(
+    "Darwin arm64", cores=10, ram_gib=32, free_gib=22, device="mps", device_name="Apple M4", device_gib=22,
+    device_free_gib=22, tflops=3.0,
+)  # fmt: skip
+LAPTOP = Hardware("Windows AMD64", cores=8, ram_gib=16, free_gib=7, device_gib=16, device_free_gib=7, tflops=0.2)
+SERVER = Hardware(
+    "Linux x86_64", cores=32, ram_gib=256, free_gib=200, device="cuda", device_name="NVIDIA A100 80GB", device_gib=80,
+    device_free_gib=78, bf16=True, tflops=15.0,
+)  # fmt: skip
+MACHINES = [M4, LAPTOP, SERVER]
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """The shipped transformer, opened once."""
+    return sl.load_model("starter", device="cpu", precision="float32")
+
+
+@pytest.fixture
+def large(starter):
+    """The same network as it would be with the sizes of a large one; its plan needs no weights."""
+    model = sl.load_model("starter", device="cpu", precision="float32")
+    model.spec = replace(starter.spec, parameters=650_000_000, layers=33, width=1280, heads=20, feed_forward=5120)
+    model.weight_bytes = lambda: 4 * model.spec.parameters
+    return model
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.device_name or m.name)
+def test_a_plan_can_be_had_for_any_machine(pbmc68k, starter, machine):
+    found = sl.plan(pbmc68k, starter, hardware=machine)
+    assert found.device == machine.device
+    assert found.fit.verdict == "fits"
+    assert found.fit.need_gib == found.peak_gib > 0
+    assert 0 < found.seconds < 60
+    for word in (f"on {machine.device} in float32", "GiB at most", "tokens a batch", "fits"):
+        assert word in found.summary()
+
+
+def test_faster_machines_take_less_time_and_larger_ones_larger_batches(pbmc68k, starter):
+    plans = [sl.plan(pbmc68k, starter, hardware=m) for m in MACHINES]
+    seconds = [p.seconds for p in plans]
+    assert seconds[1] > seconds[0] > seconds[2]
+    assert [p.batch_tokens for p in plans] == [TOKENS_PER_BATCH[m.device] for m in MACHINES]
+
+
+def test_nobody_knows_the_time_of_a_machine_that_says_nothing(pbmc68k, starter):
+    found = sl.plan(pbmc68k, starter, hardware=replace(LAPTOP, tflops=0.0))
+    assert np.isnan(found.seconds)
+    assert "a time that is not known" in found.summary()
+
+
+def test_batches_and_chunks_come_from_the_budget_and_the_model(pbmc68k, large):
+    reader = large.cell_reader(pbmc68k)
+    need = cut(large, reader, device="cpu", hardware=SERVER).running("cpu") / GIB
+    whole = cut(large, reader, device="cpu", hardware=SERVER, budget_gib=need + 0.1)
+    share = 0.9
+    tight = cut(large, reader, device="cpu", hardware=SERVER, budget_gib=share * need)
+    assert whole.batch_tokens == TOKENS_PER_BATCH["cpu"]
+    assert whole.chunk_cells == 512
+    assert tight.batch_tokens < whole.batch_tokens
+    assert tight.running("cpu") <= share * need * GIB
+    # 60 % of what is free is the budget where none is given.
+    free = replace(LAPTOP, free_gib=share * need / SHARE)
+    assert cut(large, reader, device="cpu", hardware=free) == tight
+    with pytest.raises(DataError, match=r"The budget of .* GiB is too small for one cell: starter needs .* GiB"):
+        cut(large, reader, device="cpu", hardware=replace(LAPTOP, free_gib=2.0))
+
+
+def test_the_memory_of_a_gpu_is_its_own(pbmc68k, large):
+    reader = large.cell_reader(pbmc68k)
+    roomy = cut(large, reader, device="cuda", hardware=SERVER)
+    small = cut(large, reader, device="cuda", hardware=replace(SERVER, device_free_gib=10))
+    assert roomy.batch_tokens > small.batch_tokens >= 512
+    assert small.running("cuda") <= SHARE * 10 * GIB
+    assert small.chunk_cells == roomy.chunk_cells
+    with pytest.raises(DataError, match="too small for one cell"):
+        cut(large, reader, device="cuda", hardware=replace(SERVER, device_free_gib=3))
+
+
+def test_a_small_budget_means_small_chunks(pbmc68k, starter):
+    reader = starter.cell_reader(pbmc68k)
+    assert cut(starter, reader, device="cpu", hardware=SERVER).chunk_cells == 700
+    one = cut(starter, reader, device="cpu", hardware=SERVER, chunk_size=1).running("cpu")
+    batch = starter.batch_bytes(TOKENS_PER_BATCH["cpu"], 1000)
+    # Room for the longest cell and for some cells' counts, not for all that would be fast.
+    tight = cut(starter, reader, device="cpu", hardware=SERVER, budget_gib=(one + 5e6) / GIB)
+    assert 1 < tight.chunk_cells <= 350
+    assert tight.batch < batch / 2
+    assert tight.running("cpu") <= one + 5e6
+
+
+def test_what_must_be_tokenised_together_is_or_is_refused(pbmc68k, starter):
+    reader = starter.cell_reader(pbmc68k)
+    assert not starter.cells_alone({"like_reference": True})
+    assert cut(starter, reader, device="cpu", hardware=SERVER, together=True, chunk_size=10).chunk_cells == 700
+    one = cut(starter, reader, device="cpu", hardware=SERVER, chunk_size=1).running("cpu") / GIB
+    with pytest.raises(DataError, match="The 700 cells must be tokenised together"):
+        cut(starter, reader, device="cpu", hardware=SERVER, together=True, budget_gib=one)
+
+
+def test_a_plan_is_what_fits_asks_for():
+    assert fits(Needs(10, 10, estimated_gib=9.0), LAPTOP).verdict == "does not fit"
+    assert fits(Needs(10, 10, estimated_gib=6.0), LAPTOP).verdict == "tight"
+    assert fits(Needs(10, 10, estimated_gib=1.0), LAPTOP).verdict == "fits"
+
+
+CHILD = """
+import json, sys
+import torch, anndata
+import scfm_lab as sl
+from pathlib import Path
+adata = sl.datasets.load("pbmc68k")
+Path("/proc/self/clear_refs").write_text("5")
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
+before = peak()
+model = sl.load_model("starter", precision="float32")
+sl.embed(adata, model, cache=False, progress=False)
+print(json.dumps(peak() - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc, which Linux has")
+def test_the_memory_that_is_planned_is_between_one_and_two_times_what_is_used(pbmc68k, starter):
+    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
+    used = json.loads(done.stdout)
+    planned = sl.plan(pbmc68k, starter).peak_gib
+    assert used <= planned <= 2 * used
