@@ -1,0 +1,44 @@
+"""Every family streams: the same vectors and the same remarks, whatever the chunks, from the cache or anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from families import FAMILIES
+
+import scfm_lab as sl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vectors_do_not_depend_on_chunks_or_the_cache(
+    every_opened: Callable[[str], Any], name: str, pbmc68k: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    model = every_opened(name)
+    cells = pbmc68k[:45].copy()
+    # One cell that no model sees, alone in its chunk.
+    dense = cells.X.toarray()
+    dense[18] = 0
+    cells.X = dense
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    whole = sl.embed(cells, model, progress=False, cache=False, copy=True)
+    assert np.isnan(whole.vectors[18]).all()
+    parts = sl.embed(tmp_path / "cells.h5ad", model, progress=False, cache=False, chunk_size=6)
+    sl.embed(cells[5:30].copy(), model, progress=False)
+    mixed = sl.embed(cells, model, progress=False, chunk_size=20, copy=True)
+    known = sl.embed(cells, model, progress=False, copy=True)
+    assert mixed.provenance["cells_from_cache"] == 25
+    assert known.provenance["cells_from_cache"] == 45
+    for result in (parts, mixed, known):
+        np.testing.assert_allclose(result.vectors, whole.vectors, atol=1e-5, rtol=0)
+        for told in ("cells_truncated", "counts_truncated", "cells_left_out", "cells_without_genes", "remarks"):
+            assert result.provenance[told] == whole.provenance[told], told
+        assert result.audit.table.equals(whole.audit.table)
