@@ -61,7 +61,7 @@ def stability(model: Any, adata: Any, options: dict[str, Any]) -> dict[str, floa
     import scfm_lab as sl
 
     def embed(cells: Any, **more: Any) -> np.ndarray:
-        return sl.embed(cells, model, options=options, progress=False, copy=True, **more).vectors
+        return sl.embed(cells, model, options=options, progress=False, copy=True, cache=False, **more).vectors
 
     order = np.random.default_rng(0).permutation(adata.n_obs)
     whole = embed(adata)

@@ -42,7 +42,7 @@ def vectors(adata: AnnData, model: Any) -> NDArray[np.float32]:
     """Cell vectors; the AnnData is left as it is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.asarray(sl.embed(adata, model, copy=True, progress=False).vectors)
+        return np.asarray(sl.embed(adata, model, copy=True, progress=False, cache=False).vectors)
 
 
 def transfer(reference: NDArray[Any], labels: NDArray[Any], query: NDArray[Any]) -> NDArray[Any]:

@@ -44,6 +44,8 @@ def private_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCFM_HOME", str(home))
         patch.setenv("MPLBACKEND", "Agg")
+        # Tests mean what they compute; those of the cache switch it on.
+        patch.setenv("SCFM_CACHE_GB", "0")
         data = _beside("SCFM_DATA", "data")
         if data is not None:
             patch.setenv("SCFM_DATA", str(data))

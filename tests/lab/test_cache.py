@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data home of this test's own."""
+    """A data home of this test's own, with a cache."""
+    monkeypatch.delenv("SCFM_CACHE_GB")
     path = tmp_path / "home"
     monkeypatch.setenv("SCFM_HOME", str(path))
     return path

@@ -22,6 +22,7 @@ def test_vectors_do_not_depend_on_chunks_or_the_cache(
     every_opened: Callable[[str], Any], name: str, pbmc68k: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SCFM_CACHE_GB")
     model = every_opened(name)
     cells = pbmc68k[:45].copy()
     # One cell that no model sees, alone in its chunk.
