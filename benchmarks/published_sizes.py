@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
 WRITERS = Path(__file__).resolve().parents[1] / "tests" / "models"
@@ -56,7 +57,6 @@ SIZES = {
 def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]]:
     """Write a checkpoint that knows the genes of these cells; its path, and what ``config=`` must say."""
     sys.path.insert(0, str(WRITERS))
-    import torch
     import writers
     import writers_performer
     import writers_protein

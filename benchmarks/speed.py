@@ -138,7 +138,7 @@ def measure(name: str, precisions: list[str], cells: int, repeats: int) -> list[
                     **{k: v for k, v in result[0].provenance.items() if k.startswith("precision_")},
                 }
             )
-            print(json.dumps(rows[-1]), flush=True)  # noqa: T201
+            print(json.dumps(rows[-1]), flush=True)
     return rows
 
 

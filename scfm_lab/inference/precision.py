@@ -65,13 +65,13 @@ class Precision:
         ModelError
             If it is none.
         """
-        products, _, rest = str(name).partition("+")
+        products, plus, rest = str(name).partition("+")
         products = _SHORT.get(products, products)
         words = rest.removesuffix(_SUFFIX).split("-") if rest else []
         explicit = words[-1:] == ["explicit"]
         words = words[:-1] if explicit else words
         attention = words[0] if words else products
-        if products not in DTYPES or attention not in DTYPES or len(words) > 1 or (rest and not rest.endswith(_SUFFIX)):
+        if products not in DTYPES or attention not in DTYPES or len(words) > 1 or (plus and not rest.endswith(_SUFFIX)):
             raise ModelError(
                 f"precision={name!r} is not known; use 'auto', {', '.join(map(repr, DTYPES))}, or what the provenance of "
                 "an earlier run says." + did_you_mean(products, DTYPES)

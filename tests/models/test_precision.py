@@ -1,0 +1,119 @@
+"""The precision of a run: its name, its numbers, and the choice that is verified on the user's own cells."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import writers
+
+import scfm_lab as sl
+from scfm_lab.errors import ModelError
+from scfm_lab.inference import precision as p
+from scfm_lab.inference.precision import FLOAT32, Precision, Verified, neighbour_overlap, verify
+from scfm_lab.models.contract import Request
+
+NAMES = [
+    "float32",
+    "bfloat16",
+    "float16",
+    "bfloat16+float32-attention",
+    "bfloat16+explicit-attention",
+    "bfloat16+float32-explicit-attention",
+    "float32+explicit-attention",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_says_all_and_is_read_back(name):
+    assert str(Precision.parse(name)) == name
+
+
+def test_short_names_are_understood():
+    assert Precision.parse("bf16") == Precision("bfloat16", "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["bfloat", "float64", "bfloat16+", "bfloat16+fast-attention", "bfloat16+explicit", ""])
+def test_what_is_no_precision_is_refused_with_those_that_are(name):
+    with pytest.raises(ModelError, match=r"not known; use 'auto', 'float32', 'bfloat16', 'float16'"):
+        sl.load_model("starter", precision=name)
+
+
+def test_neighbours_are_compared_cell_by_cell():
+    points = np.random.default_rng(0).normal(size=(100, 5))
+    assert neighbour_overlap(points, points * 3) == 1.0
+    other = np.random.default_rng(1).normal(size=(100, 5))
+    # Of 99 others, 15 drawn twice share 15/99.
+    assert neighbour_overlap(points, other) == pytest.approx(15 / 99, abs=0.06)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, _pbmc68k):
+    """More than 5 million parameters, nearly all of them in the table of tokens: quick all the same."""
+    names = [*_pbmc68k.var_names, *(f"GENE{i}" for i in range(60_000))]
+    folder = tmp_path_factory.mktemp("large") / "scgpt"
+
+    def tame(tensors):
+        return {k: v * 0.1 if v.ndim == 2 else v for k, v in tensors.items()}
+
+    return writers.write_scgpt(folder, _pbmc68k, d=96, heads=4, f=96, genes=names, change=tame)
+
+
+def test_lower_precision_is_near_and_the_weights_stay(large, few):
+    exact = sl.load_model(large, device="cpu", precision="float32")
+    tokens = exact.tokenize(few)
+    truth = exact.encode(tokens).cell
+    for name in ("bfloat16", "bfloat16+float32-attention", "bfloat16+explicit-attention", "float32+explicit-attention"):
+        model = sl.load_model(large, device="cpu", precision=name)
+        assert model.precision == name
+        found = model.encode(tokens).cell
+        cosine = (truth * found).sum(1)
+        assert cosine.min() > 0.999, name
+        assert not np.array_equal(found, truth), name
+        np.testing.assert_array_equal(model.encode(tokens, precision=FLOAT32).cell, truth)
+
+
+def test_auto_takes_what_was_verified_and_says_so(large, pbmc68k, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    assert model.precision == "float32"
+    told = sl.embed(pbmc68k, model, progress=False, copy=True, cache=False).provenance
+    verified = Verified(
+        told["precision_tried"],
+        told["precision_overlap"],
+        told["precision_cosine"],
+        told["precision_cells"],
+        told["precision_speedup"],
+    )
+    assert told["precision"] == (verified.precision if verified.holds else "float32")
+    # What was found is kept, and the precision in the provenance asks for the same again.
+    kept = json.loads((tmp_path / "precision.json").read_text())
+    assert [entry["precision"] for entry in kept.values()] == [told["precision_tried"]]
+    again = sl.embed(pbmc68k, model, progress=False, copy=True, cache=False)
+    named = sl.load_model(large, device="cpu", precision=told["precision"])
+    same = sl.embed(pbmc68k, named, progress=False, copy=True, cache=False)
+    np.testing.assert_array_equal(again.vectors, same.vectors)
+    # A perturbation is float32 whatever was found.
+    shift = sl.perturb(pbmc68k[:40].copy(), model, {"CD74": 0.0}, null=False, progress=False)
+    assert shift.provenance["precision"] == "float32"
+
+
+def test_a_precision_that_loses_the_answer_is_not_taken(tmp_path, pbmc68k):
+    def huge(tensors):
+        return {k: v * 3e4 if k.endswith("linear1.weight") else v for k, v in tensors.items()}
+
+    folder = writers.write_scgpt(tmp_path / "scgpt", pbmc68k, d=24, heads=3, f=40, change=huge)
+    model = sl.load_model(folder, device="cpu", precision="auto")
+    tokens = model.tokenize(pbmc68k[:64].copy())
+    found = verify(model, tokens, Request(), Precision("float16", "float16"))
+    assert not found.holds
+    assert found.overlap < p.MIN_OVERLAP
+    assert found.cells == 64
+
+
+def test_small_networks_and_the_references_way_stay_exact(model, few):
+    model.to("cpu", "auto")
+    told = sl.embed(few, model, progress=False, copy=True).provenance
+    assert told["precision"] == "float32"
+    assert "precision_tried" not in told
