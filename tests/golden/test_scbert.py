@@ -63,12 +63,12 @@ def kept(cells: ad.AnnData, expected: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pretrained(folder: Path) -> ScBert:
-    return sl.load_model(folder / "ckpts" / "panglao_pretrain.pth", device="cpu")
+    return sl.load_model(folder / "ckpts" / "panglao_pretrain.pth", device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
 def finetuned(folder: Path) -> ScBert:
-    return sl.load_model(folder / "ckpts" / "finetune_best.pth", device="cpu")
+    return sl.load_model(folder / "ckpts" / "finetune_best.pth", device="cpu", precision="float32")
 
 
 @pytest.mark.golden
@@ -190,7 +190,7 @@ def small(tmp_path_factory, _pbmc68k) -> Path:
 
 @pytest.fixture(scope="module")
 def model(small: Path) -> ScBert:
-    return sl.load_model(small / "ckpts" / "panglao_pretrain.pth", device="cpu")
+    return sl.load_model(small / "ckpts" / "panglao_pretrain.pth", device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_other_shapes_agree_with_the_formulas_written_out(tmp_path, few, bias, n
     genes = list(few.var_names[::2])
     net = small_net(len(genes), seed=3, n_tokens=n_tokens, bias=bias)
     write_checkpoint(tmp_path / "x.pth", net, prefix="module.", bare=True)
-    model = sl.load_model(tmp_path / "x.pth", device="cpu", files={"gene_order": genes})
+    model = sl.load_model(tmp_path / "x.pth", device="cpu", precision="float32", files={"gene_order": genes})
     assert (model.bin_num, model.spec.heads, model.spec.layers, model.spec.width) == (n_tokens - 2, 3, 2, 12)
     tokens = model.tokenize(few)
     assert tokens.ids.max() == n_tokens - 2
@@ -409,7 +409,9 @@ def test_a_batch_that_runs_together_can_be_stopped(model, few):
 
 
 def test_a_finetuned_file_labels_cells(small, few):
-    tuned = sl.load_model(small / "tuned", device="cpu", files={"gene_order": small / "data" / "panglao_10000.h5ad"})
+    tuned = sl.load_model(
+        small / "tuned", device="cpu", precision="float32", files={"gene_order": small / "data" / "panglao_10000.h5ad"}
+    )
     result = tuned.predict(few, progress=False)
     assert set(result.labels) <= {"B", "NK", "T"}
     assert few.obs["scbert_confidence"].between(1 / 3, 1).all()
@@ -424,7 +426,7 @@ def test_a_finetuned_file_labels_cells(small, few):
 def test_a_finetuned_file_without_names_says_that_it_has_none(tmp_path, few):
     genes = list(few.var_names)
     write_checkpoint(tmp_path / "best.pth", small_net(len(genes), head=(8, 6, 3)))
-    tuned = sl.load_model(tmp_path / "best.pth", device="cpu", files={"gene_order": genes})
+    tuned = sl.load_model(tmp_path / "best.pth", device="cpu", precision="float32", files={"gene_order": genes})
     result = tuned.predict(few, progress=False)
     assert set(result.labels) <= {"class 0", "class 1", "class 2"}
     assert "names of the classes are not known" in result.summary()
@@ -452,7 +454,7 @@ class Bomb:
 def refused(path: Path, *words: str, **given: Any) -> None:
     """One sentence, or two, that name what is wrong; nothing else."""
     with pytest.raises(ModelError) as told:
-        sl.load_model(path, device="cpu", **given)
+        sl.load_model(path, device="cpu", precision="float32", **given)
     text = str(told.value)
     assert "\n" not in text
     for word in words:
@@ -568,7 +570,7 @@ def test_a_gene_order_that_is_missing_or_does_not_fit_is_refused(copy):
 
 def test_a_folder_says_what_is_missing_and_which_file_is_meant(copy):
     (copy / "ckpts" / "panglao_pretrain.pth").rename(copy / "ckpts" / "renamed.pth")
-    assert sl.load_model(copy / "ckpts", device="cpu").path.name in ("ckpts", "renamed.pth")
+    assert sl.load_model(copy / "ckpts", device="cpu", precision="float32").path.name in ("ckpts", "renamed.pth")
     (copy / "ckpts" / "other.pth").write_bytes((copy / "ckpts" / "renamed.pth").read_bytes())
     refused(copy / "ckpts", "2 checkpoints", "renamed.pth", "other.pth")
     for name in ("renamed.pth", "other.pth"):

@@ -59,7 +59,7 @@ def cells(folder: Path) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def published(folder: Path) -> ScFoundation:
-    return sl.load_model(folder / "models" / "models.ckpt", device="cpu")
+    return sl.load_model(folder / "models" / "models.ckpt", device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def small(tmp_path_factory, _pbmc68k) -> Path:
 
 @pytest.fixture(scope="module")
 def model(small: Path) -> ScFoundation:
-    return sl.load_model(small, device="cpu")
+    return sl.load_model(small, device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ class Dense:
 )
 def test_other_shapes_agree_with_the_formulas_written_out(tmp_path, few, shape):
     path = write_checkpoint(tmp_path / "a" / "models.ckpt", list(few.var_names[::3]), **shape)
-    model = sl.load_model(path, device="cpu")
+    model = sl.load_model(path, device="cpu", precision="float32")
     tokens = model.tokenize(few)
     states, genes, vectors = (
         model.encode(tokens, genes=True).genes,
@@ -414,7 +414,7 @@ def test_gene_embeddings_are_the_positions_of_the_checkpoint(model):
 def test_attention_rows_sum_to_one_and_the_weights_are_those_used(tmp_path, few):
     for first in (False, True):
         path = write_checkpoint(tmp_path / f"{first}" / "m" / "models.ckpt", list(few.var_names), norm_first=first)
-        model = sl.load_model(path, device="cpu")
+        model = sl.load_model(path, device="cpu", precision="float32")
         tokens = model.tokenize(few[:2].copy())
         maps = model.attention(tokens, hidden_layer=0)
         assert [m.shape for m in maps] == [(3, n, n) for n in tokens.lengths]
@@ -450,8 +450,10 @@ def test_one_set_alone_serves_for_everything(tmp_path, few):
 
     genes = list(few.var_names)
     path = write_checkpoint(tmp_path / "a" / "one.ckpt", genes, sets=("cell",), change=alone)
-    three = sl.load_model(write_checkpoint(tmp_path / "b" / "m" / "models.ckpt", genes), device="cpu")
-    model = sl.load_model(path, device="cpu")
+    three = sl.load_model(
+        write_checkpoint(tmp_path / "b" / "m" / "models.ckpt", genes), device="cpu", precision="float32"
+    )
+    model = sl.load_model(path, device="cpu", precision="float32")
     tokens = model.tokenize(few[:3].copy())
     np.testing.assert_array_equal(model.encode(tokens).cell, three.encode(three.tokenize(few[:3].copy())).cell)
     assert np.isfinite(model.gene_expression(tokens, genes=["LYZ"])).all()
@@ -459,7 +461,7 @@ def test_one_set_alone_serves_for_everything(tmp_path, few):
 
 def test_a_set_that_is_not_there_is_named(tmp_path, few):
     path = write_checkpoint(tmp_path / "a" / "models.ckpt", list(few.var_names), sets=("cell", "rde"))
-    model = sl.load_model(path, device="cpu")
+    model = sl.load_model(path, device="cpu", precision="float32")
     with pytest.raises(ModelError, match="version"):
         model.tokenize(few, options={"version": "gene"})
     with pytest.raises(ModelError, match="no weights 'gene'"):
@@ -482,7 +484,7 @@ class Bomb:
 def refused(path: Path, *words: str, **given: Any) -> None:
     """One sentence, or two, that name what is wrong; nothing else."""
     with pytest.raises(ModelError) as told:
-        sl.load_model(path, device="cpu", **given)
+        sl.load_model(path, device="cpu", precision="float32", **given)
     text = str(told.value)
     assert "\n" not in text
     for word in words:
@@ -553,7 +555,7 @@ def test_what_does_not_fit_is_named(tmp_path, genes, change, words):
 def test_what_the_file_does_not_say_can_be_given(tmp_path, genes, few):
     path = broken(tmp_path, genes, lambda c: c["cell"]["config"]["model_config"]["mae_autobin"]["encoder"].pop("heads"))
     refused(path, "no 'heads'")
-    model = sl.load_model(path, device="cpu", config={"encoder": {"heads": 3}})
+    model = sl.load_model(path, device="cpu", precision="float32", config={"encoder": {"heads": 3}})
     assert np.isfinite(model.encode(model.tokenize(few)).cell).all()
     refused(path, "nhead", config={"nhead": 3})
 
@@ -575,7 +577,7 @@ def test_an_index_that_is_missing_or_does_not_fit_is_refused(tmp_path, genes):
     refused(path, "2 genes", "765", files={"gene_index": ["A", "B"]})
     index.unlink()
     refused(path, "OS_scRNA_gene_index", "gene_index")
-    assert sl.load_model(path, device="cpu", files={"gene_index": genes}).spec.n_genes == 765
+    assert sl.load_model(path, device="cpu", precision="float32", files={"gene_index": genes}).spec.n_genes == 765
 
 
 def test_a_folder_says_what_is_missing(tmp_path, genes):
@@ -587,7 +589,7 @@ def test_a_folder_says_what_is_missing(tmp_path, genes):
 
 def test_a_file_that_changed_after_it_was_opened_is_told(tmp_path, genes, few):
     path = broken(tmp_path, genes, lambda c: None)
-    model = sl.load_model(path, device="cpu")
+    model = sl.load_model(path, device="cpu", precision="float32")
     tokens = model.tokenize(few[:2].copy())
     model.encode(tokens)
     path.write_bytes(path.read_bytes()[:-1000])

@@ -47,7 +47,7 @@ def cells(folder: Path) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def published(folder: Path) -> TranscriptFormer:
-    return sl.load_model(folder / "tf_sapiens", device="cpu")
+    return sl.load_model(folder / "tf_sapiens", device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, bundled: ad.AnnData) -> Pa
 
 @pytest.fixture(scope="module")
 def model(written: Path) -> TranscriptFormer:
-    return sl.load_model(written, device="cpu")
+    return sl.load_model(written, device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_options_of_the_format(tmp_path, bundled, name):
     folder = write_tf(tmp_path / "tf", {"homo_sapiens_gene.h5": human_ids(bundled)}, **VARIANTS[name])
-    model = sl.load_model(folder, device="cpu")
+    model = sl.load_model(folder, device="cpu", precision="float32")
     tokens = model.tokenize(bundled)
     vectors = model.encode(tokens).cell
     assert np.isfinite(vectors).all()
@@ -276,7 +276,7 @@ def test_several_species_in_the_order_of_the_configuration(tmp_path, bundled):
         "drosophila_melanogaster_gene.pkl": ["FBgn0000001"],
         "homo_sapiens_gene.h5": ids,
     }
-    model = sl.load_model(write_tf(tmp_path / "tf", species), device="cpu")
+    model = sl.load_model(write_tf(tmp_path / "tf", species), device="cpu", precision="float32")
     assert model.spec.organisms == ("mouse", "drosophila melanogaster", "human")
     # Doubled names keep their first place; genes follow the seven special tokens.
     assert list(model.vocabulary.ensembl[:46]) == [*mouse, *ids[:5], "FBgn0000001"]
@@ -364,7 +364,7 @@ def test_silent_cells_are_nan_and_cells_with_few_genes_can_be_left_out(model, bu
 def short(tmp_path_factory: pytest.TempPathFactory, bundled: ad.AnnData) -> TranscriptFormer:
     """A model that reads fewer genes than most cells express."""
     folder = write_tf(tmp_path_factory.mktemp("short") / "tf", {"homo_sapiens_gene.h5": human_ids(bundled)}, seq_len=63)
-    return sl.load_model(folder, device="cpu")
+    return sl.load_model(folder, device="cpu", precision="float32")
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,8 @@ def test_surgery_as_the_reference_and_corrected(written, tmp_path, bundled):
     new = write_vectors(tmp_path / "danio_rerio_gene.h5", human_ids(bundled)[:300], 10, seed=9)
     files = {"pretrained_embedding": new}
     like, right = (
-        sl.load_model(written, device="cpu", files=files, config={"surgery": s}) for s in ("reference", "corrected")
+        sl.load_model(written, device="cpu", precision="float32", files=files, config={"surgery": s})
+        for s in ("reference", "corrected")
     )
     assert like.spec.organisms == ("danio rerio",)
     assert (like.ids.start, like.ids.pad, like.ids.hidden) == (2, 5, 1)
@@ -479,7 +480,7 @@ def test_surgery_as_the_reference_and_corrected(written, tmp_path, bundled):
     tokens = like.tokenize(bundled)
     assert (tokens.lengths == 511).all()
     assert np.abs(like.encode(tokens).cell - right.encode(right.tokenize(bundled)).cell).max() > 1e-3
-    assert len({like.digest, right.digest, sl.load_model(written, device="cpu").digest}) == 3
+    assert len({like.digest, right.digest, sl.load_model(written, device="cpu", precision="float32").digest}) == 3
     # Special tokens keep their trained vectors under new numbers.
     old = read_torch(written / "model_weights.pt")[TABLE]
     trained = [SPECIALS.index(name) for name in ("unknown", "[START]", "[END]", "[RD]", "[CELL]", "[PAD]", "[MASK]")]
@@ -492,7 +493,10 @@ def test_surgery_as_the_reference_and_corrected(written, tmp_path, bundled):
 def test_surgery_with_more_genes_than_trained_embeds_and_has_no_likelihoods(written, tmp_path, bundled):
     names = [f"ENSG{i:011d}" for i in range(800)] + human_ids(bundled)[:200]
     model = sl.load_model(
-        written, device="cpu", files={"pretrained_embedding": write_vectors(tmp_path / "x_gene.h5", names, 10)}
+        written,
+        device="cpu",
+        precision="float32",
+        files={"pretrained_embedding": write_vectors(tmp_path / "x_gene.h5", names, 10)},
     )
     tokens = model.tokenize(bundled[:2].copy())
     assert np.isfinite(model.encode(tokens).cell).all()
@@ -505,7 +509,7 @@ def test_surgery_with_more_genes_than_trained_embeds_and_has_no_likelihoods(writ
 
 def refused(folder: Path, **kwargs: Any) -> str:
     with pytest.raises(ModelError) as caught:
-        sl.load_model(folder, device="cpu", **kwargs)
+        sl.load_model(folder, device="cpu", precision="float32", **kwargs)
     return str(caught.value)
 
 
@@ -612,4 +616,9 @@ def test_vectors_of_another_width_or_with_nan_are_refused(written, tmp_path):
 def test_unknown_settings_and_files_are_refused(written):
     assert "Did you mean 'softcap'" in refused(written, config={"soft_cap": 3})
     assert "Did you mean 'vocabs'" in refused(written, files={"vocab": "x"})
-    assert sl.load_model(written, device="cpu", config={"clip_counts": 5}).spec.options["clip_counts"].default == 5
+    assert (
+        sl.load_model(written, device="cpu", precision="float32", config={"clip_counts": 5})
+        .spec.options["clip_counts"]
+        .default
+        == 5
+    )

@@ -55,7 +55,9 @@ def cells(folder: Path) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def published(folder: Path, fixture: dict[str, Any]) -> UCE:
-    return sl.load_model(folder / "model_files", device="cpu", config={"nhead": fixture["config"]["nhead"]})
+    return sl.load_model(
+        folder / "model_files", device="cpu", precision="float32", config={"nhead": fixture["config"]["nhead"]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +86,12 @@ def stored(expected: dict[str, np.ndarray]) -> Tokens:
 
 
 @pytest.mark.golden
-def test_genes_stand_where_the_reference_finds_them(published, expected):
-    genes = published.species.genes("human")
-    at = pd.Index(genes.symbols).get_indexer([name.upper() for name in expected["gene_names"]])
-    np.testing.assert_array_equal(genes.rows[at], expected["gene_token_index"])
-    np.testing.assert_array_equal(genes.chromosomes[at], expected["gene_chrom_code"])
-    np.testing.assert_array_equal(genes.starts[at], expected["gene_start"])
-
-
-@pytest.mark.golden
 def test_sentences_are_the_references(published, reference_tokens, expected, kept, cells):
     np.testing.assert_array_equal(reference_tokens.take(kept).ids, stored(expected).ids)
     np.testing.assert_array_equal(reference_tokens.lengths[kept], expected["seq_len"])
     left_out = np.ones(cells.n_obs, dtype=bool)
     left_out[kept] = False
     np.testing.assert_array_equal(reference_tokens.cell["left_out"], left_out)
-
-
-@pytest.mark.golden
-def test_vectors_are_the_references_padding_and_all(published, reference_tokens, expected, kept):
-    agree(published.encode(reference_tokens).cell[kept], expected["cell_embedding"], 2e-5)
 
 
 @pytest.mark.golden
@@ -150,33 +138,8 @@ def test_states_of_all_tokens_are_the_references(published, reference_tokens, ex
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", ["encoder_input_first2", "encoder_output_first2", "decoder_output_first2"])
-def test_padding_has_the_references_states_too(published, expected, name):
-    """Rows of the golden arrays beyond a sentence's end are padding, which the reference computes like any token."""
-    longest = len(expected[name])
-    net, lengths, known = published.net, np.full(2, longest), expected["seq_len"][:2].astype(np.int64)
-    ids = torch.from_numpy(expected["tokens"][:2, :longest].reshape(-1).astype(np.int64))
-    with torch.inference_mode():
-        rows = net.encode_rows(published.species.table.take(ids.numpy()))
-        states = net.leaky(net.place(rows, lengths), lengths, known, published.spec.layers)
-        found = {
-            "encoder_input_first2": rows / net.width**0.5,
-            "encoder_output_first2": states,
-            "decoder_output_first2": net.decode(states),
-        }[name]
-    agree(found.numpy().reshape(2, longest, -1), expected[name].transpose(1, 0, 2), 2e-4, 1e-3)
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize(("normalised", "name"), [(True, "normalized_pe"), (False, "raw_pe")])
-def test_expression_logits_are_the_references(published, expected, normalised, name):
-    genes = expected["gene_names"][:200].tolist()
-    found = published.expression_logits(expected["cell_embedding"][:2], genes, normalised=normalised)
-    np.testing.assert_allclose(found, expected[f"predict_logits_first2_{name}"], atol=2e-4, rtol=1e-3)
-
-
-@pytest.mark.golden
 def test_the_default_is_as_near_to_a_reference_draw_as_reference_draws_are_to_each_other(published, cells):
+    cells = cells[::2].copy()
     free = {"like_reference": True, "batch_size": 1, "filter": False}
     reference = [published.encode(published.tokenize(cells, options=free, seed=s)).cell for s in range(4)]
     default = [published.encode(published.tokenize(cells, seed=s)).cell for s in range(4)]
@@ -205,7 +168,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, bundled: ad.AnnData) -> Pa
 
 @pytest.fixture(scope="module")
 def model(written: Path) -> UCE:
-    return sl.load_model(written, device="cpu", config={"nhead": 3})
+    return sl.load_model(written, device="cpu", precision="float32", config={"nhead": 3})
 
 
 @pytest.fixture
@@ -242,7 +205,7 @@ def test_other_sizes_names_and_json_offsets(tmp_path, bundled):
         name="33l_8ep_1024t_1280.torch",
         offsets="species_offsets.json",
     )
-    model = sl.load_model(folder, device="cpu")  # 40 is divisible by the published 20
+    model = sl.load_model(folder, device="cpu", precision="float32")  # 40 is divisible by the published 20
     assert (model.spec.layers, model.spec.heads, model.spec.width) == (5, 20, 32)
     vectors = model.encode(model.tokenize(bundled)).cell
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -259,7 +222,7 @@ def test_the_file_itself_the_folder_above_and_files_elsewhere(written, bundled, 
         "protein_embeddings": written / "protein_embeddings",
     }
     for source, files in ((written / "4layer_model.torch", {}), (tmp_path / "home", {}), (alone, elsewhere)):
-        other = sl.load_model(source, device="cpu", config={"nhead": 3}, files=files)
+        other = sl.load_model(source, device="cpu", precision="float32", config={"nhead": 3}, files=files)
         np.testing.assert_array_equal(other.encode(other.tokenize(bundled[:3].copy())).cell, wanted)
 
 
@@ -426,7 +389,7 @@ def test_a_species_that_nothing_tells_has_to_be_named(model, bundled):
     assert len(model.tokenize(odd, options={"species": "human"})) == odd.n_obs
     with pytest.raises(ModelError, match="hold no species 'rat'"):
         model.tokenize(odd, options={"species": "rat"})
-    fixed = sl.load_model(model.path, device="cpu", config={"nhead": 3, "species": "human"})
+    fixed = sl.load_model(model.path, device="cpu", precision="float32", config={"nhead": 3, "species": "human"})
     assert len(fixed.tokenize(odd)) == odd.n_obs
 
 
@@ -463,7 +426,9 @@ def test_a_new_species_is_read_as_from_the_files_of_the_authors_notebook(written
     random = np.random.default_rng(1)
     adata = ad.AnnData(random.poisson(1.0, (6, 60)).astype(np.float32))
     adata.var_names = [f"Rat{i}" for i in range(60)]
-    added = sl.load_model(written, device="cpu", config={"nhead": 3}, files={"species": {"rat": rat}})
+    added = sl.load_model(
+        written, device="cpu", precision="float32", config={"nhead": 3}, files={"species": {"rat": rat}}
+    )
     assert "rat" in added.spec.organisms
     found = added.encode(added.tokenize(adata, options={"species": "rat"})).cell
 
@@ -484,11 +449,20 @@ def test_a_new_species_is_read_as_from_the_files_of_the_authors_notebook(written
         "offsets": tmp_path / "offsets.pkl",
         "new_species": tmp_path / "new_species_protein_embeddings.csv",
     }
-    replaced = sl.load_model(written, device="cpu", config={"nhead": 3}, files=files)
+    replaced = sl.load_model(written, device="cpu", precision="float32", config={"nhead": 3}, files=files)
     assert replaced.replaced
     assert replaced.species.chromosome_row == 64
     np.testing.assert_allclose(replaced.encode(replaced.tokenize(adata)).cell, found, atol=1e-6)
-    assert len({added.digest, replaced.digest, sl.load_model(written, device="cpu", config={"nhead": 3}).digest}) == 3
+    assert (
+        len(
+            {
+                added.digest,
+                replaced.digest,
+                sl.load_model(written, device="cpu", precision="float32", config={"nhead": 3}).digest,
+            }
+        )
+        == 3
+    )
 
 
 # --- files that must be refused ----------------------------------------------------------------
@@ -496,7 +470,7 @@ def test_a_new_species_is_read_as_from_the_files_of_the_authors_notebook(written
 
 def refused(folder: Path, **kwargs: Any) -> str:
     with pytest.raises(ModelError) as caught:
-        sl.load_model(folder, device="cpu", **{"config": {"nhead": 3}} | kwargs)
+        sl.load_model(folder, device="cpu", precision="float32", **{"config": {"nhead": 3}} | kwargs)
     return str(caught.value)
 
 
@@ -605,7 +579,10 @@ def test_renamed_and_mixed_up_files_are_refused(copied):
 def test_two_checkpoints_in_one_folder_are_a_question(copied):
     shutil.copy(copied / "4layer_model.torch", copied / "33l_8ep_1024t_1280.torch")
     assert "give the path of the one you mean" in refused(copied)
-    assert sl.load_model(copied / "4layer_model.torch", device="cpu", config={"nhead": 3}).spec.layers == 2
+    assert (
+        sl.load_model(copied / "4layer_model.torch", device="cpu", precision="float32", config={"nhead": 3}).spec.layers
+        == 2
+    )
 
 
 def test_proteins_of_another_table_are_refused(copied):
@@ -626,7 +603,7 @@ def test_options_that_make_no_sense_are_refused(model, bundled):
 
 def test_a_sentence_too_long_is_cut_and_told(tmp_path, bundled):
     short = write_uce(tmp_path / "short", list(bundled.var_names), positions=1040)
-    model = sl.load_model(short, device="cpu", config={"nhead": 3})
+    model = sl.load_model(short, device="cpu", precision="float32", config={"nhead": 3})
     tokens = model.tokenize(bundled)
     assert tokens.lengths.max() == 1040
     assert tokens.cell["truncated"].any()
