@@ -55,6 +55,10 @@ def progress_bar(wanted: bool | None, label: str) -> Iterator[Callable[..., None
     bar = tqdm(desc=label, file=sys.stderr, dynamic_ncols=True)
 
     def show(done: int, total: int, note: str = "") -> None:
+        if bar.total is None:
+            # What was finished before says nothing about the speed of now.
+            bar.initial = bar.n = done
+            bar.total = total
         if total != bar.total:
             # A new stage with another amount of work starts its own count.
             bar.reset(total=total)

@@ -235,8 +235,10 @@ def run(
     todo = list(spans)
     if progress is not None:
         progress(done, total)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="scfm-prepare") if len(todo) > 1 else None
-    ahead: Future[Prepared] | None = None
+    # Without anything to overlap, and nobody who might want to stop it, no thread is needed.
+    threaded = len(todo) > 1 or (cancel is not None and todo)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="scfm-prepare") if threaded else None
+    ahead: Future[Prepared] | None = None if pool is None else pool.submit(prepare, job, *todo[0], cache)
     try:
         for i, (start, stop) in enumerate(todo):
             if cancel is not None and cancel.is_set():

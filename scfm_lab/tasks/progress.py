@@ -29,6 +29,9 @@ def as_progress(
     with tqdm(desc=description, unit=f" {unit}", leave=False) as bar:
 
         def report(done: int, total: int, *_: Any) -> None:
+            if bar.total is None:
+                # What was finished before says nothing about the speed of now.
+                bar.initial = bar.n = done
             bar.total = total
             bar.update(done - bar.n)
 
