@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_lab.errors import DataError
 from scfm_lab.models.blocks import joined, over_blocks
 from scfm_lab.models.contract import Tokens
 from scfm_lab.models.published import known_counts, places
@@ -82,7 +83,7 @@ def rank(
     ids, counts, lengths = _entries(cells, match, first, last, in_file_order=like_reference)
     # As the reference does in the h5ad path: sparse division multiplies by reciprocals, in float64
     # (in float32 as far as the column of totals is float32).
-    total = totals(cells)[first:last]
+    total = totals(cells, first, last)
     values = counts * np.repeat((1 / total).astype(total.dtype), lengths)
     values *= TARGET_SUM
     values = values * (1 / medians).take(ids)
@@ -90,15 +91,33 @@ def rank(
     return Ranked(ids[order], values[order], counts[order], lengths)
 
 
-def totals(cells: Cells) -> NDArray[np.floating]:
-    """Counts of each cell: ``obs["n_counts"]`` as given, where it is there and positive; else the library sizes."""
+def totals(cells: Cells, first: int, last: int) -> NDArray[np.floating]:
+    """Counts of the cells `first` to `last`: ``obs["n_counts"]`` as given where that column is there, else library sizes.
+
+    Raises
+    ------
+    DataError
+        If the column has no numbers, or one that cannot be a total.
+    """
     given = cells.fields.get("n_counts")
-    total: NDArray[np.floating] = cells.total
-    if given is not None and np.asarray(given).dtype.kind in "iuf":
-        given = np.asarray(given)
-        usable = given if given.dtype == np.float32 else given.astype(np.float64)
-        if np.isfinite(usable).all() and (usable > 0).all():
-            total = usable
+    if given is None:
+        total: NDArray[np.floating] = cells.total[first:last]
+    else:
+        told = np.asarray(given)
+        if told.dtype.kind not in "iuf":
+            raise DataError(
+                "Geneformer takes each cell's total from obs['n_counts'], which holds no numbers; rename the column, or put "
+                "totals there."
+            )
+        total = told[first:last] if told.dtype == np.float32 else told[first:last].astype(np.float64)
+        origin = cells if cells.baseline is None else cells.baseline
+        expresses = np.diff(origin.counts.indptr[first : last + 1]) > 0
+        bad = ~np.isfinite(total) | (total < 0) | ((total == 0) & expresses)
+        if bad.any():
+            raise DataError(
+                f"Geneformer takes each cell's total from obs['n_counts'], which is {total[bad][0]} for cell "
+                f"{cells.names[first:last][bad][0]!r}; correct the column, or drop it to have library sizes."
+            )
     return np.where(total > 0, total, total.dtype.type(1))
 
 

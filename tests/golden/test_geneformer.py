@@ -224,6 +224,25 @@ def test_totals_in_n_counts_are_taken_as_given(small, pbmc68k):
     assert (ranked.values[ranked.rows == 3] * small.medians[ranked.ids[ranked.rows == 3]]).max() == pytest.approx(value)
 
 
+def test_totals_that_are_none_are_refused_and_touch_no_other_cell(small, pbmc68k):
+    adata = pbmc68k[:6].copy()
+    adata.obs["n_counts"] = np.linspace(500, 5000, 6)
+    whole = small.tokenize(adata)
+    silent = adata.copy()
+    silent.X = silent.X.toarray()
+    silent.X[2] = 0
+    silent.obs.loc[silent.obs_names[2], "n_counts"] = 0
+    rest = np.array([0, 1, 3, 4, 5])
+    np.testing.assert_array_equal(small.tokenize(silent).take(rest).ids, whole.take(rest).ids)
+    for wrong in (np.nan, -3.0, 0.0):
+        adata.obs["n_counts"] = [900.0, 800.0, wrong, 700.0, 600.0, 500.0]
+        with pytest.raises(DataError, match=r"obs\['n_counts'\], which is .* for cell"):
+            small.tokenize(adata)
+    adata.obs["n_counts"] = list("abcdef")
+    with pytest.raises(DataError, match="holds no numbers"):
+        sl.embed(adata, small, progress=False)
+
+
 def test_cells_that_the_reference_filters_out(small, pbmc68k):
     adata = pbmc68k[:8].copy()
     adata.obs["filter_pass"] = [1, 0, 1, 1, 0, 1, 1, 1]
