@@ -175,6 +175,10 @@ class ScGPT(PublishedModel):
         limit = int(options["max_length"])
         if limit < 2:
             raise ModelError(f"max_length is {limit}; scGPT needs room for <cls> and at least one gene (2).")
+        if options["like_reference"] and cells.baseline is not None:
+            raise ModelError(
+                "like_reference draws anew in every call, so that an effect could not be told from chance; perturb without it."
+            )
         rules = Rules(self.specials["<cls>"], self.pad_value, limit, seed)
         match = self.known_genes(cells.genes, options)
         tokens = tokenize(cells, match, rules, like_reference=bool(options["like_reference"]))

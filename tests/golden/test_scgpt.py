@@ -361,6 +361,14 @@ def test_doses_move_cells_by_degrees(small, pbmc68k):
     assert shift[0] > shift[1] > shift[2] > shift[3] == 0
 
 
+def test_like_reference_cannot_measure_a_perturbation(small, pbmc68k):
+    gene = str(pbmc68k.var_names[100])
+    with pytest.raises(ModelError, match="could not be told from chance"):
+        sl.perturb(
+            pbmc68k[:40].copy(), small, {gene: 0.0}, options={"like_reference": True}, null=False, progress=False
+        )
+
+
 def test_what_is_cut_is_told(small, pbmc68k):
     result = sl.embed(pbmc68k, small, options={"max_length": 250}, progress=False)
     assert result.provenance["cells_truncated"] > 0
