@@ -77,7 +77,7 @@ def compare_run(folder: Path) -> tuple[list[Agreement], dict[str, str]]:
         seen.add(name)
         if not _selects(name):
             rows.append(compare(name, found, run.expected[name], *tolerance))
-    left = {name: "says which cells or positions the arrays beside it hold" for name in seen if _selects(name)}
+    left = {name: "only which cells or positions the arrays beside them hold" for name in seen if _selects(name)}
     left |= dict.fromkeys(sorted(set(run.expected) - seen), "no counterpart here yet")
     return rows, left
 
@@ -144,8 +144,9 @@ def as_markdown(results: dict[str, tuple[list[Agreement], dict[str, str]]]) -> s
             f"{'agrees' if r.agrees else '**differs**'} |"
             for r in rows
         ]
-        if left:
-            lines += ["", "Not compared: " + "; ".join(f"`{k}` ({why})" for k, why in sorted(left.items())) + "."]
+        for why in dict.fromkeys(left.values()):
+            names = ", ".join(f"`{key}`" for key in sorted(left) if left[key] == why)
+            lines += ["", f"Not compared: {names} ({why})."]
     return "\n".join(lines) + "\n"
 
 

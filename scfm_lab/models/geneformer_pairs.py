@@ -56,7 +56,7 @@ def deleted(tokens: Tokens, genes: NDArray[np.int64], specials: Specials) -> Pai
     kept = np.ones(len(before.ids), dtype=bool)
     kept[(before.offsets[:-1, None] + first[rows]).ravel()] = False
     lengths = before.lengths - len(genes)
-    after = _cells(before, before.ids[kept], lengths)
+    after = _cells(before, before.ids[kept], lengths, specials)
     cell, local = _places(before)
     plain = kept & _plain(before, local, specials)
     label = np.full(len(rows), genes[0] if len(genes) == 1 else -1)
@@ -91,14 +91,14 @@ def overexpressed(tokens: Tokens, genes: NDArray[np.int64], specials: Specials, 
         ids[offsets[1:] - 1] = tokens.ids[tokens.offsets[1:] - 1]
     target = offsets[cell] + head + k + place
     ids[target[stays]] = tokens.ids[stays]
-    after = _cells(tokens, ids, lengths)
+    after = _cells(tokens, ids, lengths, specials)
 
     # The reference counts the overflow from the length that holds the insertion already.
     overflow = np.maximum(lengths + (k - present) - max_length, 0)
     shortened = tokens.lengths - overflow
     last = np.repeat(shortened - tail, tokens.lengths)
     kept = (local < last) | (local >= np.repeat(tokens.lengths - tail, tokens.lengths))
-    before = _cells(tokens, tokens.ids[kept], shortened)
+    before = _cells(tokens, tokens.ids[kept], shortened, specials)
     # Genes that are on both sides.
     both = stays & (local < last)
     here, there, segments = target[both], local[both], cell[both]
@@ -125,7 +125,7 @@ def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64]
     others = inner != moved
     paired = others & genuine[flat]
     if kind == "delete":
-        after = _cells(tokens, tokens.ids[flat][others], tokens.lengths[rows] - 1, rows)
+        after = _cells(tokens, tokens.ids[flat][others], tokens.lengths[rows] - 1, specials, rows)
         here = (np.cumsum(others) - 1)[paired]
     else:
         ids = np.empty(len(flat), dtype=np.int64)
@@ -133,7 +133,7 @@ def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64]
         target = offsets[copy] + inner + ((inner >= head) & (inner < moved))
         target[~others] = offsets[:-1] + head
         ids[target] = tokens.ids[flat]
-        after = _cells(tokens, ids, tokens.lengths[rows], rows)
+        after = _cells(tokens, ids, tokens.lengths[rows], specials, rows)
         here = target[paired]
     return Pairs(rows, tokens.ids[at], after, tokens, rows, here, inner[paired], copy[paired])
 
@@ -165,8 +165,13 @@ def _plain(tokens: Tokens, local: NDArray[np.int64], specials: Specials) -> NDAr
 
 
 def _cells(
-    tokens: Tokens, ids: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+    tokens: Tokens,
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    specials: Specials,
+    rows: NDArray[np.int64] | None = None,
 ) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    fields = {} if rows is None else {name: values[rows] for name, values in tokens.cell.items()}
-    return replace(tokens, ids=ids, offsets=offsets, cell=fields or dict(tokens.cell), rows=None)
+    fields = {name: values if rows is None else values[rows] for name, values in tokens.cell.items()}
+    fields["n_genes"] = lengths - sum(special is not None for special in specials)
+    return replace(tokens, ids=ids, offsets=offsets, cell=fields, rows=None)

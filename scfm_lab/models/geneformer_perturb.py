@@ -208,7 +208,9 @@ def _evaluate(
             there = pairs.before.offsets[pairs.of[segment]] + pairs.there[low:high]
             similar = _cosine(found.genes[here - pairs.after.offsets[first]], before.genes[there])
             counts = np.bincount(segment - first, minlength=last - first)
-            cosine[first:last] = np.bincount(segment - first, weights=similar, minlength=last - first) / counts
+            summed = np.bincount(segment - first, weights=similar, minlength=last - first)
+            # A cell that has no other gene has nothing to be compared.
+            cosine[first:last] = np.where(counts > 0, summed / np.maximum(counts, 1), np.nan)
             if per_gene:
                 affected = pairs.after.ids[here]
                 sums += np.bincount(affected, weights=similar, minlength=len(sums))

@@ -22,7 +22,7 @@ def test_every_array_agrees(golden: Path, repository: Path, name: str, monkeypat
 
     rows, left = agreement.compare_run(golden / name)
     assert not [row for row in rows if not row.agrees]
-    assert set(left.values()) <= {"says which cells or positions the arrays beside it hold"}
+    assert set(left.values()) <= {"only which cells or positions the arrays beside them hold"}
     assert len(rows) >= 13
     page = agreement.as_markdown({name: (rows, left)})
     assert f"{len(rows)} of {len(rows)} |" in page

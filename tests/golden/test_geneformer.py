@@ -391,6 +391,22 @@ def test_several_genes_at_once(small, pbmc68k, version):
     assert result.cosine[0] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_cell_of_one_gene_has_nothing_left_to_compare(small, pbmc68k):
+    cells = pbmc68k[:3].copy()
+    counts = cells.X.toarray()
+    known = small.match(Cells.from_anndata(cells).genes).columns
+    gene = known[np.argmax((counts[:, known] > 0).sum(axis=0))]
+    counts[1] = 0
+    counts[:, gene] = 4
+    cells.X = counts
+    tokens = small.tokenize(cells)
+    name = small.vocabulary.ensembl[small.vocabulary.id_of(str(cells.var["ensembl_id"].iloc[gene]))]
+    for result in (small.delete(tokens, [name]), small.perturb_each(tokens, "delete", genes=[name])):
+        np.testing.assert_array_equal(np.isnan(result.cosine), [False, True, False])
+    front = small.overexpress(tokens, [name])
+    assert np.isfinite(front.cosine[[0, 2]]).all()
+
+
 def test_genes_that_cannot_be_perturbed(small, pbmc68k):
     tokens = small.tokenize(pbmc68k[:5])
     with pytest.raises(GenesError, match="does not know"):
