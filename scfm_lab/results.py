@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def charts() -> Any:
+    """Altair, drawing its charts as pictures where nobody has chosen a renderer.
+
+    Altair's own default fetches Vega from the network each time a chart is shown. Whoever wants
+    charts that can be touched says ``altair.renderers.enable("html")``.
+    """
+    import altair as alt
+
+    if alt.renderers.active == "default":
+        alt.renderers.enable("svg")
+    return alt
+
+
 class Result:
     """Base of the results: a short text, a table, a plot, and writing into an AnnData."""
 
@@ -19,7 +32,7 @@ class Result:
         raise NotImplementedError
 
     def plot(self) -> Any:
-        """An Altair chart."""
+        """An Altair chart, shown as a picture without a network (see :func:`charts`)."""
         raise NotImplementedError
 
     def write(self, adata: AnnData) -> None:

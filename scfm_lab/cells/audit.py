@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.cells import Cells, column_of
-from scfm_lab.results import Result
+from scfm_lab.cells.cells import Cells, group_column
+from scfm_lab.cells.given import check_given
+from scfm_lab.errors import plural
+from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,15 +59,26 @@ class AuditResult(Result):
         if len(self.table) > 2:
             groups = self.table.iloc[1:].sort_values("umi_share_lost")
             best, worst = groups.iloc[0], groups.iloc[-1]
+            low, high = f"{best['umi_share_lost']:.1%}", f"{worst['umi_share_lost']:.1%}"
+            # Where all are alike, naming two of them would say that they differ.
             lines.append(
-                f"By group: {best['umi_share_lost']:.1%} lost in {best['group']} to "
-                f"{worst['umi_share_lost']:.1%} in {worst['group']}."
+                f"It is {low} in every group."
+                if low == high
+                else f"By group: {low} lost in {best['group']} to {high} in {worst['group']}."
             )
         ways = ", ".join(f"{n:,} by {way}" for way, n in self.how.items() if n)
         if ways:
-            lines.append(f"Matched {ways}" + (f"; {self.doubled:,} columns are summed." if self.doubled else "."))
+            lines.append(
+                f"Matched {ways}"
+                + (f"; {plural(self.doubled, 'column is', 'columns are')} summed." if self.doubled else ".")
+            )
         if self.cells_without_genes:
-            lines.append(f"{self.cells_without_genes:,} cells have no known gene; their vectors will be NaN.")
+            blind = plural(
+                self.cells_without_genes,
+                "cell has no known gene; its vector",
+                "cells have no known gene; their vectors",
+            )
+            lines.append(f"{blind} will be NaN.")
         if self.panel_share < 0.95:
             lines.append(
                 f"The measured genes hold {self.panel_share:.0%} of a cell's counts (median); "
@@ -80,7 +93,7 @@ class AuditResult(Result):
 
     def plot(self) -> Any:
         """Bars of the share of UMIs lost per group (Altair)."""
-        import altair as alt
+        alt = charts()
 
         table = self.table if len(self.table) == 1 else self.table.iloc[1:]
         return (
@@ -130,8 +143,9 @@ def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, lay
     """
     from scfm_lab.models.load import as_model
 
+    check_given(adata, model, function="sl.audit_genes")
     model = as_model(model)
-    groups = None if groupby is None else column_of(adata, groupby, what="The group column")
+    groups = None if groupby is None else group_column(adata, groupby)
     cells = Cells.from_anndata(adata, layer=layer)
     return audit_cells(cells, model.match(cells.genes), model.spec.name, groups)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError, ModelError
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ class Prediction(Result):
 
     def plot(self) -> Any:
         """Cells per label, with the median confidence as colour (Altair)."""
-        import altair as alt
+        alt = charts()
 
         return (
             alt.Chart(self.table)

@@ -11,8 +11,9 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_cells
 from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class AnnotateResult(Result):
 
     def plot(self) -> Any:
         """Cells per label, with the median confidence as colour (Altair)."""
-        import altair as alt
+        alt = charts()
 
         return (
             alt.Chart(self.table)
@@ -147,6 +148,8 @@ def annotate(
     """
     from scfm_lab.models.load import as_model
 
+    check_given(query, model, function="sl.annotate", call="sl.annotate(query, reference, model=...)")
+    check_given(reference, model, function="sl.annotate", call="sl.annotate(query, reference, model=...)")
     model = as_model(model)
     model.require("embed")
     started = time.perf_counter()

@@ -12,9 +12,10 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_tally
+from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.models.contract import Request, Tokens
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run, truncation
 from scfm_lab.tasks.progress import as_progress
 
@@ -79,7 +80,7 @@ class EmbedResult(Result):
 
     def plot(self) -> Any:
         """The first two principal components of the vectors (Altair)."""
-        import altair as alt
+        alt = charts()
         import pandas as pd
         from sklearn.decomposition import PCA
 
@@ -187,6 +188,7 @@ def embed(
     from scfm_lab.cells.stored import StoredCells, open_stored
     from scfm_lab.models.load import as_model
 
+    check_given(adata, model, function="sl.embed", paths=True)
     model = as_model(model)
     model.require("embed")
     options = dict(options or {})

@@ -10,8 +10,9 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import audit_cells
+from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class ImputeResult(Result):
 
     def plot(self) -> Any:
         """Spread of the predictions against their mean, a point a gene (Altair)."""
-        import altair as alt
+        alt = charts()
 
         table = self.table.dropna()
         return (
@@ -127,6 +128,9 @@ def impute(
     """
     from scfm_lab.models.load import as_model
 
+    check_given(adata, model, function="sl.impute")
+    if isinstance(genes, str):
+        genes = [genes]
     model = as_model(model)
     model.require("impute")
     started = time.perf_counter()

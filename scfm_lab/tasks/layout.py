@@ -169,6 +169,18 @@ def umap_plane(vectors: NDArray[np.float32], *, n_neighbors: int = 15, seed: int
     return plane
 
 
+def write_plane(adata: AnnData, key: str, name: str, plane: NDArray[np.float32]) -> str:
+    """Keep the UMAP of the vectors in ``obsm[key]`` under a free key like ``X_umap_<name>``, with provenance; the key."""
+    from scfm_lab.cells import provenance
+
+    own = provenance.free_key(adata, "obsm", f"X_umap_{name}", given=False)
+    adata.obsm[own] = plane
+    of = dict(adata.uns.get(provenance.UNS, {})).get(key, {})
+    record = {**of, "task": "layout", "of": key, "method": "UMAP (scanpy)", "seed": 0}
+    provenance.record(adata, own, record, slot="obsm")
+    return own
+
+
 def principal_plane(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """First two principal components of the vectors; NaN where a cell has none."""
     from sklearn.decomposition import PCA

@@ -9,7 +9,7 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -149,9 +149,10 @@ class PerturbResult(Result):
 
     def plot(self) -> Any:
         """Effect per group over the grey band of comparable genes (Altair)."""
-        import altair as alt
+        alt = charts()
 
         table = self.table if len(self.table) == 1 else self.table.iloc[1:]
+        shown = {verdict: colour for verdict, colour in _COLOURS.items() if verdict in set(table["verdict"])}
         base = alt.Chart(table).encode(y=alt.Y("group:N", sort="-x", title=None))
         band = base.mark_bar(color="#bdbdbd", opacity=0.7, height=14).encode(
             x=alt.X("null_low:Q", title="shift of the cells' vectors"), x2="null_high:Q"
@@ -161,17 +162,7 @@ class PerturbResult(Result):
             x="effect:Q",
             color=alt.Color(
                 "verdict:N",
-                scale=alt.Scale(
-                    domain=[
-                        "stronger than comparable genes",
-                        "not distinguishable from comparable genes",
-                        "no valid null",
-                        "too few cells to test",
-                        "nothing changes",
-                        "null not computed",
-                    ],
-                    range=["#D55E00", "#0072B2", "#999999", "#999999", "#cccccc", "#56B4E9"],
-                ),
+                scale=alt.Scale(domain=[*shown], range=[*shown.values()]),
                 legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320),
             ),
             tooltip=["group", "effect", "null_mean", "p_value", "q_value", "n_cells", "n_expressing", "verdict"],
@@ -189,6 +180,17 @@ class PerturbResult(Result):
         adata.obsm[vector_key] = self.perturbed
         provenance.record(adata, shift_key, self.provenance, slot="obs")
         provenance.record(adata, vector_key, self.provenance, slot="obsm")
+
+
+#: Of verdicts, told apart by people who do not see every colour.
+_COLOURS = {
+    "stronger than comparable genes": "#D55E00",
+    "not distinguishable from comparable genes": "#0072B2",
+    "no valid null": "#E69F00",
+    "too few cells to test": "#999999",
+    "nothing changes": "#cccccc",
+    "null not computed": "#56B4E9",
+}
 
 
 def _number(value: float) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.cells import check_cell_names, column_of
+from scfm_lab.cells.cells import check_cell_names, group_column
+from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, did_you_mean
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.layout import Layout, find_plane
 
 if TYPE_CHECKING:
@@ -54,13 +55,16 @@ class TrajectoryResult(Result):
         return int(self.provenance["cells_without_vector"])
 
     def summary(self) -> str:
-        """The order of the groups and the paths."""
+        """The order of the groups, the paths, and what it does not say."""
         order = self.table.dropna(subset=["median_pseudotime"]).sort_values("median_pseudotime")
         text = " → ".join(f"{r.group} ({r.median_pseudotime:.2f})" for r in order.head(8).itertuples())
         lines = [
             f"{len(self.pseudotime):,} cells ordered along {self.provenance['use_rep']} from {self.root} in "
-            f"{self.root_group} (direction assumed from the root): {text}{' …' if len(order) > 8 else ''}.",
-            f"{len(self.paths)} paths: " + "; ".join(" → ".join(p["nodes"]) for p in self.paths[:6]) + ".",
+            f"{self.root_group} (direction assumed from the root): {text}{' → …' if len(order) > 8 else '.'}",
+            f"{len(self.paths)} path{'s' if len(self.paths) > 1 else ''}: "
+            + "; ".join(" → ".join(p["nodes"]) for p in self.paths[:6])
+            + ".",
+            "This is an order along the embedding, and no claim about time.",
         ]
         if self.unreachable:
             lines.append(
@@ -75,7 +79,7 @@ class TrajectoryResult(Result):
 
     def plot(self) -> Any:
         """Pseudotime by group as boxes (Altair)."""
-        import altair as alt
+        alt = charts()
 
         order = self.table.sort_values("median_pseudotime")["group"].tolist()
         base = alt.Chart(self.table).encode(y=alt.Y("group:N", sort=order, title=None))
@@ -153,6 +157,7 @@ def trajectory(
     import scanpy as sc
 
     started = time.perf_counter()
+    check_given(adata, function="sl.trajectory")
     check_cell_names(adata)
     if n_neighbors < 2 or n_dcs < 1:
         raise DataError(f"n_neighbors is {n_neighbors} and n_dcs {n_dcs}; at least 2 and 1 are needed.")
@@ -178,7 +183,7 @@ def trajectory(
         group_name = groupby or "leiden"
         if groupby is None:
             sc.tl.leiden(work, flavor="igraph", n_iterations=2, random_state=seed)
-        groups = column_of(work, group_name, what="The group column", min_values=2).astype(str)
+        groups = group_column(work, group_name, min_values=2).astype(str)
         work.obs[group_name] = groups.astype("category")
         sc.tl.diffmap(work, n_comps=min(n_dcs + 1, len(seen) - 2, 15), random_state=seed)
         labels = groups.to_numpy(dtype=object)
@@ -252,22 +257,29 @@ def _paths(
     pseudotime: NDArray[np.float32],
     plane: NDArray[np.float32],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Paths from the root's group to the ends of the maximum spanning tree of PAGA's graph."""
-    import networkx as nx
+    """Paths from the root's group through PAGA's graph, never back in pseudotime.
 
-    graph = nx.from_scipy_sparse_array(work.uns["paga"]["connectivities"])
-    tree = nx.maximum_spanning_tree(graph)
-    start = names.index(root_group)
-    reach = nx.node_connected_component(tree, start)
-    routes = nx.single_source_shortest_path(tree, start)
-    ends = [node for node in reach if node != start and tree.degree(node) == 1] or [start]
-    centre = {g: np.nanmedian(plane[labels == g], axis=0).astype(np.float32) for g in names}
+    Each group is reached from the earlier group that it is connected to best; the ends are the
+    groups from which nothing is reached.
+    """
+    connected = work.uns["paga"]["connectivities"].toarray()
 
     def median_time(node: int) -> float:
         values = pseudotime[labels == names[node]]
         return float(np.nanmedian(values)) if np.isfinite(values).any() else np.inf
 
-    ends.sort(key=median_time)
+    start = names.index(root_group)
+    times = np.array([median_time(node) for node in range(len(names))])
+    # Where the root's group is not the first by its median, it is all the same where the paths begin.
+    times[start] = -np.inf
+    routes = {start: [start]}
+    for node in np.argsort(times, kind="stable")[1:].tolist():
+        earlier = [other for other in routes if times[other] < times[node] and connected[other, node] > 0]
+        if np.isfinite(times[node]) and earlier:
+            routes[node] = [*routes[max(earlier, key=lambda other: connected[other, node])], node]
+    inner = {node for route in routes.values() for node in route[:-1]}
+    ends = [node for node in routes if node not in inner]
+    centre = {g: np.nanmedian(plane[labels == g], axis=0).astype(np.float32) for g in names}
     paths: list[dict[str, Any]] = [
         {
             "nodes": [names[i] for i in routes[end]],

@@ -112,6 +112,16 @@ def test_pseudotime_follows_a_known_order_and_paths_follow_a_known_fork(line):
     assert "direction assumed from the root" in result.summary()
 
 
+def test_paths_never_run_back_in_pseudotime(pbmc68k):
+    sl.embed(pbmc68k, "sctop", progress=False)
+    result = sl.trajectory(pbmc68k, use_rep="X_sctop", root="CD34+", groupby="cell_type")
+    time = result.table.set_index("group")["median_pseudotime"]
+    assert {group for path in result.paths for group in path["nodes"]} == set(time.dropna().index)
+    for path in result.paths:
+        assert path["nodes"][0] == "CD34+"
+        assert (np.diff([time[group] for group in path["nodes"][1:]]) > 0).all(), path["nodes"]
+
+
 def test_the_root_may_be_a_cell_and_turns_the_direction(line):
     last = line.obs_names[np.argmax(line.obs["truth"])]
     result = sl.trajectory(line, use_rep="X_fork", root=last, groupby="part")

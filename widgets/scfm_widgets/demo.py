@@ -58,7 +58,7 @@ class Demo:
     embedding, perturbation, trajectory
         Results of the tasks.
     annotation
-        One row per model: model, accuracy, macro_f1, n_query, n_reference; on held-out cells.
+        One row per model: model, accuracy, macro_f1, n_query, n_reference, right (of each cell); on held-out cells.
     seconds
         Of each step.
     """
@@ -74,17 +74,23 @@ class Demo:
     seconds: dict[str, float]
 
     def verdict(self) -> str:
-        """Say in one sentence how the model stands against the floor on these cells."""
-        scores = self.annotation.set_index("model")["accuracy"]
-        floors = scores[[name for name in FLOORS if name != self.model.spec.name]]
-        own, floor, cells = scores[self.model.spec.name], floors.max(), int(self.annotation["n_query"].iloc[0])
-        difference = round((own - floor) * cells)
-        against = f"{self.model.spec.name} labels {abs(difference)} of {cells} cells"
-        if difference == 0:
-            return f"{self.model.spec.name} is level with the floor, {floors.idxmax()}."
-        if difference < 0:
-            return f"{against} fewer rightly than {floors.idxmax()}: on these cells it is below its floor."
-        return f"{against} more rightly than the floor, {floors.idxmax()}."
+        """Say in one sentence how the model stands against the best floor on these cells.
+
+        The interval is that of a difference of paired shares, from the cells that only one of the two labels rightly.
+        """
+        name = self.model.spec.name
+        scores = self.annotation.set_index("model")
+        floor = scores.loc[[floor for floor in FLOORS if floor != name], "accuracy"].idxmax()
+        own, other = (np.asarray(scores.loc[one, "right"], dtype=bool) for one in (name, floor))
+        cells, more, fewer = len(own), int((own & ~other).sum()), int((other & ~own).sum())
+        half = 1.96 * np.sqrt(more + fewer - (more - fewer) ** 2 / cells)
+        low, high = round(more - fewer - half), round(more - fewer + half)
+        counted = f"{_more(more - fewer)} of {cells} cells (95 % interval: {_more(low)} to {_more(high)})"
+        if low > 0:
+            return f"{name} is above the floor here, {floor}: it labels {counted} rightly."
+        if high < 0:
+            return f"{name} is below its floor here, {floor}: it labels {counted} rightly."
+        return f"{name} cannot be told apart from the floor, {floor}: it labels {counted} rightly."
 
     def summary(self) -> str:
         """Put what was found on half a page of text."""
@@ -110,7 +116,7 @@ class Demo:
             "models": [item.reference for item in self.versions],
             "model": self.model.version,
             "audit": self.audit.to_json(),
-            "annotation": self.annotation.to_dict(orient="records"),
+            "annotation": self.annotation.drop(columns="right").to_dict(orient="records"),
             "verdict": self.verdict(),
             "perturbation": self.perturbation.to_json(),
             "trajectory": self.trajectory.to_json(),
@@ -168,6 +174,7 @@ def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool 
     ModelError, GenesError
         The model or the gene is unknown.
     """
+    from scfm_lab.tasks.layout import umap_plane, write_plane
     from scfm_registry import Registry
 
     seconds: dict[str, float] = {}
@@ -182,13 +189,16 @@ def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool 
         audit = sl.audit_genes(adata, model, groupby=LABELS)
     with _step(3, f"every cell's vector, by {model.spec.name}", seconds), progress_bar(bars, "cells") as bar:
         embedding = sl.embed(adata, model, seed=seed, progress=bar or False)
+        plane = write_plane(adata, embedding.key, model.spec.name, umap_plane(embedding.vectors))
     with _step(4, "the type of held-out cells, beside the floors", seconds):
         annotation = _annotations(registry, adata, model, seed)
     with _step(5, f"{gene} knocked out, and comparable genes", seconds), progress_bar(bars, "genes") as bar:
-        perturbation = sl.perturb(adata, model, {gene: 0.0}, groupby=LABELS, seed=seed, progress=bar or False)
+        perturbation = sl.perturb(
+            adata, model, {gene: 0.0}, groupby=LABELS, basis=plane, seed=seed, progress=bar or False
+        )
         perturbation.write(adata)
     with _step(6, "a trajectory", seconds):
-        trajectory = sl.trajectory(adata, use_rep=embedding.key, root="CD34+", groupby=LABELS, seed=seed)
+        trajectory = sl.trajectory(adata, use_rep=embedding.key, root="CD34+", groupby=LABELS, basis=plane, seed=seed)
     return Demo(adata, versions, model, audit, embedding, annotation, perturbation, trajectory, seconds)
 
 
@@ -258,13 +268,15 @@ def _sections(found: Demo) -> list[dict[str, Any]]:
         },
         {
             "heading": "Trajectory",
-            "text": f"{found.trajectory.summary()}\nBlood holds the ends of many roads and little of the way between them: "
-            "the order is one along the embedding, and not a claim about time.",
+            "text": f"{found.trajectory.summary()}\nBlood holds the ends of many roads and little of the way between them.",
             "svg": svg(found.trajectory.plot(), width=420)["light"],
             "alt": "Pseudotime per cell type",
         },
         {"heading": "What the model sees of these cells", "text": found.audit.summary()},
-        {"heading": "Where this comes from", "table": [["", ""], *([key, str(value)] for key, value in facts.items())]},
+        {
+            "heading": "Where this comes from",
+            "table": [["what", "which"], *([key, str(value)] for key, value in facts.items())],
+        },
     ]
 
 
@@ -278,7 +290,9 @@ def _annotations(registry: Any, adata: AnnData, model: Model, seed: int) -> pd.D
         one = model if name == model.spec.name else registry.load(name)
         query, reference = adata[held].copy(), adata[~held].copy()
         result = sl.annotate(query, reference, model=one, labels_key=LABELS, seed=seed, progress=False)
-        rows.append({"model": name, **(result.scores or {}), "n_query": query.n_obs, "n_reference": reference.n_obs})
+        right = result.labels == query.obs[LABELS].astype(str).to_numpy()
+        sizes = {"n_query": query.n_obs, "n_reference": reference.n_obs}
+        rows.append({"model": name, **(result.scores or {}), **sizes, "right": right})
     return pd.DataFrame(rows)
 
 
@@ -286,6 +300,10 @@ def held_out(labels: pd.Series) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Mark every fifth cell of each label, in file order; a label with fewer than five cells has none."""
     place = labels.groupby(labels, observed=True).cumcount().to_numpy()
     return np.asarray(place % HELD_OUT == HELD_OUT - 1)
+
+
+def _more(difference: int) -> str:
+    return f"{abs(difference)} {'fewer' if difference < 0 else 'more'}"
 
 
 @contextmanager

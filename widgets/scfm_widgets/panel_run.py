@@ -65,8 +65,7 @@ class RunPanel(Panel):
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
             import scfm_lab as sl
-            from scfm_lab.cells import provenance
-            from scfm_lab.tasks.layout import umap_plane
+            from scfm_lab.tasks.layout import umap_plane, write_plane
 
             progress(0, 0, "opening the model")
             model = session.open_model(source)
@@ -86,10 +85,7 @@ class RunPanel(Panel):
                     session.add_result("embed", result)
                     message = f"Stopped; the vectors are in obsm[{result.key!r}] already, the layout is as it was."
                     raise Cancelled(message) from None
-                key = provenance.free_key(session.adata, "obsm", f"X_umap_{model.spec.name}", given=False)
-                session.adata.obsm[key] = plane
-                record = {**result.provenance, "task": "layout", "of": result.key, "method": "UMAP (scanpy)", "seed": 0}
-                provenance.record(session.adata, key, record, slot="obsm")
+                key = write_plane(session.adata, result.key, model.spec.name, plane)
             session.use_layout(key)
             session.add_result("embed", result)
             n = len(result.vectors)
