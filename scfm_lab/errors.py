@@ -61,3 +61,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not hits:
         return ""
     return " Did you mean " + " or ".join(repr(hit) for hit in hits) + "?"
+
+
+def plural(n: int, one: str, many: str) -> str:
+    """``1 cell has`` or ``1,200 cells have``: a number with the words that go with it."""
+    return f"{n:,} {one if n == 1 else many}"

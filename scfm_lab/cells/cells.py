@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from scfm_lab.errors import DataError, did_you_mean
+from scfm_lab.errors import DataError, did_you_mean, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,8 +118,8 @@ def check_cell_names(adata: AnnData) -> None:
     if not adata.obs_names.is_unique:
         doubled = adata.obs_names[adata.obs_names.duplicated()].unique()
         raise DataError(
-            f"{len(doubled):,} cell names occur more than once in obs_names (first: {str(doubled[0])!r}). "
-            "Make them unique first: adata.obs_names_make_unique()."
+            f"{plural(len(doubled), 'cell name occurs', 'cell names occur')} more than once in obs_names "
+            f"(first: {str(doubled[0])!r}). Make them unique first: adata.obs_names_make_unique()."
         )
 
 
@@ -146,5 +146,34 @@ def column_of(adata: AnnData, name: str, *, what: str = "The column", min_values
         raise DataError(
             f"{what} {name!r} has one value only ({str(column.iloc[0])!r}); "
             f"at least {min_values} are needed to compare anything."
+        )
+    return column
+
+
+#: Most groups for which effects or losses are told, and most values of a column of decimals that still are groups.
+MOST_GROUPS = 200
+_MOST_NUMBERS = 50
+
+
+def group_column(adata: AnnData, name: str, *, min_values: int = 1) -> Any:
+    """A column of ``obs`` whose values are groups of cells, as a pandas Series.
+
+    Raises
+    ------
+    DataError
+        As for :func:`column_of`; also if it holds measurements (decimals with more than 50 values) or more than 200 groups.
+    """
+    import pandas as pd
+
+    column = column_of(adata, name, what="The group column", min_values=min_values)
+    n = column.nunique()
+    if pd.api.types.is_float_dtype(column) and n > _MOST_NUMBERS:
+        raise DataError(
+            f"The group column {name!r} holds numbers ({n:,} different ones) and not groups; name a column of labels, or "
+            "cut it into classes first (pandas.cut)."
+        )
+    if n > MOST_GROUPS:
+        raise DataError(
+            f"The group column {name!r} has {n:,} groups; at most {MOST_GROUPS} can be told apart. Name a coarser column."
         )
     return column

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from scfm_lab.cells.cells import Cells
 
 _DOSE_STREAM = 0x0D05E
+MOST_DOSE = 1000.0
+"""Above it a dose is a slip of the pen: the gene alone would outweigh everything else in the cell."""
 
 
 def check_dose(gene: str, dose: float) -> float:
@@ -31,7 +33,7 @@ def check_dose(gene: str, dose: float) -> float:
     Raises
     ------
     DataError
-        If it is negative, NaN or infinite.
+        If it is negative, NaN, infinite or above 1,000.
     """
     try:
         value = float(dose)
@@ -40,6 +42,11 @@ def check_dose(gene: str, dose: float) -> float:
     if not np.isfinite(value) or value < 0:
         raise DataError(
             f"The dose of {gene} is {value:g}; it must be 0 (knockout) or above (1 = unchanged, 2 = twice)."
+        )
+    if value > MOST_DOSE:
+        raise DataError(
+            f"The dose of {gene} is {value:g}; at most {MOST_DOSE:,.0f} makes sense (1 = unchanged, 2 = twice). "
+            "For an absolute level use set_to, in counts per 10,000."
         )
     return value
 
@@ -59,6 +66,28 @@ def check_level(gene: str, level: float) -> float:
     if not np.isfinite(value) or value < 0 or value > 1e4:
         raise DataError(f"set_to of {gene} is {level!r}; it is a level in counts per 10,000, from 0 to 10,000.")
     return value
+
+
+def check_doses(doses: Any, set_to: Any = None) -> None:
+    """Check doses and levels before any work is done: their form and their numbers, not whether the genes are there.
+
+    Raises
+    ------
+    DataError
+        If they are no mapping of genes to numbers, or a number is none that is allowed.
+    """
+    from collections.abc import Mapping
+
+    for name, given, check in (("doses", doses, check_dose), ("set_to", set_to, check_level)):
+        if given is None:
+            continue
+        if not isinstance(given, Mapping):
+            genes = [given] if isinstance(given, str) else given
+            first = next((g for g in genes if isinstance(g, str)), "CD3D") if hasattr(genes, "__iter__") else "CD3D"
+            example = f"{{{first!r}: 0.0}} for a knockout" if name == "doses" else f"{{{first!r}: 5.0}}"
+            raise DataError(f"{name} must say a number for each gene; write {example}.")
+        for gene, value in given.items():
+            check(str(gene), value)
 
 
 def is_random(doses: Mapping[Any, float]) -> bool:

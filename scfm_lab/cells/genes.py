@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.digest import hash_names
-from scfm_lab.errors import GenesError, did_you_mean
+from scfm_lab.errors import GenesError, did_you_mean, plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,8 @@ class Genes:
         if not var.index.is_unique:
             doubled = var.index[var.index.duplicated()].unique()
             raise GenesError(
-                f"{len(doubled):,} gene names occur more than once in var_names (first: {str(doubled[0])!r}), "
+                f"{plural(len(doubled), 'gene name occurs', 'gene names occur')} more than once in var_names "
+                f"(first: {str(doubled[0])!r}), "
                 "so it is not clear which column is meant. Make them unique first: adata.var_names_make_unique()."
             )
         content = _content(var, organism)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.inference.hardware import GIB, Fit, Hardware, Needs, fits
 
@@ -121,6 +122,7 @@ def plan(
     """
     from scfm_lab.models.load import as_model
 
+    check_given(adata, model, function="sl.plan")
     model = as_model(model)
     reader = model.cell_reader(adata, layer=layer)
     n = len(reader)

@@ -63,10 +63,7 @@ def load_model(
         model = _open_path(Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
     elif _looks_like_path(source) and not _is_name(text):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.")
-        model = _open_path(path, config=config, files=files)
+        model = _open_path(_existing(source), config=config, files=files)
     else:
         contribution = _named(text)
         model = _open_contribution(contribution, config=config, files=files)
@@ -77,10 +74,41 @@ def load_model(
 
 
 def as_model(model: Model | str | Path) -> Model:
-    """An opened model as it is; a source is opened."""
+    """An opened model as it is; a source is opened.
+
+    Raises
+    ------
+    ModelError
+        As for :func:`load_model`; also if it is neither a model nor a text.
+    """
     from scfm_lab.models.contract import Model
 
-    return model if isinstance(model, Model) else load_model(model)
+    if isinstance(model, Model):
+        return model
+    if not isinstance(model, (str, Path)):
+        raise ModelError(
+            f"A model is an opened one (sl.load_model) or a text such as 'starter'; this is neither ({type(model).__name__})."
+        )
+    return load_model(model)
+
+
+def check_source(source: str) -> None:
+    """Refuse a source that :func:`load_model` would refuse for its name or path alone; nothing is opened.
+
+    References to a registry are left to the registry, and files to the family that opens them.
+
+    Raises
+    ------
+    ModelError
+        With the sentence of :func:`load_model`.
+    """
+    text = str(source)
+    if _resolver(text) is not None:
+        return
+    if _looks_like_path(source) and not _is_name(text):
+        _existing(source)
+        return
+    _with_weights(_named(text))
 
 
 def list_models() -> pd.DataFrame:
@@ -134,13 +162,26 @@ def _is_name(text: str) -> bool:
     return any(text in (c.id, c.id.split(".", 1)[-1]) for c in _contributions() if not c.data.get("needs_files"))
 
 
+def _existing(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.")
+    return path
+
+
 def _from_source(text: str) -> Any:
+    contribution = _resolver(text)
+    return None if contribution is None else contribution.load()(text)
+
+
+def _resolver(text: str) -> Contribution | None:
+    """The plugin's source that opens references such as this one, if it is a reference at all."""
     from scfm_lab.plugins import discover
 
     for contribution in discover().contributions("sources"):
         prefix = contribution.data.get("prefix", "")
         if prefix and text.startswith(prefix):
-            return contribution.load()(text)
+            return contribution
     scheme = text.split(":/", 1)[0]
     if ":/" in text and len(scheme) > 1:
         raise ModelError(f"No plugin opens sources that begin with {scheme + ':'!r} (asked for {text!r}).")
@@ -164,13 +205,17 @@ def _named(name: str) -> Contribution:
     raise ModelError(f"No model is called {name!r}; models here: {names}." + did_you_mean(name, [*known, *short]))
 
 
-def _open_contribution(contribution: Contribution, **kwargs: Any) -> Model:
+def _with_weights(contribution: Contribution) -> Contribution:
     if contribution.data.get("needs_files"):
         raise ModelError(
             f"{contribution.id} is a family whose weights do not come with scfm-lab; give the path of its "
             "checkpoint, or a registered version such as 'models:/name@champion'."
         )
-    adapter = contribution.load()
+    return contribution
+
+
+def _open_contribution(contribution: Contribution, **kwargs: Any) -> Model:
+    adapter = _with_weights(contribution).load()
     weights = contribution.data.get("weights")
     return adapter.open(_package_folder(contribution) / weights if weights else None, **kwargs)
 

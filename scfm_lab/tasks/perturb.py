@@ -11,8 +11,9 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import audit_cells
-from scfm_lab.cells.cells import Cells, column_of
-from scfm_lab.cells.dose import check_dose, check_level, is_random, perturb_counts
+from scfm_lab.cells.cells import Cells, column_of, group_column
+from scfm_lab.cells.dose import check_dose, check_doses, check_level, is_random, perturb_counts
+from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError, did_you_mean
 from scfm_lab.evaluation.nulls import NO_NULL, benjamini_hochberg, check_n_null
 from scfm_lab.tasks.gene_null import gene_null
@@ -94,7 +95,7 @@ def perturb(
         If a gene is not in the AnnData (the nearest names are told), not known to the model, or
         one of several columns that the model sums, of which others are not named.
     DataError
-        If a dose is negative, a column is missing, or `n_null` is below 19.
+        If a dose is negative or above 1,000, a column is missing or holds no groups, or `n_null` is below 19.
     Cancelled
         If `cancel` was set.
 
@@ -106,6 +107,8 @@ def perturb(
     >>> bool(result.changed.sum() == (adata[:, "CD3D"].X > 0).sum())
     True
     """
+    check_given(adata, model, function="sl.perturb")
+    check_doses(doses, set_to)
     if null:
         check_n_null(n_null)
     lab = Perturber(
@@ -153,8 +156,8 @@ class Perturber:
 
         self.model = as_model(model)
         self.model.require("perturb")
-        self.groups = _labels(adata, groupby, "The group column")
-        self.samples = _labels(adata, sample_key, "The sample column")
+        self.groups = _groups(adata, groupby)
+        self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
         self.groupby, self.options, self.seed = groupby, dict(options or {}), seed
         self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
         match = self.model.known_genes(self.cells.genes, self.options)
@@ -176,6 +179,7 @@ class Perturber:
         cancel: Any = None,
     ) -> PerturbResult:
         """The exact effect of a perturbation, without its null."""
+        check_doses(doses, set_to)
         started = time.perf_counter()
         by_column, levels, names = self._resolve(doses, set_to)
         if n_draws < 1:
@@ -265,7 +269,7 @@ class Perturber:
             As for :func:`perturb`.
         """
         other = copy(self)
-        other.groups, other.groupby = _labels(adata, groupby, "The group column"), groupby
+        other.groups, other.groupby = _groups(adata, groupby), groupby
         plane, name = find_plane(adata, self.baseline, basis)
         other.projector = Projector(self.baseline, plane, basis=name)
         return other
@@ -385,8 +389,13 @@ def _summed_columns(match: Match, cells: Cells) -> dict[int, list[int]]:
     }
 
 
-def _labels(adata: AnnData, key: str | None, what: str) -> NDArray[Any] | None:
-    return None if key is None else column_of(adata, key, what=what).astype(str).to_numpy(dtype=object)
+def _groups(adata: AnnData, key: str | None) -> NDArray[Any] | None:
+    return None if key is None else _texts(group_column(adata, key))
+
+
+def _texts(column: Any) -> NDArray[Any]:
+    texts: NDArray[Any] = column.astype(str).to_numpy(dtype=object)
+    return texts
 
 
 def _verdict(row: Any) -> str:

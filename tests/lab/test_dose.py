@@ -64,7 +64,7 @@ def test_draws_and_seeds_differ_and_repeat():
     assert abs(np.corrcoef(first, _dose(k, 0.5, draw=1))[0, 1]) < 0.15
 
 
-@pytest.mark.parametrize("dose", [-0.1, float("nan"), float("inf"), "high", None])
+@pytest.mark.parametrize("dose", [-0.1, float("nan"), float("inf"), "high", None, 1e9, 1000.5])
 def test_a_dose_that_is_none_is_refused(dose):
     with pytest.raises(DataError, match="dose of CD3D"):
         check_dose("CD3D", dose)

@@ -190,6 +190,40 @@ def test_bad_requests_are_answered_in_words(pbmc68k, call, words):
         call(pbmc68k)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda a: sl.embed(sl.load_model("pca"), a), r"The arguments of sl.embed are swapped: the cells come first"),
+        (lambda a: sl.embed("pca", a), "The arguments of sl.embed are swapped"),
+        (lambda a: sl.perturb("pca", a, {"CD3D": 0.0}), "The arguments of sl.perturb are swapped"),
+        (lambda a: sl.audit_genes("pca", a), "The arguments of sl.audit_genes are swapped"),
+        (lambda a: sl.plan("pca", a), "The arguments of sl.plan are swapped"),
+        (
+            lambda a: sl.embed(a.to_df(), "pca"),
+            r"was given something else \(pandas.DataFrame\).*anndata.AnnData\(table\)",
+        ),
+        (lambda a: sl.embed(None, "pca"), "it was given something else .NoneType."),
+        (lambda a: sl.embed("cells.h5ad", "pca"), "There is no file"),
+        (lambda a: sl.perturb("cells.h5ad", "pca", {"CD3D": 0.0}), "'cells.h5ad'; read a file with anndata.read_h5ad"),
+        (lambda a: sl.impute(a.X, "starter"), "sl.impute needs an AnnData"),
+        (lambda a: sl.trajectory("cells.h5ad", use_rep="X_pca", root="x"), "read a file with anndata.read_h5ad"),
+        (lambda a: sl.annotate(a, "atlas.h5ad", model="pca"), "sl.annotate needs the cells themselves"),
+        (lambda a: sl.annotate(a, a, model=a), r"write sl.annotate\(query, reference, model=...\)"),
+        (lambda a: sl.embed(a, a), r"an AnnData where the model belongs; write sl.embed\(adata, model\)"),
+    ],
+)
+def test_what_is_not_cells_is_told_without_its_content(pbmc68k, call, words):
+    with pytest.raises(DataError, match=words) as caught:
+        call(pbmc68k)
+    assert "n_obs" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model_is_told(pbmc68k):
+    with pytest.raises(ModelError, match=r"or a text such as 'starter'; this is neither \(DataFrame\)"):
+        sl.embed(pbmc68k, pbmc68k.to_df())
+
+
 def test_a_batch_of_no_cells_is_refused(pbmc68k):
     for size in (0, -1):
         with pytest.raises(DataError, match=f"batch_size is {size}"):

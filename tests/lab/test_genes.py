@@ -124,12 +124,40 @@ def test_a_cell_without_known_genes_is_nan_and_counted(pbmc68k):
     assert np.isnan(result.vectors[10]).all()
     assert np.isfinite(np.delete(result.vectors, 10, axis=0)).all()
     assert result.audit.cells_without_genes == 1
-    assert "1 cells have no known gene" in result.summary()
+    assert "1 cell has no known gene; its vector will be NaN." in result.summary()
 
 
 def test_a_missing_group_column_is_named(pbmc68k):
     with pytest.raises(DataError, match="Did you mean 'cell_type'"):
         sl.audit_genes(pbmc68k, "pca", groupby="celltype")
+
+
+def test_groups_that_lose_the_same_are_not_compared(pbmc68k):
+    """A model that knows every gene loses nothing anywhere: no group stands out."""
+    known = sl.load_model("starter").match(Cells.from_anndata(pbmc68k).genes).columns
+    all_known = pbmc68k[:, known].copy()
+    summary = sl.audit_genes(all_known, "starter", groupby="cell_type").summary()
+    assert "It is 0.0% in every group." in summary
+    assert " to 0.0%" not in summary
+    assert "By group: " in sl.audit_genes(pbmc68k, "pca", groupby="cell_type").summary()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (lambda n: np.linspace(0, 1, n), "holds numbers .700 different ones. and not groups"),
+        (lambda n: [f"cell {i}" for i in range(n)], "has 700 groups; at most 200"),
+    ],
+)
+def test_a_column_that_holds_no_groups_is_told(pbmc68k, values, words):
+    pbmc68k.obs["measured"] = values(pbmc68k.n_obs)
+    with pytest.raises(DataError, match=words):
+        sl.audit_genes(pbmc68k, "pca", groupby="measured")
+    with pytest.raises(DataError, match=words):
+        sl.perturb(pbmc68k, "pca", {"CD3D": 0.0}, groupby="measured", progress=False)
+    # Numbers of clusters are groups, also where pandas keeps them as decimals.
+    pbmc68k.obs["measured"] = np.arange(pbmc68k.n_obs) % 7 * 1.0
+    assert len(sl.audit_genes(pbmc68k, "pca", groupby="measured").table) == 8
 
 
 def test_an_alias_gives_way_to_the_current_name():

@@ -200,6 +200,16 @@ def test_cancelling_the_null(small):
         ({}, {"set_to": {"CD3D": "high"}}, DataError, "set_to of CD3D is 'high'"),
         ({"CD3D": 0.0, "ENSG00000167286": 1.0}, {}, GenesError, "the same gene"),
         ({"CD3D": 0.0}, {"basis": "X_tsne"}, DataError, "obsm has no 'X_tsne'"),
+        (["CD3D"], {}, DataError, r"^doses must say a number for each gene; write \{'CD3D': 0\.0\} for a knockout\.$"),
+        ("LYZ", {}, DataError, r"write \{'LYZ': 0\.0\}"),
+        (0.0, {}, DataError, r"write \{'CD3D': 0\.0\}"),
+        (
+            None,
+            {"set_to": ["GATA1"]},
+            DataError,
+            r"^set_to must say a number for each gene; write \{'GATA1': 5\.0\}\.$",
+        ),
+        ({"CD3D": 1e9}, {}, DataError, "at most 1,000 makes sense"),
     ],
 )
 def test_bad_questions_are_answered_in_words(small, doses, kwargs, error, words):
