@@ -10,7 +10,7 @@ import numpy as np
 from scfm_lab.cells.cells import Cells, group_column
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import plural
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ class AuditResult(Result):
 
     def plot(self) -> Any:
         """Bars of the share of UMIs lost per group (Altair)."""
-        import altair as alt
+        alt = charts()
 
         table = self.table if len(self.table) == 1 else self.table.iloc[1:]
         return (

@@ -13,7 +13,7 @@ from scfm_lab.cells.audit import AuditResult, audit_cells
 from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class AnnotateResult(Result):
 
     def plot(self) -> Any:
         """Cells per label, with the median confidence as colour (Altair)."""
-        import altair as alt
+        alt = charts()
 
         return (
             alt.Chart(self.table)

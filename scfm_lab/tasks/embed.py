@@ -15,7 +15,7 @@ from scfm_lab.cells.audit import AuditResult, audit_tally
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.models.contract import Request, Tokens
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run, truncation
 from scfm_lab.tasks.progress import as_progress
 
@@ -80,7 +80,7 @@ class EmbedResult(Result):
 
     def plot(self) -> Any:
         """The first two principal components of the vectors (Altair)."""
-        import altair as alt
+        alt = charts()
         import pandas as pd
         from sklearn.decomposition import PCA
 

@@ -12,7 +12,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import audit_cells
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ImputeResult(Result):
 
     def plot(self) -> Any:
         """Spread of the predictions against their mean, a point a gene (Altair)."""
-        import altair as alt
+        alt = charts()
 
         table = self.table.dropna()
         return (

@@ -13,7 +13,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.cells import check_cell_names, group_column
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, did_you_mean
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 from scfm_lab.tasks.layout import Layout, find_plane
 
 if TYPE_CHECKING:
@@ -55,13 +55,16 @@ class TrajectoryResult(Result):
         return int(self.provenance["cells_without_vector"])
 
     def summary(self) -> str:
-        """The order of the groups and the paths."""
+        """The order of the groups, the paths, and what it does not say."""
         order = self.table.dropna(subset=["median_pseudotime"]).sort_values("median_pseudotime")
         text = " → ".join(f"{r.group} ({r.median_pseudotime:.2f})" for r in order.head(8).itertuples())
         lines = [
             f"{len(self.pseudotime):,} cells ordered along {self.provenance['use_rep']} from {self.root} in "
-            f"{self.root_group} (direction assumed from the root): {text}{' …' if len(order) > 8 else ''}.",
-            f"{len(self.paths)} paths: " + "; ".join(" → ".join(p["nodes"]) for p in self.paths[:6]) + ".",
+            f"{self.root_group} (direction assumed from the root): {text}{' → …' if len(order) > 8 else '.'}",
+            f"{len(self.paths)} path{'s' if len(self.paths) > 1 else ''}: "
+            + "; ".join(" → ".join(p["nodes"]) for p in self.paths[:6])
+            + ".",
+            "This is an order along the embedding, and no claim about time.",
         ]
         if self.unreachable:
             lines.append(
@@ -76,7 +79,7 @@ class TrajectoryResult(Result):
 
     def plot(self) -> Any:
         """Pseudotime by group as boxes (Altair)."""
-        import altair as alt
+        alt = charts()
 
         order = self.table.sort_values("median_pseudotime")["group"].tolist()
         base = alt.Chart(self.table).encode(y=alt.Y("group:N", sort=order, title=None))
@@ -254,22 +257,29 @@ def _paths(
     pseudotime: NDArray[np.float32],
     plane: NDArray[np.float32],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Paths from the root's group to the ends of the maximum spanning tree of PAGA's graph."""
-    import networkx as nx
+    """Paths from the root's group through PAGA's graph, never back in pseudotime.
 
-    graph = nx.from_scipy_sparse_array(work.uns["paga"]["connectivities"])
-    tree = nx.maximum_spanning_tree(graph)
-    start = names.index(root_group)
-    reach = nx.node_connected_component(tree, start)
-    routes = nx.single_source_shortest_path(tree, start)
-    ends = [node for node in reach if node != start and tree.degree(node) == 1] or [start]
-    centre = {g: np.nanmedian(plane[labels == g], axis=0).astype(np.float32) for g in names}
+    Each group is reached from the earlier group that it is connected to best; the ends are the
+    groups from which nothing is reached.
+    """
+    connected = work.uns["paga"]["connectivities"].toarray()
 
     def median_time(node: int) -> float:
         values = pseudotime[labels == names[node]]
         return float(np.nanmedian(values)) if np.isfinite(values).any() else np.inf
 
-    ends.sort(key=median_time)
+    start = names.index(root_group)
+    times = np.array([median_time(node) for node in range(len(names))])
+    # Where the root's group is not the first by its median, it is all the same where the paths begin.
+    times[start] = -np.inf
+    routes = {start: [start]}
+    for node in np.argsort(times, kind="stable")[1:].tolist():
+        earlier = [other for other in routes if times[other] < times[node] and connected[other, node] > 0]
+        if np.isfinite(times[node]) and earlier:
+            routes[node] = [*routes[max(earlier, key=lambda other: connected[other, node])], node]
+    inner = {node for route in routes.values() for node in route[:-1]}
+    ends = [node for node in routes if node not in inner]
+    centre = {g: np.nanmedian(plane[labels == g], axis=0).astype(np.float32) for g in names}
     paths: list[dict[str, Any]] = [
         {
             "nodes": [names[i] for i in routes[end]],
