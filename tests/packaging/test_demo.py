@@ -49,7 +49,7 @@ def found(done: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_it_leaves_the_report_and_nothing_else(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     directory, _ = done
     assert [path.name for path in directory.iterdir()] == ["scfm-lab-report.html"]
