@@ -16,6 +16,7 @@ import numpy as np
 from scfm_lab.cells.audit import Tally
 from scfm_lab.errors import Cancelled
 from scfm_lab.inference.cache import Found, cell_digests
+from scfm_lab.inference.hardware import give_back_memory
 from scfm_lab.inference.shards import Part
 
 if TYPE_CHECKING:
@@ -257,6 +258,8 @@ def run(
             done += stop - start
             if folder is not None:
                 folder.write(part)
+            if len(todo) > 1:
+                give_back_memory()
             yield part
     except Cancelled as error:
         raise Cancelled(_STOPPED if folder is None else _STOPPED_KEPT) from error
