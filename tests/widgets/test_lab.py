@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import scfm_lab as sl
-from scfm_lab.errors import DataError, ModelError
+from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_widgets.codec import Frame, pack_mask
 
 if TYPE_CHECKING:
@@ -44,6 +44,30 @@ class TestOpening:
         opened.ask(type="column", by="gene", name=GENE)
         assert (list(pbmc68k.obs), list(pbmc68k.obsm), list(pbmc68k.uns), list(pbmc68k.var)) == before
         assert (counts != pbmc68k.X).nnz == 0
+
+    def test_what_is_not_there_is_refused_in_words(self, bench: Callable[..., Bench]) -> None:
+        with pytest.raises(ModelError) as of_load:
+            sl.load_model("scgtp")
+        with pytest.raises(ModelError, match=r"Did you mean .*'scgpt'") as of_bench:
+            bench(model="scgtp")
+        assert str(of_bench.value) == str(of_load.value)
+        with pytest.raises(ModelError, match="whose weights do not come with scfm-lab"):
+            bench(model="scgpt")
+        with pytest.raises(ModelError, match="There is no checkpoint at nowhere"):
+            bench(model="./nowhere")
+        words = r"'celltype' is neither a column of obs \('cell_type', .* nor one of the 765 genes .*Did you mean 'cell_type'"
+        with pytest.raises(DataError, match=words):
+            bench(colour="celltype")
+        lab = bench(model=MODEL).lab
+        with pytest.raises(ModelError, match="Did you mean 'starter'"):
+            lab.state = {"model": "startr"}
+        assert lab.state["model"] == MODEL
+
+    def test_says_what_it_is_where_no_notebook_shows_it(self, bench: Callable[..., Bench]) -> None:
+        text = repr(bench(model=MODEL).lab)
+        assert text.startswith("<Lab: 700 cells × 765 genes, model 'sctop'>")
+        assert "lab.to_html(" in text
+        assert "no model picked" in repr(bench().lab)
 
     def test_lists_the_registrys_models_with_what_decides_about_them(self, bench: Callable[..., Bench]) -> None:
         lab = bench().lab
@@ -131,8 +155,16 @@ class TestState:
         assert lab.state["colour"] == {"by": "gene", "name": GENE}
         lab.state = {"colour": "phase"}
         assert lab.state["colour"] == {"by": "obs", "name": "phase"}
-        with pytest.raises(DataError, match="Did you mean"):
+        with pytest.raises(DataError, match=r"nor one of the 765 genes in var_names\. Did you mean 'CD3D'"):
             lab.state = {"colour": "CD33D"}
+
+    def test_a_column_that_holds_no_groups_is_no_grouping(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        with pytest.raises(DataError, match="'percent_mito' holds numbers"):
+            bench(groupby="percent_mito")
+        pbmc68k.obs["cell_type"] = [f"type {i % 300}" for i in range(pbmc68k.n_obs)]
+        lab = bench().lab
+        assert lab.state["colour"] == {"by": "obs", "name": "cell_type"}
+        assert lab.session.groupby() is None
 
     def test_from_the_browser_reaches_python(self, bench: Callable[..., Bench]) -> None:
         lab = bench().lab
@@ -404,11 +436,24 @@ class TestPerturbing:
         assert words in answer["error"]
         assert opened.lab._errors[0]["text"] == answer["error"]
 
-    def test_what_the_model_refuses_is_not_waited_for(self, bench: Callable[..., Bench]) -> None:
+    def test_what_the_model_refuses_is_not_waited_for(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        pbmc68k.var_names = ["NOVEL1", *pbmc68k.var_names[1:]]
+        pbmc68k.var["gene_symbol"] = pbmc68k.var_names
+        pbmc68k.var["ensembl_id"] = ["", *pbmc68k.var["ensembl_id"][1:]]
         lab = bench(model=MODEL).lab
-        lab.doses = {"NOTAGENE": 0.0}
+        lab.doses = {"NOVEL1": 0.0}
         lab.wait(120)
-        assert lab._refused == {"NOTAGENE": 0.0}
+        assert lab._refused == {"NOVEL1": 0.0}
+
+    def test_a_gene_that_is_not_there_is_refused_where_it_is_assigned(self, bench: Callable[..., Bench]) -> None:
+        lab = bench(model=MODEL).lab
+        lab.doses = {GENE: 1.0}
+        with pytest.raises(GenesError, match=r"No gene called 'CD33D'.*Did you mean 'CD3D'"):
+            lab.doses = {"CD33D": 0.0}
+        assert lab.doses == {GENE: 1.0}
+        # By any of its names.
+        lab.doses = {"ENSG00000167286": 1.0}
+        assert lab.doses == {"ENSG00000167286": 1.0}
 
     def test_with_no_model_picked_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench().ask(type="perturb", doses={GENE: 0.0}, commit=True)

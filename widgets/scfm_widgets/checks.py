@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError
+from scfm_lab.cells.cells import group_column
+from scfm_lab.errors import CountsError, DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from scfm_lab.cells.genes import Genes
 
 
 def check_adata(adata: Any) -> None:
@@ -28,6 +31,50 @@ def check_adata(adata: Any) -> None:
     if adata.n_obs == 0 or adata.n_vars == 0:
         message = f"The AnnData is empty ({adata.n_obs} cells, {adata.n_vars} genes); there is nothing to show."
         raise DataError(message)
+
+
+def check_groupby(adata: AnnData, name: str) -> None:
+    """Refuse a column that is not there or that holds no groups; one with gaps is kept, and cells are not told apart by it.
+
+    Raises
+    ------
+    DataError
+        In words.
+    """
+    if name not in adata.obs or not adata.obs[name].isna().any():
+        group_column(adata, name)
+
+
+def groups_or_gaps(adata: AnnData, name: str | None) -> bool:
+    """Whether :func:`check_groupby` takes a column."""
+    if name is None:
+        return False
+    try:
+        check_groupby(adata, name)
+    except DataError:
+        return False
+    return True
+
+
+def has_groups(adata: AnnData, name: str) -> bool:
+    """Whether effects can be told for the values of a column of ``obs``."""
+    try:
+        group_column(adata, name)
+    except DataError:
+        return False
+    return True
+
+
+def genes_of(adata: AnnData) -> Genes:
+    """The genes that a dose can be given: those of the raw counts."""
+    from scfm_lab.cells.genes import Genes
+    from scfm_lab.cells.reader import CellReader
+
+    try:
+        return CellReader.open(adata).genes
+    except (CountsError, DataError):
+        # Without raw counts no model runs, which it says itself; the names are those that are shown.
+        return Genes.from_var(adata.var)
 
 
 def as_mask(value: Any, adata: AnnData) -> NDArray[np.bool_]:

@@ -12,8 +12,8 @@ import anywidget
 import numpy as np
 import traitlets
 
-from scfm_lab.errors import DataError, PluginError, nearest
-from scfm_widgets.checks import as_mask, check_adata, task_of
+from scfm_lab.errors import DataError, PluginError, did_you_mean, nearest
+from scfm_widgets.checks import as_mask, check_adata, check_groupby, groups_or_gaps, task_of
 from scfm_widgets.codec import pack_mask, unpack_mask
 from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
@@ -155,7 +155,7 @@ class Lab(anywidget.AnyWidget):
         self._session = session = Session(adata, self)
         favourite = session.columns.favourite()
         if groupby is not None:
-            session.columns.of_obs(groupby)
+            check_groupby(adata, groupby)
         planes = session.layouts()
         self.publish(
             # A Dict trait begins as an empty dictionary, whatever its default; nothing is there yet.
@@ -177,7 +177,7 @@ class Lab(anywidget.AnyWidget):
                 **STATE,
                 "model": session.adopt(model),
                 "colour": self._colour(colour if colour is not None else favourite),
-                "groupby": groupby or favourite,
+                "groupby": groupby or (favourite if groups_or_gaps(adata, favourite) else None),
             },
         )
         if layout is not None or planes:
@@ -298,6 +298,16 @@ class Lab(anywidget.AnyWidget):
 
     # --------------------------------------------------------------------------------- internal
 
+    def __repr__(self) -> str:
+        """What is on the bench, and how to see it where no notebook shows it."""
+        if self._session is None:
+            return "<Lab, not ready yet>"
+        model = self.state.get("model")
+        return (
+            f"<Lab: {self.adata.n_obs:,} cells × {self.adata.n_vars:,} genes, {f'model {model!r}' if model else 'no model picked'}>"
+            '\nShown in a notebook where it is the last line of a cell; elsewhere: lab.to_html("bench.html").'
+        )
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget and, for where no widget can be shown any more, a picture of it."""
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -323,15 +333,21 @@ class Lab(anywidget.AnyWidget):
         if self._session is not None:
             if "colour" in given:
                 given["colour"] = self._colour(given["colour"])
+            if given.get("model") and given["model"] != self.state.get("model"):
+                self._session.check_model(given["model"])
             if given.get("groupby"):
-                self._session.columns.of_obs(given["groupby"])
+                check_groupby(self.adata, given["groupby"])
             if given.get("layout"):
                 self._session.plane_at(given["layout"])
         return {**STATE, **self.state, **given}
 
     @traitlets.validate("doses")
     def _check_doses(self, proposal: Any) -> dict[str, float]:
-        return check(proposal["value"])
+        doses = check(proposal["value"])
+        if self._session is not None:
+            for gene in doses:
+                self._session.genes.find(gene)
+        return doses
 
     def _colour(self, value: Any) -> dict[str, str] | None:
         """A colour from a name, or as it is; a name that is nowhere is an error that says so."""
@@ -340,9 +356,14 @@ class Lab(anywidget.AnyWidget):
         session, name = self.session, str(value)
         if name in session.adata.obs:
             return {"by": "obs", "name": name}
-        if name not in session.adata.var_names:
-            session.columns.of_gene(name)
-        return {"by": "gene", "name": name}
+        if name in session.adata.var_names:
+            return {"by": "gene", "name": name}
+        columns = [str(column) for column in session.adata.obs.columns]
+        message = (
+            f"{name!r} is neither a column of obs ({', '.join(map(repr, columns[:12])) or 'there are none'}) nor one of the "
+            f"{session.adata.n_vars:,} genes in var_names.{did_you_mean(name, [*columns, *session.adata.var_names])}"
+        )
+        raise DataError(message)
 
     def _on_state(self, change: Any) -> None:
         old, new = dict(change["old"] or {}), change["new"]

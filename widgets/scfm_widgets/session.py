@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import traceback
 from concurrent.futures import CancelledError
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you_mean
+from scfm_widgets.checks import genes_of, has_groups
 from scfm_widgets.codec import Frame
 from scfm_widgets.columns import Columns
 from scfm_widgets.worker import Job, Worker
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
 
+    from scfm_lab.cells.genes import Genes
     from scfm_lab.models.contract import Model
     from scfm_lab.results import Result
 
@@ -158,19 +161,38 @@ class Session:
             return self._models[source]
 
     def adopt(self, model: str | Model | None) -> str | None:
-        """Take a model that is open already; give the source by which the bench calls it."""
-        if model is None or isinstance(model, str):
+        """Take a model that is open already, or the source of one; give the source by which the bench calls it.
+
+        Raises
+        ------
+        ModelError
+            No model is called so.
+        """
+        if model is None:
+            return None
+        if isinstance(model, str):
+            self.check_model(model)
             return model
         source = model.source or model.spec.name
         self._models[source] = model
         return source
 
+    def check_model(self, source: str) -> None:
+        """Refuse the source of a model that is nowhere, as :func:`scfm_lab.load_model` does; no weights are opened."""
+        from scfm_lab.models.load import check_source
+
+        if source not in self._models:
+            check_source(source)
+
+    @cached_property
+    def genes(self) -> Genes:
+        """Names, symbols and Ensembl ids of the genes that a dose can be given."""
+        return genes_of(self.adata)
+
     def groupby(self) -> str | None:
-        """The column of ``obs`` whose groups effects are told for; ``None`` where it is not there or has gaps."""
+        """The column of ``obs`` whose groups effects are told for; ``None`` where it is not there, has gaps or no groups."""
         name = self.state.get("groupby")
-        if not name or name not in self.adata.obs or self.adata.obs[name].isna().any():
-            return None
-        return str(name)
+        return str(name) if name and has_groups(self.adata, name) else None
 
     def require_model(self) -> str:
         """Give the source of the model that is picked.
