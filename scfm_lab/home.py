@@ -28,6 +28,8 @@ def data_home() -> Path:
         import platformdirs
 
         home = Path(platformdirs.user_data_dir("scfm-lab", appauthor=False))
+    if home.exists() and not home.is_dir():
+        raise StorageError(f"The data directory {home} is a file. Set SCFM_HOME to a directory you can write to.")
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

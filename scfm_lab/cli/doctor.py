@@ -203,7 +203,10 @@ def _notebook() -> Iterator[Finding]:
     if util.find_spec("jupyterlab") is None:
         yield Finding("notebook", NOTE, "JupyterLab is not installed: pip install 'scfm-lab[lab]' for `scfm-lab lab`.")
     else:
-        yield Finding("notebook", OK, f"JupyterLab {metadata.version('jupyterlab')}")
+        from scfm_lab.cli.start import runs_as_root
+
+        root = ". You are root here, so `scfm-lab lab` starts it with --allow-root." if runs_as_root() else ""
+        yield Finding("notebook", OK, f"JupyterLab {metadata.version('jupyterlab')}{root}")
 
 
 def _tutorial() -> Iterator[Finding]:

@@ -1,12 +1,16 @@
-"""``scfm-lab lab``: JupyterLab on the first tutorial."""
+"""``scfm-lab lab``: JupyterLab on a copy of the first tutorial."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -14,6 +18,8 @@ from scfm_lab.cli.files import whole
 from scfm_lab.errors import DataError, StorageError
 
 TUTORIAL = "01_first_knockout.ipynb"
+#: What each file was when it was copied: one that is still the same may be replaced by a newer one.
+_COPIED = ".copied.json"
 
 
 @click.command(
@@ -22,7 +28,7 @@ TUTORIAL = "01_first_knockout.ipynb"
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where your copy of the tutorials goes [default: the checkout's own, else ./scfm-tutorials].",
+    help="Where your copy of the tutorials goes [default: 'notebooks' in the data directory].",
 )
 @click.option("--print-path", is_flag=True, help="Prepare the tutorial and print its path; start nothing.")
 @click.argument("jupyter_arguments", nargs=-1, metavar="[-- JUPYTER ARGUMENTS]")
@@ -30,8 +36,8 @@ TUTORIAL = "01_first_knockout.ipynb"
 def lab(context: click.Context, folder: Path | None, print_path: bool, jupyter_arguments: tuple[str, ...]) -> None:
     """Open JupyterLab on the first tutorial.
 
-    In a checkout the notebook is opened where it is. From an installed package the tutorials are copied into a folder of
-    yours first; notebooks that are there already are kept as they are. What stands after -- goes to JupyterLab.
+    The tutorials are copied into a folder of yours first; what you have changed there is kept as it is. What stands after
+    -- goes to JupyterLab.
     """
     notebook = prepare(folder)
     if print_path:
@@ -42,15 +48,35 @@ def lab(context: click.Context, folder: Path | None, print_path: bool, jupyter_a
             f"JupyterLab is not installed here: pip install 'scfm-lab[lab]'. The tutorial is at {notebook} "
             "for any notebook server of yours."
         )
-    click.echo(f"Opening {notebook} in JupyterLab; stop it with Ctrl-C.", err=True)
+    click.echo(f"Opening your copy, {notebook}, in JupyterLab; stop it with Ctrl-C.", err=True)
     if "--no-browser" not in jupyter_arguments and not _has_browser():
         click.echo(
             "No browser can be opened from here: copy the address that JupyterLab prints below (http://127.0.0.1:…) into one.",
             err=True,
         )
         jupyter_arguments = (*jupyter_arguments, "--no-browser")
-    ended = _run_until_it_ends([sys.executable, "-m", "jupyterlab", str(notebook), *jupyter_arguments])
+    ended = _run_until_it_ends([*jupyter_command(notebook), *jupyter_arguments])
     context.exit(1 if ended else 0)
+
+
+def jupyter_command(notebook: Path) -> list[str]:
+    """Give the command that starts JupyterLab so that the address it prints, and the browser, lead to `notebook`."""
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={notebook.parent}",
+        f"--LabApp.default_url=/lab/tree/{quote(notebook.name)}",
+        # No question about news on the first screen, and nothing fetched for it.
+        "--LabApp.news_url=None",
+    ]
+    # In a container everybody is root, and JupyterLab then refuses to start.
+    return [*command, "--allow-root"] if runs_as_root() else command
+
+
+def runs_as_root() -> bool:
+    """Whether this process may do everything, as in most containers; never on Windows."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _has_browser() -> bool:
@@ -74,17 +100,19 @@ def _run_until_it_ends(command: list[str]) -> int:
 
 
 def prepare(folder: Path | None = None) -> Path:
-    """Find the first tutorial, copying the tutorials to a folder of the user's where they are not in a checkout.
+    """Copy the tutorials to a folder of the user's, since JupyterLab saves into what it opens.
+
+    A file that was changed since it was copied stays; one that was not is replaced when a newer one comes.
 
     Parameters
     ----------
     folder
-        Where the copy goes. ``None``: the checkout's own tutorials, or ``./scfm-tutorials`` for an installed package.
+        Where the copy goes. ``None``: ``notebooks`` in the data directory.
 
     Returns
     -------
     Path
-        The notebook to open, absolute.
+        The copy of the first tutorial, absolute.
 
     Raises
     ------
@@ -93,21 +121,27 @@ def prepare(folder: Path | None = None) -> Path:
     StorageError
         The copy cannot be written.
     """
-    source, in_checkout = _source()
-    if in_checkout and folder is None:
-        return source / TUTORIAL
-    target = (folder or Path("scfm-tutorials")).expanduser().absolute()
+    from scfm_lab.home import data_home
+
+    source = tutorials()
+    target = folder.expanduser().absolute() if folder else data_home() / "notebooks"
     try:
         target.mkdir(parents=True, exist_ok=True)
+        copied = _read_copied(target / _COPIED)
         for path in sorted(source.rglob("*")):
             if path.is_dir() or "__pycache__" in path.parts or ".ipynb_checkpoints" in path.parts:
                 continue
-            copy = target / path.relative_to(source)
+            name = path.relative_to(source).as_posix()
+            copy = target / name
             # Whoever has worked in a notebook finds it again.
-            if not copy.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                with whole(copy) as temporary:
-                    shutil.copyfile(path, temporary)
+            if copy.exists() and copied.get(name) != _digest(copy):
+                continue
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with whole(copy) as temporary:
+                shutil.copyfile(path, temporary)
+            copied[name] = _digest(copy)
+        with whole(target / _COPIED) as temporary:
+            temporary.write_text(json.dumps(copied, indent=1), encoding="utf-8")
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -115,6 +149,19 @@ def prepare(folder: Path | None = None) -> Path:
             f"The tutorials cannot be copied to {target} ({error.strerror}); give another place with --folder."
         ) from error
     return target / TUTORIAL
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_copied(path: Path) -> dict[str, str]:
+    """What was copied before; a record that cannot be read says nothing, and then everything there is kept."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def tutorials() -> Path:
@@ -125,15 +172,10 @@ def tutorials() -> Path:
     DataError
         There is none.
     """
-    return _source()[0]
-
-
-def _source() -> tuple[Path, bool]:
-    """Give the folder of the tutorials, and whether it is a checkout's own."""
     package = Path(__file__).resolve().parents[1]
     checkout = package.parent / "tutorials"
     in_checkout = (checkout / TUTORIAL).is_file() and (package.parent / "pyproject.toml").is_file()
     source = checkout if in_checkout else package / "tutorials"
     if not (source / TUTORIAL).is_file():
         raise DataError(f"The tutorial {TUTORIAL} is not in this installation; reinstall scfm-lab.")
-    return source, in_checkout
+    return source

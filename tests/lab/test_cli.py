@@ -5,9 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anndata as ad
 import click
@@ -537,19 +544,76 @@ def test_doctor_reports_what_is_damaged_and_goes_on(run, tmp_path, monkeypatch):
     code, out, _ = run("doctor")
     assert code == 1
     assert "FAIL  data directory" in out
-    assert "Set SCFM_HOME to a directory you can write to." in out
+    assert f"{tmp_path / 'file'} is a file. Set SCFM_HOME to a directory you can write to." in out
     assert "ok    model scfm.pca" in out
 
 
-def test_lab_copies_the_tutorials_and_keeps_what_was_worked_on(run, repository, tmp_path):
+def test_lab_opens_a_copy_and_keeps_what_was_worked_on(run, repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    original = repository / "tutorials" / "01_first_knockout.ipynb"
     code, out, _ = run("lab", "--print-path")
-    assert code == 0
-    assert out.strip() == str(repository / "tutorials" / "01_first_knockout.ipynb")
+    # JupyterLab saves into what it opens: never the checkout's own.
+    assert (code, out.strip()) == (0, str(tmp_path / "home" / "notebooks" / original.name))
     mine = tmp_path / "mine"
+    notebook = mine / original.name
     code, out, _ = run("lab", "--folder", mine, "--print-path")
-    notebook = mine / "01_first_knockout.ipynb"
     assert (code, out.strip()) == (0, str(notebook))
-    assert notebook.read_bytes() == (repository / "tutorials" / "01_first_knockout.ipynb").read_bytes()
+    assert notebook.read_bytes() == original.read_bytes()
+    notebook.write_text("worked on")
+    (mine / "README.md").unlink()
+    assert run("lab", "--folder", mine, "--print-path")[0] == 0
+    assert notebook.read_text() == "worked on"
+    assert (mine / "README.md").is_file()
+    # A copy of an older release in which nobody has worked gives way to the newer one.
+    record = json.loads((mine / ".copied.json").read_text())
+    record[original.name] = hashlib.sha256(b"worked on").hexdigest()
+    (mine / ".copied.json").write_text(json.dumps(record))
+    assert run("lab", "--folder", mine, "--print-path")[0] == 0
+    assert notebook.read_bytes() == original.read_bytes()
+    (mine / ".copied.json").write_text("damaged")
     notebook.write_text("worked on")
     assert run("lab", "--folder", mine, "--print-path")[0] == 0
     assert notebook.read_text() == "worked on"
+
+
+def test_the_address_that_jupyter_prints_opens_the_tutorial(tmp_path):
+    """Also as root, and with no browser here: whoever copies the printed address lands in the notebook."""
+    pytest.importorskip("jupyterlab")
+    environment = {
+        **os.environ,
+        "SCFM_HOME": str(tmp_path / "home"),
+        **{f"JUPYTER_{what}_DIR": str(tmp_path / what) for what in ("CONFIG", "DATA", "RUNTIME")},
+    }
+    command = [sys.executable, "-m", "scfm_lab", "lab", "--", "--no-browser", "--port=0", "--ServerApp.ip=127.0.0.1"]
+    # A session of its own: JupyterLab is the program's child, and ends with it.
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        try:
+            for line in process.stderr:
+                said.append(line)
+                if found := re.search(r"http://127\.0\.0\.1:\d+/\S*", line):
+                    break
+            else:
+                pytest.fail("JupyterLab ended: " + "".join(said))
+            parts = urlsplit(found[0])
+            assert parts.path == "/lab/tree/01_first_knockout.ipynb"
+            # It is printed before anybody listens.
+            page = None
+            for _ in range(240):
+                with suppress(urllib.error.URLError):
+                    page = urllib.request.urlopen(found[0], timeout=60).read().decode()
+                    break
+                time.sleep(0.25)
+            assert page is not None
+            assert json.loads(re.search(r'"news": (\{.*?\})', page)[1]) == {"disabled": True}
+            contents = f"http://{parts.netloc}/api/contents/01_first_knockout.ipynb?content=0&{parts.query}"
+            with urllib.request.urlopen(contents, timeout=60) as answer:
+                assert json.load(answer)["type"] == "notebook"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.stderr.close()
+            process.wait(60)
+    assert f"Opening your copy, {tmp_path / 'home' / 'notebooks' / '01_first_knockout.ipynb'}" in said[0]
