@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import Cancelled, DataError
+from scfm_lab.inference.hardware import give_back_memory
 from scfm_lab.models.contract import States, ragged_take
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
 _CELLS_PER_BATCH = 1_024
+_TRIM_EVERY = 64
 
 #: Tokens of a batch, where a plan says so; None: what is fast on the device.
 planned_tokens: ContextVar[int | None] = ContextVar("planned_tokens", default=None)
@@ -147,7 +149,7 @@ def encode(
     done = n - len(visible)
     _report(progress, done, n)
     limit = planned_tokens.get() or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
-    for picked in batches(lengths, tokens=limit, cells=batch_size or _CELLS_PER_BATCH):
+    for number, picked in enumerate(batches(lengths, tokens=limit, cells=batch_size or _CELLS_PER_BATCH)):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped; nothing was written.")
         rows = visible[picked]
@@ -163,6 +165,8 @@ def encode(
             genes[places] = gene_states.float().cpu().numpy()
         done += len(rows)
         _report(progress, done, n)
+        if number % _TRIM_EVERY == _TRIM_EVERY - 1:
+            give_back_memory()
     if cell is None:
         cell = np.full((n, model.spec.width), np.nan, dtype=np.float32)
     if request.genes and genes is None:
