@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import DataError, StorageError, did_you_mean
 
 if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
     import pandas as pd
     from anndata import AnnData
 
@@ -75,9 +79,11 @@ def load(name: str) -> Any:
         contributed = _contributed()
         if name in contributed:
             return contributed[name].load()()
-        known_names = [*known, *contributed]
+        # Whoever misses cells is not helped by the names of gene tables, unless it is one that was meant.
+        cells = [d.name for d in known.values() if d.kind == "cells"]
         raise DataError(
-            f"No dataset is called {name!r}; there are: {', '.join(known_names)}." + did_you_mean(key, known_names)
+            f"No dataset is called {name!r}.{did_you_mean(key, [*known, *contributed])} "
+            f"Cells: {', '.join([*cells, *contributed])}; sl.datasets.list() tells what they are."
         )
     dataset = known[key]
     if dataset.name == "pbmc68k":
@@ -206,11 +212,12 @@ def _fetch(dataset: Dataset) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         try:
             # The archive's own checksum is not published; what is built from it is checked instead.
-            archive = Path(pooch.retrieve(dataset.url, known_hash=None, path=work, fname="archive.tar.gz"))
+            with _quiet(pooch.get_logger()):
+                archive = Path(pooch.retrieve(dataset.url, known_hash=None, path=work, fname="archive.tar.gz"))
         except (OSError, ValueError) as error:
             raise DataError(
-                f"The dataset {dataset.name!r} could not be fetched from {dataset.url} ({error}). Check the connection, or "
-                f"put {dataset.file} into a folder that {MIRROR_VARIABLE} names."
+                f"The dataset {dataset.name!r} could not be fetched from {dataset.url} ({_why(error)}). Check the "
+                f"connection, or put {dataset.file} into a folder that {MIRROR_VARIABLE} names."
             ) from error
         adata = _from_10x(archive, Path(work), dataset)
         if content_digest(adata) != dataset.content:
@@ -222,6 +229,33 @@ def _fetch(dataset: Dataset) -> Path:
             return (Path(work) / "built.h5ad").rename(folder / dataset.file)
         except OSError as error:
             raise _cannot_keep(folder, error) from error
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library's remarks to itself for a while; its warnings still pass."""
+    before = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _why(error: Exception) -> str:
+    """Why nothing came, in a few words: what libraries say of it names their own objects."""
+    from requests import exceptions as http
+
+    if isinstance(error, http.HTTPError) and error.response is not None:
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, http.Timeout):
+        return "no answer in time"
+    if isinstance(error, http.SSLError):
+        return "the server's certificate is not accepted"
+    if isinstance(error, http.ConnectionError):
+        return "no connection"
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return reason.rstrip(".")[:120] or type(error).__name__
 
 
 def _cannot_keep(folder: Path, error: OSError) -> StorageError:

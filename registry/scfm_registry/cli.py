@@ -128,7 +128,10 @@ def promote(reference: str, alias: str, expect: str | None, uri: str | None, as_
 @_registry
 @_json
 def verify(reference: str, uri: str | None, as_json: bool) -> None:
-    """Compare every file of REFERENCE with the hash under which it was registered; exits 1 if one differs."""
+    """Check the files of REFERENCE against their hashes.
+
+    Every file is compared with the hash under which it was registered; exits 1 if one differs.
+    """
     result = _open(uri).verify(reference)
     data = {
         "version": result.version.reference,
@@ -166,7 +169,11 @@ def measure(
 @_registry
 @_json
 def import_(path: str, name: str, kind: str, licence: str | None, uri: str | None, as_json: bool) -> None:
-    """Register the checkpoint in FOLDER; the same files twice give the same version."""
+    """Register the checkpoint in FOLDER.
+
+    The same files twice give the same version. Pickled weights (.pt, .bin, .ckpt) are not taken, since opening one can run
+    code: give the folder itself to --model or sl.load_model instead, which read it without running anything.
+    """
     done = _open(uri).import_checkpoint(path, name, kind=kind, licence=licence)
     say(f"{done.reference} is registered ({done.family}, {done.digest}).", done.to_dict(), as_json=as_json)
 
@@ -186,7 +193,10 @@ def registry() -> None:
 @click.option("--files", is_flag=True, help="Also check every file of every version, which reads them all.")
 @_json
 def check(uri: str | None, files: bool, as_json: bool) -> None:
-    """Say what is wrong with a registry; exits 1 if something is. Nothing is changed."""
+    """Say what is wrong with a registry.
+
+    Nothing is changed; exits 1 if something is wrong.
+    """
     from scfm_registry.checking import check as look
 
     found = look(uri, files=files)
@@ -201,7 +211,10 @@ def check(uri: str | None, files: bool, as_json: bool) -> None:
 @click.argument("uri", required=False)
 @_json
 def setup(uri: str | None, as_json: bool) -> None:
-    """Make the registry if it is not there, and register the built-in models in it."""
+    """Make the registry, with the built-in models in it.
+
+    What is there already stays.
+    """
     opened = _open(uri)
     found = opened.ensure_builtin()
     say(f"{opened!r}\n{_table(found)}", {"models": [item.to_dict() for item in found]}, as_json=as_json)

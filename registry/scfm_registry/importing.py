@@ -137,8 +137,9 @@ def listing(path: Path) -> list[Path]:
         suffix = item.suffix.lower()
         if suffix in PICKLES:
             message = (
-                f"{item} is a pickle, which can run code when it is opened; convert the weights to safetensors first, then "
-                "import the folder without it."
+                f"{item} is a pickle, which can run code when it is opened, so the registry does not take it. Use the "
+                f"checkpoint from its folder instead: sl.load_model({str(path)!r}), --model {path}, or Lab(adata, "
+                f"model={str(path)!r}); or convert the weights to safetensors and import the folder without it."
             )
             raise ModelError(message)
         if suffix not in SAFE:

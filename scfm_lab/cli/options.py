@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from scfm_lab.cells.dose import MOST_DOSE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -98,7 +100,8 @@ def parse_doses(_ctx: click.Context | None, param: click.Parameter | None, given
     Raises
     ------
     click.BadParameter
-        No gene or no number in one of them, a number that is not finite or is below 0, a gene given twice.
+        No gene or no number in one of them, a number that is not finite, is below 0 or a dose above 1,000, a gene given
+        twice.
     """
     what = "level" if param is not None and param.name == "levels" else "dose"
     meaning = "counts per 10,000" if what == "level" else "0 is a knockout, 1 no change"
@@ -116,6 +119,9 @@ def parse_doses(_ctx: click.Context | None, param: click.Parameter | None, given
             raise click.BadParameter(message) from None
         if not math.isfinite(value) or value < 0:
             message = f"the {what} of {gene} must be 0 or more ({meaning}); it is {amount}."
+            raise click.BadParameter(message)
+        if what == "dose" and value > MOST_DOSE:
+            message = f"the dose of {gene} is {amount}; at most {MOST_DOSE:,.0f} makes sense, 2 is twice the level."
             raise click.BadParameter(message)
         if gene in found:
             message = f"{gene} is given twice; give each gene one {what}."

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from scfm_lab.cli import options
 from scfm_lab.cli.files import TABLE_SUFFIXES, check_target, read_h5ad, write_table
 from scfm_lab.cli.output import progress_bar, say
+
+if TYPE_CHECKING:
+    from scfm_lab.tasks.perturb_result import PerturbResult
 
 
 @click.command(
@@ -79,7 +84,15 @@ def perturb(
         )
     data = {**result.to_json(), "provenance": result.provenance}
     if target is None:
-        say(f"{result.summary()}\n\n{result.table.to_string(index=False)}", data, as_json=as_json)
+        say(f"{result.summary()}\n\n{_printed(result)}", data, as_json=as_json)
         return
     write_table(result.table, target)
     say(f"{result.summary()}\nWritten to {target}.", {**data, "written": str(target)}, as_json=as_json)
+
+
+def _printed(result: PerturbResult) -> str:
+    """The table for a terminal: columns that hold nothing are left out."""
+    table = result.table.dropna(axis=1, how="all")
+    if not result.has_null:
+        table = table.drop(columns=["n_null", "verdict"])
+    return table.to_string(index=False)

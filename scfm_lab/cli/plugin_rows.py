@@ -37,9 +37,9 @@ def list_(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def validate(context: click.Context, which: tuple[str, ...], as_json: bool) -> None:
-    """Check manifests, import everything they name, and say what is wrong.
+    """Check manifests and import everything they name.
 
-    Checks all installed plugins unless some are named. A path to a manifest is checked as a file, before its package is
+    Says what is wrong in all installed plugins, unless some are named. A path to a manifest is checked as a file, before its package is
     installed. Exits with 1 where anything is wrong.
     """
     reports = _reports(which)

@@ -1,4 +1,4 @@
-"""``scfm-lab audit | embed | annotate | trajectory``: an .h5ad file in, an .h5ad file or a report out."""
+"""``scfm-lab audit | embed | annotate | impute | trajectory``: an .h5ad file in, an .h5ad file or a report out."""
 
 from __future__ import annotations
 
@@ -156,6 +156,60 @@ def annotate(
         )
     write_h5ad(query, target)
     _tell(result, target, as_json=as_json)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab impute cells.h5ad --model starter --gene CD3D --gene LYZ -o imputed.h5ad\n"
+    "  scfm-lab impute cells.h5ad --model starter -o imputed.h5ad"
+)
+@options.h5ad_argument("path", "IN.h5ad")
+@options.model_option
+@click.option(
+    "--gene",
+    "genes",
+    metavar="GENE",
+    multiple=True,
+    help="A gene to predict, measured or not, into obsm. Several times: all. Without it: every measured gene, as a layer.",
+)
+@options.out_option("The .h5ad file to write: your cells with the predictions.")
+@click.option("--key", metavar="K", help="Name in obsm or layers [default: imputed_ and the model's name].")
+@options.layer_option
+@options.device_options
+@options.seed_option
+@options.report_options
+def impute(
+    path: str,
+    source: str,
+    genes: tuple[str, ...],
+    out: str,
+    key: str | None,
+    layer: str | None,
+    device: str,
+    precision: str,
+    seed: int,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
+    """Predict the expression of genes from what a model sees.
+
+    Expected counts per 10,000, or what else the model predicts (the result says which). Predictions are no measurements: keep
+    them out of tests of differential expression.
+    """
+    import scfm_lab as sl
+
+    if len(set(genes)) < len(genes):
+        message = "The same --gene is given twice; name each gene once."
+        raise click.UsageError(message)
+    target = check_target(out, _H5AD, [path])
+    adata = read_h5ad(path)
+    model = sl.load_model(source, device=device, precision=precision)
+    with progress_bar(progress, "cells") as show:
+        result = sl.impute(
+            adata, model, genes=list(genes) or None, layer=layer, key_added=key, seed=seed, progress=show or False
+        )
+    write_h5ad(adata, target)
+    data = {**result.to_json(), "key": result.key, "provenance": result.provenance, "written": str(target)}
+    say(f"{result.summary()}\nWritten to {target}.", data, as_json=as_json)
 
 
 @click.command(

@@ -94,7 +94,19 @@ def command_paths() -> list[tuple[str, ...]]:
 def test_help_lists_the_commands_in_the_order_of_the_work(run):
     code, out, _ = run("--help")
     assert code == 0
-    names = ["demo", "doctor", "lab", "models", "audit", "embed", "annotate", "perturb", "trajectory", "plugins"]
+    names = [
+        "demo",
+        "doctor",
+        "lab",
+        "models",
+        "audit",
+        "embed",
+        "annotate",
+        "perturb",
+        "impute",
+        "trajectory",
+        "plugins",
+    ]
     places = [out.index(f"\n  {name} ") for name in names]
     assert places == sorted(places)
     assert "Plugins with an error: broken." in out
@@ -116,6 +128,14 @@ def test_every_command_has_help_with_an_example(run):
         assert f"  scfm-lab {' '.join(path)}" in out, f"{path} has no example"
 
 
+@pytest.mark.parametrize("words", [[], ["models"], ["registry"], ["plugins"], ["cache"]], ids=" ".join)
+def test_no_line_of_help_is_cut(run, words):
+    _, out, _ = run(*words, "--help")
+    listed = out.partition("Commands:\n")[2].partition("Examples:")[0]
+    assert len(listed.splitlines()) > 2
+    assert "..." not in listed
+
+
 def test_every_command_that_prints_a_result_offers_json(run):
     for path in (
         ("doctor",),
@@ -123,6 +143,7 @@ def test_every_command_that_prints_a_result_offers_json(run):
         ("embed",),
         ("annotate",),
         ("perturb",),
+        ("impute",),
         ("trajectory",),
         ("plugins", "list"),
     ):
@@ -152,6 +173,12 @@ def test_the_module_runs_as_the_program_does():
             "must be a number such as 0, 0.5 or 2; it is 'low'.",
         ),
         (["perturb", "CELLS", "--model", MODEL, "--gene", "CD3D=nan"], "the dose of CD3D must be 0 or more"),
+        (
+            ["perturb", "CELLS", "--model", MODEL, "--gene", "CD3D=1e9"],
+            "the dose of CD3D is 1e9; at most 1,000 makes sense",
+        ),
+        (["impute", "CELLS", "--model", MODEL, "--gene", "LYZ"], "Missing option '-o'"),
+        (["impute", "CELLS", "--model", MODEL, "--gene", "LYZ", "--gene", "LYZ", "-o", "o.h5ad"], "given twice"),
         (["perturb", "CELLS", "--model", MODEL, "--gene", "LYZ=0", "--gene", "LYZ=2"], "LYZ is given twice"),
         (["perturb", "CELLS", "--model", MODEL, "--gene", "LYZ=0", "-o", "o.xlsx"], "'o.xlsx' must end in .csv"),
     ],
@@ -436,6 +463,47 @@ def test_perturb_writes_tab_separated_and_packed_tables(run, cells, tmp_path):
         tables.append(pd.read_csv(tmp_path / name, sep=separator))
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
+
+
+def test_a_table_without_null_has_no_empty_columns(run, cells):
+    code, out, _ = run("perturb", cells, "--model", "pca", "--gene", "CD3D=0", "--no-null", "--groupby", "cell_type")
+    assert code == 0
+    header = out.partition("\n\n")[2].splitlines()[0].split()
+    assert header == ["gene", "group", "readout", "effect", "effect_expressing", "n_cells", "n_expressing", "n_changed"]
+    assert "null not computed" not in out.partition("\n\n")[2]
+
+
+def test_impute_writes_what_the_library_predicts(run, cells, pbmc68k, tmp_path):
+    before = digest(cells)
+    out = tmp_path / "imputed.h5ad"
+    words = ("impute", cells, "--model", "starter", "--gene", "CD3D", "--gene", "LYZ", "-o", out, "--json")
+    code, text, err = run(*words)
+    assert (code, err) == (0, "")
+    told = json.loads(text)
+    expected = sl.impute(pbmc68k, "starter", genes=["CD3D", "LYZ"], progress=False)
+    written = ad.read_h5ad(out)
+    assert list(written.obsm["imputed_starter"].columns) == ["CD3D", "LYZ"]
+    np.testing.assert_allclose(written.obsm["imputed_starter"].to_numpy(), expected.values, rtol=1e-6)
+    assert written.uns["scfm"]["imputed_starter"]["imputed"]
+    assert [row["gene"] for row in told["table"]] == ["CD3D", "LYZ"]
+    assert told["table"][1]["mean"] == pytest.approx(expected.table["mean"][1], rel=1e-5)
+    assert (told["written"], told["key"]) == (str(out), "imputed_starter")
+    assert digest(cells) == before
+    code, text, err = run("impute", cells, "--model", "starter", "--gene", "CD3DD", "-o", tmp_path / "none.h5ad")
+    assert code == 1
+    assert "starter does not know the gene 'CD3DD'. Did you mean 'CD3D'" in err
+    code, _, err = run("impute", cells, "--model", "pca", "--gene", "CD3D", "-o", tmp_path / "none.h5ad")
+    assert (code, "pca cannot predict expression" in err) == (1, True)
+    assert not (tmp_path / "none.h5ad").exists()
+
+
+def test_impute_without_a_gene_writes_a_layer(run, pbmc68k, tmp_path):
+    few = tmp_path / "few.h5ad"
+    pbmc68k[:20].copy().write_h5ad(few)
+    code, text, _ = run("impute", few, "--model", "starter", "--key", "expected", "-o", tmp_path / "out.h5ad")
+    assert code == 0
+    assert "in layers['expected']" in text
+    assert ad.read_h5ad(tmp_path / "out.h5ad").layers["expected"].shape == (20, pbmc68k.n_vars)
 
 
 def test_trajectory_orders_cells_from_the_root(run, pbmc68k, tmp_path):

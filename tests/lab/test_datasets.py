@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import shutil
+import socket
 import tarfile
 import threading
 from dataclasses import replace
@@ -49,8 +50,15 @@ def test_every_dataset_of_the_mirror_loads_as_raw_counts(shared_data):
 
 
 def test_an_unknown_name_gets_the_nearest():
-    with pytest.raises(DataError, match="Did you mean 'pbmc68k'"):
+    with pytest.raises(DataError, match=r"^No dataset is called 'pbmc68'\. Did you mean 'pbmc68k'") as caught:
         sl.datasets.load("pbmc68")
+    listed = str(caught.value).partition("Cells: ")[2]
+    known = sl.datasets.list().set_index("name")["kind"]
+    assert "pbmc3k_raw" in listed
+    assert [name for name in known[known == "table"].index if name in listed] == []
+    # A table is suggested where one was meant.
+    with pytest.raises(DataError, match="Did you mean 'tf_human_curated'"):
+        sl.datasets.load("tf_human_curatd")
 
 
 def test_a_changed_file_is_refused(shared_data, tmp_path, monkeypatch):
@@ -98,7 +106,7 @@ def public_server(shared_data, tmp_path):
 def _point_to(monkeypatch, tmp_path, url):
     entry = replace(datasets.catalogue()["pbmc3k_raw"], url=url)
     monkeypatch.setitem(datasets.catalogue(), "pbmc3k_raw", entry)
-    monkeypatch.delenv("SCFM_DATA")
+    monkeypatch.delenv("SCFM_DATA", raising=False)
     monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
 
 
@@ -115,10 +123,28 @@ def test_a_public_source_is_built_checked_and_cached(public_server, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("file", "words"), [("gone.tar.gz", "could not be fetched"), ("other.tar.gz", "not in the layout of 10x")]
+    ("file", "words"),
+    [
+        (
+            "gone.tar.gz",
+            r"could not be fetched from \S+ \(the server answers 404 File not found\)\. Check the connection",
+        ),
+        ("other.tar.gz", "not in the layout of 10x"),
+    ],
 )
 def test_a_bad_public_source_leaves_nothing_behind(public_server, tmp_path, monkeypatch, file, words):
     _point_to(monkeypatch, tmp_path, f"{public_server}/{file}")
     with pytest.raises(DataError, match=words):
         sl.datasets.load("pbmc3k_raw")
     assert list((tmp_path / "home" / "datasets").iterdir()) == []
+
+
+def test_no_connection_is_told_in_a_few_words(tmp_path, monkeypatch, capfd):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    _point_to(monkeypatch, tmp_path, f"http://127.0.0.1:{port}/cells.tar.gz")
+    with pytest.raises(DataError, match=r"cells\.tar\.gz \(no connection\)\. Check the connection, or put"):
+        sl.datasets.load("pbmc3k_raw")
+    # The downloader's own remarks are not for users.
+    assert capfd.readouterr() == ("", "")
