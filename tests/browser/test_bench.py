@@ -95,6 +95,18 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
 
     # Knock a gene out: cells move, the null stands beside the effect.
     tab(page, "Perturb")
+    # A gene that is not there gets the nearest, and the list leaves what to do in sight.
+    box = page.get_by_role("combobox", name="Add a gene to perturb")
+    box.click()
+    box.fill("CD3X")
+    said = page.get_by_role("option", name=re.compile(r"No gene name contains “CD3X”\. Did you mean CD3[DEG]"))
+    said.wait_for(timeout=60_000)
+    hint = page.get_by_text("Add a gene, then turn its dose").bounding_box()
+    opened = said.bounding_box()
+    assert hint is not None
+    assert opened is not None
+    assert hint["y"] + hint["height"] <= opened["y"]
+    box.press("Escape")
     add_gene(page, "CD3D")
     still = picture(page)
     page.get_by_role("button", name="Knock out").click()

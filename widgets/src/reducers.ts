@@ -115,6 +115,53 @@ export function typeAhead(names: readonly string[], typed: string, limit: number
   return [...begins.sort(byLength), ...holds.sort(byLength)].slice(0, limit);
 }
 
+/** Steps from one text to another: a letter put in, left out, or exchanged. Stops counting above `most`. */
+function editDistance(a: string, b: string, most: number): number {
+  if (Math.abs(a.length - b.length) > most) return most + 1;
+  let above = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const exchanged = above[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1);
+      row.push(Math.min(exchanged, above[j] + 1, row[j - 1] + 1));
+    }
+    if (Math.min(...row) > most) return most + 1;
+    above = row;
+  }
+  return above[b.length];
+}
+
+/** A name with its letters and digits made alike: CD3X is built as CD3D, and not as CD34. */
+function shapeOf(name: string): string {
+  return name.replace(/[a-z]/g, "a").replace(/[0-9]/g, "0");
+}
+
+/** Names that somebody who mistyped may have meant, nearest first; none where nothing is near. Case is ignored. */
+export function nearest(names: readonly string[], typed: string, limit = 3): string[] {
+  const query = typed.trim().toLowerCase();
+  const most = Math.min(3, Math.floor(query.length / 3));
+  if (most === 0) return [];
+  const shape = shapeOf(query);
+  const found: { name: string; steps: number; strange: number }[] = [];
+  for (const name of names) {
+    const lower = name.toLowerCase();
+    const steps = editDistance(query, lower, most);
+    if (steps <= most) found.push({ name, steps, strange: shapeOf(lower) === shape ? 0 : 1 });
+  }
+  found.sort(
+    (a, b) => a.steps - b.steps || a.strange - b.strange || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
+  );
+  return found.slice(0, limit).map(({ name }) => name);
+}
+
+/** What to say where no name contains what was typed. */
+export function notFound(what: string, names: readonly string[], typed: string): string {
+  const near = nearest(names, typed);
+  const last = near.pop();
+  const meant = near.length > 0 ? `${near.join(", ")} or ${last}` : last;
+  return `No ${what} name contains “${typed.trim()}”.${meant ? ` Did you mean ${meant}?` : ""}`;
+}
+
 /** Where the matched part of a name stands, to be set in bold: [before, match, after]. */
 export function matchParts(name: string, typed: string): [string, string, string] {
   const query = typed.trim().toLowerCase();

@@ -9,6 +9,8 @@ import {
   isBusy,
   isPicked,
   matchParts,
+  nearest,
+  notFound,
   sameDoses,
   snapDose,
   soloHidden,
@@ -135,6 +137,25 @@ describe("type-ahead", () => {
   it("takes what is typed as text, not as a pattern", () => {
     expect(typeAhead(["HLA-DRA", "A.B", "AxB"], "a.b", 5)).toEqual(["A.B"]);
     expect(typeAhead(genes, "(", 5)).toEqual([]);
+  });
+
+  it("finds what was meant by somebody who mistyped", () => {
+    const names = ["CD3D", "CD3E", "CD3G", "CD34", "CD37", "LYZ", "cell_type", "MS4A1"];
+    expect(nearest(names, "CD3X")).toEqual(["CD3D", "CD3E", "CD3G"]);
+    expect(nearest(names, " cd33d")).toEqual(["CD3D"]);
+    expect(nearest(names, "celltype")).toEqual(["cell_type"]);
+    expect(nearest(names, "MS4A")).toEqual(["MS4A1"]);
+    expect(nearest(names, "LZY", 1)).toEqual([]);
+    expect(nearest(names, "c")).toEqual([]);
+    expect(nearest(names, "(((")).toEqual([]);
+  });
+
+  it("says in plain words that nothing matches", () => {
+    expect(notFound("gene", ["CD3D", "CD3E", "CD3G", "LYZ"], "CD3X ")).toBe(
+      "No gene name contains “CD3X”. Did you mean CD3D, CD3E or CD3G?",
+    );
+    expect(notFound("gene", ["CD3D", "LYZ"], "LYZZ")).toBe("No gene name contains “LYZZ”. Did you mean LYZ?");
+    expect(notFound("column or gene", ["LYZ"], "qqq")).toBe("No column or gene name contains “qqq”.");
   });
 
   it("says where the match stands", () => {

@@ -1,7 +1,7 @@
 /** Genes at other doses, and what that does to the cells: beside what comparable genes do. */
 
 import { useScope, useStore } from "../hooks.ts";
-import { typeAhead, withDose, withoutGene } from "../reducers.ts";
+import { notFound, typeAhead, withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 import { DoseCard } from "./DoseCard.tsx";
 import { Effects } from "./Effects.tsx";
@@ -40,6 +40,12 @@ export function Perturb({ show }: { show: (component: string) => void }) {
 
   return (
     <div class="sl-panel">
+      {/* Above the field: the list of suggestions opens below it. */}
+      {genes.length === 0 && (
+        <p class="sl-empty-line">
+          Add a gene, then turn its dose: 0 knocks it out, 1 leaves it as it is, 2 doubles it.
+        </p>
+      )}
       <Combobox
         name="add-gene"
         label="Add a gene to perturb"
@@ -60,17 +66,12 @@ export function Perturb({ show }: { show: (component: string) => void }) {
         }}
         onPick={({ value }) => store.setDoses(withDose(doses, value, 1), true)}
         empty={(typed) => {
-          if (meta.static) return `This page holds ${offered.join(", ") || "no genes"}.`;
+          if (meta.static) return `This page has answers for ${offered.join(", ") || "no gene"} only.`;
           if (!store.genes) return "Reading the gene names…";
           const there = store.genes.some((name) => name.toLowerCase() === typed.trim().toLowerCase());
-          return there ? `The model does not know ${typed.trim()}.` : `No gene here holds “${typed}”.`;
+          return there ? `The model does not know ${typed.trim()}.` : notFound("gene", offered, typed);
         }}
       />
-      {genes.length === 0 && (
-        <p class="sl-empty-line">
-          Add a gene, then turn its dose: 0 knocks it out, 1 leaves it as it is, 2 doubles it.
-        </p>
-      )}
       {genes.map((gene) => (
         <DoseCard
           key={gene}

@@ -1,7 +1,7 @@
 /** What colours the cells: a column of obs, a result, or any gene. */
 
 import { useStore } from "../hooks.ts";
-import { typeAhead } from "../reducers.ts";
+import { notFound, typeAhead } from "../reducers.ts";
 import type { ColourBy } from "../types.ts";
 import { Combobox, type Option } from "../ui/Combobox.tsx";
 
@@ -64,7 +64,11 @@ export function ColourPicker() {
           const [by, ...name] = value.split(":");
           store.patch({ colour: { by: by as ColourBy["by"], name: name.join(":") }, hidden: [] });
         }}
-        empty={(typed) => (store.genes ? `No column or gene holds “${typed}”.` : "Reading the gene names…")}
+        empty={(typed) => {
+          if (!store.genes) return "Reading the gene names…";
+          const columns = store.get("_meta").obs.map(({ name }) => name);
+          return notFound("column or gene", [...columns, ...store.genes], typed);
+        }}
       />
       {fault && <span class="sl-inline-fault">{fault}</span>}
     </div>
