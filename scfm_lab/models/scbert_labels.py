@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError, ModelError
+from scfm_lab.errors import DataError, ModelError, plural
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -58,10 +58,12 @@ class Prediction(Result):
             lines.append("The names of the classes are not known (no label_dict beside the checkpoint).")
         unsure = int((self.labels == UNKNOWN).sum()) - blind
         if unsure:
-            lines.append(f"{unsure:,} cells are below the threshold of {self.provenance['threshold']:g}.")
+            lines.append(
+                f"{plural(unsure, 'cell is', 'cells are')} below the threshold of {self.provenance['threshold']:g}."
+            )
         if blind:
             lines.append(
-                f"{blind:,} cells have no label: no known gene, or left out as the reference does "
+                f"{plural(blind, 'cell has', 'cells have')} no label: no known gene, or left out as the reference does "
                 f"({self.provenance['cells_left_out']:,})."
             )
         if self.scores:

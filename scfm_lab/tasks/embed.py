@@ -13,7 +13,7 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_tally
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, plural
 from scfm_lab.models.contract import Request, Tokens
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run, truncation
@@ -59,19 +59,25 @@ class EmbedResult(Result):
             f"({p['seconds']:.1f} s, {speed:,.0f} cells/s on {p['device']} in {p['precision']}).\n"
             + self.audit.summary()
             + (
-                f"\n{p['cells_truncated']:,} cells have more genes than the model reads; {p['counts_truncated']:.1%} of "
-                "their counts on known genes are left out."
+                f"\n{plural(p['cells_truncated'], 'cell has', 'cells have')} more genes than the model reads; "
+                f"{p['counts_truncated']:.1%} of {'its' if p['cells_truncated'] == 1 else 'their'} counts on known genes are "
+                "left out."
                 if p["cells_truncated"]
                 else ""
             )
             + (
-                f"\n{p['cells_left_out']:,} cells have no vector because the reference leaves them out."
+                f"\n{plural(p['cells_left_out'], 'cell has', 'cells have')} no vector because the reference leaves "
+                f"{'it' if p['cells_left_out'] == 1 else 'them'} out."
                 if p["cells_left_out"]
                 else ""
             )
-            + (f"\n{p['cells_from_cache']:,} vectors were known from an earlier run." if p["cells_from_cache"] else "")
             + (
-                f"\n{p['cells_resumed']:,} vectors were finished before the run was stopped."
+                f"\n{plural(p['cells_from_cache'], 'vector was', 'vectors were')} known from an earlier run."
+                if p["cells_from_cache"]
+                else ""
+            )
+            + (
+                f"\n{plural(p['cells_resumed'], 'vector was', 'vectors were')} finished before the run was stopped."
                 if p["cells_resumed"]
                 else ""
             )

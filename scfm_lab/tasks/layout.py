@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError, did_you_mean
+from scfm_lab.errors import DataError, did_you_mean, plural
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -157,7 +157,7 @@ def umap_plane(vectors: NDArray[np.float32], *, n_neighbors: int = 15, seed: int
     known = np.isfinite(vectors).all(axis=1)
     n = int(known.sum())
     if n < 3:
-        raise DataError(f"Only {n} cells have a vector; a layout needs at least three.")
+        raise DataError(f"Only {plural(n, 'cell has', 'cells have')} a vector; a layout needs at least three.")
     work = ad.AnnData(np.zeros((n, 1), np.float32), obsm={"rep": vectors[known]})
     with warnings.catch_warnings():
         # umap tells that a fixed seed means one thread, which is what is wanted.

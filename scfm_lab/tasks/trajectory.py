@@ -12,7 +12,7 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.cells import check_cell_names, group_column
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError, did_you_mean
+from scfm_lab.errors import DataError, did_you_mean, plural
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.layout import Layout, find_plane
 
@@ -68,12 +68,13 @@ class TrajectoryResult(Result):
         ]
         if self.unreachable:
             lines.append(
-                f"{self.unreachable:,} cells cannot be reached from the root: the graph of neighbours falls into "
+                f"{plural(self.unreachable, 'cell', 'cells')} cannot be reached from the root: the graph of neighbours falls into "
                 "pieces (try more n_neighbors, or another root)."
             )
         if self.without_vector:
             lines.append(
-                f"{self.without_vector:,} cells have no vector in {self.provenance['use_rep']} and are left out."
+                f"{plural(self.without_vector, 'cell has', 'cells have')} no vector in {self.provenance['use_rep']} "
+                f"and {'is' if self.without_vector == 1 else 'are'} left out."
             )
         return "\n".join(lines)
 
@@ -170,7 +171,7 @@ def trajectory(
     seen = np.flatnonzero(np.isfinite(vectors).all(axis=1))
     if len(seen) < max(10, n_neighbors + 1):
         raise DataError(
-            f"Only {len(seen)} cells have a vector in {use_rep!r}; at least {max(10, n_neighbors + 1)} are needed."
+            f"Only {plural(len(seen), 'cell has', 'cells have')} a vector in {use_rep!r}; at least {max(10, n_neighbors + 1)} are needed."
         )
     for name in ("pseudotime", "branch"):
         provenance.free_key(adata, "obs", f"{key_added}_{name}", given=True)

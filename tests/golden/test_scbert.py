@@ -324,7 +324,7 @@ def test_cells_without_a_known_gene_have_no_vector_and_are_counted(model, few):
     few.X = few.X.multiply(np.arange(few.n_obs)[:, None] != 3).tocsr()
     result = sl.embed(few, model, progress=False)
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(result.vectors).all(axis=1)), [3])
-    assert "1 cells have no known gene" in result.summary()
+    assert "1 cell has no known gene" in result.summary()
 
 
 def test_ensembl_ids_alone_are_translated_and_told(model, few):

@@ -337,7 +337,7 @@ def test_silent_cells_are_nan_and_fractions_are_cut(model, bundled):
     assert np.isnan(result.vectors[1]).all()
     assert np.isfinite(result.vectors[[0, 2, 3]]).all()
     assert result.audit.cells_without_genes == 1
-    assert "1 cells have no known gene" in result.summary()
+    assert "1 cell has no known gene" in result.summary()
 
 
 def test_the_reference_filter_counts_whom_it_leaves_out(model, bundled):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.errors import plural
 from scfm_widgets.codec import plain
 
 if TYPE_CHECKING:
@@ -170,7 +171,9 @@ def plan(found: Plan, audit: Any, source: str, *, groupby: str | None) -> dict[s
             f"The measured genes hold {audit.panel_share:.0%} of a cell's counts; library sizes are taken over all genes."
         )
     if audit.cells_without_genes:
-        notes.append(f"{audit.cells_without_genes:,} cells have no gene that the model knows; they get no vector.")
+        blind = plural(audit.cells_without_genes, "cell has", "cells have")
+        they = "it gets" if audit.cells_without_genes == 1 else "they get"
+        notes.append(f"{blind} no gene that the model knows; {they} no vector.")
     return {
         "model": source,
         "status": "ready",
