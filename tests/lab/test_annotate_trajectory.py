@@ -155,7 +155,7 @@ def test_cells_without_a_vector_are_told_apart_from_those_out_of_reach(line):
 
 def test_a_doubled_cell_name_is_refused_before_anything_is_written(line):
     line.obs_names = [line.obs_names[1], *line.obs_names[1:]]
-    with pytest.raises(DataError, match="^1 cell name occurs more than once in obs_names"):
+    with pytest.raises(DataError, match=r"^1 cell name occurs more than once in obs_names"):
         sl.trajectory(line, use_rep="X_fork", root=line.obs_names[0], groupby="part")
     assert "trajectory_pseudotime" not in line.obs
 
