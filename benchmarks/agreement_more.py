@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfm_lab as sl
-from scfm_lab.models.contract import Tokens
+from scfm_lab.models.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

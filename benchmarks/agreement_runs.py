@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from scfm_lab.models.contract import Tokens
+    from scfm_lab.models.tokens import Tokens
 
 Found = tuple[str, Any, float] | tuple[str, Any, float, float]
 """Name, what the lab gives, absolute tolerance, and where numbers are large a relative one."""

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from scfm_lab.inference.hardware import fits as fits
     from scfm_lab.inference.plan import plan as plan
     from scfm_lab.models.contract import Model as Model
-    from scfm_lab.models.contract import ModelSpec as ModelSpec
-    from scfm_lab.models.contract import States as States
-    from scfm_lab.models.contract import Tokens as Tokens
     from scfm_lab.models.load import list_models as list_models
     from scfm_lab.models.load import load_model as load_model
+    from scfm_lab.models.spec import ModelSpec as ModelSpec
+    from scfm_lab.models.tokens import States as States
+    from scfm_lab.models.tokens import Tokens as Tokens
     from scfm_lab.tasks.annotate import annotate as annotate
     from scfm_lab.tasks.embed import embed as embed
     from scfm_lab.tasks.impute import impute as impute
@@ -46,9 +46,9 @@ _HOMES = {
     "Cells": "scfm_lab.cells.cells",
     "Hardware": "scfm_lab.inference.hardware",
     "Model": "scfm_lab.models.contract",
-    "ModelSpec": "scfm_lab.models.contract",
-    "States": "scfm_lab.models.contract",
-    "Tokens": "scfm_lab.models.contract",
+    "ModelSpec": "scfm_lab.models.spec",
+    "States": "scfm_lab.models.tokens",
+    "Tokens": "scfm_lab.models.tokens",
     "annotate": "scfm_lab.tasks.annotate",
     "audit_genes": "scfm_lab.cells.audit",
     "embed": "scfm_lab.tasks.embed",

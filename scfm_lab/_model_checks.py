@@ -14,7 +14,8 @@ import numpy as np
 
 from scfm_lab._drawn_cells import drawn_cells, with_unknown_genes
 from scfm_lab.errors import Cancelled, CountsError, GenesError, ModelError
-from scfm_lab.models.contract import ABILITIES, Model, Option
+from scfm_lab.models.contract import Model
+from scfm_lab.models.spec import ABILITIES, Option
 from scfm_lab.testing import Fault, NotApplicable, Report, run_checks
 
 if TYPE_CHECKING:

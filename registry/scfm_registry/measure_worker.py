@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scfm_lab.models.contract import Model, Tokens
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import Tokens
 
 
 def main() -> int:

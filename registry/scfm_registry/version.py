@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scfm_lab.inference.hardware import Fit
-    from scfm_lab.models.contract import ModelSpec
+    from scfm_lab.models.spec import ModelSpec
 
 #: Layout of the tags.
 SCHEMA = "1"

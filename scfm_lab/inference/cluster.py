@@ -165,8 +165,8 @@ def _open(order: dict[str, Any]) -> Job:
     from scfm_lab.cells.stored import open_stored
     from scfm_lab.inference.precision import Precision
     from scfm_lab.inference.stream import Job
-    from scfm_lab.models.contract import Request
     from scfm_lab.models.load import load_model
+    from scfm_lab.models.tokens import Request
     from scfm_lab.tasks.embed_run import cells_digest, file_state
 
     wanted = order["model"]

@@ -17,7 +17,7 @@ import numpy as np
 
 from scfm_lab.errors import Cancelled, DataError
 from scfm_lab.inference.hardware import give_back_memory
-from scfm_lab.models.contract import States, ragged_take
+from scfm_lab.models.tokens import States, ragged_take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.inference.precision import Precision
-    from scfm_lab.models.contract import Model, Request, Tokens
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import Request, Tokens
 
 TOKENS_PER_BATCH = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
 _CELLS_PER_BATCH = 1_024

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
-    from scfm_lab.models.contract import ModelSpec
+    from scfm_lab.models.spec import ModelSpec
 
 GIB = 2**30
 _PYTORCH_GIB = 0.45

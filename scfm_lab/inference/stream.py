@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from scfm_lab.inference.cache import VectorCache
     from scfm_lab.inference.precision import Precision
     from scfm_lab.inference.shards import RunFolder
-    from scfm_lab.models.contract import Model, Request, States, Tokens
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import Request, States, Tokens
 
 _LOOK_EVERY = 0.05
 _STOPPED = "Stopped; nothing was written."

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.inference.engine import Batch
-    from scfm_lab.models.contract import Model, Tokens
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import Tokens
 
 
 def attention_of_cells(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm_lab.models.contract import Tokens
+    from scfm_lab.models.tokens import Tokens
 
 BLOCK = 1 << 16
 """Counts of a block."""
@@ -58,7 +58,7 @@ def _cores() -> int:
 
 def joined(parts: list[Tokens]) -> Tokens:
     """The tokens of all blocks as one."""
-    from scfm_lab.models.contract import Tokens
+    from scfm_lab.models.tokens import Tokens
 
     if len(parts) == 1:
         return parts[0]

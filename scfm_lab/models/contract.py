@@ -8,13 +8,14 @@ engine's (:mod:`scfm_lab.inference.engine`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from scfm_lab.errors import DataError, ModelError, did_you_mean
+from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.inference.precision import FLOAT32, Precision
+from scfm_lab.models.spec import ABILITIES, ModelSpec
+from scfm_lab.models.tokens import Request, States, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,147 +31,6 @@ if TYPE_CHECKING:
     from scfm_lab.cells.genes import Genes, Match, Vocabulary
     from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.engine import Batch
-
-ABILITIES: dict[str, str] = {
-    "embed": "give each cell a vector",
-    "perturb": "answer graded perturbations",
-    "impute": "predict expression",
-    "gene_embeddings": "give each gene a vector",
-    "attention": "show attention between genes",
-    "fit": "be fitted to a reference",
-    "finetune": "be fine-tuned",
-}
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a family: its type, default and meaning."""
-
-    type: type
-    default: Any
-    help: str
-    choices: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a model is and what it can do."""
-
-    name: str
-    family: str
-    genes: str
-    """Namespace of its gene identifiers: ``"symbol"`` or ``"ensembl"``."""
-    organisms: tuple[str, ...]
-    n_genes: int
-    width: int
-    """Length of a cell's vector."""
-    max_length: int
-    """Longest input in genes; 0 where there is no limit."""
-    abilities: frozenset[str]
-    licence: str
-    citation: str
-    determinism: str
-    """The rule behind every choice that depends on chance or order."""
-    options: Mapping[str, Option] = field(default_factory=dict)
-    commercial: bool = True
-    gene_order: str = ""
-    """Which order of genes the model reads, where order is part of its input; empty: order means nothing."""
-    parameters: int = 0
-    layers: int = 0
-    heads: int = 0
-    feed_forward: int = 0
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenised cells, ragged: no padding.
-
-    Parameters
-    ----------
-    ids
-        Vocabulary ids, int64, shape (tokens,).
-    values
-        float32, shape (tokens,), or None for models of ids alone.
-    offsets
-        int64, shape (cells + 1,): cell i has tokens ``offsets[i]:offsets[i + 1]``.
-    positions
-        Positions of the tokens where a model has them.
-    cell
-        Per-cell fields, each of shape (cells, …).
-    rows
-        Row of the AnnData behind each cell; None: in order.
-    measured
-        Vocabulary ids that the dataset measures; None: all. Parameter-free models tell
-        a gene that was not measured from one that was not seen.
-    """
-
-    ids: NDArray[np.int64]
-    values: NDArray[np.float32] | None
-    offsets: NDArray[np.int64]
-    positions: NDArray[np.int64] | None = None
-    cell: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    rows: NDArray[np.int64] | None = None
-    measured: NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.offsets) == 0 or self.offsets[-1] != len(self.ids):
-            raise DataError("The offsets of these Tokens do not end at the number of ids.")
-        if self.values is not None and len(self.values) != len(self.ids):
-            raise DataError("These Tokens have not as many values as ids.")
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each cell."""
-        return np.diff(self.offsets)
-
-    @property
-    def genes_seen(self) -> NDArray[np.int64]:
-        """Known genes of each cell, special tokens not counted; 0: the model cannot see the cell."""
-        return np.asarray(self.cell["n_genes"]) if "n_genes" in self.cell else self.lengths
-
-    def take(self, rows: NDArray[np.int64]) -> Tokens:
-        """Some of the cells, in the order given."""
-        rows = np.asarray(rows)
-        flat, offsets = ragged_take(self.offsets, rows)
-        return replace(
-            self,
-            ids=self.ids[flat],
-            values=None if self.values is None else self.values[flat],
-            offsets=offsets,
-            positions=None if self.positions is None else self.positions[flat],
-            cell={name: values[rows] for name, values in self.cell.items()},
-            rows=rows if self.rows is None else self.rows[rows],
-        )
-
-
-def ragged_take(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Flat positions, and new offsets, of some rows of a ragged array."""
-    lengths = np.diff(offsets)[rows]
-    new = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    flat = np.arange(new[-1]) + np.repeat(offsets[:-1][rows] - new[:-1], lengths)
-    return flat, new
-
-
-@dataclass(frozen=True)
-class States:
-    """What the engine returns."""
-
-    cell: NDArray[np.float32]
-    """Shape (cells, width); NaN where the model sees no gene."""
-    genes: NDArray[np.float32] | None = None
-    """Shape (tokens, width of the states), where asked for; a cell's vector may join several states."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a forward pass is asked for; only that is computed."""
-
-    genes: bool = False
-    hidden_layer: int | None = None
-    pooling: str | None = None
 
 
 class Model:

@@ -16,10 +16,10 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
-from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 from scfm_lab.models.resemblance import not_of
+from scfm_lab.models.spec import ModelSpec, Option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scfm_lab.models.geneformer_net import GeneformerNet
     from scfm_lab.models.geneformer_perturb import InSilico
     from scfm_lab.models.published import PublishedMatch
+    from scfm_lab.models.tokens import Request, Tokens
 
 TORCH_WEIGHTS = "pytorch_model.bin"
 PUBLISHED_LAYER = -2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm_lab.errors import DataError
-from scfm_lab.models.contract import Tokens, ragged_take
+from scfm_lab.models.tokens import Tokens, ragged_take
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from scfm_lab.models.contract import Tokens
     from scfm_lab.models.geneformer import Geneformer
+    from scfm_lab.models.tokens import Tokens
 
 _CHUNK = 1 << 16
 """Tokens whose states are held at a time where genes are compared."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from scfm_lab.errors import DataError
 from scfm_lab.models.blocks import joined, over_blocks
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.published import known_counts, places
+from scfm_lab.models.tokens import Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

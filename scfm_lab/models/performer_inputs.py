@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from scfm_lab.cells.genes import Genes, Match
     from scfm_lab.inference.engine import Batch
     from scfm_lab.inference.precision import Precision
-    from scfm_lab.models.contract import Model, Tokens
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import Tokens
 
 LIBRARY_RULE = (
     f"library size: obs[{TOTAL_COLUMN!r}] of the unperturbed cell where it is there, else (and with like_reference) the "

@@ -16,7 +16,8 @@ import numpy as np
 
 from scfm_lab.cells.genes import Match, Vocabulary
 from scfm_lab.errors import GenesError, ModelError
-from scfm_lab.models.contract import Model, Option
+from scfm_lab.models.contract import Model
+from scfm_lab.models.spec import Option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

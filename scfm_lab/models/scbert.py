@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.contract import ModelSpec, Option, Request, States, Tokens
 from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 from scfm_lab.models.scbert_tokens import MIN_GENES, tokenize
+from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tokens import Request, States, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.performer_inputs import before_and_now, first_columns, library_sizes
+from scfm_lab.models.tokens import Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,10 +16,10 @@ import numpy as np
 
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.models.attention import attention_of_cells
-from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+from scfm_lab.models.spec import ModelSpec, Option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.scfoundation_files import Weights
     from scfm_lab.models.scfoundation_net import ScFoundationNet
+    from scfm_lab.models.tokens import Request, Tokens
 
 POOLINGS = ("all", "max", "mean")
 CELL, GENE = "cell", "gene"

@@ -12,8 +12,8 @@ from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.counts import named_place
 from scfm_lab.cells.reader import CellReader
 from scfm_lab.errors import CountsError, DataError, ModelError
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.performer_inputs import before_and_now, library_sizes
+from scfm_lab.models.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

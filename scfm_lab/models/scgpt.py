@@ -14,10 +14,10 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
-from scfm_lab.models.contract import ModelSpec, Option, Request, Tokens
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, symbol_vocabulary, take_orthologs
 from scfm_lab.models.resemblance import not_of
+from scfm_lab.models.spec import ModelSpec, Option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.published import SymbolVocabulary
     from scfm_lab.models.scgpt_net import ScGPTNet
+    from scfm_lab.models.tokens import Request, Tokens
 
 ARGS, VOCAB, WEIGHTS_FILE = "args.json", "vocab.json", "best_model.pt"
 MAX_LENGTH = 1200

@@ -9,9 +9,9 @@ import numpy as np
 
 from scfm_lab.cells.digest import ragged_uniforms
 from scfm_lab.models.blocks import joined, over_blocks
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.published import KnownCounts, known_counts, places
 from scfm_lab.models.scgpt_bins import bin_interval, draw_bins, quantile_edges
+from scfm_lab.models.tokens import Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

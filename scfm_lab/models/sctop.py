@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.models.contract import ModelSpec, Request, Tokens, aligned_counts
+from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.fixed_basis import BasisModel
+from scfm_lab.models.spec import ModelSpec
+from scfm_lab.models.tokens import Request, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,10 +14,12 @@ import numpy as np
 from scfm_lab.cells.digest import uniforms
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
-from scfm_lab.models.contract import Model, ModelSpec, Option, Request, Tokens, aligned_counts
+from scfm_lab.models.contract import Model, aligned_counts
 from scfm_lab.models.files import CONFIG, WEIGHTS, names_family, read_config, read_safetensors, require_keys, sha256
 from scfm_lab.models.fixed_basis import read_vocabulary
 from scfm_lab.models.pca import log_normalised
+from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tokens import Request, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,11 +16,12 @@ import numpy as np
 
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.models import transcriptformer_files as tf_files
-from scfm_lab.models.contract import ModelSpec, Option, Tokens
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
 from scfm_lab.models.published import ortholog_option, take_orthologs
 from scfm_lab.models.resemblance import not_of
+from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.transcriptformer_files import Settings, TfFiles
 from scfm_lab.models.transcriptformer_genes import as_vocabulary, token_ids
 from scfm_lab.models.transcriptformer_readouts import Readouts
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.inference.engine import Batch
-    from scfm_lab.models.contract import Request
+    from scfm_lab.models.tokens import Request
     from scfm_lab.models.transcriptformer_genes import TokenIds
     from scfm_lab.models.transcriptformer_net import MLP, TfNet
     from scfm_lab.models.transcriptformer_run import Sequences

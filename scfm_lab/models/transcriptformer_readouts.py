@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.inference.engine import Batch
-    from scfm_lab.models.contract import Tokens
     from scfm_lab.models.protein_table import EncodedRows, ProteinTable
+    from scfm_lab.models.tokens import Tokens
     from scfm_lab.models.transcriptformer_files import Settings, TfFiles
     from scfm_lab.models.transcriptformer_genes import TokenIds
     from scfm_lab.models.transcriptformer_net import MLP, TfNet

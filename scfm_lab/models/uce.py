@@ -17,11 +17,13 @@ import numpy as np
 
 from scfm_lab.errors import GenesError, ModelError, did_you_mean
 from scfm_lab.models import uce_files
-from scfm_lab.models.contract import ModelSpec, Option, Tokens, aligned_counts
+from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.files import read_tensors, require_keys, sha256
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
 from scfm_lab.models.published import PublishedModel
 from scfm_lab.models.resemblance import not_of
+from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.uce_files import UceFiles
 from scfm_lab.models.uce_open import compare_settings, read_settings, token_table
 from scfm_lab.models.uce_sentences import PAD, hashed_sentences, reference_sentences
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Genes
     from scfm_lab.inference.engine import Batch
-    from scfm_lab.models.contract import Request, States
     from scfm_lab.models.published import PublishedMatch
+    from scfm_lab.models.tokens import Request, States
     from scfm_lab.models.uce_net import UceNet
     from scfm_lab.models.uce_sentences import Sentences, SpeciesGenes
 

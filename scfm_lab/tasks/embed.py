@@ -14,7 +14,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_tally
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, plural
-from scfm_lab.models.contract import Request, Tokens
+from scfm_lab.models.tokens import Request, Tokens
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run, truncation
 from scfm_lab.tasks.progress import as_progress

@@ -16,7 +16,7 @@ from scfm_lab.inference import stream
 from scfm_lab.inference.cache import VERSION, VectorCache
 from scfm_lab.inference.plan import cut
 from scfm_lab.inference.shards import RunFolder, runs_home
-from scfm_lab.models.contract import Request
+from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

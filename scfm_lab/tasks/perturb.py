@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.cells.genes import Match
-    from scfm_lab.models.contract import Model, States
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import States
 
 MIN_CHANGED = 10
 """Fewer changed cells in a group are not tested: their mean says little."""
@@ -332,7 +333,7 @@ class Perturber:
 
     def _encode(self, cells: Cells, *, progress: Callable[..., None] | None = None, cancel: Any = None) -> States:
         if len(cells) == 0:
-            from scfm_lab.models.contract import States
+            from scfm_lab.models.tokens import States
 
             return States(np.empty((0, self.model.spec.width), np.float32))
         tokens = self.model.tokenize(cells, options=self.options, seed=self.seed)

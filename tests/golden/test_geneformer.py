@@ -16,12 +16,12 @@ from scipy import sparse
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, GenesError, ModelError
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.geneformer import Geneformer
 from scfm_lab.models.geneformer_pairs import overexpressed
 from scfm_lab.models.geneformer_perturb import delete_genes, perturb_each
 from scfm_lab.models.geneformer_rank import rank
 from scfm_lab.models.published import TRANSLATED_SYMBOL
+from scfm_lab.models.tokens import Tokens
 from scfm_lab.testing import check_model
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from scfm_lab.testing import check_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scfm_lab.models.contract import Tokens
     from scfm_lab.models.scfoundation_net import ScFoundationNet
+    from scfm_lab.models.tokens import Tokens
 
 LIKE = {"like_reference": True}
 

@@ -18,8 +18,8 @@ import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import DataError, GenesError, ModelError
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.files import read_torch
+from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.transcriptformer import TABLE, TranscriptFormer
 from scfm_lab.models.transcriptformer_net import negative_log_likelihood, one_by_one, padded
 from scfm_lab.testing import check_model

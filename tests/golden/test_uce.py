@@ -20,8 +20,8 @@ import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import GenesError, ModelError
-from scfm_lab.models.contract import Tokens
 from scfm_lab.models.files import read_torch
+from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.uce_net import TABLE
 from scfm_lab.testing import check_model
 

@@ -12,8 +12,8 @@ from scipy import stats
 import scfm_lab as sl
 from scfm_lab.errors import Cancelled, DataError, ModelError
 from scfm_lab.inference.engine import batches
-from scfm_lab.models.contract import Tokens, ragged_take
 from scfm_lab.models.sctop import ragged_ranks
+from scfm_lab.models.tokens import Tokens, ragged_take
 
 MODELS = ["pca", "sctop", "starter"]
 

@@ -12,7 +12,9 @@ import pytest
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import PluginError
 from scfm_lab.inference import engine
-from scfm_lab.models.contract import Model, ModelSpec, Option, Tokens, aligned_counts
+from scfm_lab.models.contract import Model, aligned_counts
+from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tokens import Tokens
 from scfm_lab.testing import CheckFailed, Fault, NotApplicable, check_model, check_panel, run_checks
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ class EmptyPromise(Plain):
 
 
 def engine_request():
-    from scfm_lab.models.contract import Request
+    from scfm_lab.models.tokens import Request
 
     return Request()
 

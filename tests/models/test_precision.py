@@ -12,7 +12,7 @@ import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.inference import precision as p
 from scfm_lab.inference.precision import FLOAT32, Precision, Verified, neighbour_overlap, verify
-from scfm_lab.models.contract import Request
+from scfm_lab.models.tokens import Request
 
 NAMES = [
     "float32",

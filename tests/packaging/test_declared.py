@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 OWN = {"scfm_lab", "scfm_registry", "scfm_widgets"}
 FOLDERS = ("scfm_lab", "registry/scfm_registry", "widgets/scfm_widgets")
 #: Imported only where a person asked for it, behind a sentence that says what to install.
-OPTIONAL = {"jupyterlab", "ipykernel", "playwright"}
-#: The tests' own: the example plugins that they install, and what they share.
-OF_THE_TESTS = {"scfm_example", "scfm_broken", "driven_jupyter"}
+OPTIONAL = {"jupyterlab", "ipykernel", "playwright", "distributed"}
+#: The example plugins that the tests install.
+OF_THE_TESTS = {"scfm_example", "scfm_broken"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,10 @@ def imported(repository: Path, folders: tuple[str, ...]) -> dict[str, str]:
                 names = [node.module]
             for name in names:
                 found.setdefault(name.partition(".")[0], str(path.relative_to(repository)))
-    return {name: where for name, where in found.items() if name not in OWN and name not in sys.stdlib_module_names}
+    # What tests and benchmarks share lies beside them.
+    beside = {path.stem for folder in ("tests", "benchmarks") for path in (repository / folder).rglob("*.py")}
+    known = OWN | beside | sys.stdlib_module_names
+    return {name: where for name, where in found.items() if name not in known}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
-from scfm_lab.models.contract import Model, ModelSpec, Request, Tokens, aligned_counts
+from scfm_lab.models.contract import Model, aligned_counts
+from scfm_lab.models.spec import ModelSpec
+from scfm_lab.models.tokens import Request, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
