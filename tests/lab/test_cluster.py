@@ -76,6 +76,11 @@ def cluster(tmp_path: Path, workers: int = 2) -> Iterator[tuple[str, list[subpro
                 process.wait()
 
 
+def same(found, wanted):
+    """A worker may run other threads than this process: matrix products then add in another order."""
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
 def test_two_workers_one_killed_give_what_one_machine_gives(home, cells, tmp_path):
     serial = sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False)
     seen: list[int] = []
@@ -90,8 +95,8 @@ def test_two_workers_one_killed_give_what_one_machine_gives(home, cells, tmp_pat
         result = sl.embed(adata, "starter", cache=False, chunk_size=50, progress=progress, cluster=address)
         assert workers[0].wait(timeout=10) == -signal.SIGKILL
         assert workers[1].poll() is None
-    np.testing.assert_array_equal(result.vectors, serial.vectors)
-    np.testing.assert_array_equal(adata.obsm["X_starter"], serial.vectors)
+    same(result.vectors, serial.vectors)
+    np.testing.assert_array_equal(adata.obsm["X_starter"], result.vectors)
     assert result.audit.table.equals(serial.audit.table)
     assert seen == sorted(seen)
     assert seen[-1] == 700
@@ -122,9 +127,7 @@ def test_what_a_cluster_had_finished_one_machine_goes_on_from(home, cells, tmp_p
     assert left >= 200
     result = sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False)
     assert result.provenance["cells_resumed"] >= left
-    np.testing.assert_array_equal(
-        result.vectors, sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False).vectors
-    )
+    same(result.vectors, sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False).vectors)
 
 
 def test_what_cannot_be_spread_is_a_sentence(home, cells, pbmc68k, tmp_path):
@@ -144,4 +147,4 @@ def test_the_command_line_takes_a_cluster(home, cells, tmp_path):
         words = ["embed", str(cells), "--model", "pca", "-o", str(out), "--cluster", address]
         assert main(words) == 0
     expected = sl.embed(cells, "pca", cache=False, progress=False)
-    np.testing.assert_array_equal(ad.read_h5ad(out).obsm["X_pca"], expected.vectors)
+    same(ad.read_h5ad(out).obsm["X_pca"], expected.vectors)
