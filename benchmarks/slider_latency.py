@@ -23,20 +23,31 @@ TESTS = Path(__file__).resolve().parents[1] / "tests" / "browser"
 #: WebGL in software, as on a machine without a graphics card.
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 
-#: Records when the dose's text is painted and when each frame of the plane is drawn.
+#: Records when the dose's text is painted, and when each frame of the plane is drawn and what it shows.
 WATCH = """
 () => {
   const bench = document.querySelector('.scfm-lab');
   const plane = bench.querySelector('[data-frame]');
-  const log = { input: 0, told: 0, frames: [] };
+  const log = { input: 0, told: 0, frames: [], shown: [] };
   window.__log = log;
+  const small = new OffscreenCanvas(360, 240).getContext('2d', { willReadFrequently: true });
+  // Read before the frame is composed: afterwards the drawing buffer is empty.
+  const picture = () => {
+    small.clearRect(0, 0, 360, 240);
+    small.drawImage(bench.querySelector('canvas.sl-points'), 0, 0, 360, 240);
+    return small.getImageData(0, 0, 360, 240).data.reduce((hash, value) => (hash * 31 + value) | 0, 7);
+  };
   document.addEventListener('input', (event) => {
-    if (event.target.matches?.('.sl-range-dose')) Object.assign(log, { input: performance.now(), told: 0, frames: [] });
+    if (event.target.matches?.('.sl-range-dose')) Object.assign(log, { input: performance.now(), told: 0, frames: [], shown: [] });
   }, true);
   new MutationObserver(() => {
     if (log.input && !log.told) requestAnimationFrame(() => { log.told ||= performance.now(); });
   }).observe(bench.querySelector('.sl-side'), { subtree: true, childList: true, characterData: true });
-  new MutationObserver(() => { if (log.input) log.frames.push(performance.now()); })
+  new MutationObserver(() => {
+    if (!log.input) return;
+    log.frames.push(performance.now());
+    log.shown.push(picture());
+  })
     .observe(plane, { attributes: true, attributeFilter: ['data-frame'] });
 }
 """
@@ -89,7 +100,11 @@ def measure(model: str, genes: list[str], chromium: str) -> list[dict[str, float
                 page.mouse.click(edge["x"] + 2, edge["y"] + edge["height"] / 2)
                 page.wait_for_function(SETTLED, polling=100)
                 log = page.evaluate("window.__log")
-                rows.append({"told": log["told"] - log["input"], "painted": log["frames"][-1] - log["input"]})
+                # The first frame that shows what all later ones show: the cells have come to their new places.
+                last = len(log["shown"]) - 1
+                while last and log["shown"][last - 1] == log["shown"][-1]:
+                    last -= 1
+                rows.append({"told": log["told"] - log["input"], "painted": log["frames"][last] - log["input"]})
                 page.get_by_role("button", name=f"Remove {gene}").click()
                 page.wait_for_timeout(1_500)
             browser.close()

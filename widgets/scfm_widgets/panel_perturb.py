@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PREVIEW_DRAWS = 1
 CURVE_DRAWS = 2
 FINAL_DRAWS = 8
+#: Seconds in which the browser draws an answer before what follows takes the processor's cores.
+DRAW_FIRST = 0.3
 
 
 class PerturbPanel(Panel):
@@ -139,6 +141,9 @@ class PerturbPanel(Panel):
         """Compute in the background what the answer needs beside it; anything that a person asks for goes first."""
 
         def ahead(progress: Callable[..., None], cancel: Event) -> None:
+            if cancel.wait(DRAW_FIRST):
+                message = "Something else was asked for."
+                raise Cancelled(message)
             self._trace(ready, doses, cancel)
             if result is None or result.has_null:
                 return
