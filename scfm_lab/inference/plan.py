@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scfm_lab.cells.reader import CellReader
+    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model
 
 #: Share of the free memory that a run may take, unless it is told otherwise.
@@ -133,10 +134,11 @@ def plan(
     device = model.device if here else hardware.device
     longest = int(tokens.lengths.max(initial=1))
     sizes = cut(model, reader, device=device, hardware=hardware, budget_gib=budget_gib, longest=longest)
+    precision = _precision(model) if here else model.compute
     if here:
-        model.encode(tokens)  # warm: first calls allocate and choose kernels
+        model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
         started = time.perf_counter()
-        model.encode(model.tokenize(reader(rows)))
+        model.encode(model.tokenize(reader(rows)), precision=precision)
         seconds = (time.perf_counter() - started) / len(rows) * n
     else:
         seconds = _seconds(model, hardware, tokens.lengths) / len(rows) * n
@@ -144,7 +146,7 @@ def plan(
     needs: Any = Needs(model.spec.parameters, model.spec.width, estimated_gib=peak)
     return Plan(
         device=device,
-        precision=model.precision,
+        precision=str(precision),
         n_cells=n,
         median_length=int(np.median(tokens.genes_seen)),
         seconds=seconds,
@@ -154,6 +156,15 @@ def plan(
         peak_gib=peak,
         sizes=sizes,
     )
+
+
+def _precision(model: Model) -> Precision:
+    """What :func:`scfm_lab.embed` takes here, as far as that is known before it has tried anything."""
+    from scfm_lab.inference.precision import known, may_be_lower
+    from scfm_lab.models.tokens import Request
+
+    found = known(model, Request()) if may_be_lower(model, {}) else None
+    return model.compute if found is None else found.choice
 
 
 def cut(

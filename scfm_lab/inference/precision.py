@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from scfm_lab.errors import ModelError, ScfmError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,7 +31,8 @@ _SUFFIX = "-attention"
 #: What a lower precision must keep of float32's answer, on a sample of the user's cells.
 MIN_OVERLAP, MIN_COSINE = 0.95, 0.9995
 NEIGHBOURS = 15
-_SAMPLE = 64
+SAMPLE = 64
+"""Cells that a precision is tried on."""
 _FEWEST = 8
 # Below this many times float32's speed, a lower precision costs more trust than it saves time; so it does in small
 # networks, where a run is short in any case.
@@ -102,6 +103,11 @@ class Verified:
         """Whether it is close enough to float32, and faster."""
         return self.overlap >= MIN_OVERLAP and self.cosine >= MIN_COSINE and self.speedup >= _WORTH
 
+    @property
+    def choice(self) -> Precision:
+        """The precision itself if it holds, else float32."""
+        return Precision.parse(self.precision) if self.holds else FLOAT32
+
     def as_provenance(self) -> dict[str, Any]:
         """Plain values."""
         return {
@@ -113,44 +119,60 @@ class Verified:
         }
 
 
+def may_be_lower(model: Model, options: Mapping[str, Any]) -> bool:
+    """Whether ``"auto"`` leaves a choice: not in small networks, and not where the reference's own numbers are wanted."""
+    return (
+        model.auto_precision
+        and bool(model.spec.heads)
+        and model.spec.parameters >= _SMALL
+        and not options.get("like_reference")
+    )
+
+
+def known(model: Model, request: Request) -> Verified | None:
+    """What was found on this machine for this kind of output; None where nothing was tried yet."""
+    found = _load().get(_where(model, request))
+    with contextlib.suppress(ScfmError, TypeError):
+        if found is not None:
+            verified = Verified(**found)
+            Precision.parse(verified.precision)
+            return verified
+    return None
+
+
 def for_run(
     model: Model,
-    tokens: Tokens,
     request: Request,
+    options: Mapping[str, Any],
+    sample: Callable[[], Tokens],
     *,
     cancel: Any = None,
 ) -> tuple[Precision, dict[str, Any]]:
-    """Precision of a run on these tokens, and how it was found (for provenance).
+    """Precision of a run, and how it was found (for provenance).
 
     What the model was opened with, unless that was ``"auto"``: then the lower precision that is
-    fast on this machine, if it holds on a sample of these cells, else float32. Networks of less
-    than 5 million parameters stay in float32. The choice is kept per machine, PyTorch, model and
-    kind of output, so that the same call gives the same answer again.
+    fast on this machine, if it holds on a sample of the run's cells, else float32. Networks of
+    less than 5 million parameters and ``like_reference`` stay in float32. The choice is kept per
+    machine, PyTorch, model and kind of output, so that the same call gives the same answer again.
+
+    Parameters
+    ----------
+    sample
+        Gives the tokens of :data:`SAMPLE` cells of the run, or of all; called only if something has to be tried.
     """
-    if not model.auto_precision or not model.spec.heads or model.spec.parameters < _SMALL:
+    if not may_be_lower(model, options):
         return model.compute, {}
-    path, kept = _store(), _load()
-    where = f"{_machine(model.device)} {model.digest} {request.hidden_layer} {request.pooling} {request.genes}"
-    found = kept.get(where)
-    if found is not None:
-        with contextlib.suppress(ScfmError, TypeError):
-            verified = Verified(**found)
-            return Precision.parse(verified.precision) if verified.holds else FLOAT32, verified.as_provenance()
-    rows = _sample(tokens)
-    if len(rows) < _FEWEST:
-        return FLOAT32, {}
-    verified = verify(model, tokens.take(rows), request, candidate(model, tokens), cancel=cancel)
-    # What few cells seem to lose says little about the next dataset.
-    if verified.holds or len(rows) > 3 * NEIGHBOURS:
-        _keep(path, where, verified)
-    return Precision.parse(verified.precision) if verified.holds else FLOAT32, verified.as_provenance()
-
-
-def _sample(tokens: Tokens) -> NDArray[np.int64]:
-    visible = np.flatnonzero(tokens.genes_seen > 0)
-    if len(visible) <= _SAMPLE:
-        return visible
-    return visible[np.linspace(0, len(visible) - 1, _SAMPLE).astype(np.int64)]
+    verified = known(model, request)
+    if verified is None:
+        tokens = sample()
+        rows = np.flatnonzero(tokens.genes_seen > 0)
+        if len(rows) < _FEWEST:
+            return FLOAT32, {}
+        verified = verify(model, tokens.take(rows), request, candidate(model, tokens), cancel=cancel)
+        # What few cells seem to lose says little about the next dataset.
+        if verified.holds or len(rows) > 3 * NEIGHBOURS:
+            _keep(_where(model, request), verified)
+    return verified.choice, verified.as_provenance()
 
 
 def verify(model: Model, tokens: Tokens, request: Request, precision: Precision, *, cancel: Any = None) -> Verified:
@@ -259,6 +281,10 @@ def _machine(device: str) -> str:
     return f"{platform.node()} {kind} {name} torch {torch.__version__}"
 
 
+def _where(model: Model, request: Request) -> str:
+    return f"{_machine(model.device)} {model.digest} {request.hidden_layer} {request.pooling} {request.genes}"
+
+
 def _store() -> Path:
     from scfm_lab.home import data_home
 
@@ -273,9 +299,8 @@ def _load() -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _keep(path: Path, where: str, verified: Verified) -> None:
-    from dataclasses import asdict
-
+def _keep(where: str, verified: Verified) -> None:
+    path = _store()
     # Two processes may both have measured: whoever writes last is right enough, and a home that cannot be written
     # to costs only another measurement.
     with contextlib.suppress(OSError):

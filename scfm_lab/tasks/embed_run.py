@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.plan import Sizes
     from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model
-
-_SAMPLE = 64
+    from scfm_lab.models.tokens import Tokens
 
 
 @dataclass
@@ -171,14 +170,14 @@ def _precision(
     asked: Asked, reader: CellReader, options: Mapping[str, Any], cancel: Any
 ) -> tuple[Precision, dict[str, Any]]:
     """The precision of the run, verified on cells spread over the whole of it."""
-    from scfm_lab.inference.precision import for_run
+    from scfm_lab.inference.precision import SAMPLE, for_run
 
-    model, n = asked.model, len(reader)
-    if not model.auto_precision:
-        return model.compute, {}
-    rows = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
-    tokens = model.tokenize(reader(rows), options=options, seed=asked.seed)
-    return for_run(model, tokens, asked.request, cancel=cancel)
+    def sample() -> Tokens:
+        n = len(reader)
+        rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(np.int64))
+        return asked.model.tokenize(reader(rows), options=options, seed=asked.seed)
+
+    return for_run(asked.model, asked.request, options, sample, cancel=cancel)
 
 
 def depends_on(

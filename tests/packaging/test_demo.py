@@ -124,6 +124,31 @@ def test_the_report_opens_without_a_network(
 
 
 @pytest.mark.parametrize(
+    ("own", "floor", "said"),
+    [
+        (
+            60,
+            50,
+            "cannot be told apart from the floor, pca: it labels 10 more of 100 cells (95 % interval: 8 fewer to 28 more)",
+        ),
+        (95, 50, "is above the floor here, pca: it labels 45 more of 100 cells"),
+        (20, 60, "is below its floor here, pca: it labels 40 fewer of 100 cells"),
+    ],
+)
+def test_the_verdict_is_not_drawn_from_a_few_cells(own: int, floor: int, said: str) -> None:
+    """The cells that only one of the two labels rightly decide: here as few of them overlap as can be."""
+    import numpy as np
+    import pandas as pd
+
+    from scfm_widgets.demo import verdict
+
+    place = np.arange(100)
+    right = {"starter": place < own, "pca": place >= 100 - floor, "sctop": place < 10}
+    table = pd.DataFrame([{"model": name, "accuracy": r.mean(), "right": r} for name, r in right.items()])
+    assert said in verdict("starter", table)
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--gene", "CD79AA"], "Error: The bundled cells have no gene 'CD79AA'. Did you mean 'CD79A'"),

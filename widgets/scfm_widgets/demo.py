@@ -74,23 +74,8 @@ class Demo:
     seconds: dict[str, float]
 
     def verdict(self) -> str:
-        """Say in one sentence how the model stands against the best floor on these cells.
-
-        The interval is that of a difference of paired shares, from the cells that only one of the two labels rightly.
-        """
-        name = self.model.spec.name
-        scores = self.annotation.set_index("model")
-        floor = scores.loc[[floor for floor in FLOORS if floor != name], "accuracy"].idxmax()
-        own, other = (np.asarray(scores.loc[one, "right"], dtype=bool) for one in (name, floor))
-        cells, more, fewer = len(own), int((own & ~other).sum()), int((other & ~own).sum())
-        half = 1.96 * np.sqrt(more + fewer - (more - fewer) ** 2 / cells)
-        low, high = round(more - fewer - half), round(more - fewer + half)
-        counted = f"{_more(more - fewer)} of {cells} cells (95 % interval: {_more(low)} to {_more(high)})"
-        if low > 0:
-            return f"{name} is above the floor here, {floor}: it labels {counted} rightly."
-        if high < 0:
-            return f"{name} is below its floor here, {floor}: it labels {counted} rightly."
-        return f"{name} cannot be told apart from the floor, {floor}: it labels {counted} rightly."
+        """Say in one sentence how the model stands against the best floor on these cells."""
+        return verdict(self.model.spec.name, self.annotation)
 
     def summary(self) -> str:
         """Put what was found on half a page of text."""
@@ -304,6 +289,32 @@ def held_out(labels: pd.Series) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def _more(difference: int) -> str:
     return f"{abs(difference)} {'fewer' if difference < 0 else 'more'}"
+
+
+def verdict(name: str, annotation: pd.DataFrame) -> str:
+    """Say in one sentence how a model stands against the best floor.
+
+    The interval is that of a difference of paired shares, from the cells that only one of the two labels rightly.
+
+    Parameters
+    ----------
+    name
+        Of the model.
+    annotation
+        As of :class:`Demo`.
+    """
+    scores = annotation.set_index("model")
+    floor = scores.loc[[floor for floor in FLOORS if floor != name], "accuracy"].idxmax()
+    own, other = (np.asarray(scores.loc[one, "right"], dtype=bool) for one in (name, floor))
+    cells, more, fewer = len(own), int((own & ~other).sum()), int((other & ~own).sum())
+    half = 1.96 * np.sqrt(more + fewer - (more - fewer) ** 2 / cells)
+    low, high = round(more - fewer - half), round(more - fewer + half)
+    counted = f"{_more(more - fewer)} of {cells} cells (95 % interval: {_more(low)} to {_more(high)})"
+    if low > 0:
+        return f"{name} is above the floor here, {floor}: it labels {counted} rightly."
+    if high < 0:
+        return f"{name} is below its floor here, {floor}: it labels {counted} rightly."
+    return f"{name} cannot be told apart from the floor, {floor}: it labels {counted} rightly."
 
 
 @contextmanager
