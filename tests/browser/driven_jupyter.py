@@ -133,7 +133,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def open_notebook(page: Page, address: str) -> None:
     """Open a notebook and wait until its kernel can be asked."""
     page.goto(address)
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=180_000)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     dialog = page.locator(".jp-Dialog .jp-mod-accept")
     with contextlib.suppress(Exception):
         dialog.first.click(timeout=1_500)

@@ -35,7 +35,7 @@ def tab(page: Page, name: str) -> None:
 
 def pick_model(page: Page, name: str) -> None:
     tab(page, "Models")
-    page.get_by_role("radio", name=re.compile(rf"^{name}\b")).click(timeout=180_000)
+    page.get_by_role("radio", name=re.compile(rf"^{name}\b")).click()
 
 
 def run_model(page: Page) -> None:
