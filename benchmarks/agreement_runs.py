@@ -135,7 +135,7 @@ def geneformer(run: Run) -> Iterator[Found]:
     """Rank encodings, vectors, states, logits, and the published in-silico perturbation."""
     import anndata as ad
 
-    from scfm_lab.models.geneformer_rank import rank
+    from scfm_lab.models.geneformer_rank import Ranker
 
     z, cells = run.expected, run.cells()
     model: Any = sl.load_model(run.folder / run.about["checkpoint"], device="cpu", precision="float32")
@@ -150,7 +150,7 @@ def geneformer(run: Run) -> Iterator[Found]:
         yield f"{case}.offsets", some.offsets, 0
         yield f"{case}.length", some.lengths, 0
     read = model.read_cells(cells)
-    ranked = rank(read, model.match(read.genes), model.medians)
+    ranked = Ranker(read, model.match(read.genes), model.medians)()
     room = model.spec.max_length - (2 if model.has_cls else 0)
     yield "main.norm_values", ranked.keep(ranked.ranks < room).values, 1e-9
     for key in [k for k in z if k.startswith("emb.") and k.split(".")[-1] in _LAYERS]:

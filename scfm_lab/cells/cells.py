@@ -33,8 +33,6 @@ class Cells:
     genes: Genes
     total: NDArray[np.float64]
     """Library size over all genes of the unperturbed cell."""
-    keys: NDArray[np.uint64]
-    """Digest of the unperturbed counts."""
     names: NDArray[Any]
     fields: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Columns of ``obs`` that a model asked for (assay, species, …)."""
@@ -46,6 +44,13 @@ class Cells:
     def gene_hashes(self) -> NDArray[np.uint64]:
         """Hash of each gene's name."""
         return self.genes.hashes
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """Digest of each cell's unperturbed counts."""
+        from scfm_lab.cells.digest import cell_keys
+
+        return self.baseline.keys if self.baseline is not None else cell_keys(self.counts, self.gene_hashes)
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])
@@ -92,15 +97,17 @@ class Cells:
 
     def take(self, rows: NDArray[Any] | slice) -> Cells:
         """Some of the cells, in the order given."""
-        return replace(
+        taken = replace(
             self,
             counts=self.counts[rows],
             total=self.total[rows],
-            keys=self.keys[rows],
             names=self.names[rows],
             fields={name: values[rows] for name, values in self.fields.items()},
             baseline=None if self.baseline is None else self.baseline.take(rows),
         )
+        if "keys" in self.__dict__:
+            taken.__dict__["keys"] = self.keys[rows]
+        return taken
 
     def with_counts(self, counts: csr_matrix) -> Cells:
         """A perturbed copy: other counts, everything else as in the unperturbed cell."""

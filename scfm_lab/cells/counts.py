@@ -171,8 +171,9 @@ def _sample_values(matrix: Any) -> np.ndarray:
         # Three contiguous stretches: backed matrices read these fast.
         third = _PROBE_ROWS // 3
         starts = (0, (n - third) // 2, n - third)
-        parts = [_sample_values(matrix[start : start + third]) for start in starts]
-        return np.concatenate(parts)
+        if sp.issparse(matrix) and matrix.format == "csr":
+            return np.concatenate([matrix.data[matrix.indptr[a] : matrix.indptr[a + third]] for a in starts])
+        return np.concatenate([_sample_values(matrix[a : a + third]) for a in starts])
     block = _in_memory(matrix if isinstance(matrix, np.ndarray) or sp.issparse(matrix) else matrix[0:n])
     return np.asarray(block.data) if sp.issparse(block) else np.asarray(block).ravel()
 

@@ -9,9 +9,11 @@ easy as 1, 2, 3"), so that a cell meets the same numbers in every batch and ever
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from scfm_lab.cells.blocks import over_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_PIECE = 1 << 16
+_SMALL = 1 << 12
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -58,24 +60,41 @@ def cell_keys(counts: csr_matrix, gene_hashes: NDArray[np.uint64], salt: int = 0
     -------
     ndarray of uint64, shape (cells,)
     """
-    sums = np.zeros(counts.shape[0], dtype=np.uint64)
-    # In pieces that stay in the processor's cache; sums of 64-bit numbers wrap around and need no order.
-    step = max(1, int(_PIECE / max(1.0, len(counts.data) / max(1, counts.shape[0]))))
-    for first in range(0, counts.shape[0], step):
-        pointers = counts.indptr[first : first + step + 1].astype(np.int64)
+    # Nearly all counts are small whole numbers: hashed once.
+    small = _of_values(np.arange(_SMALL), salt)
+
+    def sums(first: int, last: int) -> NDArray[np.uint64]:
+        found = np.zeros(last - first, dtype=np.uint64)
+        pointers = counts.indptr[first : last + 1].astype(np.int64)
         part = slice(pointers[0], pointers[-1])
-        x = counts.data[part].astype(np.float64).view(np.uint64)
-        with np.errstate(over="ignore"):
-            x += np.uint64(salt)
-        _mix_in_place(x)
-        x ^= gene_hashes.take(counts.indices[part])
-        _mix_in_place(x)
-        running = np.zeros(len(x) + 1, dtype=np.uint64)
-        np.cumsum(x, out=running[1:])
-        pointers -= pointers[0]
-        with np.errstate(over="ignore"):
-            sums[first : first + step] = running[pointers[1:]] - running[pointers[:-1]]
-    return mix64(sums ^ np.uint64(salt))
+        values = counts.data[part]
+        if len(values):
+            x = _of_values(values, salt) if (whole := _small(values)) is None else small.take(whole)
+            x ^= gene_hashes.take(counts.indices[part])
+            _mix_in_place(x)
+            pointers -= pointers[0]
+            some = np.flatnonzero(np.diff(pointers))
+            # 64-bit sums wrap around, and need no order.
+            found[some] = np.add.reduceat(x, pointers[some])
+        return found
+
+    parts = over_blocks(sums, np.diff(counts.indptr))
+    return mix64(np.concatenate([np.empty(0, np.uint64), *parts]) ^ np.uint64(salt))
+
+
+def _small(values: NDArray[Any]) -> NDArray[np.int32] | None:
+    """The values as indices of the table, if all of them have a place there."""
+    if not (values.min() >= 0 and values.max() < _SMALL):
+        return None
+    whole = values.astype(np.int32)
+    return whole if (whole == values).all() else None
+
+
+def _of_values(values: NDArray[Any], salt: int) -> NDArray[np.uint64]:
+    x = values.astype(np.float64).view(np.uint64)
+    with np.errstate(over="ignore"):
+        x += np.uint64(salt)
+    return _mix_in_place(x)
 
 
 def _mix_in_place(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from scfm_lab.cells.cells import Cells, check_cell_names
 from scfm_lab.cells.counts import TOTAL_COLUMN, CountsPlace, find_counts, library_sizes, read_csr, to_csr
-from scfm_lab.cells.digest import cell_keys
 from scfm_lab.cells.genes import Genes
 from scfm_lab.cells.stored import StoredCells, file_behind, is_stored, open_view
 from scfm_lab.errors import DataError, ScfmError, StorageError
@@ -119,7 +118,6 @@ class CellReader:
             counts=counts,
             genes=self.genes,
             total=total,
-            keys=cell_keys(counts, self.genes.hashes),
             names=np.asarray(obs.index.astype(str), dtype=object),
             fields={**{name: obs[name].to_numpy() for name in self.fields}, **more},
             where=self.place.where,

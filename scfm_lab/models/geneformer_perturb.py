@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import DataError, GenesError, did_you_mean
-from scfm_lab.models.blocks import blocks
 from scfm_lab.models.geneformer_pairs import Pairs, Specials, deleted, each, overexpressed
 
 if TYPE_CHECKING:

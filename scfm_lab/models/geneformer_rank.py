@@ -8,15 +8,16 @@ are looked at again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_lab.cells.blocks import over_blocks
 from scfm_lab.errors import DataError
-from scfm_lab.models.blocks import joined, over_blocks
 from scfm_lab.models.published import known_counts, places
-from scfm_lab.models.tokens import Tokens
+from scfm_lab.models.tokens import Tokens, joined
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,49 +26,64 @@ if TYPE_CHECKING:
     from scfm_lab.models.published import PublishedMatch
 
 TARGET_SUM = 10_000
-_LOW = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Ranked:
     """Genes of each cell, the strongest first."""
 
-    ids: NDArray[np.integer]
-    values: NDArray[np.float64]
-    """Counts per 10,000 over the gene's median."""
-    counts: NDArray[np.float32]
+    entries: Entries
+    order: NDArray[np.int64]
+    """Which entries, cell by cell, in the order of their rank."""
+    strength: NDArray[np.float64]
+    """Of each entry: counts per 10,000 over the gene's median."""
     lengths: NDArray[np.int64]
+    """Genes of each cell."""
 
-    @property
+    @cached_property
+    def ids(self) -> NDArray[np.integer]:
+        """Token ids."""
+        return self.entries.ids.take(self.order)
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """Counts per 10,000 over the gene's median."""
+        return self.strength.take(self.order)
+
+    @cached_property
+    def counts(self) -> NDArray[np.float32]:
+        """Raw counts."""
+        return self.entries.counts.take(self.order)
+
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """Cell of each entry."""
+        """Cell of each gene."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @property
     def ranks(self) -> NDArray[np.int64]:
-        """Place of each entry in its cell, from 0."""
-        return np.arange(len(self.ids)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+        """Place of each gene in its cell, from 0."""
+        return np.arange(len(self.order)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
 
     def keep(self, kept: NDArray[np.bool_]) -> Ranked:
-        """Some of the entries."""
-        return Ranked(
-            self.ids[kept],
-            self.values[kept],
-            self.counts[kept],
-            np.bincount(self.rows[kept], minlength=len(self.lengths)),
-        )
+        """Some of the genes."""
+        lengths = np.bincount(self.rows[kept], minlength=len(self.lengths))
+        return replace(self, order=self.order[kept], lengths=lengths)
 
 
-def rank(
-    cells: Cells,
-    match: PublishedMatch,
-    medians: NDArray[np.float64],
-    *,
-    like_reference: bool = False,
-    first: int = 0,
-    last: int | None = None,
-) -> Ranked:
-    """All known genes of the cells `first` to `last` by falling value.
+@dataclass(frozen=True)
+class Entries:
+    """The non-zero counts of some cells on known genes, one cell's after those of the other."""
+
+    ids: NDArray[np.integer]
+    """Token ids."""
+    counts: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    """Entries of each cell."""
+
+
+class Ranker:
+    """Ranks the genes of cells, some cells at a time.
 
     Parameters
     ----------
@@ -79,16 +95,52 @@ def rank(
         Leave the order of exactly equal values to numpy's unstable sort, as the reference does;
         else the smaller token id comes first.
     """
-    last = len(cells) if last is None else last
-    ids, counts, lengths = _entries(cells, match, first, last, in_file_order=like_reference)
-    # As the reference does in the h5ad path: sparse division multiplies by reciprocals, in float64
-    # (in float32 as far as the column of totals is float32).
-    total = totals(cells, first, last)
-    values = counts * np.repeat((1 / total).astype(total.dtype), lengths)
-    values *= TARGET_SUM
-    values = values * (1 / medians).take(ids)
-    order = _like_numpy(values, lengths) if like_reference else _order(values, ids, lengths)
-    return Ranked(ids[order], values[order], counts[order], lengths)
+
+    def __init__(
+        self, cells: Cells, match: PublishedMatch, medians: NDArray[np.float64], *, like_reference: bool = False
+    ) -> None:
+        self._cells, self._match, self._like_reference = cells, match, like_reference
+        self._place = places(match, cells.counts.shape[1])
+        self._scale = 1 / medians
+
+    def __call__(self, first: int = 0, last: int | None = None) -> Ranked:
+        """All known genes of the cells `first` to `last` by falling value."""
+        last = len(self._cells) if last is None else last
+        entries = self._entries(first, last)
+        # As the reference does in the h5ad path: sparse division multiplies by reciprocals, in float64
+        # (in float32 as far as the column of totals is float32).
+        total = totals(self._cells, first, last)
+        values = entries.counts * np.repeat((1 / total).astype(total.dtype), entries.lengths)
+        values *= TARGET_SUM
+        values = values * self._scale.take(entries.ids)
+        order = _like_numpy if self._like_reference else _order
+        return Ranked(entries, order(values, entries.ids, entries.lengths), values, entries.lengths)
+
+    def _entries(self, first: int, last: int) -> Entries:
+        """Columns of one gene are summed if they are to be."""
+        match, counts = self._match, self._cells.counts
+        if not match.summed or not match.doubled:
+            known = known_counts(counts, self._place, first, last)
+            return Entries(known.ids, known.values, known.lengths)
+        from scipy import sparse
+
+        # The reference moves summed columns behind the others; the order matters to its unstable sort alone.
+        tokens, begin, times = np.unique(match.ids, return_index=True, return_counts=True)
+        place = np.lexsort((begin, times > 1)) if self._like_reference else np.arange(len(tokens))
+        column = np.empty(len(tokens), dtype=np.int64)
+        column[place] = np.arange(len(tokens))
+        target = column[np.searchsorted(tokens, match.ids)]
+        onto = sparse.csr_matrix(
+            (np.ones(len(target), np.float32), (match.columns, target)), shape=(counts.shape[1], len(tokens))
+        )
+        summed = sparse.csr_matrix(counts[first:last] @ onto)
+        summed.eliminate_zeros()
+        summed.sort_indices()
+        return Entries(
+            tokens[place][summed.indices],
+            summed.data.astype(np.float32, copy=False),
+            np.diff(summed.indptr).astype(np.int64),
+        )
 
 
 def totals(cells: Cells, first: int, last: int) -> NDArray[np.floating]:
@@ -145,15 +197,15 @@ def tokenize(cells: Cells, match: PublishedMatch, medians: NDArray[np.float64], 
     A perturbed copy is ranked anew, among the genes that its unperturbed cell has room for: what
     was cut off there stays cut off, so that other genes only move up or down.
     """
+    rank = Ranker(cells, match, medians, like_reference=rules.like_reference)
+    origin = None
+    if cells.baseline is not None:
+        origin = Ranker(cells.baseline, match, medians, like_reference=rules.like_reference)
 
     def block(first: int, last: int) -> Tokens:
-        def ranked(some: Cells) -> Ranked:
-            return rank(some, match, medians, like_reference=rules.like_reference, first=first, last=last)
-
-        mine = ranked(cells)
-        seen = mine
-        if cells.baseline is not None:
-            mine = _as_strong(mine, ranked(cells.baseline), rules.room)
+        seen = mine = rank(first, last)
+        if origin is not None:
+            mine = _as_strong(mine, origin(first, last), rules.room)
         if mine.lengths.max(initial=0) > rules.room:
             mine = mine.keep(mine.ranks < rules.room)
         if rules.like_reference and "filter_pass" in cells.fields:
@@ -202,36 +254,7 @@ def _as_strong(ranked: Ranked, origin: Ranked, room: int) -> Ranked:
     return ranked.keep(strong)
 
 
-def _entries(
-    cells: Cells, match: PublishedMatch, first: int, last: int, *, in_file_order: bool
-) -> tuple[NDArray[np.integer], NDArray[np.float32], NDArray[np.int64]]:
-    """Token id and count of each non-zero entry, and entries of each cell; columns of one gene summed if they are to be."""
-    if not match.summed or not match.doubled:
-        known = known_counts(cells.counts, places(match, cells.counts.shape[1]), first, last)
-        return known.ids, known.values, known.lengths
-    from scipy import sparse
-
-    # The reference moves summed columns behind the others; the order matters to its unstable sort alone.
-    tokens, begin, times = np.unique(match.ids, return_index=True, return_counts=True)
-    place = np.lexsort((begin, times > 1)) if in_file_order else np.arange(len(tokens))
-    column = np.empty(len(tokens), dtype=np.int64)
-    column[place] = np.arange(len(tokens))
-    target = column[np.searchsorted(tokens, match.ids)]
-    shape = (cells.counts.shape[1], len(tokens))
-    summed = cells.counts[first:last] @ sparse.csr_matrix(
-        (np.ones(len(target), np.float32), (match.columns, target)), shape=shape
-    )
-    summed = sparse.csr_matrix(summed)
-    summed.eliminate_zeros()
-    summed.sort_indices()
-    return (
-        tokens[place][summed.indices],
-        summed.data.astype(np.float32, copy=False),
-        np.diff(summed.indptr).astype(np.int64),
-    )
-
-
-def _like_numpy(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _like_numpy(values: NDArray[np.float64], ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     parts = [np.empty(0, np.int64)]
     begin = 0
     for n in lengths.tolist():
@@ -249,13 +272,12 @@ def _order(values: NDArray[np.float64], ids: NDArray[np.integer], lengths: NDArr
         # Far more than a block.
         return np.lexsort((ids, -values, np.repeat(row, lengths)))
     # Key: cell, falling value rounded to float32, entry.
-    key = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-    np.subtract(_LOW, key, out=key)
+    key = (~values.astype(np.float32).view(np.uint32)).astype(np.uint64)
     key <<= np.uint64(width)
     key |= np.repeat(row.astype(np.uint64) << np.uint64(32 + width), lengths)
     key |= np.arange(n, dtype=np.uint64)
     key.sort()
-    order = (key & np.uint64((1 << width) - 1)).astype(np.int64)
+    order = (key & np.uint64((1 << width) - 1)).view(np.int64)
     key >>= np.uint64(width)
     same = np.flatnonzero(key[1:] == key[:-1])
     if len(same):

@@ -108,9 +108,9 @@ def known_counts(counts: csr_matrix, place: NDArray[np.int32], first: int = 0, l
     known = ids >= 0
     if known.all():
         return KnownCounts(columns, ids, values, np.diff(pointers))
-    seen = np.zeros(len(known) + 1, dtype=np.int64)
-    np.cumsum(known, out=seen[1:])
-    return KnownCounts(columns[known], ids[known], values[known], np.diff(seen[pointers - pointers[0]]))
+    at = np.flatnonzero(known)
+    lengths = np.diff(np.searchsorted(at, pointers - pointers[0]))
+    return KnownCounts(columns.take(at), ids.take(at), values.take(at), lengths)
 
 
 class PublishedModel(Model):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm_lab.models.blocks import blocks
+from scfm_lab.cells.blocks import blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 N_BINS = 51
 """Bins of the published embedding path, whatever ``args.json`` says; 0 is silence."""
 _SMALL = 32
+_SHORT = 1 << 16
 
 
 def quantile_edges(
@@ -47,11 +48,7 @@ def quantile_edges(
     for first, last in blocks(lengths):
         n = lengths[first:last]
         begin, end = starts[first], starts[last - 1] + n[-1]
-        # Positive floats sort as their bits do: one sort of (cell, value) sorts within all cells.
-        bits = np.ascontiguousarray(values[begin:end]).view(np.uint32).astype(np.uint64)
-        bits |= np.repeat(np.arange(last - first, dtype=np.uint64), n) << np.uint64(32)
-        bits.sort()
-        ordered = (bits & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
+        ordered = _sorted_in_cells(values[begin:end], n)
         some = np.flatnonzero(n)
         top = n[some, None] - 1
         virtual = top * q
@@ -68,6 +65,21 @@ def quantile_edges(
         edges[late] = (right - difference * (1 - gamma))[late]
         out[first:last][some] = edges
     return out
+
+
+def _sorted_in_cells(values: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The positive values, ascending within each cell: one sort of (cell, value)."""
+    if len(values) and len(lengths) <= _SHORT and values.max() < _SHORT:
+        short = values.astype(np.uint32)
+        if (short == values).all():
+            short |= np.repeat(np.arange(len(lengths), dtype=np.uint32) << np.uint32(16), lengths)
+            short.sort()
+            return (short & np.uint32(0xFFFF)).astype(np.float32)
+    # Positive floats sort as their bits do.
+    bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    bits |= np.repeat(np.arange(len(lengths), dtype=np.uint64) << np.uint64(32), lengths)
+    bits.sort()
+    return (bits & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
 
 
 def bin_interval(

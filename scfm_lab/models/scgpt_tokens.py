@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_lab.cells.blocks import over_blocks
 from scfm_lab.cells.digest import ragged_uniforms
-from scfm_lab.models.blocks import joined, over_blocks
 from scfm_lab.models.published import KnownCounts, known_counts, places
 from scfm_lab.models.scgpt_bins import bin_interval, draw_bins, quantile_edges
-from scfm_lab.models.tokens import Tokens
+from scfm_lab.models.tokens import Tokens, joined
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,15 +66,13 @@ def _tokens(
     rules: Rules,
 ) -> Tokens:
     """Tokens from bins, the positions that are read (None: all) and their number in each cell."""
-    ids, counts = known.ids, known.values
-    truncated = np.zeros(len(lengths), dtype=bool)
+    ids = known.ids
+    truncated = lengths < known.lengths
     lost = np.zeros(len(lengths), dtype=np.float32)
     if flat is not None:
-        rows = known.rows
-        kept = np.bincount(rows[flat], weights=counts[flat], minlength=len(lengths))
-        lost = (1 - kept / np.maximum(np.bincount(rows, weights=counts, minlength=len(lengths)), 1)).astype(np.float32)
-        truncated = lengths < known.lengths
-        ids, bins = ids[flat], bins[flat]
+        kept = _sums(known.values.take(flat), lengths)
+        lost = (1 - kept / np.maximum(_sums(known.values, known.lengths), 1)).astype(np.float32)
+        ids, bins = ids.take(flat), bins.take(flat)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths + 1)])
     gene = np.ones(offsets[-1], dtype=bool)
     gene[offsets[:-1]] = False
@@ -84,6 +82,15 @@ def _tokens(
     values[gene] = bins
     cell = {"n_genes": known.lengths, "truncated": truncated, "share_truncated": lost}
     return Tokens(ids=all_ids, values=values, offsets=offsets, cell=cell)
+
+
+def _sums(counts: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum of each cell's counts."""
+    sums = np.zeros(len(lengths))
+    some = np.flatnonzero(lengths)
+    if len(some):
+        sums[some] = np.add.reduceat(counts, (np.cumsum(lengths) - lengths)[some], dtype=np.float64)
+    return sums
 
 
 def _hashed_draws(
@@ -109,17 +116,17 @@ def _hashed_draws(
     if not len(long):
         return bins, None, known.lengths
     # Of each long cell the genes with the smallest numbers: the largest that is kept decides for its copies too.
-    score, lengths, _ = _scores(origin, long, keys, hashes, rules.seed)
+    score, lengths, at = _scores(origin, long, keys, hashes, rules.seed)
     ordered = score | np.repeat(np.arange(len(long), dtype=np.uint64) << _SCORE_BITS, lengths)
     ordered.sort()
     weakest = ordered[np.cumsum(lengths) - lengths + rules.limit - 2] & ((np.uint64(1) << _SCORE_BITS) - np.uint64(1))
-    own, lengths, at = _scores(known, long, keys, hashes, rules.seed)
+    if origin is not known:
+        score, lengths, at = _scores(known, long, keys, hashes, rules.seed)
     read = np.ones(len(bins), dtype=bool)
-    read[at] = own <= np.repeat(weakest, lengths)
+    read[at] = score <= np.repeat(weakest, lengths)
     flat = np.flatnonzero(read)
-    kept = known.lengths.copy()
-    kept[long] = np.bincount(np.repeat(np.arange(len(long)), lengths)[read[at]], minlength=len(long))
-    return bins, flat, kept
+    ends = np.cumsum(known.lengths)
+    return bins, flat, np.diff(np.searchsorted(flat, np.concatenate([[0], ends])))
 
 
 def _scores(

@@ -88,6 +88,20 @@ def ragged_take(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[ND
     return flat, new
 
 
+def joined(parts: list[Tokens]) -> Tokens:
+    """The tokens of several blocks of cells as one."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([part.lengths for part in parts])
+    values = [part.values for part in parts if part.values is not None]
+    return Tokens(
+        ids=np.concatenate([part.ids for part in parts]),
+        values=np.concatenate(values) if values else None,
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        cell={name: np.concatenate([part.cell[name] for part in parts]) for name in parts[0].cell},
+    )
+
+
 @dataclass(frozen=True)
 class States:
     """What the engine returns."""

@@ -52,7 +52,6 @@ def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArr
     from scipy.sparse import csr_matrix, vstack
 
     from scfm_lab.cells.cells import Cells
-    from scfm_lab.cells.digest import cell_keys, hash_names
     from scfm_lab.cells.genes import Genes
 
     sets = [corpus.load(name, vocabulary) for name in names]
@@ -65,7 +64,6 @@ def joined(names: tuple[str, ...], vocabulary: Vocabulary) -> tuple[Cells, NDArr
         counts=counts,
         genes=found,
         total=np.concatenate([s.total for s in sets]),
-        keys=cell_keys(counts, hash_names(found.names)),
         names=np.arange(counts.shape[0]).astype(str).astype(object),
         fields={"cell_type": labels},
     )

@@ -19,7 +19,7 @@ from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_lab.models.geneformer import Geneformer
 from scfm_lab.models.geneformer_pairs import overexpressed
 from scfm_lab.models.geneformer_perturb import delete_genes, perturb_each
-from scfm_lab.models.geneformer_rank import rank
+from scfm_lab.models.geneformer_rank import Ranker
 from scfm_lab.models.published import TRANSLATED_SYMBOL
 from scfm_lab.models.tokens import Tokens
 from scfm_lab.testing import check_model
@@ -208,7 +208,7 @@ def test_exactly_equal_values_are_ranked_by_token(write_geneformer, tmp_path, pb
     tokens = model.tokenize(pbmc68k)
     np.testing.assert_array_equal(tokens.ids, model.tokenize(pbmc68k[:, order].copy()).ids)
     cells = Cells.from_anndata(pbmc68k)
-    ranked = rank(cells, model.match(cells.genes), model.medians)
+    ranked = Ranker(cells, model.match(cells.genes), model.medians)()
     same = (np.diff(ranked.values) == 0) & (np.diff(ranked.rows) == 0)
     assert same.mean() > 0.5
     assert (np.diff(ranked.ids)[same] > 0).all()
@@ -219,7 +219,7 @@ def test_totals_in_n_counts_are_taken_as_given(small, pbmc68k):
     pbmc68k.obs["n_counts"] = np.linspace(500, 5000, 700).astype(np.float32)
     np.testing.assert_array_equal(small.tokenize(pbmc68k).offsets, plain.offsets)
     cells = Cells.from_anndata(pbmc68k, fields=small.fields)
-    ranked = rank(cells, small.match(cells.genes), small.medians)
+    ranked = Ranker(cells, small.match(cells.genes), small.medians)()
     value = cells.counts.tocsr()[3].data.max() / pbmc68k.obs["n_counts"].iloc[3] * 10_000
     assert (ranked.values[ranked.rows == 3] * small.medians[ranked.ids[ranked.rows == 3]]).max() == pytest.approx(value)
 
@@ -476,7 +476,7 @@ def test_one_id_twice_stays_two_tokens_and_aliases_are_summed(write_geneformer, 
     tokens = model.tokenize(doubled)
     assert (tokens.ids == twice).sum() == 1
     cells = Cells.from_anndata(doubled)
-    ranked = rank(cells, match, model.medians)
+    ranked = Ranker(cells, match, model.medians)()
     assert ranked.counts[ranked.ids == twice] == 9
 
 

@@ -1,8 +1,8 @@
-"""Cells in blocks: what a tokeniser does to millions of counts, a cacheful at a time.
+"""Cells in blocks: what is done to millions of counts, a cacheful at a time.
 
 Whole arrays of all counts do not fit into a processor's cache, and every step over them
-would run at the speed of memory. Tokenisers therefore take some dozens of cells through all
-their steps, then the next. numpy releases the interpreter in each step, so that blocks run
+would run at the speed of memory. Digests and tokenisers therefore take some dozens of cells
+through all their steps, then the next. numpy releases the interpreter in each step, so that blocks run
 side by side in threads.
 """
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm_lab.models.tokens import Tokens
-
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Counts of a block."""
 _WORTH_THREADS = 1 << 18
 _THREADS = 4
@@ -54,19 +52,3 @@ def _cores() -> int:
     if asked.isdigit() and int(asked):
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def joined(parts: list[Tokens]) -> Tokens:
-    """The tokens of all blocks as one."""
-    from scfm_lab.models.tokens import Tokens
-
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.concatenate([part.lengths for part in parts])
-    values = [part.values for part in parts if part.values is not None]
-    return Tokens(
-        ids=np.concatenate([part.ids for part in parts]),
-        values=np.concatenate(values) if values else None,
-        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        cell={name: np.concatenate([part.cell[name] for part in parts]) for name in parts[0].cell},
-    )
