@@ -50,7 +50,9 @@ def main(name: str, genes: int, cells: int, precisions: tuple[str, ...]) -> None
             model.encode(tokens.take(np.arange(2)))
             result: list[Any] = []
 
-            def ours(model: Any = model, tokens: Any = tokens, wanted: Any = wanted, result: list[Any] = result) -> None:
+            def ours(
+                model: Any = model, tokens: Any = tokens, wanted: Any = wanted, result: list[Any] = result
+            ) -> None:
                 result[:] = [model.perturb_each(tokens, "delete", genes=wanted.tolist())]
 
             wall, cpu = clock(ours)
@@ -63,7 +65,8 @@ def main(name: str, genes: int, cells: int, precisions: tuple[str, ...]) -> None
             told = {
                 "model": name,
                 "asked": precision,
-                "precision": getattr(found,"precision",model.precision),
+                "precision": found.precision,
+                **found.precision_found,
                 "cells": cells,
                 "genes": len(wanted),
                 "pairs": len(lengths),
@@ -73,9 +76,7 @@ def main(name: str, genes: int, cells: int, precisions: tuple[str, ...]) -> None
                 "of_float32_limit": round(limit / wall, 3),
             }
             if exact is not None:
-                by_gene = [
-                    [e[found.genes == g].mean() for g in np.unique(found.genes)] for e in (exact, effect)
-                ]
+                by_gene = [[e[found.genes == g].mean() for g in np.unique(found.genes)] for e in (exact, effect)]
                 told["effect_median"] = float(np.median(exact))
                 told["effect_error_median"] = float(np.median(np.abs(effect - exact)))
                 told["spearman_pairs"] = round(float(spearmanr(exact, effect).statistic), 5)

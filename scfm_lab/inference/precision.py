@@ -16,7 +16,7 @@ import numpy as np
 from scfm_lab.errors import ModelError, ScfmError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,7 +32,9 @@ _SUFFIX = "-attention"
 MIN_OVERLAP, MIN_COSINE = 0.95, 0.9995
 NEIGHBOURS = 15
 SAMPLE = 64
-"""Cells that a precision is tried on."""
+"""Cells, or perturbed cells, that a precision is tried on."""
+MAX_EFFECT_ERROR = 0.02
+"""What a lower precision may change in the effects of perturbations: root mean square, over their standard deviation."""
 _FEWEST = 8
 # Below this many times float32's speed, a lower precision costs more trust than it saves time; so it does in small
 # networks, where a run is short in any case.
@@ -209,6 +211,50 @@ def neighbour_overlap(one: NDArray[Any], other: NDArray[Any], k: int = NEIGHBOUR
     k = min(k, max(1, (len(one) - 1) // 3))
     sets = [NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False) for x in (one, other)]
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*sets, strict=True)]))
+
+
+def for_effects(
+    model: Model, tokens: Tokens, measure: Callable[[Precision], Sequence[NDArray[Any]]]
+) -> tuple[Precision, dict[str, Any]]:
+    """Precision of a model's own in-silico perturbation, and how it was found.
+
+    As :func:`for_run`, but what has to hold are the effects: against float32 they may err by
+    :data:`MAX_EFFECT_ERROR`. Tried anew in each run, since effects differ in size.
+
+    Parameters
+    ----------
+    tokens
+        Some of the perturbed cells.
+    measure
+        Gives the effects on these cells, one array for each read-out, in the precision asked for.
+    """
+    if not may_be_lower(model, {}):
+        return model.compute, {}
+    tried = candidate(model, tokens)
+    if tried == FLOAT32:
+        return FLOAT32, {}
+    model.encode(tokens.take(np.arange(1)), precision=tried)
+    found, seconds = [], []
+    for one in (FLOAT32, tried):
+        started = time.perf_counter()
+        found.append([np.asarray(effects, np.float64) for effects in measure(one)])
+        seconds.append(time.perf_counter() - started)
+    error = max(_effect_error(exact, low) for exact, low in zip(*found, strict=True))
+    speedup = seconds[0] / max(seconds[1], 1e-9)
+    told = {
+        "precision_tried": str(tried),
+        "precision_effect_error": round(error, 5),
+        "precision_cells": len(tokens),
+        "precision_speedup": round(speedup, 2),
+    }
+    return (tried if error <= MAX_EFFECT_ERROR and speedup >= _WORTH else FLOAT32), told
+
+
+def _effect_error(exact: NDArray[np.float64], low: NDArray[np.float64]) -> float:
+    known = np.isfinite(exact)
+    if not np.isfinite(low[known]).all() or known.sum() < _FEWEST or not exact[known].std():
+        return float("inf")
+    return float(np.sqrt(np.mean((low - exact)[known] ** 2)) / exact[known].std())
 
 
 # --- what is fast here -------------------------------------------------------------------------

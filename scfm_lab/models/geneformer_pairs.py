@@ -39,6 +39,17 @@ class Pairs:
     segments: NDArray[np.int64]
     """Perturbed cell of each pair, ascending."""
 
+    def take(self, rows: NDArray[np.int64]) -> Pairs:
+        """Some of the perturbed cells, ascending, with the originals that they need."""
+        originals, of = np.unique(self.of[rows], return_inverse=True)
+        after = self.after.take(rows)
+        mine = np.isin(self.segments, rows)
+        segments = np.searchsorted(rows, self.segments[mine])
+        here = self.here[mine] - self.after.offsets[rows[segments]] + after.offsets[segments]
+        return Pairs(
+            self.cells[rows], self.genes[rows], after, self.before.take(originals), of, here, self.there[mine], segments
+        )
+
 
 def deleted(tokens: Tokens, genes: NDArray[np.int64], specials: Specials) -> Pairs:
     """Cells that hold all of the genes, without them.

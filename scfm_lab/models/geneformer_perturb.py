@@ -11,13 +11,14 @@ after. Towards goal states: how much nearer the cell's vector comes to each stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import DataError, GenesError, did_you_mean
+from scfm_lab.inference.precision import SAMPLE, for_effects
 from scfm_lab.models.geneformer_pairs import Pairs, Specials, deleted, each, overexpressed
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.geneformer import Geneformer
     from scfm_lab.models.tokens import Tokens
 
 _CHUNK = 1 << 16
 """Tokens whose states are held at a time where genes are compared."""
+_PIECE = 256
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class InSilico:
     """Affected token, mean cosine of its states, and number of cells."""
     tokens: Tokens | None = None
     """The perturbed cells."""
+    precision: str = "float32"
+    """What it was computed in, a name that ``precision=`` of :func:`scfm_lab.load_model` reads."""
+    precision_found: dict[str, Any] = field(default_factory=dict)
+    """How a lower precision stood against float32, where one was tried."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -86,7 +93,7 @@ def delete_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], 
     DataError
         If no cell holds all of the genes.
     """
-    return _evaluate(model, tokens, "delete", deleted(tokens, token_ids(model, genes), _specials(model)), **options)
+    return _evaluate(model, "delete", deleted(tokens, token_ids(model, genes), _specials(model)), **options)
 
 
 def overexpress_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], **options: Any) -> InSilico:
@@ -96,7 +103,7 @@ def overexpress_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | i
     """
     ids = token_ids(model, genes)
     pairs = overexpressed(tokens, ids, _specials(model), max_length=model.spec.max_length)
-    return _evaluate(model, tokens, "overexpress", pairs, **options)
+    return _evaluate(model, "overexpress", pairs, **options)
 
 
 def perturb_each(
@@ -121,7 +128,7 @@ def perturb_each(
     if kind not in ("delete", "overexpress"):
         raise DataError(f"kind is {kind!r}; it is 'delete' or 'overexpress'.")
     wanted = None if genes is None else token_ids(model, genes)
-    return _evaluate(model, tokens, kind, each(tokens, kind, _specials(model), wanted), **options)
+    return _evaluate(model, kind, each(tokens, kind, _specials(model), wanted), **options)
 
 
 def state_embeddings(
@@ -179,7 +186,6 @@ def token_ids(model: Geneformer, genes: Sequence[str | int]) -> NDArray[np.int64
 
 def _evaluate(
     model: Geneformer,
-    tokens: Tokens,
     kind: str,
     pairs: Pairs,
     *,
@@ -189,7 +195,36 @@ def _evaluate(
     progress: Callable[..., None] | None = None,
     cancel: Any = None,
 ) -> InSilico:
-    options = {"hidden_layer": hidden_layer, "cancel": cancel}
+    options: dict[str, Any] = {"hidden_layer": hidden_layer, "states": states}
+
+    def effects(precision: Precision) -> list[NDArray[np.float32]]:
+        tried = _measure(model, kind, sample, precision=precision, cancel=cancel, **options)
+        return [tried.cosine, *tried.shift.values()]
+
+    precision, found = model.compute, dict[str, Any]()
+    n = len(pairs.cells)
+    if n >= 4 * SAMPLE:
+        sample = pairs.take(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
+        precision, found = for_effects(model, sample.after, effects)
+    result = _measure(
+        model, kind, pairs, precision=precision, per_gene=per_gene, progress=progress, cancel=cancel, **options
+    )
+    return replace(result, precision_found=found)
+
+
+def _measure(
+    model: Geneformer,
+    kind: str,
+    pairs: Pairs,
+    *,
+    precision: Precision,
+    hidden_layer: int | None,
+    states: Mapping[str, NDArray[np.float32]] | None,
+    per_gene: bool = False,
+    progress: Callable[..., None] | None = None,
+    cancel: Any = None,
+) -> InSilico:
+    options = {"hidden_layer": hidden_layer, "cancel": cancel, "precision": precision}
     by_gene = per_gene or not model.has_cls
     cosine = np.empty(len(pairs.cells), dtype=np.float32)
     after = np.empty((len(pairs.cells), model.spec.width), dtype=np.float32)
@@ -206,7 +241,7 @@ def _evaluate(
             low, high = np.searchsorted(pairs.segments, (first, last))
             here, segment = pairs.here[low:high], pairs.segments[low:high]
             there = pairs.before.offsets[pairs.of[segment]] + pairs.there[low:high]
-            similar = _cosine(found.genes[here - pairs.after.offsets[first]], before.genes[there])
+            similar = _cosine_of(found.genes, here - pairs.after.offsets[first], before.genes, there)
             counts = np.bincount(segment - first, minlength=last - first)
             summed = np.bincount(segment - first, weights=similar, minlength=last - first)
             # A cell that has no other gene has nothing to be compared.
@@ -232,13 +267,24 @@ def _evaluate(
 
         affected = np.flatnonzero(seen)
         table = pd.DataFrame({"token": affected, "cosine": sums[affected] / seen[affected], "n_cells": seen[affected]})
-    return InSilico(kind, pairs.cells, pairs.genes, cosine, shift, table, pairs.after)
+    return InSilico(kind, pairs.cells, pairs.genes, cosine, shift, table, pairs.after, str(precision))
+
+
+def _cosine_of(
+    a: NDArray[np.float32], rows: NDArray[np.int64], b: NDArray[np.float32], others: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Cosine of each pair of rows, in pieces that stay in the processor's cache."""
+    out = np.empty(len(rows), dtype=np.float32)
+    for begin in range(0, len(rows), _PIECE):
+        part = slice(begin, begin + _PIECE)
+        out[part] = _cosine(a[rows[part]], b[others[part]])
+    return out
 
 
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return ((a * b).sum(axis=-1) / np.maximum(norms, 1e-12)).astype(np.float32)
+    norms = np.sqrt(np.vecdot(a, a) * np.vecdot(b, b))
+    return (np.vecdot(a, b) / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
 def _specials(model: Geneformer) -> Specials:

@@ -139,3 +139,59 @@ def test_small_networks_stay_exact(model, few):
     told = sl.embed(few, model, progress=False, copy=True).provenance
     assert told["precision"] == "float32"
     assert "precision_tried" not in told
+
+
+@pytest.fixture(scope="module", params=["V1", "V2"])
+def geneformer(request, tmp_path_factory, _pbmc68k):
+    """More than 5 million parameters in a few wide layers."""
+    folder = tmp_path_factory.mktemp("geneformer") / "large"
+
+    def tame(tensors):
+        return {k: v * 0.02 / v.std().clamp_min(1e-9) if v.ndim == 2 else v for k, v in tensors.items()}
+
+    return writers.write_geneformer(
+        folder, _pbmc68k, version=request.param, d=512, heads=8, f=1024, layers=3, change=tame
+    )
+
+
+def test_a_models_own_perturbation_takes_a_precision_that_keeps_its_effects(geneformer, pbmc68k):
+    exact = sl.load_model(geneformer, device="cpu", precision="float32")
+    model = sl.load_model(geneformer, device="cpu", precision="auto")
+    tokens = exact.tokenize(pbmc68k[:40].copy())
+    genes = np.bincount(tokens.ids[tokens.ids > 4]).argsort()[::-1][:12].tolist()
+    truth, found = (m.perturb_each(tokens, "delete", genes=genes) for m in (exact, model))
+    assert (truth.precision, truth.precision_found) == ("float32", {})
+    told = found.precision_found
+    holds = told["precision_effect_error"] <= p.MAX_EFFECT_ERROR and told["precision_speedup"] >= 1.3
+    assert found.precision == (told["precision_tried"] if holds else "float32")
+    named = sl.load_model(geneformer, device="cpu", precision=told["precision_tried"])
+    low = named.perturb_each(tokens, "delete", genes=genes)
+    error = np.sqrt(np.mean((low.cosine - truth.cosine) ** 2)) / truth.cosine.std()
+    # The error that was found on a sample is that of all.
+    assert error == pytest.approx(told["precision_effect_error"], rel=0.5)
+    assert error > 0
+
+
+def test_few_perturbed_cells_are_not_worth_a_trial(geneformer, pbmc68k):
+    model = sl.load_model(geneformer, device="cpu", precision="auto")
+    found = model.perturb_each(model.tokenize(pbmc68k[:1].copy()), "delete")
+    assert (found.precision, found.precision_found) == ("float32", {})
+
+
+def test_some_of_the_perturbed_cells_are_those_of_all(geneformer, pbmc68k):
+    from scfm_lab.models.geneformer_pairs import each, overexpressed
+    from scfm_lab.models.geneformer_perturb import _measure, _specials
+
+    model = sl.load_model(geneformer, device="cpu", precision="float32")
+    tokens = model.tokenize(pbmc68k[:6].copy())
+    few = {"hidden_layer": None, "states": None, "precision": FLOAT32}
+    for pairs in (
+        each(tokens, "delete", _specials(model), np.arange(20, 30)),
+        overexpressed(tokens, np.array([20]), _specials(model), max_length=model.spec.max_length),
+    ):
+        rows = np.arange(1, len(pairs.cells), 2)
+        whole = _measure(model, "", pairs, **few)
+        some = _measure(model, "", pairs.take(rows), **few)
+        np.testing.assert_array_equal(some.cells, whole.cells[rows])
+        np.testing.assert_array_equal(some.genes, whole.genes[rows])
+        np.testing.assert_allclose(some.cosine, whole.cosine[rows], atol=1e-6)
