@@ -59,7 +59,8 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
             # Another process may have been quicker while this one waited for the lock.
             known = registry.by_digest(name, manifest.describe(folder, item.id).digest)
             if known is None:
-                importing.copy(folder, importing.listing(folder), private)
+                wanted, _ = importing.listing(folder)
+                importing.copy({str(relative): folder / relative for relative in wanted}, private, folder)
                 found = version.tags(
                     importing.open_copy(item, private, folder).spec,
                     kind="baseline" if item.data.get("parameter_free") else "pretrained",

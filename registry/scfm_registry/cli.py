@@ -27,6 +27,18 @@ def _registry(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    import json
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"'{text}' is not KEY=VALUE, such as nhead=20.", param_hint="--config")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
 def _exit(*, ok: bool) -> None:
     """Leave with 1 where what was asked was done and the answer is bad news."""
     if not ok:
@@ -166,15 +178,21 @@ def measure(
 @click.option("--name", required=True, help="What the model is called here: lower-case letters, digits, hyphens.")
 @click.option("--kind", type=click.Choice(_KINDS), default="pretrained", show_default=True, help="What it is.")
 @click.option("--licence", help="SPDX expression [default: the family's].")
+@click.option(
+    "--config", "settings", multiple=True, metavar="KEY=VALUE", help="What the files do not say, such as nhead=20."
+)
 @_registry
 @_json
-def import_(path: str, name: str, kind: str, licence: str | None, uri: str | None, as_json: bool) -> None:
-    """Register the checkpoint in FOLDER.
+def import_(
+    path: str, name: str, kind: str, licence: str | None, settings: tuple[str, ...], uri: str | None, as_json: bool
+) -> None:
+    """Register the checkpoint in FOLDER, as published.
 
-    The same files twice give the same version. Pickled weights (.pt, .bin, .ckpt) are not taken, since opening one can run
-    code: give the folder itself to --model or sl.load_model instead, which read it without running anything.
+    The same files twice give the same version. Pickled weights and dictionaries (.pt, .bin, .ckpt, .pkl) are converted to
+    safetensors and JSON, in a process without network; nothing in them runs.
     """
-    done = _open(uri).import_checkpoint(path, name, kind=kind, licence=licence)
+    config = dict(_setting(text) for text in settings)
+    done = _open(uri).import_checkpoint(path, name, kind=kind, licence=licence, config=config)
     say(f"{done.reference} is registered ({done.family}, {done.digest}).", done.to_dict(), as_json=as_json)
 
 

@@ -1,19 +1,25 @@
 """A checkpoint's folder becomes a version.
 
-Nothing from the folder runs: only files that hold data are taken, the family is recognised by installed adapters, and the
-model is opened once from a private copy before anything is registered.
+Nothing from the folder runs. A private copy is made; in a process of its own, locked and without network, pickles are read
+by readers of plain data and written down as safetensors and JSON, and the model is opened once from what was written. Only
+then anything is registered.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
-from scfm_registry import builtin, files, names, version
+from scfm_lab.models.converted import is_pickle
+from scfm_registry import builtin, files, names
 from scfm_registry.version import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from scfm_lab.models.contract import Model
@@ -21,15 +27,42 @@ if TYPE_CHECKING:
     from scfm_registry.registry import Registry
     from scfm_registry.version import ModelVersion
 
-#: What a checkpoint may be made of: formats that cannot hold code.
-SAFE = frozenset({".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".safetensors", ".toml", ".tsv", ".txt"})
-#: What opens by running what is in it.
-PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
+#: Formats that cannot hold code.
+SAFE = frozenset(
+    {
+        ".csv",
+        ".gz",
+        ".h5",
+        ".h5ad",
+        ".json",
+        ".jsonl",
+        ".md",
+        ".npy",
+        ".parquet",
+        ".safetensors",
+        ".toml",
+        ".tsv",
+        ".txt",
+    }
+)
+#: What is published beside models and is no part of them.
+_PICTURES = frozenset({".gif", ".ipynb", ".jpeg", ".jpg", ".log", ".pdf", ".png", ".svg", ".yaml", ".yml"})
+_TRAINING = ("optimizer*", "rng_state*", "scaler*", "scheduler*", "training_args*")
+#: What an import found and left out, beside the version's files.
+RECORD = "import.json"
 _CARDS = ("card.md", "README.md")
+_TIMEOUT = 3600
 
 
 def import_checkpoint(
-    registry: Registry, path: Path, name: str, *, kind: str, licence: str | None, card: str | None
+    registry: Registry,
+    path: Path,
+    name: str,
+    *,
+    kind: str,
+    licence: str | None,
+    card: str | None,
+    config: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
     """Register the checkpoint in the folder `path`; see :meth:`scfm_registry.Registry.import_checkpoint`."""
     names.check_name(name)
@@ -45,23 +78,47 @@ def import_checkpoint(
     if not path.is_dir():
         message = f"{path} is a file; give the folder it came in, with its configuration and vocabulary."
         raise ModelError(message)
-    wanted = listing(path)
+    wanted, left_out = listing(path)
     family = recognise(path)
+    places = {str(relative): path / relative for relative in wanted}
     with files.workshop(registry.scratch) as private:
-        copy(path, wanted, private)
+        copy({**places, **family.load().beside(path)}, private, path)
         if card is not None and not any((private / known).exists() for known in _CARDS):
             (private / _CARDS[0]).write_text(card, encoding="utf-8")
-        found = version.tags(
-            open_copy(family, private, path).spec,
-            kind=kind,
-            family=family.id,
-            origin="import",
-            weight_bytes=weight_bytes(private),
-            tasks=family.data.get("tasks", ()),
-            parameter_free=bool(family.data.get("parameter_free")),
-            licence=licence,
-        )
-        return registry.register(name, private, family.id, found, card_of(private))
+        request = {"family": family.id, "kind": kind, "licence": licence, "left_out": left_out}
+        answer = _locked(private, path, {**request, "config": dict(config or {})})
+        return registry.register(name, private, family.id, answer["tags"], card_of(private))
+
+
+def _locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Let a locked process convert the files in `private` and open the model: what it answers.
+
+    Raises
+    ------
+    ModelError
+        What it refuses; the message speaks of `path`, which is what its reader knows.
+    """
+    command = [sys.executable, "-m", "scfm_registry.import_worker"]
+    given = json.dumps({**request, "folder": str(private)})
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        message = f"Reading {path} was not done after {_TIMEOUT // 60} minutes; no checkpoint takes that long."
+        raise ModelError(message) from error
+    except OSError as error:
+        message = f"The process that reads {path} could not be started ({error.strerror})."
+        raise StorageError(message) from error
+    lines = done.stdout.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1])
+    except (IndexError, ValueError) as error:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        message = f"Reading {path} was ended by the system or by its limits ({last[:200]}); nothing was registered."
+        raise ModelError(message) from error
+    if "error" in answer:
+        said = str(answer["error"]).replace(str(private), str(path))
+        raise StorageError(said) if answer.get("storage") else ModelError(said)
+    return dict(answer)
 
 
 def open_copy(family: Contribution, private: Path, path: Path) -> Model:
@@ -121,31 +178,39 @@ def card_of(folder: Path) -> str:
     return ""
 
 
-def listing(path: Path) -> list[Path]:
-    """Relative paths of what is taken from a folder: everything but hidden files.
+def config_of(folder: Path) -> dict[str, Any]:
+    """What ``config=`` said when a version was imported."""
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def listing(path: Path) -> tuple[list[Path], list[str]]:
+    """Relative paths of what is taken from a folder, and what is left out: pictures, and the state of a training.
+
+    Hidden files count as none.
 
     Raises
     ------
     ModelError
-        It holds something that could run code, or that is no plain file of its own.
+        It holds something that is neither, or that is no plain file of its own.
     """
     found: list[Path] = []
+    left_out: list[str] = []
     for item in sorted(path.rglob("*")):
         relative = item.relative_to(path)
         if any(part.startswith(".") for part in relative.parts) or item.is_dir():
             continue
         suffix = item.suffix.lower()
-        if suffix in PICKLES:
+        if suffix in _PICTURES or any(item.match(pattern) for pattern in _TRAINING) or _is_copy(item):
+            left_out.append(str(relative))
+            continue
+        if suffix not in SAFE and not is_pickle(item):
             message = (
-                f"{item} is a pickle, which can run code when it is opened, so the registry does not take it. Use the "
-                f"checkpoint from its folder instead: sl.load_model({str(path)!r}), --model {path}, or Lab(adata, "
-                f"model={str(path)!r}); or convert the weights to safetensors and import the folder without it."
-            )
-            raise ModelError(message)
-        if suffix not in SAFE:
-            message = (
-                f"{item} is not taken into the registry: a checkpoint is made of {', '.join(sorted(SAFE))} files. Leave it "
-                "out of the folder."
+                f"{item} is not taken into the registry: a checkpoint is made of {', '.join(sorted(SAFE))} files, and of "
+                "weights and dictionaries as they are published. Leave it out of the folder."
             )
             raise ModelError(message)
         if not item.is_file():
@@ -155,11 +220,16 @@ def listing(path: Path) -> list[Path]:
             message = f"{item} is a link that leads out of the folder; put the file itself there."
             raise ModelError(message)
         found.append(relative)
-    return found
+    return found, left_out
 
 
-def copy(path: Path, wanted: list[Path], private: Path) -> None:
-    """Copy files by their relative paths from `path` into the private folder.
+def _is_copy(item: Path) -> bool:
+    """Whether these are weights that lie beside in safetensors as well, as Hugging Face publishes them."""
+    return item.name == "pytorch_model.bin" and item.with_name("model.safetensors").is_file()
+
+
+def copy(places: Mapping[str, Path], private: Path, path: Path) -> None:
+    """Copy files into the private folder: relative path there → file.
 
     Raises
     ------
@@ -168,7 +238,7 @@ def copy(path: Path, wanted: list[Path], private: Path) -> None:
     ModelError
         A file cannot be read.
     """
-    need = sum((path / relative).stat().st_size for relative in wanted)
+    need = sum(place.stat().st_size * (2 if is_pickle(place) else 1) for place in places.values())
     free = shutil.disk_usage(private).free
     # The private copy and the registry's own lie side by side for a moment.
     if free < 2 * need + 2**20:
@@ -177,13 +247,13 @@ def copy(path: Path, wanted: list[Path], private: Path) -> None:
             "Free some space, or set SCFM_HOME to a directory on a larger disk."
         )
         raise StorageError(message)
-    for relative in wanted:
+    for relative, place in places.items():
         target = private / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copyfile(path / relative, target)
+            shutil.copyfile(place, target)
         except OSError as error:
-            if error.filename != str(path / relative):
+            if error.filename != str(place):
                 raise
-            message = f"{path / relative} cannot be read ({error.strerror}). Look at its permissions, or get it again."
+            message = f"{place} cannot be read ({error.strerror}). Look at its permissions, or get it again."
             raise ModelError(message) from error

@@ -51,7 +51,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     cells.obs_names_make_unique()
     before = _rss_mib()
     start = time.perf_counter()
-    model: Model = adapter.open(Path(request["folder"])).to(request["device"], request["precision"])
+    model: Model = _open(adapter, request, request["device"], request["precision"])
     load_seconds = time.perf_counter() - start
     start = time.perf_counter()
     tokens = model.tokenize(cells)
@@ -105,6 +105,14 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _open(adapter: Any, request: dict[str, Any], device: str, precision: str) -> Model:
+    from scfm_registry.importing import config_of
+
+    folder = Path(request["folder"])
+    model: Model = adapter.open(folder, config=config_of(folder) or None)
+    return model.to(device, precision)
+
+
 def _timed(model: Model, tokens: Tokens, kind: str) -> tuple[float, Any]:
     import torch
 
@@ -123,7 +131,7 @@ def _worst_cosine(model: Model, adapter: Any, request: dict[str, Any], tokens: T
 
     if model.device == "cpu" and model.precision == "float32":
         return 1.0
-    exact = adapter.open(Path(request["folder"])).to("cpu", "float32").encode(tokens).cell
+    exact = _open(adapter, request, "cpu", "float32").encode(tokens).cell
     seen = np.isfinite(exact).all(axis=1) & np.isfinite(vectors).all(axis=1)
     a, b = exact[seen].astype(np.float64), vectors[seen].astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

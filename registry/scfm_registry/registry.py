@@ -16,6 +16,7 @@ from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from mlflow import MlflowClient
@@ -103,6 +104,7 @@ class Registry(Reader):
 
     def resolve(self, reference: str) -> ResolvedSource:
         """Find a version and its checked files: what :func:`scfm_lab.load_model` opens."""
+        from scfm_registry.importing import config_of
         from scfm_registry.source import ResolvedSource
 
         asked = names.parse(reference)
@@ -115,6 +117,7 @@ class Registry(Reader):
             alias=asked.alias or (CHAMPION if asked.version is None and CHAMPION in found.aliases else None),
             digest=found.digest,
             adapter=found.family,
+            config=config_of(folder),
             provenance={
                 "model": found.name,
                 "version": found.version,
@@ -251,8 +254,12 @@ class Registry(Reader):
         kind: str = "pretrained",
         licence: str | None = None,
         card: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> ModelVersion:
         """Register a checkpoint's folder as a version; the same files twice give the same version.
+
+        The files are read in a process of its own, without network and with limits on memory and time. Pickled weights and
+        dictionaries are converted there to safetensors and JSON; nothing in them runs.
 
         Parameters
         ----------
@@ -266,15 +273,19 @@ class Registry(Reader):
             SPDX expression; the family's own by default.
         card
             The model's card, as Markdown, where the folder holds no ``card.md`` or ``README.md``.
+        config
+            What :func:`scfm_lab.load_model` would be given as ``config=``; kept with the version.
 
         Raises
         ------
         ModelError
-            The folder is of no known family, holds files that can run code (pickles), or does not open.
+            The folder is of no known family, holds code or something else that is no plain data, or does not open.
         """
         from scfm_registry import importing
 
-        return importing.import_checkpoint(self, Path(path).expanduser(), name, kind=kind, licence=licence, card=card)
+        return importing.import_checkpoint(
+            self, Path(path).expanduser(), name, kind=kind, licence=licence, card=card, config=config
+        )
 
     def ensure_builtin(self) -> Versions:
         """Register the models that come with scfm-lab where they are missing; the same files give the same version.

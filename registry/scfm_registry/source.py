@@ -30,6 +30,8 @@ class ResolvedSource:
         ``"sha256:<64 hex>"``: its identity.
     adapter
         Id of the model plugin that opens it.
+    config
+        What the files do not say, as it was given when they were imported.
     provenance
         The same as a flat dictionary, for results.
     """
@@ -40,6 +42,7 @@ class ResolvedSource:
     alias: str | None
     digest: str
     adapter: str
+    config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -92,6 +95,7 @@ def open_model(
             f"{', '.join(sorted(adapters))}."
         )
         raise ModelError(message)
-    model: Model = adapters[source.adapter].load().open(source.path, config=config)
+    settings = {**source.config, **(config or {})}
+    model: Model = adapters[source.adapter].load().open(source.path, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
     return model.to(device, precision)

@@ -86,6 +86,11 @@ class Model:
         """Open a checkpoint. `path` is None for models that have no files."""
         raise NotImplementedError
 
+    @classmethod
+    def beside(cls, path: Path) -> dict[str, Path]:
+        """Files that :meth:`open` would find outside the folder `path`, by the place inside it where they would be found as well."""
+        return {}
+
     # --- what a family implements ------------------------------------------------------
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:

@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import is_converted, names, read, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ _PARALLEL = "module."
 
 def sha256(path: Path) -> str:
     """``sha256:<hex>`` of a file's bytes."""
-    with path.open("rb") as file:
+    with stored(path).open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -111,8 +112,11 @@ def read_torch(path: Path) -> Any:
 
     import torch
 
+    path = stored(path)
     if not path.is_file():
         raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the files as published.")
+    if is_converted(path):
+        return read(path)
     archive = zipfile.is_zipfile(path)
     if archive:
         _check_archive(path)
@@ -180,6 +184,9 @@ def tensor_names(path: Path) -> frozenset[str]:
     """
     import pickletools
 
+    path = stored(path)
+    if is_converted(path):
+        return names(path)
     found: set[str] = set()
     try:
         if path.suffix == ".safetensors":
@@ -258,8 +265,11 @@ def read_pickle(path: Path) -> Any:
     """
     from scfm_lab.models._pickles import Refused, load
 
+    path = stored(path)
     if not path.is_file():
         raise ModelError(f"The file {path} is missing; give the files as published.")
+    if is_converted(path):
+        return read(path)
     try:
         return load(path.read_bytes())
     except Refused as refused:

@@ -16,6 +16,7 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
+from scfm_lab.models.converted import is_stored
 from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 from scfm_lab.models.resemblance import not_of
@@ -130,7 +131,14 @@ class Geneformer(PublishedModel):
                 return True
         except (OSError, ValueError):
             pass
-        return any((path / name).is_file() and _is_bert(path / name) for name in (WEIGHTS, TORCH_WEIGHTS))
+        return any(is_stored(path / name) and _is_bert(path / name) for name in (WEIGHTS, TORCH_WEIGHTS))
+
+    @classmethod
+    def beside(cls, path: Path) -> dict[str, Path]:
+        """Dictionaries outside the folder, where it has none."""
+        from scfm_lab.models.geneformer_files import beside
+
+        return beside(path)
 
     @classmethod
     def open(
@@ -345,7 +353,7 @@ def _is_bert(weights: Path) -> bool:
 
 def _weights(folder: Path) -> Path:
     for name in (WEIGHTS, TORCH_WEIGHTS):
-        if (folder / name).is_file():
+        if is_stored(folder / name):
             return folder / name
     raise ModelError(
         f"{folder} looks like Geneformer and has no {WEIGHTS} and no {TORCH_WEIGHTS}; give the folder as published."

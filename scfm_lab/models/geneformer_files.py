@@ -10,6 +10,7 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import is_stored, listed
 from scfm_lab.models.files import read_pickle
 from scfm_lab.models.published import (
     ENSEMBL,
@@ -86,7 +87,7 @@ def find_dictionaries(checkpoint: Path, rows: int, files: Mapping[str, Any] | No
     sizes = []
     # Of several generations in one folder the newest that fits is taken.
     for folder in folders:
-        for path in sorted(folder.glob(f"{_KINDS['token']}*.pkl"), reverse=True):
+        for path in reversed(listed(folder, f"{_KINDS['token']}*.pkl")):
             tokens = _dictionary(path, int)
             if len(tokens) == rows:
                 return _checked(path, given, rows)
@@ -101,6 +102,21 @@ def find_dictionaries(checkpoint: Path, rows: int, files: Mapping[str, Any] | No
         "gene_median_dictionary*.pkl, ensembl_mapping_dict*.pkl); put them into its folder 'dictionaries', or name it with "
         "files={'dictionaries': …}."
     )
+
+
+def beside(checkpoint: Path) -> dict[str, Path]:
+    """Dictionaries that lie outside a checkpoint's folder, where it has none of its own."""
+    own: list[Path] = []
+    other: dict[str, Path] = {}
+    for folder in dict.fromkeys(_folders(checkpoint)):
+        inside = folder.resolve().is_relative_to(checkpoint.resolve())
+        for kind in _KINDS.values():
+            for path in listed(folder, f"{kind}*.pkl"):
+                if inside:
+                    own.append(path)
+                else:
+                    other.setdefault(f"dictionaries/{path.name}", path)
+    return {} if own else other
 
 
 def _folders(checkpoint: Path) -> Iterator[Path]:
@@ -141,8 +157,8 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
             "the files do not belong together."
         )
     # Dictionaries of 2023 come without a mapping: every id means itself.
-    mapping = _dictionary(place("mapping"), str) if place("mapping").is_file() or "mapping" in given else {}
-    names = _dictionary(place("names"), str) if place("names").is_file() or "names" in given else {}
+    mapping = _dictionary(place("mapping"), str) if is_stored(place("mapping")) or "mapping" in given else {}
+    names = _dictionary(place("names"), str) if is_stored(place("names")) or "names" in given else {}
     return Dictionaries(tokens, medians, mapping, names, token_file.parent)
 
 

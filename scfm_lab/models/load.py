@@ -60,6 +60,7 @@ def load_model(
     text = str(source)
     resolved = _from_source(text)
     if resolved is not None:
+        config = {**getattr(resolved, "config", {}), **(config or {})} or None
         model = _open_path(Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
     elif _looks_like_path(source) and not _is_name(text):

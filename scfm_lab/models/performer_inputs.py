@@ -15,6 +15,8 @@ import numpy as np
 from scfm_lab.cells.counts import TOTAL_COLUMN
 from scfm_lab.errors import Cancelled, ModelError
 from scfm_lab.models.contract import aligned_counts
+from scfm_lab.models.converted import is_converted, stored
+from scfm_lab.models.files import tensor_names
 from scfm_lab.models.published import PublishedMatch, SymbolVocabulary, symbol_vocabulary
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ def library_sizes(cells: Cells, before: csr_matrix, *, like_reference: bool) -> 
 
 def names_tensors(path: Path, *names: str) -> bool:
     """Whether the beginning of a file names all these tensors; nothing of it is read as a pickle."""
+    if is_converted(stored(path)):
+        known = tensor_names(path)
+        return all(any(name in key for key in known) for name in names)
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

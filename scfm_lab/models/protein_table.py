@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,8 +37,8 @@ class ProteinTable:
 
     def __init__(self, *parts: torch.Tensor | Sequence[torch.Tensor], mapped: Path | None = None) -> None:
         self._parts = list(parts)
-        self._mapped = mapped
-        self._stamp = None if mapped is None else _stamp(mapped)
+        self._mapped = None if mapped is None else stored(mapped)
+        self._stamp = None if self._mapped is None else _stamp(self._mapped)
         self._ends = np.cumsum([len(part) for part in parts])
         first = parts[0]
         self.width = int(first[0].shape[-1])

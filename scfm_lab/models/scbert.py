@@ -116,6 +116,24 @@ class ScBert(PublishedModel):
         return any((folder / name).is_file() for folder in (path, path / "data") for name in (GENE_ORDER, GENE2VEC))
 
     @classmethod
+    def beside(cls, path: Path) -> dict[str, Path]:
+        """Gene order, table and labels outside the folder."""
+        from pathlib import Path as Place
+
+        from scfm_lab.models.scbert_files import AUXILIARY, find_checkpoint, locate
+
+        checkpoint = find_checkpoint(path)
+        if checkpoint is None:
+            return {}
+        found = {name: locate(checkpoint, {}, key, name) for key, name in AUXILIARY.items()}
+        here = checkpoint.parent.relative_to(path)
+        return {
+            str(here / name): place
+            for name, place in found.items()
+            if isinstance(place, Place) and not place.resolve().is_relative_to(path.resolve())
+        }
+
+    @classmethod
     def open(
         cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
     ) -> Self:

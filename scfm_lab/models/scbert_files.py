@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import is_stored, listed
 from scfm_lab.models.files import read_pickle, read_torch, require_keys
 from scfm_lab.models.performer import shape_of, without_counter
 from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 PUBLISHED = "panglao_pretrain.pth"
 GENE_ORDER, GENE2VEC, LABELS, LABEL_CODES = "panglao_10000.h5ad", "gene2vec_16906.npy", "label_dict", "label"
-FILES = ("gene_order", "gene2vec", "label_dict", "label")
+AUXILIARY = {"gene_order": GENE_ORDER, "gene2vec": GENE2VEC, "label_dict": LABELS, "label": LABEL_CODES}
+FILES = tuple(AUXILIARY)
 _STATE = "model_state_dict"
 _TELLING = ("token_emb.weight", "pos_emb.emb.weight", "fast_attention.projection_matrix")
 
@@ -59,7 +61,7 @@ def find_checkpoint(path: Path) -> Path | None:
     for folder in (path, path / "ckpts"):
         if not folder.is_dir():
             continue
-        found = sorted(f for f in folder.iterdir() if f.suffix in (".pth", ".pt", ".ckpt", ".bin") and is_checkpoint(f))
+        found = sorted(f for f in listed(folder) if f.suffix in (".pth", ".pt", ".ckpt", ".bin") and is_checkpoint(f))
         named = [f for f in found if f.name == PUBLISHED]
         if named or len(found) == 1:
             return (named or found)[0]
@@ -149,7 +151,7 @@ def locate(checkpoint: Path, files: Mapping[str, Any], key: str, name: str) -> A
         return files[key]
     folder = checkpoint.parent
     for place in (folder, folder.parent / "data", folder / "data", folder.parent):
-        if (place / name).is_file():
+        if is_stored(place / name):
             return place / name
     return None
 

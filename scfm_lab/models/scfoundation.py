@@ -119,6 +119,16 @@ class ScFoundation(PublishedModel):
             return True
 
     @classmethod
+    def beside(cls, path: Path) -> dict[str, Path]:
+        """The list of genes one folder up."""
+        from scfm_lab.models.scfoundation_files import find_checkpoint, gene_indices
+
+        checkpoint = find_checkpoint(path)
+        if checkpoint is None or checkpoint.parent != path or gene_indices(path):
+            return {}
+        return {found.name: found for found in gene_indices(path.parent)}
+
+    @classmethod
     def open(
         cls, path: Path | None, *, config: Mapping[str, Any] | None = None, files: Mapping[str, Any] | None = None
     ) -> Self:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import is_stored, listed, stored
 from scfm_lab.models.files import read_torch, require_keys
 from scfm_lab.models.performer import shape_of, without_counter
 from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
@@ -55,7 +56,7 @@ class Weights:
 
         from scfm_lab.models.scfoundation_net import ScFoundationNet
 
-        if not self.path.is_file() or _stamp(self.path) != self.stamp:
+        if not is_stored(self.path) or _stamp(self.path) != self.stamp:
             raise ModelError(f"{self.path} has changed since it was opened; open it again.")
         tensors = _named_tensors(self.path, self.name, _sets(self.path)[self.name])
         with torch.device("meta"):
@@ -69,7 +70,7 @@ class Weights:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    told = path.stat()
+    told = stored(path).stat()
     return told.st_size, told.st_mtime_ns
 
 
@@ -85,7 +86,7 @@ def find_checkpoint(path: Path) -> Path | None:
     for folder in (path, path / "models"):
         if not folder.is_dir():
             continue
-        files = sorted((f for f in folder.iterdir() if f.suffix in _SUFFIXES), key=lambda f: (f.name != PUBLISHED, f))
+        files = sorted((f for f in listed(folder) if f.suffix in _SUFFIXES), key=lambda f: (f.name != PUBLISHED, f))
         found = [f for f in files if is_checkpoint(f)]
         if found and (found[0].name == PUBLISHED or len(found) == 1):
             return found[0]
@@ -231,6 +232,11 @@ def _network_shape(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tens
     }
 
 
+def gene_indices(folder: Path) -> list[Path]:
+    """Lists of scFoundation's genes in a folder."""
+    return sorted(folder.glob(_GENE_INDICES))
+
+
 def read_genes(checkpoint: Path, files: Mapping[str, Any], n_genes: int) -> NDArray[Any]:
     """The genes in the order of the positions.
 
@@ -241,8 +247,7 @@ def read_genes(checkpoint: Path, files: Mapping[str, Any], n_genes: int) -> NDAr
     """
     source = files.get("gene_index")
     if source is None:
-        folders = (checkpoint.parent, checkpoint.parent.parent)
-        found = [f for folder in folders for f in sorted(folder.glob(_GENE_INDICES))]
+        found = [f for folder in (checkpoint.parent, checkpoint.parent.parent) for f in gene_indices(folder)]
         # Of several, the one that says the right number.
         found.sort(key=lambda f: f".{n_genes}." not in f.name)
         source = found[0] if found else None

@@ -14,6 +14,7 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
+from scfm_lab.models.converted import is_stored, listed
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256, tensor_names
 from scfm_lab.models.published import PublishedModel, ortholog_option, symbol_vocabulary, take_orthologs
 from scfm_lab.models.resemblance import not_of
@@ -118,7 +119,7 @@ class ScGPT(PublishedModel):
                 return True
         except (OSError, ValueError):
             pass
-        return any(_is_scgpt(weights) for weights in sorted(path.glob("*.pt"))[:8])
+        return any(_is_scgpt(weights) for weights in listed(path, "*.pt")[:8])
 
     @classmethod
     def open(
@@ -323,12 +324,12 @@ def _places(path: Path, files: Mapping[str, Any] | None) -> tuple[Path, Path, Pa
         raise ModelError(f"files= names {', '.join(unknown)}; scGPT has 'args', 'vocab' and 'weights'.")
     folder = path if path.is_dir() else path.parent
     weights = given.get("weights", folder / WEIGHTS_FILE if path.is_dir() else path)
-    if not weights.is_file() and "weights" not in given:
-        others = sorted(p for p in folder.glob("*.pt") if p.is_file())
+    if not is_stored(weights) and "weights" not in given:
+        others = listed(folder, "*.pt")
         if len(others) == 1:
             weights = others[0]
     places = given.get("args", folder / ARGS), given.get("vocab", folder / VOCAB), weights
-    missing = [p.name for p in places if not p.is_file()]
+    missing = [p.name for p in places if not is_stored(p)]
     if missing:
         raise ModelError(
             f"{folder} looks like scGPT and has no {' and no '.join(missing)}; give the folder as published "

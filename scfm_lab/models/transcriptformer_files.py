@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import ModelError, did_you_mean
+from scfm_lab.models.converted import is_stored
 from scfm_lab.models.files import CONFIG, read_config, read_pickle
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class TfFiles:
             pretrained=tuple(_given(p) for p in pretrained),
         )
         for place, name in ((found.config, CONFIG), (found.weights, WEIGHTS_FILE)):
-            if not place.is_file():
+            if not is_stored(place):
                 raise ModelError(
                     f"This looks like TranscriptFormer, but {folder} has no {name}; give the folder as published."
                 )
@@ -225,7 +226,7 @@ def recognises(path: Path) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = False
-    return known or ((folder / WEIGHTS_FILE).is_file() and (folder / VOCABS).is_dir())
+    return known or (is_stored(folder / WEIGHTS_FILE) and (folder / VOCABS).is_dir())
 
 
 # --- genes -----------------------------------------------------------------------------
@@ -254,7 +255,7 @@ def read_genes(files: TfFiles, settings: Settings) -> GeneTable:
     names: dict[str, None] = {}
     for name in settings.esm2_mappings:
         path = files.vocabs / name
-        if not path.is_file():
+        if not is_stored(path):
             raise ModelError(
                 f"{files.config} names {name}, which is not in {files.vocabs}; give the folder as published."
             )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import ModelError, did_you_mean
-from scfm_lab.models.files import read_pickle, read_torch
+from scfm_lab.models.converted import is_converted, is_stored, listed, stored
+from scfm_lab.models.files import read_pickle, read_torch, tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ def recognises(path: Path) -> bool:
     if path.is_file():
         return _is_checkpoint(path) or path.suffix == ".torch"
     folder = _folder(path)
-    return (folder / _CHROM).is_file() or (folder / _TOKENS).is_file() or bool(_checkpoints(folder))
+    return (folder / _CHROM).is_file() or is_stored(folder / _TOKENS) or bool(_checkpoints(folder))
 
 
 def _folder(path: Path) -> Path:
@@ -61,13 +62,15 @@ def _folder(path: Path) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*.torch") if not p.name.startswith("all_tokens")) or sorted(
-        p for p in folder.glob("*.pt") if _is_checkpoint(p)
+    return sorted(p for p in listed(folder, "*.torch") if not p.name.startswith("all_tokens")) or sorted(
+        p for p in listed(folder, "*.pt") if _is_checkpoint(p)
     )
 
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether the names in a torch archive are UCE's; they are searched for as bytes, nothing is unpickled."""
+    if is_converted(stored(path)):
+        return any(_MARK.decode() in name for name in tensor_names(path))
     try:
         with zipfile.ZipFile(path) as archive:
             inner = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
@@ -111,7 +114,7 @@ class UceFiles:
             if name in given
         }
         checkpoint = places.get("checkpoint") or (path if path.is_file() else _only_checkpoint(folder))
-        tokens = places.get("tokens") or (folder / _TOKENS if (folder / _TOKENS).is_file() else None)
+        tokens = places.get("tokens") or (folder / _TOKENS if is_stored(folder / _TOKENS) else None)
         chrom = places.get("chrom") or _required(folder, (_CHROM,), "chrom")
         offsets: Any = given.get("offsets")
         if not isinstance(offsets, dict):
@@ -175,7 +178,7 @@ def _given(value: Any, name: str) -> Path:
 
 def _required(folder: Path, names: tuple[str, ...], key: str) -> Path:
     for name in names:
-        if (folder / name).is_file():
+        if is_stored(folder / name):
             return folder / name
     raise ModelError(
         f"This looks like UCE, but {folder} has no {' or '.join(names)}; give the folder as published, or name the file "
@@ -201,7 +204,7 @@ def _proteins(folder: Path) -> dict[str, Path]:
     found = {}
     if folder.is_dir():
         for species, stem in PUBLISHED.items():
-            hits = sorted(folder.glob(f"{stem}*{_PROTEINS}")) or sorted(folder.glob(f"{stem}*.pt"))
+            hits = listed(folder, f"{stem}*{_PROTEINS}") or listed(folder, f"{stem}*.pt")
             if hits:
                 found[species] = hits[0]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, did_you_mean
+from scfm_lab.models.converted import stored
 from scfm_lab.models.files import read_torch
 from scfm_lab.models.uce_files import Positions
 
@@ -68,7 +69,7 @@ def token_table(files: UceFiles, own: torch.Tensor) -> tuple[torch.Tensor, bool]
     if files.tokens is None:
         return own, False
     width, rows = own.shape[1], len(own)
-    size = files.tokens.stat().st_size
+    size = stored(files.tokens).stat().st_size
     if size > _MAPPED and size // (4 * width) in (rows, 143_574):
         return own, False  # gigabytes of what the checkpoint holds too
     table = read_torch(files.tokens)

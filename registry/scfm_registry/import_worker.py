@@ -1,0 +1,132 @@
+"""The process that reads what somebody brings: ``python -m scfm_registry.import_worker < request``.
+
+It locks itself (:mod:`scfm_registry.confining`) before it reads the first byte of a file, converts what is pickled, opens the
+model from what it wrote, and prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_GIB = 2**30
+#: Bytes of memory for each byte of files: read, copied, written and opened; and for PyTorch itself.
+_TIMES, _REST = 8, 6 * _GIB
+_SECONDS, _BYTES_A_SECOND = 600, 2**20
+
+
+def main() -> int:
+    """Read a request from standard input, print the answer."""
+    from scfm_lab.errors import ScfmError, StorageError
+
+    request = json.loads(sys.stdin.read())
+    try:
+        answer = work(request)
+    except ScfmError as error:
+        answer = {"error": str(error), "storage": isinstance(error, StorageError)}
+    except (MemoryError, RecursionError) as error:
+        folder = request["folder"]
+        answer = {"error": f"The files in {folder} need more memory than their size explains ({type(error).__name__})."}
+    except OSError as error:
+        answer = {"error": f"{error.filename or request['folder']}: {error.strerror or error}.", "storage": True}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def work(request: dict[str, Any]) -> dict[str, Any]:
+    """Convert, open, and say what the model is."""
+    # What has to be imported is imported before the locks close.
+    import h5py  # type: ignore[import-untyped]  # noqa: F401
+    import torch  # noqa: F401
+
+    from scfm_lab.plugins import discover
+    from scfm_registry import confining, importing, version
+
+    folder = Path(request["folder"])
+    family = discover().get("models", request["family"])
+    adapter = family.load()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    locks = confining.lock(
+        memory=_TIMES * size + _REST, written=2 * size + _GIB // 16, seconds=_SECONDS + 8 * size // _BYTES_A_SECOND
+    )
+    converted = convert(folder)
+    record = {"converted": converted, "left_out": request["left_out"], "config": request["config"]}
+    if any(record.values()):
+        text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
+        (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")
+    model = adapter.open(folder, config=request["config"] or None)
+    tags = version.tags(
+        model.spec,
+        kind=request["kind"],
+        family=family.id,
+        origin="import",
+        weight_bytes=importing.weight_bytes(folder),
+        tasks=family.data.get("tasks", ()),
+        parameter_free=bool(family.data.get("parameter_free")),
+        licence=request["licence"],
+    )
+    return {"tags": tags, "locks": locks}
+
+
+def convert(folder: Path) -> dict[str, dict[str, Any]]:
+    """Replace every pickle by what it holds, in safetensors or JSON; published name → its SHA-256 and size, and the new name.
+
+    Raises
+    ------
+    ModelError
+        One holds code, or something else that is no plain data; an HDF5 file leads to another file.
+    """
+    from scfm_lab.errors import ModelError
+    from scfm_lab.models import converted
+    from scfm_lab.models.files import read_pickle, read_torch, sha256
+
+    done = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.suffix in (".h5", ".h5ad"):
+            _check_hdf5(path)
+        if not converted.is_pickle(path):
+            continue
+        if converted.stored(path) != path or path.with_name(path.name + converted.SAFETENSORS).exists():
+            raise ModelError(f"{path} lies there twice, as published and converted; leave one of them out.")
+        size, digest = path.stat().st_size, sha256(path)
+        plain = path.suffix in (".pkl", ".pickle") or path.name in converted.UNNAMED
+        written = converted.write(read_pickle(path) if plain else read_torch(path), path)
+        path.unlink()
+        name = path.relative_to(folder).as_posix()
+        done[name] = {"sha256": digest.removeprefix("sha256:"), "size": size, "stored_as": written.name}
+    return done
+
+
+def _check_hdf5(path: Path) -> None:
+    """Refuse files whose data lies in other files, which could be anybody's."""
+    import h5py
+
+    from scfm_lab.errors import ModelError
+
+    def walk(group: Any, name: str, depth: int) -> None:
+        if depth > 32:
+            raise ModelError(f"{path} has groups in groups without end; get the file again.")
+        for key in group:
+            link = group.get(key, getlink=True)
+            place = f"{name}/{key}"
+            if isinstance(link, h5py.ExternalLink):
+                raise ModelError(f"{path} leads to another file at {place} ({link.filename}); nothing of it was read.")
+            if isinstance(link, h5py.SoftLink):
+                continue
+            item = group[key]
+            if isinstance(item, h5py.Group):
+                walk(item, place, depth + 1)
+            elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+                raise ModelError(f"{path} keeps {place} in another file; nothing of it was read.")
+
+    try:
+        with h5py.File(path, "r") as file:
+            walk(file, "", 0)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise ModelError(f"{path} is damaged or no HDF5 file ({error}). Get the file again.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
