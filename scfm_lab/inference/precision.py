@@ -170,7 +170,13 @@ def for_run(
         rows = np.flatnonzero(tokens.genes_seen > 0)
         if len(rows) < _FEWEST:
             return FLOAT32, {}
-        verified = verify(model, tokens.take(rows), request, candidate(model, tokens), cancel=cancel)
+        tried = candidates(model, tokens) or (FLOAT32,)
+        for one in tried:
+            found = verify(model, tokens.take(rows), request, one, cancel=cancel)
+            verified = found if verified is None or found.holds else max(verified, found, key=lambda v: v.overlap)
+            if found.holds:
+                break
+        assert verified is not None
         # What few cells seem to lose says little about the next dataset.
         if verified.holds or len(rows) > 3 * NEIGHBOURS:
             _keep(_where(model, request), verified)
@@ -230,9 +236,9 @@ def for_effects(
     """
     if not may_be_lower(model, {}):
         return model.compute, {}
-    tried = candidate(model, tokens)
-    if tried == FLOAT32:
+    if not (fast := candidates(model, tokens)):
         return FLOAT32, {}
+    tried = fast[0]
     model.encode(tokens.take(np.arange(1)), precision=tried)
     found, seconds = [], []
     for one in (FLOAT32, tried):
@@ -260,26 +266,31 @@ def _effect_error(exact: NDArray[np.float64], low: NDArray[np.float64]) -> float
 # --- what is fast here -------------------------------------------------------------------------
 
 
-def candidate(model: Model, tokens: Tokens) -> Precision:
-    """The lower precision to try: dtype and attention that are fastest here, at this model's sizes."""
+def candidates(model: Model, tokens: Tokens) -> tuple[Precision, ...]:
+    """The lower precisions to try, the fastest first: dtypes and attention as they are fast here, at this model's sizes."""
     import torch
 
     kind = torch.device(model.device).type
     if kind == "cuda":
-        low = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-        return Precision(low, low)
+        # Both are fast; float16 keeps three more bits, and overflows sooner.
+        return (Precision("bfloat16", "bfloat16"),) * torch.cuda.is_bf16_supported() + (
+            Precision("float16", "float16"),
+        )
     if kind == "mps":
-        return Precision("float16", "float16")
+        return (Precision("float16", "float16"),)
     spec = model.spec
     # Powers of two, so that datasets of about the same length share a measurement.
     length = 1 << int(np.clip(np.log2(max(float(np.median(tokens.lengths)), 1.0)).round(), 6, 12))
     hidden = model.hidden_width or spec.width
-    return fastest_on_cpu(hidden, spec.heads, spec.feed_forward, length)
+    return fast_on_cpu(hidden, spec.heads, spec.feed_forward, length)
 
 
 @cache
-def fastest_on_cpu(width: int, heads: int, feed_forward: int, length: int) -> Precision:
-    """Time products and attention of these sizes in float32 and bfloat16 (some 100 ms)."""
+def fast_on_cpu(width: int, heads: int, feed_forward: int, length: int) -> tuple[Precision, ...]:
+    """Time products and attention of these sizes in each dtype (some 100 ms); the fastest first.
+
+    Of each dtype the fastest attention, and the fastest in float32, as far as a layer gains by them.
+    """
     import torch
     import torch.nn.functional as F  # noqa: N812
 
@@ -295,19 +306,28 @@ def fastest_on_cpu(width: int, heads: int, feed_forward: int, length: int) -> Pr
         return min(times)
 
     tokens = max(length, 1024)
+    # Products of a layer over those of the one that is timed; and cells that have so many tokens.
+    products, cells = (4 * width + 2 * feed_forward) / feed_forward, tokens / length
+    linear, attention = {}, {}
     with torch.inference_mode():
         x, weight = torch.randn(tokens, width), torch.randn(feed_forward, width)
-        xs = {"float32": (x, weight), "bfloat16": (x.bfloat16(), weight.bfloat16())}
-        products = {name: timed(partial(F.linear, *pair)) for name, pair in xs.items()}
-        if products["bfloat16"] * 1.3 > products["float32"]:
-            return FLOAT32
         q = torch.randn(1, heads, length, max(width // heads, 1))
-        times = {}
-        for name, given in (("float32", q), ("bfloat16", q.bfloat16())):
-            fused = partial(F.scaled_dot_product_attention, given, given, given)
-            times[Precision("bfloat16", name)] = timed(fused)
-            times[Precision("bfloat16", name, explicit=True)] = timed(partial(explicit_attention, given, given, given))
-        return min(times, key=times.__getitem__)
+        for name in DTYPES:
+            dtype = getattr(torch, name)
+            linear[name] = products * timed(partial(F.linear, x.to(dtype), weight.to(dtype)))
+            if name != "float32" and linear[name] * _WORTH > linear["float32"]:
+                continue
+            given = (q.to(dtype),) * 3
+            attention[name, False] = cells * timed(partial(F.scaled_dot_product_attention, *given))
+            attention[name, True] = cells * timed(partial(explicit_attention, *given))
+    exact = linear["float32"] + min(attention["float32", explicit] for explicit in (False, True))
+    layer = {}
+    for name in DTYPES[1:]:
+        for of in (name, "float32"):
+            if (name, False) in attention and (of, False) in attention:
+                explicit = attention[of, True] < attention[of, False]
+                layer[Precision(name, of, explicit)] = linear[name] + attention[of, explicit]
+    return tuple(sorted((one for one in layer if layer[one] * _WORTH < exact), key=layer.__getitem__))
 
 
 # --- what was found before ---------------------------------------------------------------------
