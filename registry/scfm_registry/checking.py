@@ -124,17 +124,22 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
     from scfm_registry.store.facade import Store
 
     store = Store(place)
-    records = [(record, found) for record in store.records() if (found := version.read(record)) is not None]
+    all_records = store.records()
+    records = [(record, found) for record in all_records if (found := version.read(record)) is not None]
+    deleted = [record for record in all_records if version.read(record, trashed=True) is not None]
     names = {record.name for record, _ in records}
     yield Finding(
         "versions", "ok", f"{len(records)} versions of {len(names)} models: {', '.join(sorted(names)) or 'none'}"
     )
+    if deleted:
+        shown = ", ".join(f"{record.name}/{record.version}" for record in deleted)
+        yield Finding("trash", "note", f"{shown}; 'scfm-lab models delete --purge' frees their space")
     missing = sorted(set(builtin.shipped()) - names)
     if missing:
         yield Finding(
             "built-in models", "note", f"not registered here: {', '.join(missing)}; 'scfm-lab registry setup' does it"
         )
-    known: set[str] = set()
+    known = {folder.parent.name for record in deleted if (folder := store.files(record)) is not None}
     for record, found in records:
         folder = store.files(record)
         if folder is None:

@@ -72,6 +72,7 @@ def models() -> None:
 @click.option("--kind", type=click.Choice(_KINDS), help="Only this kind.")
 @click.option("--fits", "fitting", is_flag=True, help="Only models that fit this machine's free memory.")
 @click.option("--all", "all_versions", is_flag=True, help="Every version, and not one per model.")
+@click.option("--trash", "deleted", is_flag=True, help="Deleted versions, and nothing else.")
 @_registry
 @_json
 def list_(
@@ -83,12 +84,15 @@ def list_(
     kind: str | None,
     fitting: bool,
     all_versions: bool,
+    deleted: bool,
     uri: str | None,
     as_json: bool,
 ) -> None:
     """List models; WORDS must stand in the name, tags or card."""
     opened = _open(uri)
-    if name is not None:
+    if deleted:
+        found = opened.trash()
+    elif name is not None:
         found = opened.versions(name)
     else:
         found = opened.search(
@@ -171,6 +175,38 @@ def measure(
     """Run REFERENCE on this machine and record its speed and memory."""
     result = _open(uri).measure(reference, device=device, precision=precision, cells=cells, repeats=repeats)
     say(result.summary(), {**result.evidence, "run": result.run}, as_json=as_json)
+
+
+@models.command(
+    epilog="\b\nExamples:\n  scfm-lab models delete my-model/1 --because 'trained on the wrong labels'\n"
+    "  scfm-lab models restore my-model/1"
+)
+@click.argument("reference")
+@click.option("--because", default="", help="Why, in one line.")
+@click.option("--force", is_flag=True, help="Also if it has aliases, which it loses.")
+@click.option("--purge", is_flag=True, help="Delete a version that is in the trash, and its files, for good.")
+@_registry
+@_json
+def delete(reference: str, because: str, force: bool, purge: bool, uri: str | None, as_json: bool) -> None:
+    """Put the version REFERENCE (NAME/3) into the trash."""
+    opened = _open(uri)
+    if purge:
+        opened.purge(reference)
+        say(f"{reference} and its files are deleted.", {"purged": reference}, as_json=as_json)
+        return
+    done = opened.delete(reference, because=because, force=force)
+    text = f"{done.reference} is in the trash; scfm-lab models restore {done.reference} brings it back."
+    say(text, done.to_dict(), as_json=as_json)
+
+
+@models.command(epilog="\b\nExamples:\n  scfm-lab models restore my-model/1\n  scfm-lab models list --trash")
+@click.argument("reference")
+@_registry
+@_json
+def restore(reference: str, uri: str | None, as_json: bool) -> None:
+    """Take the version REFERENCE (NAME/3) out of the trash."""
+    done = _open(uri).restore(reference)
+    say(f"{done.reference} is back, without an alias.", done.to_dict(), as_json=as_json)
 
 
 @models.command("import", epilog="\b\nExamples:\n  scfm-lab models import ./my-checkpoint --name my-model")

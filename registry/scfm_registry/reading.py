@@ -106,7 +106,8 @@ class Reader:
         else:
             record = self._store.record_by_alias(reference.name, CHAMPION)
             if record is None:
-                record = next(iter(self._store.records(reference.name)), None)
+                known = self._store.records(reference.name)
+                record = next((item for item in known if version.read(item) is not None), None)
         found = version.read(record) if record is not None else None
         if record is None or found is None:
             raise self._missing(reference)

@@ -246,6 +246,66 @@ class Registry(Reader):
             self._store.set_alias(found.name, alias, found.version)
         return self.get(found.reference)
 
+    def delete(self, reference: str, *, because: str = "", force: bool = False) -> ModelVersion:
+        """Put a version into the trash: nothing finds it any more, and :meth:`restore` brings it back.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        because
+            One line that says why.
+        force
+            Also if it has aliases, which it loses.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, comes with scfm-lab, or has an alias.
+        """
+        from scfm_registry import trash
+
+        asked = names.parse(reference)
+        if asked.version is None and asked.alias is None:
+            message = f"'{reference}' does not say which version; write its number, as in '{asked.name}/1'."
+            raise ModelError(message)
+        with self._place.locked():
+            found, record = self._find(asked)
+            return trash.delete(self._store, found, record, because, force=force)
+
+    def trash(self) -> Versions:
+        """List the deleted versions; tag ``scfm.trashed`` says since when, ``scfm.trashed_because`` why."""
+        from scfm_registry import trash
+
+        return trash.listed(self._store)
+
+    def restore(self, reference: str) -> ModelVersion:
+        """Take a version (``name/3``) out of the trash. Aliases that it had stay where they are now.
+
+        Raises
+        ------
+        ModelError
+            It is not in the trash; the message lists what is.
+        """
+        from scfm_registry import trash
+
+        with self._place.locked():
+            record = trash.restore(self._store, reference)
+        return self.get(f"{record.name}/{record.version}")
+
+    def purge(self, reference: str) -> None:
+        """Delete a version (``name/3``) that is in the trash, and its files, for good.
+
+        Raises
+        ------
+        ModelError
+            It is not in the trash; the message lists what is.
+        """
+        from scfm_registry import trash
+
+        with self._place.locked():
+            trash.purge(self._store, reference)
+
     def import_checkpoint(
         self,
         path: str | os.PathLike[str],
@@ -321,7 +381,7 @@ class Registry(Reader):
         (folder / manifest.FILENAME).write_bytes(described.canonical())
         complete = {**tags, "scfm.digest": described.digest, "scfm.size": str(described.size)}
         with self._place.locked():
-            known = self.by_digest(name, described.digest)
+            known = self.by_digest(name, described.digest) or self._deleted(name, described.digest)
             if known is not None:
                 return known
             added = self._store.add(name, folder, complete, _beginning(card))
@@ -335,6 +395,16 @@ class Registry(Reader):
             if first.version < added.version:
                 self._store.remove(added)
         return first
+
+    def _deleted(self, name: str, digest: str) -> ModelVersion | None:
+        """The version of these files, taken out of the trash: who registers them again wants it back."""
+        from scfm_registry import trash
+
+        found = next((item for item in trash.listed(self._store, name) if item.digest == digest), None)
+        if found is None:
+            return None
+        trash.restore(self._store, found.reference)
+        return self.get(found.reference)
 
     @property
     def scratch(self) -> Path:

@@ -30,6 +30,9 @@ DEVICE_STATES = ("verified", "declared", "unsupported", "unknown")
 #: cumulative flag per size is how a query asks for "at most".
 SIZES_GIB = (2, 4, 8, 16, 24, 40, 80)
 
+#: Tags of a version that was deleted: since when, and why.
+TRASHED, BECAUSE = "scfm.trashed", "scfm.trashed_because"
+
 _PREFIX = "scfm."
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -257,10 +260,16 @@ def tags(
     return {key: value for key, value in found.items() if value}
 
 
-def read(record: Record) -> ModelVersion | None:
-    """Read a record's tags; ``None`` where it is a version of somebody else's making (no digest of ours)."""
+def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:
+    """Read a record's tags; ``None`` where it is a version of somebody else's making (no digest of ours), or deleted.
+
+    Parameters
+    ----------
+    trashed
+        Read deleted versions, and no others.
+    """
     found = record.tags
-    if "scfm.digest" not in found:
+    if "scfm.digest" not in found or (TRASHED in found) != trashed:
         return None
     return ModelVersion(
         name=record.name,

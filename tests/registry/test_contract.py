@@ -220,3 +220,67 @@ def test_a_version_of_somebody_elses_making_stays_out_of_sight(registry: Registr
     assert name not in [item.name for item in registry.search(all_versions=True)]
     with pytest.raises(ModelError, match="No model is called"):
         registry.get(name)
+
+
+def test_a_deleted_version_is_out_of_sight_until_it_is_restored(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("deleted", registry)
+    first, second = (registry.import_checkpoint(basis(width=width), name) for width in (8, 5))
+    registry.promote(f"{name}/2")
+    with pytest.raises(ModelError, match=rf"{name}/2 is 'champion'.*would find nothing"):
+        registry.delete(f"{name}/2")
+    gone = registry.delete(f"{name}/2", because="trained on the wrong labels", force=True)
+    assert gone.reference == second.reference
+    assert [item.version for item in registry.versions(name)] == [1]
+    assert registry.get(name) == first
+    assert name not in [item.name for item in registry.search(text="wrong labels", all_versions=True)]
+    for reference in (f"{name}/2", f"{name}@champion"):
+        with pytest.raises(ModelError):
+            registry.resolve(reference)
+    (listed,) = [item for item in registry.trash() if item.name == name]
+    assert (listed.reference, listed.tags["scfm.trashed_because"]) == (f"{name}/2", "trained on the wrong labels")
+    back = registry.restore(f"{name}/2")
+    assert (back.version, back.aliases, back.digest) == (2, (), second.digest)
+    assert not [key for key in back.tags if key.startswith("scfm.trashed")]
+    assert registry.verify(f"{name}/2").ok
+    assert not [item for item in registry.trash() if item.name == name]
+
+
+def test_registering_deleted_files_again_brings_their_version_back(
+    registry: Registry, basis: Callable[..., Path]
+) -> None:
+    name = _name("again", registry)
+    first = registry.import_checkpoint(basis(), name)
+    registry.delete(f"{name}/1")
+    with pytest.raises(ModelError, match="No model is called"):
+        registry.get(name)
+    assert registry.import_checkpoint(basis(), name) == first
+
+
+def test_purging_is_for_good_and_takes_only_what_was_deleted(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = _name("purged", registry)
+    registry.import_checkpoint(basis(), name)
+    with pytest.raises(ModelError, match=rf"{name}/1 is not in the trash"):
+        registry.purge(f"{name}/1")
+    registry.delete(f"{name}/1")
+    registry.purge(f"{name}/1")
+    with pytest.raises(ModelError, match="is not in the trash"):
+        registry.restore(f"{name}/1")
+    # Numbers are not used again for other files.
+    assert registry.import_checkpoint(basis(width=5), name).version >= 1
+    assert registry.versions(name)[0].width == 5
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda r: r.delete("starter/1"), "comes with scfm-lab"),
+        (lambda r: r.delete("starter"), "does not say which version"),
+        (lambda r: r.restore("starter"), "does not say which version"),
+        (lambda r: r.delete("nobody/1"), "No model is called 'nobody'"),
+    ],
+    ids=["built-in", "no number", "no number to restore", "unknown"],
+)
+def test_what_cannot_be_deleted_is_said(registry: Registry, ask: Callable[[Registry], object], words: str) -> None:
+    registry.ensure_builtin()
+    with pytest.raises(ModelError, match=words):
+        ask(registry)

@@ -20,10 +20,10 @@ from scfm_registry.store import embedded
 from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
 from scfm_registry.store.words import in_words, is_missing, unreachable
-from scfm_registry.version import Record, when
+from scfm_registry.version import TRASHED, Record, when
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mlflow import MlflowClient
 
@@ -60,8 +60,8 @@ class Store:
     # ------------------------------------------------------------------------------------------------- reading
 
     def names(self) -> list[str]:
-        """Names of all registered models that have a version."""
-        return sorted({record.name for record in self.records()})
+        """Names of all registered models that have a version that was not deleted."""
+        return sorted({record.name for record in self.records() if TRASHED not in record.tags})
 
     def records(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Record]:
         """Versions, newest first within a name; `tags` must all be equal."""
@@ -179,6 +179,17 @@ class Store:
         """Point an alias at a version."""
         with self._speaking():
             self.client.set_registered_model_alias(name, alias, str(version))
+
+    def drop_alias(self, name: str, alias: str) -> None:
+        """Take an alias from a model."""
+        with self._speaking():
+            self.client.delete_registered_model_alias(name, alias)
+
+    def drop_tags(self, record: Record, keys: Iterable[str]) -> None:
+        """Take tags from a version."""
+        with self._speaking():
+            for key in keys:
+                self.client.delete_model_version_tag(record.name, str(record.version), key)
 
     def set_tags(self, record: Record, tags: Mapping[str, str]) -> None:
         """Set a version's tags."""
