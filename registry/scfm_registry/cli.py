@@ -229,7 +229,8 @@ def import_(
     """
     config = dict(_setting(text) for text in settings)
     done = _open(uri).import_checkpoint(path, name, kind=kind, licence=licence, config=config)
-    say(f"{done.reference} is registered ({done.family}, {done.digest}).", done.to_dict(), as_json=as_json)
+    text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}."
+    say(text, done.to_dict(), as_json=as_json)
 
 
 @click.group(

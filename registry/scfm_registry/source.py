@@ -98,4 +98,5 @@ def open_model(
     settings = {**source.config, **(config or {})}
     model: Model = adapters[source.adapter].load().open(source.path, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
+    model.registered_as = source.name
     return model.to(device, precision)

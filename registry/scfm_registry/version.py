@@ -247,7 +247,9 @@ def tags(
         "scfm.abilities": ",".join(abilities),
         "scfm.organism": ",".join(spec.organisms),
         "scfm.license": spec.licence if licence is None else licence,
-        "scfm.commercial": str(spec.commercial).lower() if licence in (None, spec.licence) else "",
+        "scfm.commercial": ""
+        if spec.commercial is None or licence not in (None, spec.licence)
+        else str(spec.commercial).lower(),
         "scfm.device.cpu": "declared",
         "scfm.device.cuda": "unknown",
         "scfm.device.mps": "unknown",

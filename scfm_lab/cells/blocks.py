@@ -38,7 +38,8 @@ def blocks(lengths: NDArray[np.integer], size: int = BLOCK) -> Iterator[tuple[in
 
 def over_blocks(work: Callable[[int, int], Any], lengths: NDArray[np.integer], size: int = BLOCK) -> list[Any]:
     """``work(first, last)`` of every block, in order; side by side where there is enough to do."""
-    spans = list(blocks(lengths, size))
+    # No cells at all are a block as well, so that there is something to join.
+    spans = list(blocks(lengths, size)) or [(0, 0)]
     threads = min(_cores(), _THREADS, len(spans))
     if threads < 2 or int(np.sum(lengths)) < _WORTH_THREADS:
         return [work(first, last) for first, last in spans]

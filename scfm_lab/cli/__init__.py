@@ -154,7 +154,10 @@ def _run(arguments: list[str], debug: bool) -> int:
     except click.ClickException as error:
         return _failed(_sentence(error.format_message()), debug)
     except (click.Abort, KeyboardInterrupt):
-        return _failed("Stopped; nothing was written.", debug)
+        return _failed(
+            "Stopped; nothing was written. What a run over a file had finished is kept: the same command goes on there.",
+            debug,
+        )
     except ScfmError as error:
         return _failed(str(error), debug)
     except BrokenPipeError:

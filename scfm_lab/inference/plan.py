@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SHARE = 0.6
 #: Cells of a chunk by the size of the network: small enough that little is lost when a run is killed.
 _CHUNKS = ((10_000_000, 4_096), (100_000_000, 1_024), (None, 512))
+#: … and by what its device does in about a minute, in floating-point operations.
+_MINUTE = {"cpu": 1e13, "mps": 1e14, "cuda": 1e15}
+_FEWEST_CELLS = 64
 # Bytes of a count while it is read, checked and tokenised, and while its tokens wait for the network.
 _PREPARED, _WAITING = 68, 24
 _FEWEST_TOKENS = 512
@@ -167,6 +170,14 @@ def _precision(model: Model) -> Precision:
     return model.compute if found is None else found.choice
 
 
+def _operations(model: Model, length: int) -> float:
+    """Floating-point operations of a cell of so many tokens, about: products and attention of all layers."""
+    spec = model.spec
+    width = model.hidden_width or spec.width
+    products = 2 * length * (4 * width**2 + 2 * width * spec.feed_forward)
+    return max(1.0, spec.layers * (products + 4.0 * length**2 * width))
+
+
 def cut(
     model: Model,
     reader: CellReader,
@@ -217,6 +228,7 @@ def cut(
     if chunk_size is not None and chunk_size < 1:
         raise DataError(f"chunk_size is {chunk_size}; a chunk holds at least one cell.")
     usual = next(c for limit, c in _CHUNKS if limit is None or spec.parameters <= limit)
+    usual = min(usual, max(_FEWEST_CELLS, int(_MINUTE.get(kind, _MINUTE["cpu"]) / _operations(model, length))))
     rows = n if together else min(n, chunk_size or usual)
     resident = output + int(_MARGIN * (base + (weights if kind == "cpu" else 0)))
 

@@ -179,7 +179,7 @@ def for_run(
         assert verified is not None
         # What few cells seem to lose says little about the next dataset.
         if verified.holds or len(rows) > 3 * NEIGHBOURS:
-            _keep(_where(model, request), verified)
+            _keep(_where(model, request), asdict(verified))
     return verified.choice, verified.as_provenance()
 
 
@@ -225,7 +225,8 @@ def for_effects(
     """Precision of a model's own in-silico perturbation, and how it was found.
 
     As :func:`for_run`, but what has to hold are the effects: against float32 they may err by
-    :data:`MAX_EFFECT_ERROR`. Tried anew in each run, since effects differ in size.
+    :data:`MAX_EFFECT_ERROR`. That is tried anew in each run, since effects differ in size; which precision is fast here is
+    found once per machine and model, so that a busy machine does not change the answer.
 
     Parameters
     ----------
@@ -236,9 +237,13 @@ def for_effects(
     """
     if not may_be_lower(model, {}):
         return model.compute, {}
+    from scfm_lab.models.tokens import Request
+
     if not (fast := candidates(model, tokens)):
         return FLOAT32, {}
-    tried = fast[0]
+    where = f"{_where(model, Request())} perturbations"
+    before = _load().get(where, {})
+    tried = Precision.parse(before["precision"]) if before else fast[0]
     model.encode(tokens.take(np.arange(1)), precision=tried)
     found, seconds = [], []
     for one in (FLOAT32, tried):
@@ -246,7 +251,9 @@ def for_effects(
         found.append([np.asarray(effects, np.float64) for effects in measure(one)])
         seconds.append(time.perf_counter() - started)
     error = max(_effect_error(exact, low) for exact, low in zip(*found, strict=True))
-    speedup = seconds[0] / max(seconds[1], 1e-9)
+    speedup = float(before["speedup"]) if before else seconds[0] / max(seconds[1], 1e-9)
+    if not before:
+        _keep(where, {"precision": str(tried), "speedup": speedup})
     told = {
         "precision_tried": str(tried),
         "precision_effect_error": round(error, 5),
@@ -365,11 +372,11 @@ def _load() -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _keep(where: str, verified: Verified) -> None:
+def _keep(where: str, found: dict[str, Any]) -> None:
     path = _store()
     # Two processes may both have measured: whoever writes last is right enough, and a home that cannot be written
     # to costs only another measurement.
     with contextlib.suppress(OSError):
         new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.write_text(json.dumps({**_load(), where: asdict(verified)}, indent=1), encoding="utf-8")
+        new.write_text(json.dumps({**_load(), where: found}, indent=1), encoding="utf-8")
         new.replace(path)

@@ -47,6 +47,8 @@ class Model:
     """SHA-256 of the weights, ``sha256:<hex>``."""
     version: str = ""
     """Resolved version in a registry, never only an alias."""
+    registered_as: str = ""
+    """Name in the registry that it was opened from."""
     source: str = ""
     path: Path | None = None
     opened: dict[str, Any] | None = None
@@ -62,6 +64,11 @@ class Model:
     """Pooling of the vectors that :meth:`expected_counts` reads; None: as published."""
     decode_unit: str = "counts per 10,000"
     """What :meth:`expected_counts` predicts."""
+
+    @property
+    def name(self) -> str:
+        """The registry's name for it, else the family's: what its vectors are called by."""
+        return self.registered_as or self.spec.name
 
     @property
     def precision(self) -> str:
@@ -297,12 +304,27 @@ class Model:
                 )
             if option.choices and value not in option.choices:
                 raise ModelError(f"Option {name!r} must be one of {option.choices}, not {value!r}.")
-            if value is not None and option.type in (int, float):
-                if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                    raise ModelError(f"Option {name!r} must be {option.type.__name__}, not {value!r}.")
-                value = option.type(value)
-            full[name] = value
+            full[name] = self._option(name, option, value)
         return full
+
+    @staticmethod
+    def _option(name: str, option: Any, value: Any) -> Any:
+        """A value of the option's type; text is no truth value, and nothing is cut to a whole number."""
+        if value is None and option.default is None:
+            return None
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        fits = {
+            bool: isinstance(value, (bool, np.bool_)),
+            int: number and np.isfinite(value) and int(value) == value,
+            float: number,
+            str: isinstance(value, str),
+        }
+        if option.type not in fits:
+            return value
+        if not fits[option.type]:
+            kind = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[option.type]
+            raise ModelError(f"Option {name!r} must be {kind}, not {value!r}.")
+        return option.type(value)
 
     def require(self, ability: str) -> None:
         """Raise unless the model can do something.
@@ -393,7 +415,7 @@ class Model:
         return (
             f"<{s.name} ({s.family}{', ' + self.version if self.version else ''}): {s.n_genes:,} genes, "
             f"{s.width}-d, {s.parameters:,} parameters, on {self.device} in {self.precision}; can {can}; licence "
-            f"{s.licence}{'' if s.commercial or 'non-commercial' in s.licence else ', non-commercial'}>"
+            f"{s.licence}{', non-commercial' if s.commercial is False and 'non-commercial' not in s.licence else ''}>"
         )
 
 

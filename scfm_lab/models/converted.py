@@ -27,7 +27,7 @@ SAFETENSORS, JSON = ".safetensors", ".json"
 PICKLED = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".torch"})
 #: Pickles that are published without an ending.
 UNNAMED = frozenset({"label", "label_dict"})
-_TREE = "scfm.tree"
+_TREE, _DIGEST = "scfm.tree", "scfm.published"
 _MOST = 2_000_000
 
 
@@ -73,7 +73,7 @@ def is_converted(path: Path) -> bool:
     return _origin(path) is not None
 
 
-def write(content: Any, published: Path) -> Path:
+def write(content: Any, published: Path, digest: str = "") -> Path:
     """Write the content of a published file beside it, under its name and one more ending.
 
     Parameters
@@ -82,6 +82,8 @@ def write(content: Any, published: Path) -> Path:
         What :func:`~scfm_lab.models.files.read_torch` or :func:`~scfm_lab.models.files.read_pickle` gave.
     published
         The path that the published file has, or would have.
+    digest
+        Digest of the published file, which :func:`published_digest` gives.
 
     Returns
     -------
@@ -102,7 +104,7 @@ def write(content: Any, published: Path) -> Path:
         target.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=False), encoding="utf-8")
         return target
     target = published.with_name(published.name + SAFETENSORS)
-    save_file(tensors, target, metadata={_TREE: json.dumps(tree, ensure_ascii=False)})
+    save_file(tensors, target, metadata={_TREE: json.dumps(tree, ensure_ascii=False), _DIGEST: digest})
     return target
 
 
@@ -123,6 +125,16 @@ def read(path: Path) -> Any:
         return _put_together(json.loads(_metadata(path)[_TREE]), tensors)
     except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); import the checkpoint again.") from error
+
+
+def published_digest(path: Path) -> str:
+    """Digest of the file that a converted one was made from; ``""`` where it does not say."""
+    if path.suffix != SAFETENSORS or not is_converted(path):
+        return ""
+    try:
+        return _metadata(path).get(_DIGEST, "")
+    except (ValueError, OSError):
+        return ""
 
 
 def names(path: Path) -> frozenset[str]:

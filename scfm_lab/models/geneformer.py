@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import is_stored
 from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
-from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+from scfm_lab.models.published import PublishedModel, ortholog_option, overridden, take_orthologs
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.spec import ModelSpec, Option
 
@@ -42,6 +43,20 @@ TORCH_WEIGHTS = "pytorch_model.bin"
 PUBLISHED_LAYER = -2
 """The reference's ``emb_layer=-1``: the second to last layer."""
 POOLINGS = ("cls", "mean")
+#: Entries of ``config.json`` that are read.
+SETTINGS = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "num_hidden_layers",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "position_embedding_type",
+    "model_type",
+)
 
 
 class Geneformer(PublishedModel):
@@ -174,7 +189,7 @@ class Geneformer(PublishedModel):
         folder = path if path.is_dir() else path.parent
         if not (folder / CONFIG).is_file():
             raise ModelError(f"{folder} looks like Geneformer and has no {CONFIG}; give the folder as published.")
-        settings = {**read_config(folder), **own}
+        settings = overridden(read_config(folder), own, SETTINGS, "Geneformer")
         if settings.get("model_type", "bert") != "bert":
             raise ModelError(
                 f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'."
@@ -312,12 +327,15 @@ class Geneformer(PublishedModel):
         """
         import pandas as pd
 
-        states = self.encode(tokens, genes=True, hidden_layer=hidden_layer).genes
-        assert states is not None
+        # A cell without known genes has no states, and says nothing about <cls> either.
+        tokens = tokens.take(np.flatnonzero(tokens.genes_seen > 0))
         found, which = np.unique(tokens.ids, return_inverse=True)
-        sums = np.zeros((len(found), states.shape[1]))
-        np.add.at(sums, which, states)
-        means = sums / np.bincount(which)[:, None]
+        sums = np.zeros((len(found), self.spec.width))
+        for first, last in blocks(tokens.lengths, 1 << 16):
+            states = self.encode(tokens.take(np.arange(first, last)), genes=True, hidden_layer=hidden_layer).genes
+            assert states is not None
+            np.add.at(sums, which[tokens.offsets[first] : tokens.offsets[last]], states)
+        means = sums / np.bincount(which, minlength=len(found))[:, None]
         return pd.DataFrame(means.astype(np.float32), index=pd.Index(found, name="token"))
 
     # --- the published perturbation ------------------------------------------------------

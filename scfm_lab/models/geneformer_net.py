@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Heads of fine-tuning and tied copies that no embedding reads: known, and left aside.
+_TIED_BIAS = "cls.predictions.decoder.bias"
 _ASIDE = (
     "bert.pooler.",
     "classifier.",
@@ -66,8 +67,8 @@ class GeneformerShape:
             Naming the entry that is missing or makes no sense.
         """
 
-        def size(name: str) -> int:
-            value = config.get(name)
+        def size(name: str, default: int | None = None) -> int:
+            value = config.get(name, default)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000_000:
                 raise ModelError(f"config.json says {name}={value!r}; it must be a whole number of at least 1.")
             return value
@@ -78,6 +79,9 @@ class GeneformerShape:
         activation = str(config.get("hidden_act", "relu"))
         if activation not in ACTIVATIONS:
             raise ModelError(f"config.json says hidden_act={activation!r}; known are {', '.join(ACTIVATIONS)}.")
+        eps = config.get("layer_norm_eps", 1e-12)
+        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
+            raise ModelError(f"config.json says layer_norm_eps={eps!r}; it must be a small positive number.")
         shape = cls(
             vocabulary=size("vocab_size"),
             width=size("hidden_size"),
@@ -85,9 +89,9 @@ class GeneformerShape:
             ffn=size("intermediate_size"),
             layers=size("num_hidden_layers"),
             positions=size("max_position_embeddings"),
-            types=int(config.get("type_vocab_size", 2)),
+            types=size("type_vocab_size", 2),
             activation=activation,
-            eps=float(config.get("layer_norm_eps", 1e-12)),
+            eps=eps,
             mlm=mlm,
         )
         if shape.width % shape.heads:
@@ -144,6 +148,9 @@ def published_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
             name = "bert." + name
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        if name == _TIED_BIAS and not any(other.endswith("cls.predictions.bias") for other in tensors):
+            # The same tensor under its other name.
+            name = "cls.predictions.bias"
         if name.startswith(_ASIDE):
             aside.append(name)
         elif name in out:

@@ -17,6 +17,10 @@ Specials = tuple[int | None, int | None]
 """Ids of ``<cls>`` and ``<eos>``; None: there are none."""
 
 
+class NothingToPerturb(DataError):
+    """None of the cells holds what is to be perturbed."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Perturbed cells, the originals they are compared with, and which positions stand for the same gene.
@@ -62,7 +66,7 @@ def deleted(tokens: Tokens, genes: NDArray[np.int64], specials: Specials) -> Pai
     first = _first(tokens, genes)
     rows = np.flatnonzero((first >= 0).all(axis=1))
     if not len(rows):
-        raise DataError("No cell holds all of the genes to be deleted.")
+        raise NothingToPerturb("No cell holds all of the genes to be deleted.")
     before = tokens.take(rows)
     kept = np.ones(len(before.ids), dtype=bool)
     kept[(before.offsets[:-1, None] + first[rows]).ravel()] = False
@@ -127,7 +131,7 @@ def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64]
         chosen &= np.isin(tokens.ids, genes)
     at = np.flatnonzero(chosen)
     if not len(at):
-        raise DataError("No cell holds any of the genes to be perturbed.")
+        raise NothingToPerturb("No cell holds any of the genes to be perturbed.")
     rows, where = cell[at], local[at]
     flat, offsets = ragged_take(tokens.offsets, rows)
     inner = np.arange(len(flat)) - np.repeat(offsets[:-1], np.diff(offsets))

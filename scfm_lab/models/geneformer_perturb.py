@@ -18,8 +18,9 @@ import numpy as np
 
 from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import DataError, GenesError, did_you_mean
-from scfm_lab.inference.precision import SAMPLE, for_effects
-from scfm_lab.models.geneformer_pairs import Pairs, Specials, deleted, each, overexpressed
+from scfm_lab.inference.precision import SAMPLE, Precision, for_effects
+from scfm_lab.models.geneformer_pairs import NothingToPerturb, Pairs, Specials, deleted, each, overexpressed
+from scfm_lab.models.tokens import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.geneformer import Geneformer
     from scfm_lab.models.tokens import Tokens
 
 _CHUNK = 1 << 16
 """Tokens whose states are held at a time where genes are compared."""
+_COPIES = 1 << 21
+"""Tokens of perturbed cells that are made at a time."""
+_MOST_KEPT = 1 << 22
+"""Tokens of perturbed cells that a result keeps."""
 _PIECE = 256
 
 
@@ -53,7 +57,7 @@ class InSilico:
     per_gene: pd.DataFrame | None = None
     """Affected token, mean cosine of its states, and number of cells."""
     tokens: Tokens | None = None
-    """The perturbed cells."""
+    """The perturbed cells; None where they are more than four million tokens."""
     precision: str = "float32"
     """What it was computed in, a name that ``precision=`` of :func:`scfm_lab.load_model` reads."""
     precision_found: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +83,8 @@ def delete_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], 
         Ensembl ids, symbols, or token ids.
     **options
         ``hidden_layer`` (None: as published), ``states`` (name → vector, :func:`state_embeddings`),
-        ``per_gene`` (True: also every affected gene), ``progress``, ``cancel``.
+        ``per_gene`` (True: also every affected gene), ``precision`` (a name that is taken without a trial), ``progress``
+        (told cells done, and all), ``cancel``.
 
     Returns
     -------
@@ -93,7 +98,8 @@ def delete_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], 
     DataError
         If no cell holds all of the genes.
     """
-    return _evaluate(model, "delete", deleted(tokens, token_ids(model, genes), _specials(model)), **options)
+    ids, specials = token_ids(model, genes), _specials(model)
+    return _evaluate(model, "delete", tokens, lambda some: deleted(some, ids, specials), **options)
 
 
 def overexpress_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], **options: Any) -> InSilico:
@@ -101,9 +107,10 @@ def overexpress_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | i
 
     Parameters are those of :func:`delete_genes`.
     """
-    ids = token_ids(model, genes)
-    pairs = overexpressed(tokens, ids, _specials(model), max_length=model.spec.max_length)
-    return _evaluate(model, "overexpress", pairs, **options)
+    ids, specials, most = token_ids(model, genes), _specials(model), model.spec.max_length
+    return _evaluate(
+        model, "overexpress", tokens, lambda some: overexpressed(some, ids, specials, max_length=most), **options
+    )
 
 
 def perturb_each(
@@ -127,8 +134,9 @@ def perturb_each(
     """
     if kind not in ("delete", "overexpress"):
         raise DataError(f"kind is {kind!r}; it is 'delete' or 'overexpress'.")
-    wanted = None if genes is None else token_ids(model, genes)
-    return _evaluate(model, kind, each(tokens, kind, _specials(model), wanted), **options)
+    wanted, specials = None if genes is None else token_ids(model, genes), _specials(model)
+    copies = int(tokens.lengths.max(initial=1)) if wanted is None else len(wanted)
+    return _evaluate(model, kind, tokens, lambda some: each(some, kind, specials, wanted), copies=copies, **options)
 
 
 def state_embeddings(
@@ -187,29 +195,97 @@ def token_ids(model: Geneformer, genes: Sequence[str | int]) -> NDArray[np.int64
 def _evaluate(
     model: Geneformer,
     kind: str,
-    pairs: Pairs,
+    tokens: Tokens,
+    make: Callable[[Tokens], Pairs],
     *,
+    copies: int = 1,
     hidden_layer: int | None = None,
     states: Mapping[str, NDArray[np.float32]] | None = None,
     per_gene: bool = False,
+    precision: str | None = None,
     progress: Callable[..., None] | None = None,
     cancel: Any = None,
 ) -> InSilico:
-    options: dict[str, Any] = {"hidden_layer": hidden_layer, "states": states}
+    """Perturb some cells at a time, so that their copies are never all in memory.
+
+    Parameters
+    ----------
+    make
+        Gives the perturbed cells of some of the tokens.
+    copies
+        Perturbed cells that one cell has at most.
+    """
+    options: dict[str, Any] = {"hidden_layer": hidden_layer, "states": states, "cancel": cancel}
+    cost = tokens.lengths * np.minimum(copies, tokens.lengths)
+    chosen, found = _precision(model, kind, tokens, make, cost, precision, options)
+    tally = (np.zeros(len(model.vocabulary)), np.zeros(len(model.vocabulary), dtype=np.int64)) if per_gene else None
+    parts: list[InSilico] = []
+    kept: list[Tokens] | None = []
+    nothing: DataError | None = None
+    for first, last in blocks(cost, _COPIES):
+        try:
+            pairs = make(tokens.take(np.arange(first, last)))
+        except NothingToPerturb as error:
+            nothing = error
+            continue
+        part = _measure(model, kind, pairs, precision=chosen, tally=tally, **options)
+        parts.append(replace(part, cells=part.cells + first))
+        if kept is not None:
+            kept.append(pairs.after)
+            kept = kept if sum(len(some.ids) for some in kept) <= _MOST_KEPT else None
+        if progress is not None:
+            progress(last, len(tokens))
+    if not parts:
+        raise nothing or NothingToPerturb("There are no cells to be perturbed.")
+    return InSilico(
+        kind,
+        np.concatenate([part.cells for part in parts]),
+        np.concatenate([part.genes for part in parts]),
+        np.concatenate([part.cosine for part in parts]),
+        {name: np.concatenate([part.shift[name] for part in parts]) for name in parts[0].shift},
+        None if tally is None else _table(*tally),
+        None if kept is None else joined(kept),
+        str(chosen),
+        found,
+    )
+
+
+def _precision(
+    model: Geneformer,
+    kind: str,
+    tokens: Tokens,
+    make: Callable[[Tokens], Pairs],
+    cost: NDArray[np.int64],
+    asked: str | None,
+    options: Mapping[str, Any],
+) -> tuple[Precision, dict[str, Any]]:
+    """What was asked for, else what keeps the effects in some perturbed cells of cells all over the tokens."""
+    if asked is not None and asked != "auto":
+        return Precision.parse(asked), {}
+    if not len(tokens):
+        return model.compute, {}
+    few = int(np.clip(_COPIES // max(cost.max(), 1), 1, SAMPLE))
+    rows = np.unique(np.linspace(0, len(tokens) - 1, few).astype(np.int64))
+    try:
+        pairs = make(tokens.take(rows))
+    except NothingToPerturb:
+        return model.compute, {}
+    if len(pairs.cells) / len(rows) * len(tokens) < 4 * SAMPLE:
+        return model.compute, {}
+    sample = pairs.take(np.unique(np.linspace(0, len(pairs.cells) - 1, SAMPLE).astype(np.int64)))
 
     def effects(precision: Precision) -> list[NDArray[np.float32]]:
-        tried = _measure(model, kind, sample, precision=precision, cancel=cancel, **options)
+        tried = _measure(model, kind, sample, precision=precision, **options)
         return [tried.cosine, *tried.shift.values()]
 
-    precision, found = model.compute, dict[str, Any]()
-    n = len(pairs.cells)
-    if n >= 4 * SAMPLE:
-        sample = pairs.take(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
-        precision, found = for_effects(model, sample.after, effects)
-    result = _measure(
-        model, kind, pairs, precision=precision, per_gene=per_gene, progress=progress, cancel=cancel, **options
-    )
-    return replace(result, precision_found=found)
+    return for_effects(model, sample.after, effects)
+
+
+def _table(sums: NDArray[np.float64], seen: NDArray[np.int64]) -> pd.DataFrame:
+    import pandas as pd
+
+    affected = np.flatnonzero(seen)
+    return pd.DataFrame({"token": affected, "cosine": sums[affected] / seen[affected], "n_cells": seen[affected]})
 
 
 def _measure(
@@ -220,16 +296,14 @@ def _measure(
     precision: Precision,
     hidden_layer: int | None,
     states: Mapping[str, NDArray[np.float32]] | None,
-    per_gene: bool = False,
-    progress: Callable[..., None] | None = None,
+    tally: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
     cancel: Any = None,
 ) -> InSilico:
+    """Cells before and after; sums and numbers of the cosines of affected genes are added to `tally`."""
     options = {"hidden_layer": hidden_layer, "cancel": cancel, "precision": precision}
-    by_gene = per_gene or not model.has_cls
+    by_gene = tally is not None or not model.has_cls
     cosine = np.empty(len(pairs.cells), dtype=np.float32)
     after = np.empty((len(pairs.cells), model.spec.width), dtype=np.float32)
-    sums = np.zeros(len(model.vocabulary))
-    seen = np.zeros(len(model.vocabulary), dtype=np.int64)
     before = model.encode(pairs.before, genes=by_gene, **options)
     for first, last in blocks(pairs.after.lengths, _CHUNK if by_gene else 64 * _CHUNK):
         part = pairs.after.take(np.arange(first, last))
@@ -246,12 +320,10 @@ def _measure(
             summed = np.bincount(segment - first, weights=similar, minlength=last - first)
             # A cell that has no other gene has nothing to be compared.
             cosine[first:last] = np.where(counts > 0, summed / np.maximum(counts, 1), np.nan)
-            if per_gene:
+            if tally is not None:
                 affected = pairs.after.ids[here]
-                sums += np.bincount(affected, weights=similar, minlength=len(sums))
-                seen += np.bincount(affected, minlength=len(seen))
-        if progress is not None:
-            progress(last, len(pairs.cells))
+                tally[0][:] += np.bincount(affected, weights=similar, minlength=len(tally[0]))
+                tally[1][:] += np.bincount(affected, minlength=len(tally[1]))
     vectors = before.cell[pairs.of]
     if model.has_cls:
         cosine = _cosine(after, vectors)
@@ -261,13 +333,7 @@ def _measure(
         if vector.shape != (model.spec.width,):
             raise DataError(f"The vector of state {name!r} has the shape {vector.shape}, not ({model.spec.width},).")
         shift[str(name)] = _cosine(after, vector[None]) - _cosine(vectors, vector[None])
-    table = None
-    if per_gene:
-        import pandas as pd
-
-        affected = np.flatnonzero(seen)
-        table = pd.DataFrame({"token": affected, "cosine": sums[affected] / seen[affected], "n_cells": seen[affected]})
-    return InSilico(kind, pairs.cells, pairs.genes, cosine, shift, table, pairs.after, str(precision))
+    return InSilico(kind, pairs.cells, pairs.genes, cosine, shift, precision=str(precision))
 
 
 def _cosine_of(

@@ -210,7 +210,10 @@ def tokenize(cells: Cells, match: PublishedMatch, medians: NDArray[np.float64], 
             mine = mine.keep(mine.ranks < rules.room)
         if rules.like_reference and "filter_pass" in cells.fields:
             passed = np.asarray(cells.fields["filter_pass"] == 1)[first:last]
+            left_out = ~passed & (seen.lengths > 0)
             mine, seen = mine.keep(passed[mine.rows]), seen.keep(passed[seen.rows])
+            made = _tokens(mine, seen, rules)
+            return replace(made, cell={**made.cell, "left_out": left_out})
         return _tokens(mine, seen, rules)
 
     return joined(over_blocks(block, np.diff(cells.counts.indptr)))

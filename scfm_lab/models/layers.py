@@ -324,6 +324,8 @@ def resolve_layer(hidden_layer: int | None, n_layers: int, published: int, name:
         If there is no such layer.
     """
     layer = published if hidden_layer is None else hidden_layer
+    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
+        raise ModelError(f"hidden_layer must be a whole number or None, not {hidden_layer!r}.")
     if not -n_layers - 1 <= layer <= n_layers:
         raise ModelError(
             f"{name} has {n_layers} layers; hidden_layer={layer} is not between {-n_layers - 1} and {n_layers}."

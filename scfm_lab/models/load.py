@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, did_you_mean
+from scfm_lab.models.converted import is_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
     from scfm_lab.plugins import Contribution
+
+
+_VERSION = re.compile(r"[a-z][a-z0-9._-]*(/\d+|@[a-z][a-z0-9-]*)")
 
 
 def load_model(
@@ -63,6 +68,7 @@ def load_model(
         config = {**getattr(resolved, "config", {}), **(config or {})} or None
         model = _open_path(Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
+        model.registered_as = resolved.name
     elif _looks_like_path(source) and not _is_name(text):
         model = _open_path(_existing(source), config=config, files=files)
     else:
@@ -165,8 +171,9 @@ def _is_name(text: str) -> bool:
 
 def _existing(source: str | Path) -> Path:
     path = Path(source).expanduser()
-    if not path.exists():
-        raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.")
+    if not path.exists() and not is_stored(path):
+        hint = _registered(str(source)) if _VERSION.fullmatch(str(source)) else ""
+        raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.{hint}")
     return path
 
 
@@ -203,7 +210,17 @@ def _named(name: str) -> Contribution:
     if hits:
         raise ModelError(f"{name!r} could be {' or '.join(c.id for c in hits)}; write the full id.")
     names = ", ".join(sorted(c.id.removeprefix("scfm.") for c in known.values()))
-    raise ModelError(f"No model is called {name!r}; models here: {names}." + did_you_mean(name, [*known, *short]))
+    raise ModelError(
+        f"No model is called {name!r}; models here: {names}." + did_you_mean(name, [*known, *short]) + _registered(name)
+    )
+
+
+def _registered(name: str) -> str:
+    """How a name in a registry is written, where a plugin brings one."""
+    from scfm_lab.plugins import discover
+
+    prefixes = [c.data.get("prefix", "") for c in discover().contributions("sources")]
+    return f" What is in a registry has {prefixes[0]!r} in front: '{prefixes[0]}{name}'." if prefixes else ""
 
 
 def _with_weights(contribution: Contribution) -> Contribution:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.genes import Match, Vocabulary
-from scfm_lab.errors import GenesError, ModelError
+from scfm_lab.errors import GenesError, ModelError, did_you_mean
 from scfm_lab.models.contract import Model
 from scfm_lab.models.spec import Option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -174,6 +174,24 @@ def take_orthologs(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], bo
     if not isinstance(asked, (bool, np.bool_)):
         raise ModelError(f"config={{'orthologs': {asked!r}}} must be True or False.")
     return rest, bool(asked)
+
+
+def overridden(settings: Mapping[str, Any], own: Mapping[str, Any], known: Iterable[str], name: str) -> dict[str, Any]:
+    """A file's settings with a user's ``config`` over them.
+
+    Raises
+    ------
+    ModelError
+        If an entry is neither in the file nor one that the family reads: it would change nothing.
+    """
+    entries = list(dict.fromkeys([*known, *settings]))
+    for key in own:
+        if key not in entries:
+            raise ModelError(
+                f"{name} has no config entry {key!r}; it reads {', '.join(known)}, orthologs."
+                + did_you_mean(key, entries)
+            )
+    return {**settings, **own}
 
 
 def symbol_vocabulary(symbols: NDArray[Any]) -> SymbolVocabulary:

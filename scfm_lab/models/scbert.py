@@ -83,6 +83,7 @@ class ScBert(PublishedModel):
             max_length=net.length,
             abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
             licence="GPL-3.0 (code and weights; its README asks for research use)",
+            commercial=None,
             citation=(
                 "Yang, F., Wang, W., Wang, F. et al. (2022). scBERT as a large-scale pretrained deep language model for "
                 "cell type annotation of single-cell RNA-seq data. Nature Machine Intelligence 4, 852-866."

@@ -16,7 +16,13 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import is_stored, listed
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256, tensor_names
-from scfm_lab.models.published import PublishedModel, ortholog_option, symbol_vocabulary, take_orthologs
+from scfm_lab.models.published import (
+    PublishedModel,
+    ortholog_option,
+    overridden,
+    symbol_vocabulary,
+    take_orthologs,
+)
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.spec import ModelSpec, Option
 
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from scfm_lab.models.tokens import Request, Tokens
 
 ARGS, VOCAB, WEIGHTS_FILE = "args.json", "vocab.json", "best_model.pt"
+#: Entries of ``args.json`` that are read.
+SETTINGS = ("embsize", "nheads", "nlayers", "d_hid", "input_emb_style", "pad_token", "pad_value")
 MAX_LENGTH = 1200
 """Tokens of the published embedding path, ``<cls>`` among them."""
 POOLINGS = ("cls", "cls_raw", "mean")
@@ -62,7 +70,7 @@ class ScGPT(PublishedModel):
         self.vocabulary = vocabulary
         self.orthologs = orthologs
         self.specials = dict(specials)
-        self.pad_value = float(settings.get("pad_value", -2))
+        self.pad_value = _number(settings, "pad_value", -2)
         self.aside: list[str] = []
         """Tensors of the file that no embedding reads (heads of training and fine-tuning)."""
         shape = net.shape
@@ -89,7 +97,8 @@ class ScGPT(PublishedModel):
             width=shape.width,
             max_length=MAX_LENGTH,
             abilities=frozenset(abilities),
-            licence="MIT",
+            licence="MIT (code; none is named for the weights)",
+            commercial=None,
             citation=(
                 "Cui, H., Wang, C., Maan, H. et al. (2024). scGPT: toward building a foundation model for single-cell "
                 "multi-omics using generative AI. Nature Methods 21, 1470-1480."
@@ -149,7 +158,7 @@ class ScGPT(PublishedModel):
             raise ModelError("scGPT needs the folder of its checkpoint: args.json, vocab.json and best_model.pt.")
         own, orthologs = take_orthologs(config)
         args_file, vocab_file, weights = _places(path, files)
-        settings = {**read_config(args_file.parent, args_file.name), **own}
+        settings = overridden(read_config(args_file.parent, args_file.name), own, SETTINGS, "scGPT")
         tensors, aside = canonical_keys(read_tensors(weights))
         if "encoder.embedding.weight" not in tensors:
             raise not_of(weights, "scGPT", "encoder.embedding.weight", tensors, WEIGHTS_FILE)
@@ -309,6 +318,13 @@ class ScGPT(PublishedModel):
         with torch.inference_mode():
             table = self.net.gene_table(ids).float().cpu().numpy()
         return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols[ids], name="gene"))
+
+
+def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise ModelError(f"args.json says {name}={value!r}; it must be a number.")
+    return float(value)
 
 
 def _is_scgpt(weights: Path) -> bool:

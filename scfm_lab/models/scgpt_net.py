@@ -130,7 +130,12 @@ def shape_of(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], n_token
 
     def size(name: str) -> int:
         value = settings.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value or value < 1:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 1 <= value <= 10_000_000
+            or int(value) != value
+        ):
             raise ModelError(f"args.json says {name}={value!r}; it must be a whole number of at least 1.")
         return int(value)
 

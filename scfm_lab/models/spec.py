@@ -49,7 +49,8 @@ class ModelSpec:
     determinism: str
     """The rule behind every choice that depends on chance or order."""
     options: Mapping[str, Option] = field(default_factory=dict)
-    commercial: bool = True
+    commercial: bool | None = True
+    """Whether the weights may be used commercially; None: their licence does not say."""
     gene_order: str = ""
     """Which order of genes the model reads, where order is part of its input; empty: order means nothing."""
     parameters: int = 0

@@ -82,6 +82,7 @@ class UCE(PublishedModel):
             max_length=net.sizes["pad_length"],
             abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
             licence="MIT (code); weights: see their figshare records",
+            commercial=None,
             citation=(
                 "Rosen, Y., Roohani, Y., Agarwal, A. et al. (2023). Universal Cell Embeddings: a foundation model for "
                 "cell biology. bioRxiv 2023.11.28.568918."

@@ -208,7 +208,7 @@ def embed(
         )
     target = None if isinstance(source, StoredCells) else source.copy() if copy else source
     given = key_added is not None
-    key = provenance.free_key(source, "obsm", key_added or f"X_{model.spec.name}", given=given)
+    key = provenance.free_key(source, "obsm", key_added or f"X_{model.name}", given=given)
     asked = Asked(
         source,
         model,

@@ -61,7 +61,7 @@ def embed_file(
     source = open_stored(path)
     if path.is_dir():
         raise DataError(f"{path} is a Zarr folder; only .h5ad files are written. Open it in Python and use sl.embed.")
-    key = provenance.free_key(source, "obsm", key_added or f"X_{model.spec.name}", given=key_added is not None)
+    key = provenance.free_key(source, "obsm", key_added or f"X_{model.name}", given=key_added is not None)
     asked["options"] = dict(asked.get("options") or {})
     check_reference(model, like_reference, asked["options"], asked.get("batch_size"))
     started = time.perf_counter()

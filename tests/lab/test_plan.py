@@ -74,7 +74,7 @@ def test_batches_and_chunks_come_from_the_budget_and_the_model(pbmc68k, large):
     share = 0.9
     tight = cut(large, reader, device="cpu", hardware=SERVER, budget_gib=share * need)
     assert whole.batch_tokens == TOKENS_PER_BATCH["cpu"]
-    assert whole.chunk_cells == 512
+    assert whole.chunk_cells == 64
     assert tight.batch_tokens < whole.batch_tokens
     assert tight.running("cpu") <= share * need * GIB
     # 60 % of what is free is the budget where none is given.

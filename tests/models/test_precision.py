@@ -117,18 +117,18 @@ def test_the_plan_tells_the_precision_that_was_found(large, pbmc68k, monkeypatch
     model = sl.load_model(large, device="cpu", precision="auto")
     assert sl.plan(pbmc68k, model).precision == "float32"
     found = Verified("bfloat16", overlap=0.97, cosine=0.9999, cells=64, speedup=2.0)
-    p._keep(p._where(model, Request()), found)
+    p._keep(p._where(model, Request()), vars(found))
     assert sl.plan(pbmc68k, model).precision == "bfloat16"
     told = sl.embed(pbmc68k, model, progress=False, copy=True).provenance
     assert (told["precision"], told["precision_speedup"]) == ("bfloat16", 2.0)
-    p._keep(p._where(model, Request()), Verified("bfloat16", overlap=0.94, cosine=0.9999, cells=64, speedup=2.0))
+    p._keep(p._where(model, Request()), vars(Verified("bfloat16", overlap=0.94, cosine=0.9999, cells=64, speedup=2.0)))
     assert sl.plan(pbmc68k, model).precision == "float32"
 
 
 def test_the_references_way_is_exact_whatever_was_found(large, few, monkeypatch, tmp_path):
     monkeypatch.setenv("SCFM_HOME", str(tmp_path))
     model = sl.load_model(large, device="cpu", precision="auto")
-    p._keep(p._where(model, Request()), Verified("bfloat16", overlap=1.0, cosine=1.0, cells=64, speedup=9.0))
+    p._keep(p._where(model, Request()), vars(Verified("bfloat16", overlap=1.0, cosine=1.0, cells=64, speedup=9.0)))
     told = sl.embed(few, model, like_reference=True, progress=False, copy=True).provenance
     assert told["precision"] == "float32"
     assert "precision_tried" not in told
