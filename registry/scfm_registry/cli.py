@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scfm_lab.cli.options import config_option
 from scfm_lab.cli.output import say
 
 if TYPE_CHECKING:
@@ -25,18 +26,6 @@ def _registry(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--registry", "uri", metavar="URI", help="A folder, sqlite:///FILE or http(s)://… [default: the environment's]."
     )(function)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    import json
-
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise click.BadParameter(f"'{text}' is not KEY=VALUE, such as nhead=20.", param_hint="--config")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 def _exit(*, ok: bool) -> None:
@@ -214,20 +203,17 @@ def restore(reference: str, uri: str | None, as_json: bool) -> None:
 @click.option("--name", required=True, help="What the model is called here: lower-case letters, digits, hyphens.")
 @click.option("--kind", type=click.Choice(_KINDS), default="pretrained", show_default=True, help="What it is.")
 @click.option("--licence", help="SPDX expression [default: the family's].")
-@click.option(
-    "--config", "settings", multiple=True, metavar="KEY=VALUE", help="What the files do not say, such as nhead=20."
-)
+@config_option
 @_registry
 @_json
 def import_(
-    path: str, name: str, kind: str, licence: str | None, settings: tuple[str, ...], uri: str | None, as_json: bool
+    path: str, name: str, kind: str, licence: str | None, config: dict[str, Any], uri: str | None, as_json: bool
 ) -> None:
     """Register the checkpoint in FOLDER, as published.
 
     The same files twice give the same version. Pickled weights and dictionaries (.pt, .bin, .ckpt, .pkl) are converted to
     safetensors and JSON, in a process without network; nothing in them runs.
     """
-    config = dict(_setting(text) for text in settings)
     done = _open(uri).import_checkpoint(path, name, kind=kind, licence=licence, config=config)
     text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}."
     say(text, done.to_dict(), as_json=as_json)

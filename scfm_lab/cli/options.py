@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,56 @@ def model_option(function: F) -> F:
         required=True,
         help="A built-in model (pca, sctop, starter), a checkpoint's folder or file, or models:/name@alias.",
     )(function)
+
+
+def config_option(function: F) -> F:
+    """Add ``--config KEY=VALUE``, what a checkpoint's files do not say."""
+    return click.option(
+        "--config",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=parse_settings,
+        help="What the model's files do not say, such as nhead=20 or orthologs=true. Several times: all.",
+    )(function)
+
+
+def model_options(function: F) -> F:
+    """Add ``--config`` and ``--option KEY=VALUE``, the options of a family."""
+    function = click.option(
+        "--option",
+        "model_options",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=parse_settings,
+        help="An option of the model's family, such as max_length=2048 or orthologs=true. Several times: all.",
+    )(function)
+    return config_option(function)
+
+
+def parse_settings(
+    _ctx: click.Context | None, _param: click.Parameter | None, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """Turn ``("nhead=20", "orthologs=true")`` into ``{"nhead": 20, "orthologs": True}``: values are JSON, or else text.
+
+    Raises
+    ------
+    click.BadParameter
+        One has no ``=``, or a key stands there twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            message = f"'{text}' is not KEY=VALUE; write nhead=20, for example."
+            raise click.BadParameter(message)
+        if key in found:
+            message = f"'{key}' is given twice."
+            raise click.BadParameter(message)
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
 def machine_options(function: F) -> F:

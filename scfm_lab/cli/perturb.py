@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
+@options.model_options
 @options.doses_option
 @options.levels_option
 @click.option("--groupby", metavar="COL", help="Measure the effect in each group of this obs column.")
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 def perturb(
     path: str,
     source: str,
+    config: dict[str, Any],
+    model_options: dict[str, Any],
     doses: dict[str, float],
     levels: dict[str, float],
     groupby: str | None,
@@ -66,7 +69,7 @@ def perturb(
         raise click.UsageError(message)
     target = check_target(out, TABLE_SUFFIXES, [path]) if out else None
     adata = read_h5ad(path)
-    model = sl.load_model(source, device=device, precision=precision)
+    model = sl.load_model(source, device=device, precision=precision, config=config or None)
     with progress_bar(progress, "cells") as show:
         result = sl.perturb(
             adata,
@@ -76,6 +79,7 @@ def perturb(
             groupby=groupby,
             sample_key=sample_key,
             layer=layer,
+            options=model_options,
             n_draws=n_draws,
             n_null=n_null,
             null=null,

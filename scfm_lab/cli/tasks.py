@@ -19,17 +19,20 @@ _H5AD = (".h5ad",)
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
+@options.config_option
 @click.option("--groupby", metavar="COL", help="Tell the loss for each value of this obs column too.")
 @options.layer_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def audit(path: str, source: str, groupby: str | None, layer: str | None, as_json: bool) -> None:
+def audit(
+    path: str, source: str, config: dict[str, Any], groupby: str | None, layer: str | None, as_json: bool
+) -> None:
     """Say how much of your data a model can see.
 
     Counts the genes it knows and, more telling, the share of UMIs on genes that it does not know.
     """
     import scfm_lab as sl
 
-    result = sl.audit_genes(read_h5ad(path), sl.load_model(source), groupby=groupby, layer=layer)
+    result = sl.audit_genes(read_h5ad(path), sl.load_model(source, config=config or None), groupby=groupby, layer=layer)
     say(result.summary(), result.to_json(), as_json=as_json)
 
 
@@ -40,6 +43,7 @@ def audit(path: str, source: str, groupby: str | None, layer: str | None, as_jso
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
+@options.model_options
 @options.out_option("The .h5ad file to write: your cells with the vectors in obsm.")
 @click.option("--key", metavar="K", help="Name in obsm [default: X_ and the model's name].")
 @options.layer_option
@@ -54,6 +58,8 @@ def audit(path: str, source: str, groupby: str | None, layer: str | None, as_jso
 def embed(
     path: str,
     source: str,
+    config: dict[str, Any],
+    model_options: dict[str, Any],
     out: str,
     key: str | None,
     layer: str | None,
@@ -78,13 +84,14 @@ def embed(
 
     target = check_target(out, _H5AD, [path])
     check_h5ad(path)
-    model = sl.load_model(source, device=device, precision=precision)
+    model = sl.load_model(source, device=device, precision=precision, config=config or None)
     with progress_bar(progress, "cells") as show:
         result = embed_file(
             path,
             target,
             model,
             layer=layer,
+            options=model_options,
             key_added=key,
             seed=seed,
             batch_size=batch_size,
@@ -118,6 +125,7 @@ def embed(
 )
 @click.option("--labels", metavar="COL", required=True, help="The reference's obs column that holds the labels.")
 @options.model_option
+@options.model_options
 @options.out_option("The .h5ad file to write: the query with labels and confidence in obs.")
 @click.option("--key", metavar="K", help="Name in obs [default: the library's].")
 @click.option(
@@ -131,6 +139,8 @@ def annotate(
     reference: str,
     labels: str,
     source: str,
+    config: dict[str, Any],
+    model_options: dict[str, Any],
     out: str,
     key: str | None,
     k: int,
@@ -149,10 +159,18 @@ def annotate(
     target = check_target(out, _H5AD, [path, reference])
     query = read_h5ad(path)
     atlas = read_h5ad(reference)
-    model = sl.load_model(source, device=device, precision=precision)
+    model = sl.load_model(source, device=device, precision=precision, config=config or None)
     with progress_bar(progress, "cells") as show:
         result = sl.annotate(
-            query, atlas, labels_key=labels, model=model, k=k, key_added=key, seed=seed, progress=show or False
+            query,
+            atlas,
+            labels_key=labels,
+            model=model,
+            k=k,
+            options=model_options,
+            key_added=key,
+            seed=seed,
+            progress=show or False,
         )
     write_h5ad(query, target)
     _tell(result, target, as_json=as_json)
@@ -164,6 +182,7 @@ def annotate(
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
+@options.model_options
 @click.option(
     "--gene",
     "genes",
@@ -180,6 +199,8 @@ def annotate(
 def impute(
     path: str,
     source: str,
+    config: dict[str, Any],
+    model_options: dict[str, Any],
     genes: tuple[str, ...],
     out: str,
     key: str | None,
@@ -202,10 +223,17 @@ def impute(
         raise click.UsageError(message)
     target = check_target(out, _H5AD, [path])
     adata = read_h5ad(path)
-    model = sl.load_model(source, device=device, precision=precision)
+    model = sl.load_model(source, device=device, precision=precision, config=config or None)
     with progress_bar(progress, "cells") as show:
         result = sl.impute(
-            adata, model, genes=list(genes) or None, layer=layer, key_added=key, seed=seed, progress=show or False
+            adata,
+            model,
+            genes=list(genes) or None,
+            layer=layer,
+            options=model_options,
+            key_added=key,
+            seed=seed,
+            progress=show or False,
         )
     write_h5ad(adata, target)
     data = {**result.to_json(), "key": result.key, "provenance": result.provenance, "written": str(target)}

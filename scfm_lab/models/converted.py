@@ -27,7 +27,7 @@ SAFETENSORS, JSON = ".safetensors", ".json"
 PICKLED = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".torch"})
 #: Pickles that are published without an ending.
 UNNAMED = frozenset({"label", "label_dict"})
-_TREE, _DIGEST = "scfm.tree", "scfm.published"
+_ABOUT = "scfm.converted"
 _MOST = 2_000_000
 
 
@@ -104,7 +104,9 @@ def write(content: Any, published: Path, digest: str = "") -> Path:
         target.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=False), encoding="utf-8")
         return target
     target = published.with_name(published.name + SAFETENSORS)
-    save_file(tensors, target, metadata={_TREE: json.dumps(tree, ensure_ascii=False), _DIGEST: digest})
+    # One entry: several would be written in an order that changes, and with it the file's own digest.
+    about = json.dumps({"published": digest, "tree": tree}, ensure_ascii=False)
+    save_file(tensors, target, metadata={_ABOUT: about})
     return target
 
 
@@ -122,7 +124,7 @@ def read(path: Path) -> Any:
         if path.suffix == JSON:
             return _put_together(json.loads(path.read_text(encoding="utf-8")), {})
         tensors = read_safetensors(path)
-        return _put_together(json.loads(_metadata(path)[_TREE]), tensors)
+        return _put_together(_about(path)["tree"], tensors)
     except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); import the checkpoint again.") from error
 
@@ -132,26 +134,26 @@ def published_digest(path: Path) -> str:
     if path.suffix != SAFETENSORS or not is_converted(path):
         return ""
     try:
-        return _metadata(path).get(_DIGEST, "")
-    except (ValueError, OSError):
+        return str(_about(path)["published"])
+    except (KeyError, ValueError, TypeError, OSError):
         return ""
 
 
 def names(path: Path) -> frozenset[str]:
     """All keys in a converted file, without opening its tensors; empty if it cannot be read."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8") if path.suffix == JSON else _metadata(path)[_TREE])
-    except (KeyError, ValueError, OSError):
+        tree = json.loads(path.read_text(encoding="utf-8")) if path.suffix == JSON else _about(path)["tree"]
+    except (KeyError, ValueError, TypeError, OSError):
         return frozenset()
     return frozenset(_keys(tree))
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _about(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > 1 << 28:
             raise ValueError("its header is too large")
-        return dict(json.loads(file.read(size)).get("__metadata__", {}))
+        return dict(json.loads(json.loads(file.read(size))["__metadata__"][_ABOUT]))
 
 
 # --- taking apart, putting together ----------------------------------------------------------

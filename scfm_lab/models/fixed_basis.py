@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import Model
 from scfm_lab.models.files import WEIGHTS, names_family, read_config, read_safetensors, sha256
+from scfm_lab.models.published import overridden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ class BasisModel(Model):
         """
         if path is None:
             raise ModelError(f"{cls.__name__} needs the folder of its basis.")
-        settings = {**read_config(path), **(config or {})}
+        settings = overridden(read_config(path), config or {}, ("vocabulary",), cls.family)
         tensors = read_safetensors(path / WEIGHTS)
         missing = [key for key in cls.keys if key not in tensors]
         if missing:

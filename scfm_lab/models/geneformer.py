@@ -189,7 +189,7 @@ class Geneformer(PublishedModel):
         folder = path if path.is_dir() else path.parent
         if not (folder / CONFIG).is_file():
             raise ModelError(f"{folder} looks like Geneformer and has no {CONFIG}; give the folder as published.")
-        settings = overridden(read_config(folder), own, SETTINGS, "Geneformer")
+        settings = overridden(read_config(folder), own, (*SETTINGS, "orthologs"), "Geneformer")
         if settings.get("model_type", "bert") != "bert":
             raise ModelError(
                 f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'."

@@ -220,7 +220,7 @@ def _registered(name: str) -> str:
     from scfm_lab.plugins import discover
 
     prefixes = [c.data.get("prefix", "") for c in discover().contributions("sources")]
-    return f" What is in a registry has {prefixes[0]!r} in front: '{prefixes[0]}{name}'." if prefixes else ""
+    return f" A model in a registry is written '{prefixes[0].rstrip('/')}/{name}'." if prefixes else ""
 
 
 def _with_weights(contribution: Contribution) -> Contribution:

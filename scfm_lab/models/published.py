@@ -184,12 +184,12 @@ def overridden(settings: Mapping[str, Any], own: Mapping[str, Any], known: Itera
     ModelError
         If an entry is neither in the file nor one that the family reads: it would change nothing.
     """
+    known = list(known)
     entries = list(dict.fromkeys([*known, *settings]))
     for key in own:
         if key not in entries:
             raise ModelError(
-                f"{name} has no config entry {key!r}; it reads {', '.join(known)}, orthologs."
-                + did_you_mean(key, entries)
+                f"{name} has no config entry {key!r}; it reads {', '.join(known)}." + did_you_mean(key, entries)
             )
     return {**settings, **own}
 

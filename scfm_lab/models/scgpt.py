@@ -158,7 +158,7 @@ class ScGPT(PublishedModel):
             raise ModelError("scGPT needs the folder of its checkpoint: args.json, vocab.json and best_model.pt.")
         own, orthologs = take_orthologs(config)
         args_file, vocab_file, weights = _places(path, files)
-        settings = overridden(read_config(args_file.parent, args_file.name), own, SETTINGS, "scGPT")
+        settings = overridden(read_config(args_file.parent, args_file.name), own, (*SETTINGS, "orthologs"), "scGPT")
         tensors, aside = canonical_keys(read_tensors(weights))
         if "encoder.embedding.weight" not in tensors:
             raise not_of(weights, "scGPT", "encoder.embedding.weight", tensors, WEIGHTS_FILE)

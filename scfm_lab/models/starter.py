@@ -18,6 +18,7 @@ from scfm_lab.models.contract import Model, aligned_counts
 from scfm_lab.models.files import CONFIG, WEIGHTS, names_family, read_config, read_safetensors, require_keys, sha256
 from scfm_lab.models.fixed_basis import read_vocabulary
 from scfm_lab.models.pca import log_normalised
+from scfm_lab.models.published import overridden
 from scfm_lab.models.spec import ModelSpec, Option
 from scfm_lab.models.tokens import Request, Tokens
 
@@ -95,7 +96,7 @@ class Starter(Model):
 
         if path is None:
             raise ModelError("starter needs the folder of its weights.")
-        settings = {**read_config(path), **(config or {})}
+        settings = overridden(read_config(path), config or {}, ("vocabulary",), "starter")
         try:
             net = StarterNet(settings["network"])
         except (KeyError, TypeError, ValueError) as error:

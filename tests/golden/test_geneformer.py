@@ -653,3 +653,47 @@ def test_it_is_recognised_by_its_files_alone(write_geneformer, write_scgpt, tmp_
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"has no config\.json"):
         sl.load_model(folder)
+
+
+def test_one_empty_cell_leaves_the_contextual_genes_of_the_others(small, pbmc68k):
+    cells = pbmc68k[:5].copy()
+    expected = small.contextual_gene_embeddings(small.tokenize(cells))
+    with_empty = pbmc68k[:6].copy()
+    counts = with_empty.X.toarray()
+    counts[5] = 0
+    with_empty.X = counts
+    found = small.contextual_gene_embeddings(small.tokenize(with_empty))
+    assert np.isfinite(found.to_numpy()).all()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_cells_that_the_reference_leaves_out_are_told(small, pbmc68k):
+    cells = pbmc68k[:6].copy()
+    cells.obs["filter_pass"] = [1, 0, 1, 0, 1, 1]
+    result = sl.embed(cells, small, like_reference=True, progress=False, copy=True)
+    assert result.provenance["cells_left_out"] == 2
+    assert "2 cells have no vector because the reference leaves them out" in result.summary()
+
+
+def test_perturbations_in_pieces_are_those_of_all_at_once(small, pbmc68k, monkeypatch):
+    from scfm_lab.models import geneformer_perturb as module
+
+    tokens = small.tokenize(pbmc68k[:12].copy())
+    gene = int(np.bincount(tokens.ids[tokens.ids > 4]).argmax())
+    calls = {
+        "each": lambda: small.perturb_each(tokens, "delete", genes=list(range(20, 60)), per_gene=True),
+        "delete": lambda: small.delete(tokens, [gene]),
+        "overexpress": lambda: small.overexpress(tokens, [gene]),
+    }
+    whole = {name: call() for name, call in calls.items()}
+    monkeypatch.setattr(module, "_COPIES", 500)
+    monkeypatch.setattr(module, "_MOST_KEPT", 800)
+    for name, call in calls.items():
+        some = call()
+        np.testing.assert_array_equal(some.cells, whole[name].cells)
+        np.testing.assert_array_equal(some.genes, whole[name].genes)
+        np.testing.assert_allclose(some.cosine, whole[name].cosine, atol=1e-6)
+        assert whole[name].tokens is not None
+        if name == "each":
+            assert some.tokens is None
+            np.testing.assert_allclose(some.per_gene, whole[name].per_gene, atol=1e-6)

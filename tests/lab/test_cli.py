@@ -685,3 +685,31 @@ def test_the_address_that_jupyter_prints_opens_the_tutorial(tmp_path):
             process.stderr.close()
             process.wait(60)
     assert f"Opening your copy, {tmp_path / 'home' / 'notebooks' / '01_first_knockout.ipynb'}" in said[0]
+
+
+def test_settings_are_json_or_text():
+    from scfm_lab.cli.options import parse_settings
+
+    given = ("nhead=20", "orthologs=true", "assay = 10x 3' v3", "species=human")
+    assert parse_settings(None, None, given) == {
+        "nhead": 20,
+        "orthologs": True,
+        "assay": "10x 3' v3",
+        "species": "human",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--option", "max_length"], "is not KEY=VALUE"),
+        (["--option", "a=1", "--option", "a=2"], "'a' is given twice"),
+        (["--option", "max_lenght=5"], "has no option 'max_lenght'"),
+        (["--config", "nothing=5"], "nothing"),
+    ],
+)
+def test_settings_that_make_no_sense_are_said(run, cells, tmp_path, words, said):
+    code, _, error = run("embed", cells, "--model", MODEL, "-o", tmp_path / "out.h5ad", *words)
+    assert code in (1, 2)
+    assert said in error
+    assert not (tmp_path / "out.h5ad").exists()

@@ -11,7 +11,7 @@ from scipy import sparse
 
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
-from scfm_lab.errors import CountsError, DataError, GenesError, ScfmError
+from scfm_lab.errors import CountsError, DataError, GenesError, ModelError, ScfmError
 from scfm_lab.models.published import shipped_genes
 from scfm_lab.testing import check_model
 
@@ -201,3 +201,38 @@ def test_what_it_says_it_can_it_can_and_the_rest_names_who_can(model, few, abili
         result = sl.impute(few[:2].copy(), model, genes=[gene], progress=False)
         assert result.values.shape == (2, 1)
         assert np.isfinite(result.values).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"like_reference": "False"}, "must be True or False, not 'False'"),
+        ({"max_length": 100.7}, "must be a whole number, not 100.7"),
+        ({"max_length": None}, "must be a whole number, not None"),
+    ],
+    ids=["text for a truth value", "a part of a token", "nothing"],
+)
+def test_options_of_another_type_are_refused(model, few, given, said):
+    (option,) = given
+    if option not in model.spec.options:
+        pytest.skip("this family has no such option")
+    with pytest.raises(ModelError, match=said):
+        model.tokenize(few, options=given)
+
+
+def test_a_layer_that_is_no_number_is_refused(model, few):
+    tokens = model.tokenize(few)
+    with pytest.raises(ModelError, match="hidden_layer must be a whole number or None, not 'last'"):
+        model.encode(tokens, hidden_layer="last")
+
+
+def test_no_cells_are_no_tokens(model, few):
+    cells = model.read_cells(few).take(np.arange(0))
+    tokens = model.tokenize(cells)
+    assert len(tokens) == 0
+    assert model.encode(tokens).cell.shape == (0, model.spec.width)
+
+
+def test_a_config_entry_that_nothing_reads_is_refused(written):
+    with pytest.raises(ModelError, match="layer_count"):
+        written.open(config={"layer_count": 3})

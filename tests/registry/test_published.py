@@ -68,6 +68,9 @@ def test_a_published_checkpoint_becomes_a_version_that_gives_the_same_vectors(
     tokens = published.tokenize(few)
     np.testing.assert_array_equal(registered.tokenize(few).ids, tokens.ids)
     np.testing.assert_array_equal(registered.encode(tokens).cell, published.encode(tokens).cell)
+    assert registered.digest == published.digest, "the published weights are what is on record"
+    result = sl.embed(few, registered, progress=False)
+    assert result.key == "X_mine"
     # What was published is on record, and the same files twice are one version.
     record = json.loads((kept / "import.json").read_text())
     for name, told in record["converted"].items():
@@ -226,7 +229,7 @@ def test_what_is_no_plain_data_is_not_converted(tmp_path: Path) -> None:
 
 def test_damage_after_the_conversion_is_said(tmp_path: Path) -> None:
     path = converted.write({"w": torch.ones(3)}, tmp_path / "some.pt")
-    path.write_bytes(path.read_bytes().replace(b"scfm.tree", b"scfm.root"))
+    path.write_bytes(path.read_bytes().replace(b"scfm.converted", b"scfm.reverted!"))
     with pytest.raises(ModelError, match=r"some\.pt\.safetensors is damaged"):
         converted.read(path)
 
@@ -276,6 +279,13 @@ def test_the_process_that_reads_files_is_locked() -> None:
         "large file": "OSError",
         "small file": "done",
     }
+
+
+@pytest.mark.usefixtures("made_home")
+@pytest.mark.parametrize("name", ["mine", "mine/1", "mine@champion"])
+def test_a_registered_name_without_its_prefix_is_told_how_to_be_written(name: str) -> None:
+    with pytest.raises(ModelError, match=rf"'models:/{name}'"):
+        sl.load_model(name)
 
 
 @pytest.mark.usefixtures("made_home")
