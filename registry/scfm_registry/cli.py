@@ -198,6 +198,34 @@ def restore(reference: str, uri: str | None, as_json: bool) -> None:
     say(f"{done.reference} is back, without an alias.", done.to_dict(), as_json=as_json)
 
 
+@models.command(epilog="\b\nExamples:\n  scfm-lab models catalog\n  scfm-lab models catalog geneformer --json")
+@click.argument("words", nargs=-1)
+@_registry
+@_json
+def catalog(words: tuple[str, ...], uri: str | None, as_json: bool) -> None:
+    """List the checkpoints that their authors publish, where to get them, and which are here.
+
+    WORDS must stand in what is said of one.
+    """
+    found = [
+        item
+        for item in _open(uri).catalog()
+        if all(word.casefold() in str(item.to_dict()).casefold() for word in words)
+    ]
+    lines = []
+    for item in found:
+        sizes = [f"{item.parameters / 1e6:,.0f} M parameters"] if item.parameters else []
+        sizes += [f"weights of {item.size / 2**20:,.0f} MiB"] if item.size else []
+        use = "; not for commercial use" if item.commercial is False else ""
+        lines += [
+            f"{item.id}: {item.title}, {item.trained_on}" + (f" ({', '.join(sizes)})" if sizes else ""),
+            f"  get {', '.join(item.files)} from {item.where}" + (f"; beside it {item.beside}" if item.beside else ""),
+            f"  licence: {item.licence}{use}",
+        ]
+        lines += [f"  here: {', '.join(item.here)}"] if item.here else []
+    say("\n".join(lines) or "None is like that.", {"checkpoints": [item.to_dict() for item in found]}, as_json=as_json)
+
+
 @models.command("import", epilog="\b\nExamples:\n  scfm-lab models import ./my-checkpoint --name my-model")
 @click.argument("path", metavar="FOLDER")
 @click.option("--name", required=True, help="What the model is called here: lower-case letters, digits, hyphens.")

@@ -67,6 +67,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         parameter_free=bool(family.data.get("parameter_free")),
         licence=request["licence"],
     )
+    if model.digest:
+        tags["scfm.weights"] = model.digest
     return {"tags": tags, "locks": locks}
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from scfm_lab.models.contract import Model
+    from scfm_registry.catalog import Catalog
     from scfm_registry.measuring import Measurement
     from scfm_registry.source import ResolvedSource
     from scfm_registry.version import ModelVersion, Record, Versions
@@ -245,6 +246,12 @@ class Registry(Reader):
                 raise ModelError(message)
             self._store.set_alias(found.name, alias, found.version)
         return self.get(found.reference)
+
+    def catalog(self) -> Catalog:
+        """List the checkpoints that their authors publish, and which of them are here."""
+        from scfm_registry.catalog import catalog
+
+        return catalog(self)
 
     def delete(self, reference: str, *, because: str = "", force: bool = False) -> ModelVersion:
         """Put a version into the trash: nothing finds it any more, and :meth:`restore` brings it back.

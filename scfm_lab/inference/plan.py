@@ -26,6 +26,8 @@ _CHUNKS = ((10_000_000, 4_096), (100_000_000, 1_024), (None, 512))
 #: … and by what its device does in about a minute, in floating-point operations.
 _MINUTE = {"cpu": 1e13, "mps": 1e14, "cuda": 1e15}
 _FEWEST_CELLS = 64
+#: Files and tasks that a very long run may be cut into, before its chunks become longer than that.
+_MOST_PARTS = 50_000
 # Bytes of a count while it is read, checked and tokenised, and while its tokens wait for the network.
 _PREPARED, _WAITING = 68, 24
 _FEWEST_TOKENS = 512
@@ -228,7 +230,8 @@ def cut(
     if chunk_size is not None and chunk_size < 1:
         raise DataError(f"chunk_size is {chunk_size}; a chunk holds at least one cell.")
     usual = next(c for limit, c in _CHUNKS if limit is None or spec.parameters <= limit)
-    usual = min(usual, max(_FEWEST_CELLS, int(_MINUTE.get(kind, _MINUTE["cpu"]) / _operations(model, length))))
+    a_minute = int(_MINUTE.get(kind, _MINUTE["cpu"]) / _operations(model, length))
+    usual = min(usual, max(_FEWEST_CELLS, a_minute, n // _MOST_PARTS))
     rows = n if together else min(n, chunk_size or usual)
     resident = output + int(_MARGIN * (base + (weights if kind == "cpu" else 0)))
 

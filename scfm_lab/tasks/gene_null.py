@@ -21,7 +21,7 @@ from scfm_lab.tasks.perturb_result import group_rows
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -36,10 +36,11 @@ def gene_null(
     *,
     n_null: int,
     max_cells: int,
+    skip: Collection[str] = (),
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
 ) -> dict[str, NullTest]:
-    """Test of the effect in each group (``"all"`` among them) against comparable genes.
+    """Test of the effect in each group (``"all"`` among them) against comparable genes; groups to `skip` are left out.
 
     Of several genes changed together each is replaced by a comparable one; a null set is
     such a set of replacements.
@@ -47,6 +48,8 @@ def gene_null(
     targets = sorted({*doses, *set_to})
     plans = {}
     for group, rows in group_rows(lab.groups, len(lab.cells)):
+        if group in skip:
+            continue
         chosen = _subsample(rows, lab.cells.keys, max_cells)
         plans[group] = (chosen, *_null_sets(lab, targets, chosen, n_null))
     # Each null set is computed on the cells of the groups that it is a null for, once.

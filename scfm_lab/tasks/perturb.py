@@ -245,12 +245,20 @@ class Perturber:
         """
         check_n_null(n_null)
         by_column, levels, _ = self._resolve(result.doses, result.set_to)
-        tests = gene_null(
-            self, by_column, levels, result.shift, n_null=n_null, max_cells=max_cells, progress=progress, cancel=cancel
-        )
         table = result.table.copy()
         few = set(table["group"][table["n_changed"] < MIN_CHANGED])
-        tests = {group: NO_NULL if group in few else test for group, test in tests.items()}
+        tests = gene_null(
+            self,
+            by_column,
+            levels,
+            result.shift,
+            n_null=n_null,
+            max_cells=max_cells,
+            skip=few,
+            progress=progress,
+            cancel=cancel,
+        )
+        tests |= dict.fromkeys(few, NO_NULL)
         for name in ("p_value", "null_mean", "null_sd", "null_low", "null_high", "n_null"):
             table[name] = [getattr(tests[group], name) for group in table["group"]]
         # The groups are one family of tests; all cells together are a question of its own.
