@@ -109,7 +109,7 @@ def catalog(registry: Registry | None = None) -> Catalog:
         if entry["family"] not in installed:
             continue
         about = installed[entry["family"]]
-        told = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+        told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         known = tuple(here.get(f"sha256:{entry['sha256']}", ())) if registry is not None and "sha256" in entry else None
         found.append(
             Published(**told, licence=about.get("licence", ""), commercial=about.get("commercial"), here=known)
