@@ -54,8 +54,10 @@ class EmbedResult(Result):
         p = self.provenance
         n = len(self.vectors)
         speed = n / p["seconds"] if p["seconds"] > 0 else float("inf")
+        blank = int(np.isnan(self.vectors[:, 0]).sum())
+        head = f"{n:,} cells as" if blank < n else f"No cell of {n:,} has a vector; only NaN for the"
         return (
-            f"{n:,} cells as {self.vectors.shape[1]}-d vectors of {p['model']} in obsm[{self.key!r}] "
+            f"{head} {self.vectors.shape[1]}-d vectors of {p['model']} in obsm[{self.key!r}] "
             f"({p['seconds']:.1f} s, {speed:,.0f} cells/s on {p['device']} in {p['precision']}).\n"
             + self.audit.summary()
             + (

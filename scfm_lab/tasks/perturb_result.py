@@ -133,7 +133,9 @@ class PerturbResult(Result):
                 tested = int(groups["p_value"].notna().sum())
                 kept = int((groups["q_value"] <= 0.05).sum())
                 lines.append(
-                    f"Groups in which it is stronger than comparable genes (p ≤ 0.05): {names or 'none'}; "
+                    "No group has enough changed cells, or comparable genes, to be tested."
+                    if not tested
+                    else f"Groups in which it is stronger than comparable genes (p ≤ 0.05): {names or 'none'}; "
                     f"{kept} of {tested} groups stay so after correction for their number (q ≤ 0.05)."
                 )
                 blind = int((groups["verdict"] == "no valid null").sum())

@@ -272,3 +272,10 @@ def test_imputed_values_are_expected_counts(pbmc68k):
     np.testing.assert_allclose(pbmc68k.obsm["two"]["CD3D"], predicted[:, pbmc68k.var_names.get_loc("CD3D")], rtol=1e-4)
     assert "MALAT1" in some.table["gene"].to_numpy()
     assert "keep them out" in result.summary()
+
+
+def test_when_no_cell_has_a_vector_that_is_said_first(pbmc68k):
+    blank = pbmc68k[:4].copy()
+    blank.X = blank.X.toarray() * 0
+    said = sl.embed(blank, "starter", progress=False, copy=True).summary()
+    assert said.startswith("No cell of 4 has a vector; only NaN for the 128-d vectors of starter")

@@ -245,3 +245,11 @@ def test_a_gene_that_the_model_does_not_know_is_told(small):
     adata.var["ensembl_id"] = ["", *adata.var["ensembl_id"][1:]]
     with pytest.raises(GenesError, match="pca does not know 'NOVEL1'"):
         sl.perturb(adata, "pca", {"NOVEL1": 0.0}, progress=False)
+
+
+def test_a_null_that_could_test_nothing_is_not_computed(pbmc68k):
+    cells = pbmc68k[:12].copy()
+    gene = next(g for g in cells.var_names if 0 < (cells[:, g].X > 0).sum() < 5)
+    result = sl.perturb(cells, "pca", {gene: 0.0}, groupby="cell_type", progress=False)
+    assert (result.table["n_null"] == 0).all()
+    assert "No group has enough changed cells, or comparable genes, to be tested." in result.summary()
