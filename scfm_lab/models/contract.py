@@ -310,7 +310,7 @@ class Model:
     @staticmethod
     def _option(name: str, option: Any, value: Any) -> Any:
         """A value of the option's type; text is no truth value, and nothing is cut to a whole number."""
-        if value is None and option.default is None:
+        if value is None and (option.optional or option.default is None):
             return None
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         fits = {

@@ -27,6 +27,8 @@ class Option:
     default: Any
     help: str
     choices: tuple[Any, ...] = ()
+    optional: bool = False
+    """Whether None means something too (always, where it is the default)."""
 
 
 @dataclass(frozen=True)

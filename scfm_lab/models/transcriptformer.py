@@ -306,7 +306,9 @@ def _options(aux: Mapping[str, Any], settings: Settings, surgery: str) -> dict[s
         for name in aux
     }
     options |= {
-        "clip_counts": Option(float, settings.clip_counts, "Counts above are taken for this; None: as they are."),
+        "clip_counts": Option(
+            float, settings.clip_counts, "Counts above are taken for this; None: as they are.", optional=True
+        ),
         "normalize_to_scale": Option(
             float, 0.0, "Scale the counts of the genes that are read to this sum; 0: as they are."
         ),
