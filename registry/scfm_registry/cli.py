@@ -203,9 +203,9 @@ def restore(reference: str, uri: str | None, as_json: bool) -> None:
 @_registry
 @_json
 def catalog(words: tuple[str, ...], uri: str | None, as_json: bool) -> None:
-    """List the checkpoints that their authors publish, where to get them, and which are here.
+    """List published checkpoints, and which of them are here.
 
-    WORDS must stand in what is said of one.
+    It says where to get each, its size, licence, and what else it needs. WORDS must stand in what is said of one.
     """
     found = [
         item
