@@ -41,6 +41,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     import h5py  # type: ignore[import-untyped]  # noqa: F401
     import torch  # noqa: F401
 
+    from scfm_lab.models.files import sha256
     from scfm_lab.plugins import discover
     from scfm_registry import confining, importing, version
 
@@ -51,6 +52,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     locks = confining.lock(
         memory=_TIMES * size + _REST, written=2 * size + _GIB // 16, seconds=_SECONDS + 8 * size // _BYTES_A_SECOND
     )
+    # A record that came with the files is nobody's word here: it would set what the model is opened with.
+    (folder / importing.RECORD).unlink(missing_ok=True)
     converted = convert(folder)
     record = {"converted": converted, "left_out": request["left_out"], "config": request["config"]}
     if any(record.values()):
@@ -68,7 +71,9 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         licence=request["licence"],
     )
     if model.digest:
-        tags["scfm.weights"] = model.digest
+        # Of the published file, where this process has converted it: what a file says of its own origin is not believed.
+        published = {sha256(folder / name): told["sha256"] for name, told in converted.items()}
+        tags["scfm.weights"] = f"sha256:{published[model.digest]}" if model.digest in published else model.digest
     return {"tags": tags, "locks": locks}
 
 
@@ -94,7 +99,7 @@ def convert(folder: Path) -> dict[str, dict[str, Any]]:
             raise ModelError(f"{path} lies there twice, as published and converted; leave one of them out.")
         size, digest = path.stat().st_size, sha256(path)
         plain = path.suffix in (".pkl", ".pickle") or path.name in converted.UNNAMED
-        written = converted.write(read_pickle(path) if plain else read_torch(path), path, digest)
+        written = converted.write(read_pickle(path) if plain else read_torch(path), path)
         path.unlink()
         name = path.relative_to(folder).as_posix()
         done[name] = {"sha256": digest.removeprefix("sha256:"), "size": size, "stored_as": written.name}

@@ -27,7 +27,7 @@ SAFETENSORS, JSON = ".safetensors", ".json"
 PICKLED = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".torch"})
 #: Pickles that are published without an ending.
 UNNAMED = frozenset({"label", "label_dict"})
-_ABOUT = "scfm.converted"
+_TREE = "scfm.tree"
 _MOST = 2_000_000
 
 
@@ -73,7 +73,7 @@ def is_converted(path: Path) -> bool:
     return _origin(path) is not None
 
 
-def write(content: Any, published: Path, digest: str = "") -> Path:
+def write(content: Any, published: Path) -> Path:
     """Write the content of a published file beside it, under its name and one more ending.
 
     Parameters
@@ -82,8 +82,6 @@ def write(content: Any, published: Path, digest: str = "") -> Path:
         What :func:`~scfm_lab.models.files.read_torch` or :func:`~scfm_lab.models.files.read_pickle` gave.
     published
         The path that the published file has, or would have.
-    digest
-        Digest of the published file, which :func:`published_digest` gives.
 
     Returns
     -------
@@ -104,9 +102,7 @@ def write(content: Any, published: Path, digest: str = "") -> Path:
         target.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=False), encoding="utf-8")
         return target
     target = published.with_name(published.name + SAFETENSORS)
-    # One entry: several would be written in an order that changes, and with it the file's own digest.
-    about = json.dumps({"published": digest, "tree": tree}, ensure_ascii=False)
-    save_file(tensors, target, metadata={_ABOUT: about})
+    save_file(tensors, target, metadata={_TREE: json.dumps(tree, ensure_ascii=False)})
     return target
 
 
@@ -124,36 +120,26 @@ def read(path: Path) -> Any:
         if path.suffix == JSON:
             return _put_together(json.loads(path.read_text(encoding="utf-8")), {})
         tensors = read_safetensors(path)
-        return _put_together(_about(path)["tree"], tensors)
+        return _put_together(_tree(path), tensors)
     except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); import the checkpoint again.") from error
-
-
-def published_digest(path: Path) -> str:
-    """Digest of the file that a converted one was made from; ``""`` where it does not say."""
-    if path.suffix != SAFETENSORS or not is_converted(path):
-        return ""
-    try:
-        return str(_about(path)["published"])
-    except (KeyError, ValueError, TypeError, OSError):
-        return ""
 
 
 def names(path: Path) -> frozenset[str]:
     """All keys in a converted file, without opening its tensors; empty if it cannot be read."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8")) if path.suffix == JSON else _about(path)["tree"]
+        tree = json.loads(path.read_text(encoding="utf-8")) if path.suffix == JSON else _tree(path)
     except (KeyError, ValueError, TypeError, OSError):
         return frozenset()
     return frozenset(_keys(tree))
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _tree(path: Path) -> Any:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > 1 << 28:
             raise ValueError("its header is too large")
-        return dict(json.loads(json.loads(file.read(size))["__metadata__"][_ABOUT]))
+        return json.loads(json.loads(file.read(size))["__metadata__"][_TREE])
 
 
 # --- taking apart, putting together ----------------------------------------------------------

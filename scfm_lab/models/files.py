@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.converted import is_converted, names, published_digest, read, stored
+from scfm_lab.models.converted import is_converted, names, read, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +28,7 @@ _PARALLEL = "module."
 
 
 def sha256(path: Path) -> str:
-    """``sha256:<hex>`` of a file's bytes; of a converted one, of the published file that it was made from."""
-    if published := published_digest(stored(path)):
-        return published
+    """``sha256:<hex>`` of a file's bytes; of a published file that was converted, of what it was converted to."""
     with stored(path).open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-#: Heads of fine-tuning and tied copies that no embedding reads: known, and left aside.
 _TIED_BIAS = "cls.predictions.decoder.bias"
+#: Heads of fine-tuning and tied copies that no embedding reads: known, and left aside.
 _ASIDE = (
     "bert.pooler.",
     "classifier.",

@@ -68,7 +68,7 @@ def test_a_published_checkpoint_becomes_a_version_that_gives_the_same_vectors(
     tokens = published.tokenize(few)
     np.testing.assert_array_equal(registered.tokenize(few).ids, tokens.ids)
     np.testing.assert_array_equal(registered.encode(tokens).cell, published.encode(tokens).cell)
-    assert registered.digest == published.digest, "the published weights are what is on record"
+    assert found.tags["scfm.weights"] == published.digest, "the published weights are what is on record"
     result = sl.embed(few, registered, progress=False)
     assert result.key == "X_mine"
     # What was published is on record, and the same files twice are one version.
@@ -221,6 +221,24 @@ def test_what_is_converted_is_read_back_as_it_was(tmp_path: Path, content: Any) 
     assert converted.is_stored(tmp_path / "some.pt")
 
 
+def test_what_a_file_says_of_its_own_origin_is_not_believed(
+    registry: Registry, publish: Callable[[str], Family]
+) -> None:
+    from safetensors.torch import save_file
+
+    from scfm_lab.models.files import sha256
+
+    family = publish("geneformer_v2")
+    claimed = {"scfm.published": "sha256:" + "a" * 64, "published": "sha256:" + "a" * 64}
+    save_file({"w": torch.ones(2)}, family.path / "more.pt.safetensors", metadata=claimed)
+    assert "a" * 64 not in sha256(family.path / "more.pt")
+    (family.path / "import.json").write_text(json.dumps({"converted": {"model.safetensors": {"sha256": "a" * 64}}}))
+    found = registry.import_checkpoint(family.path, "mine")
+    assert found.tags["scfm.weights"] == sha256(family.weights)
+    record = json.loads((registry.resolve("mine").path / "import.json").read_text())
+    assert "a" * 64 not in json.dumps(record)
+
+
 def test_what_is_no_plain_data_is_not_converted(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds a complex at a/1"):
         converted.write({"a": [1, 1j]}, tmp_path / "some.pt")
@@ -229,7 +247,7 @@ def test_what_is_no_plain_data_is_not_converted(tmp_path: Path) -> None:
 
 def test_damage_after_the_conversion_is_said(tmp_path: Path) -> None:
     path = converted.write({"w": torch.ones(3)}, tmp_path / "some.pt")
-    path.write_bytes(path.read_bytes().replace(b"scfm.converted", b"scfm.reverted!"))
+    path.write_bytes(path.read_bytes().replace(b"scfm.tree", b"scfm.root"))
     with pytest.raises(ModelError, match=r"some\.pt\.safetensors is damaged"):
         converted.read(path)
 
