@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     # "as" tells type checkers that the name is meant for users.
     from scfm_lab import datasets as datasets
     from scfm_lab import errors as errors
+    from scfm_lab import evaluate as evaluate
     from scfm_lab import evaluation as evaluation
     from scfm_lab import plugins as plugins
     from scfm_lab.cells.audit import audit_genes as audit_genes
@@ -60,7 +61,7 @@ _HOMES = {
     "plan": "scfm_lab.inference.plan",
     "trajectory": "scfm_lab.tasks.trajectory",
 }
-_MODULES = ("datasets", "errors", "evaluation", "plugins")
+_MODULES = ("datasets", "errors", "evaluate", "evaluation", "plugins")
 
 __all__ = ["__version__", *sorted(_HOMES), *_MODULES]
 

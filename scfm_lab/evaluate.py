@@ -1,0 +1,33 @@
+"""Evaluations: every score between a floor and a ceiling, with an interval.
+
+``sl.evaluate.perturbation`` and its like are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # "as" tells type checkers that the name is meant for users.
+    from scfm_lab.evaluation.score import Score as Score
+    from scfm_lab.evaluation.score import Scores as Scores
+
+_HOMES = {
+    "Score": "scfm_lab.evaluation.score",
+    "Scores": "scfm_lab.evaluation.score",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"sl.evaluate has no {name!r}; it has: {', '.join(__all__)}.")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

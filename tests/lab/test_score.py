@@ -1,0 +1,73 @@
+"""Scores: between floor and ceiling, and silent where they cannot say anything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import CANNOT_RANK, Score, Scores, best_floor, bootstrap_interval, spearman_brown
+
+
+def test_a_value_is_placed_between_floor_and_ceiling():
+    score = Score("accuracy", "m", 0.7, low=0.65, high=0.75, floor=0.6, floor_name="pca", ceiling=0.8)
+    assert score.position == pytest.approx(0.5)
+    assert score.verdict == "better than the floor"
+    low_is_good = Score("error", "m", 0.7, low=0.65, high=0.75, floor=0.8, ceiling=0.6, higher_is_better=False)
+    assert low_is_good.position == pytest.approx(0.5)
+    assert low_is_good.verdict == "better than the floor"
+
+
+def test_what_cannot_rank_models_says_so():
+    score = Score("Pearson-Δ", "m", 0.7, floor=0.8, floor_name="mean", ceiling=0.8)
+    assert score.verdict == CANNOT_RANK
+    assert CANNOT_RANK in str(score)
+    assert np.isnan(score.position)
+
+
+def test_an_interval_that_reaches_below_the_floor_is_no_gain():
+    score = Score("accuracy", "m", 0.62, low=0.5, high=0.7, floor=0.6, floor_name="pca")
+    assert score.can_rank is None
+    assert score.verdict == "not distinguishable from the floor"
+    assert Score("accuracy", "m", 0.55, floor=0.6).verdict == "no better than the floor"
+    assert Score("accuracy", "m", np.nan, missing="no replicates").verdict == "not measured"
+
+
+def test_scores_are_found_told_and_drawn():
+    scores = Scores(
+        (Score("a", "m", 0.5, floor=0.1, floor_name="pca", ceiling=0.9), Score("b", "m", 0.2)),
+        notes=("Split by donor.",),
+    )
+    assert scores.of("b").value == 0.2
+    with pytest.raises(DataError, match="There is no score 'c'; scores here: 'a' of 'm', 'b' of 'm'"):
+        scores.of("c")
+    assert scores.summary().endswith("Split by donor.")
+    assert "no floor, no ceiling" in scores.summary()
+    assert list(scores.table["metric"]) == ["a", "b"]
+    assert "value" in scores.plot().to_json()
+    with pytest.raises(DataError, match="nothing to write"):
+        scores.write(sl.datasets.load("pbmc68k"))
+
+
+def test_the_bootstrap_covers_the_mean_and_needs_units():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for k in range(200):
+        low, high = bootstrap_interval(rng.normal(size=30), resamples=300, seed=k)
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+    assert np.isnan(bootstrap_interval([1.0, 2.0])).all()
+    assert bootstrap_interval([1.0, np.nan, 1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_small_helpers():
+    assert best_floor({"mean": 0.5, "pca": 0.6, "none": np.nan}) == ("pca", 0.6)
+    assert best_floor({"mean": 0.5, "pca": 0.6}, higher_is_better=False) == ("mean", 0.5)
+    assert spearman_brown(0.5) == pytest.approx(2 / 3)
+
+
+def test_evaluations_are_a_namespace():
+    assert sl.evaluate.Score is Score
+    with pytest.raises(AttributeError, match=r"sl\.evaluate has no 'silhouette'"):
+        sl.evaluate.silhouette  # noqa: B018
