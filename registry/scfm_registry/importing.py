@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
     from scfm_lab.plugins import Contribution
-    from scfm_registry.registry import Registry
+    from scfm_registry.registering import Registrar
     from scfm_registry.version import ModelVersion
 
 #: Formats that cannot hold code.
@@ -55,7 +55,7 @@ _TIMEOUT = 3600
 
 
 def import_checkpoint(
-    registry: Registry,
+    registry: Registrar,
     path: Path,
     name: str,
     *,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from scfm_lab.errors import ModelError, did_you_mean
+from scfm_lab.home import data_home
 from scfm_registry import names, searching, version
 from scfm_registry.names import CHAMPION
 from scfm_registry.version import ModelVersion, Record, Versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from scfm_lab.inference.hardware import Hardware
     from scfm_registry.store.facade import Store
@@ -94,6 +97,15 @@ class Reader:
         """Find the first version of `name` whose files have this digest."""
         found = self._read(self._store.records(name, {"scfm.digest": digest}))
         return min(found, key=lambda item: item.version) if found else None
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for private copies, on the disk where their files will stay."""
+        return self._place.folder if self._place.folder is not None else data_home() / "cache"
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the lock under which this machine's processes change the registry."""
+        return self._place.locked()
 
     def _read(self, records: Iterable[Record]) -> list[ModelVersion]:
         return [found for record in records if (found := version.read(record)) is not None]

@@ -1,0 +1,130 @@
+"""Changing versions: the part of a registry that promotes, deletes and brings back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scfm_lab.errors import ModelError
+from scfm_registry import names
+from scfm_registry.names import CHAMPION
+from scfm_registry.reading import Reader
+
+if TYPE_CHECKING:
+    from scfm_registry.version import ModelVersion, Record, Versions
+
+#: What `promote` is told when it is to compare nothing.
+ANYTHING = "anything"
+
+
+class Changer(Reader):
+    """What changes which versions people see, and under which alias."""
+
+    def promote(self, reference: str, alias: str = CHAMPION, *, expect: str | int | None = ANYTHING) -> ModelVersion:
+        """Point an alias at a version.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        alias
+            A lower-case word; ``champion`` is what ``models:/name`` means.
+        expect
+            The version that the alias points at as far as you know (its number, ``name/3`` or digest; ``None``: that nobody
+            has it). If it does not, nothing is changed: two people cannot overwrite each other unseen. On an embedded
+            registry comparing and setting are one step; on a server they follow each other, since MLflow offers no such step.
+
+        Returns
+        -------
+        ModelVersion
+            The version with its new alias.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, the alias breaks the rule, or it points elsewhere than expected.
+        """
+        names.check_alias(alias)
+        found, _ = self._find(names.parse(reference))
+        with self._place.locked():
+            holder = self._store.record_by_alias(found.name, alias)
+            if expect != ANYTHING and not _is_expected(holder, expect):
+                now = f"{holder.name}/{holder.version}" if holder else "no version"
+                message = (
+                    f"'{alias}' of {found.name} points at {now}, and not at {_shown(found.name, expect)} as expected; "
+                    "nothing was changed. Look at what was promoted meanwhile, then decide again."
+                )
+                raise ModelError(message)
+            self._store.set_alias(found.name, alias, found.version)
+        return self.get(found.reference)
+
+    def delete(self, reference: str, *, because: str = "", force: bool = False) -> ModelVersion:
+        """Put a version into the trash: nothing finds it any more, and :meth:`restore` brings it back.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        because
+            One line that says why.
+        force
+            Also if it has aliases, which it loses.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, comes with scfm-lab, or has an alias.
+        """
+        from scfm_registry import trash
+
+        asked = names.parse(reference)
+        if asked.version is None and asked.alias is None:
+            message = f"'{reference}' does not say which version; write its number, as in '{asked.name}/1'."
+            raise ModelError(message)
+        with self._place.locked():
+            found, record = self._find(asked)
+            return trash.delete(self._store, found, record, because, force=force)
+
+    def trash(self) -> Versions:
+        """List the deleted versions; tag ``scfm.trashed`` says since when, ``scfm.trashed_because`` why."""
+        from scfm_registry import trash
+
+        return trash.listed(self._store)
+
+    def restore(self, reference: str) -> ModelVersion:
+        """Take a version (``name/3``) out of the trash. Aliases that it had stay where they are now.
+
+        Raises
+        ------
+        ModelError
+            It is not in the trash; the message lists what is.
+        """
+        from scfm_registry import trash
+
+        with self._place.locked():
+            record = trash.restore(self._store, reference)
+        return self.get(f"{record.name}/{record.version}")
+
+    def purge(self, reference: str) -> None:
+        """Delete a version (``name/3``) that is in the trash, and its files, for good.
+
+        Raises
+        ------
+        ModelError
+            It is not in the trash; the message lists what is.
+        """
+        from scfm_registry import trash
+
+        with self._place.locked():
+            trash.purge(self._store, reference)
+
+
+def _is_expected(holder: Record | None, expect: str | int | None) -> bool:
+    if holder is None or expect is None:
+        return holder is None and expect is None
+    return str(expect) in (str(holder.version), f"{holder.name}/{holder.version}", holder.tags.get("scfm.digest"))
+
+
+def _shown(name: str, expect: str | int | None) -> str:
+    if expect is None:
+        return "no version"
+    return f"{name}/{expect}" if str(expect).isdigit() else str(expect)

@@ -1,0 +1,63 @@
+"""``scfm-lab models promote|delete|restore``."""
+
+from __future__ import annotations
+
+import click
+
+from scfm_lab.cli.output import say
+from scfm_registry.cli.common import json_option, opened, registry_option
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab models promote my-model/2\n  scfm-lab models promote my-model/2 --alias candidate --expect 1"
+)
+@click.argument("reference")
+@click.option("--alias", default="champion", show_default=True, help="The alias to point at it.")
+@click.option(
+    "--expect", metavar="VERSION", help="Do it only if the alias points at this version now ('none': at no version)."
+)
+@registry_option
+@json_option
+def promote(reference: str, alias: str, expect: str | None, uri: str | None, as_json: bool) -> None:
+    """Point an alias at REFERENCE."""
+    from scfm_registry.changing import ANYTHING
+
+    wanted = {None: ANYTHING, "none": None}.get(expect, expect)
+    done = opened(uri).promote(reference, alias, expect=wanted)
+    say(f"{alias} of {done.name} is now {done.reference}.", done.to_dict(), as_json=as_json)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab models delete my-model/1 --because 'trained on the wrong labels'\n"
+    "  scfm-lab models restore my-model/1"
+)
+@click.argument("reference")
+@click.option("--because", default="", help="Why, in one line.")
+@click.option("--force", is_flag=True, help="Also if it has aliases, which it loses.")
+@click.option("--purge", is_flag=True, help="Delete a version that is in the trash, and its files, for good.")
+@registry_option
+@json_option
+def delete(reference: str, because: str, force: bool, purge: bool, uri: str | None, as_json: bool) -> None:
+    """Put the version REFERENCE (NAME/3) into the trash."""
+    here = opened(uri)
+    if purge:
+        here.purge(reference)
+        say(f"{reference} and its files are deleted.", {"purged": reference}, as_json=as_json)
+        return
+    done = here.delete(reference, because=because, force=force)
+    text = f"{done.reference} is in the trash; scfm-lab models restore {done.reference} brings it back."
+    say(text, done.to_dict(), as_json=as_json)
+
+
+@click.command(epilog="\b\nExamples:\n  scfm-lab models restore my-model/1\n  scfm-lab models list --trash")
+@click.argument("reference")
+@registry_option
+@json_option
+def restore(reference: str, uri: str | None, as_json: bool) -> None:
+    """Take the version REFERENCE (NAME/3) out of the trash."""
+    done = opened(uri).restore(reference)
+    say(f"{done.reference} is back, without an alias.", done.to_dict(), as_json=as_json)
+
+
+#: What is attached to the group.
+COMMANDS = (promote, delete, restore)

@@ -1,0 +1,39 @@
+"""What commands of the registry share: options, and how they open it and leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scfm_registry.registry import Registry
+
+KINDS = ("pretrained", "fine-tuned", "baseline")
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json``, as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(function)
+
+
+def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--registry``, as the argument `uri`."""
+    return click.option(
+        "--registry", "uri", metavar="URI", help="A folder, sqlite:///FILE or http(s)://… [default: the environment's]."
+    )(function)
+
+
+def leave(*, ok: bool) -> None:
+    """Leave with 1 where what was asked was done and the answer is bad news."""
+    if not ok:
+        click.get_current_context().exit(1)
+
+
+def opened(uri: str | None) -> Registry:
+    """Open the registry that ``--registry`` names."""
+    from scfm_registry.registry import Registry
+
+    return Registry(uri)

@@ -1,0 +1,100 @@
+"""``scfm-lab models list|show|catalog``."""
+
+from __future__ import annotations
+
+import click
+
+from scfm_lab.cli.output import say
+from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
+from scfm_registry.cli.tables import table
+
+
+@click.command(
+    "list", epilog="\b\nExamples:\n  scfm-lab models list\n  scfm-lab models list --organism human --fits --json"
+)
+@click.argument("words", nargs=-1)
+@click.option("--name", help="All versions of this model.")
+@click.option("--organism", help="Only models for this organism.")
+@click.option(
+    "--can", "abilities", multiple=True, metavar="ABILITY", help="Only models that can do this. Several times: all."
+)
+@click.option("--family", help="Only this family.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
+@click.option("--fits", "fitting", is_flag=True, help="Only models that fit this machine's free memory.")
+@click.option("--all", "all_versions", is_flag=True, help="Every version, and not one per model.")
+@click.option("--trash", "deleted", is_flag=True, help="Deleted versions, and nothing else.")
+@registry_option
+@json_option
+def list_(
+    words: tuple[str, ...],
+    name: str | None,
+    organism: str | None,
+    abilities: tuple[str, ...],
+    family: str | None,
+    kind: str | None,
+    fitting: bool,
+    all_versions: bool,
+    deleted: bool,
+    uri: str | None,
+    as_json: bool,
+) -> None:
+    """List models; WORDS must stand in the name, tags or card."""
+    here = opened(uri)
+    if deleted:
+        found = here.trash()
+    elif name is not None:
+        found = here.versions(name)
+    else:
+        found = here.search(
+            text=" ".join(words) or None,
+            organism=organism,
+            can=abilities,
+            family=family,
+            kind=kind,
+            fits="this machine" if fitting else None,
+            all_versions=all_versions,
+        )
+    say(table(found), {"models": [item.to_dict() for item in found]}, as_json=as_json)
+
+
+@click.command(epilog="\b\nExamples:\n  scfm-lab models show starter\n  scfm-lab models show starter/1 --json")
+@click.argument("reference")
+@registry_option
+@json_option
+def show(reference: str, uri: str | None, as_json: bool) -> None:
+    """Print the card of REFERENCE: a name, NAME/3 or NAME@alias."""
+    here = opened(uri)
+    card = here.card(reference)
+    say(card.rstrip(), {**here.get(reference).to_dict(), "card": card}, as_json=as_json)
+
+
+@click.command(epilog="\b\nExamples:\n  scfm-lab models catalog\n  scfm-lab models catalog geneformer --json")
+@click.argument("words", nargs=-1)
+@registry_option
+@json_option
+def catalog(words: tuple[str, ...], uri: str | None, as_json: bool) -> None:
+    """List published checkpoints, and which of them are here.
+
+    It says where to get each, its size, licence, and what else it needs. WORDS must stand in what is said of one.
+    """
+    found = [
+        item
+        for item in opened(uri).catalog()
+        if all(word.casefold() in str(item.to_dict()).casefold() for word in words)
+    ]
+    lines = []
+    for item in found:
+        sizes = [f"{item.parameters / 1e6:,.0f} M parameters"] if item.parameters else []
+        sizes += [f"weights of {item.size / 2**20:,.0f} MiB"] if item.size else []
+        use = "; not for commercial use" if item.commercial is False else ""
+        lines += [
+            f"{item.id}: {item.title}, {item.trained_on}" + (f" ({', '.join(sizes)})" if sizes else ""),
+            f"  get {', '.join(item.files)} from {item.where}" + (f"; beside it {item.beside}" if item.beside else ""),
+            f"  licence: {item.licence}{use}",
+        ]
+        lines += [f"  here: {', '.join(item.here)}"] if item.here else []
+    say("\n".join(lines) or "None is like that.", {"checkpoints": [item.to_dict() for item in found]}, as_json=as_json)
+
+
+#: What is attached to the group.
+COMMANDS = (list_, show, catalog)

@@ -1,0 +1,72 @@
+"""Measuring versions: the part of a registry that runs them here, and keeps the evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from scfm_registry import files, measuring, names
+from scfm_registry.reading import Reader
+
+if TYPE_CHECKING:
+    from scfm_registry.measuring import Measurement
+
+
+class Measurer(Reader):
+    """What runs versions on this machine, and keeps what they took."""
+
+    def measure(
+        self,
+        reference: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        cells: int = 256,
+        repeats: int = 3,
+        timeout: float = 1800,
+    ) -> Measurement:
+        """Run a version on this machine, in a process of its own, and record what it took.
+
+        Load time, peak memory and cells per minute, with the length of the cells and the precision they were measured at, go
+        into a JSON document of an MLflow run (the evidence); the version's tags point to it.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        device, precision
+            As in :func:`scfm_lab.load_model`.
+        cells
+            How many of the bundled cells are embedded.
+        repeats
+            How often, after one warm-up.
+        timeout
+            Seconds after which it is given up.
+        """
+        found, record = self._find(names.parse(reference))
+        result = measuring.run(
+            files.checked(self._store, found, record),
+            found,
+            device=device,
+            precision=precision,
+            cells=cells,
+            repeats=repeats,
+            timeout=timeout,
+        )
+        run = self._store.log_run(
+            f"measure {found.reference}",
+            {"scfm.digest": found.digest, "scfm.version": found.reference, "scfm.task": "measure"},
+            result.metrics,
+            result.evidence,
+            measuring.DOCUMENT,
+        )
+        with self._place.locked():
+            current = self._store.record(found.name, found.version)
+            self._store.set_tags(record, measuring.tags(result, run, (current or record).tags))
+        return replace(result, run=run)
+
+    def evidence(self, run: str) -> dict[str, Any]:
+        """Read the record of a measurement back, by the id of its run (tag ``scfm.speed.<device>.run``)."""
+        with files.workshop(self.scratch) as folder:
+            return dict(json.loads(self._store.document(run, measuring.DOCUMENT, folder).read_text(encoding="utf-8")))

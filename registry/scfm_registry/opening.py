@@ -1,0 +1,71 @@
+"""Opening versions: the part of a registry that gives models and cards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm_registry import files, names
+from scfm_registry.names import CHAMPION
+from scfm_registry.reading import Reader
+
+if TYPE_CHECKING:
+    from scfm_lab.models.contract import Model
+    from scfm_registry.source import ResolvedSource
+
+
+class Opener(Reader):
+    """What gives the model of a version, or tells about it."""
+
+    def load(
+        self, reference: str, device: str = "auto", precision: str = "auto", *, config: dict[str, Any] | None = None
+    ) -> Model:
+        """Open a version's model; its files are checked against their hashes first.
+
+        Parameters
+        ----------
+        reference
+            ``name/3``, ``name@alias`` or ``name``.
+        device, precision, config
+            As in :func:`scfm_lab.load_model`.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, a file is damaged, or no installed plugin opens its family.
+        """
+        from scfm_registry import source
+
+        return source.open_model(self.resolve(reference), device, precision, config)
+
+    def resolve(self, reference: str) -> ResolvedSource:
+        """Find a version and its checked files: what :func:`scfm_lab.load_model` opens."""
+        from scfm_registry.importing import config_of
+        from scfm_registry.source import ResolvedSource
+
+        asked = names.parse(reference)
+        found, record = self._find(asked)
+        folder = files.checked(self._store, found, record)
+        return ResolvedSource(
+            path=folder,
+            name=found.name,
+            version=found.version,
+            alias=asked.alias or (CHAMPION if asked.version is None and CHAMPION in found.aliases else None),
+            digest=found.digest,
+            adapter=found.family,
+            config=config_of(folder),
+            provenance={
+                "model": found.name,
+                "version": found.version,
+                "digest": found.digest,
+                "family": found.family,
+                "kind": found.kind,
+                "registry": "embedded" if self._place.embedded else self._place.shown,
+            },
+        )
+
+    def card(self, reference: str) -> str:
+        """Give a version's model card as Markdown: what is on record about it, then the card that came with its files."""
+        from scfm_registry import cards
+
+        found, record = self._find(names.parse(reference))
+        return cards.render(found, files.checked(self._store, found, record))

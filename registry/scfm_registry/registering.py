@@ -1,0 +1,113 @@
+"""Registering versions: the part of a registry that takes files in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+from scfm_registry import manifest
+from scfm_registry.reading import Reader
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from scfm_registry.version import ModelVersion
+
+
+class Registrar(Reader):
+    """What makes versions of files."""
+
+    def import_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        kind: str = "pretrained",
+        licence: str | None = None,
+        card: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Register a checkpoint's folder as a version; the same files twice give the same version.
+
+        The files are read in a process of its own, without network and with limits on memory and time. Pickled weights and
+        dictionaries are converted there to safetensors and JSON; nothing in them runs.
+
+        Parameters
+        ----------
+        path
+            The folder as published. Its family is recognised from its files.
+        name
+            What the model is called here.
+        kind
+            ``"pretrained"``, ``"fine-tuned"`` or ``"baseline"``.
+        licence
+            SPDX expression; the family's own by default.
+        card
+            The model's card, as Markdown, where the folder holds no ``card.md`` or ``README.md``.
+        config
+            What :func:`scfm_lab.load_model` would be given as ``config=``; kept with the version.
+
+        Raises
+        ------
+        ModelError
+            The folder is of no known family, holds code or something else that is no plain data, or does not open.
+        """
+        from scfm_registry import importing
+
+        return importing.import_checkpoint(
+            self, Path(path).expanduser(), name, kind=kind, licence=licence, card=card, config=config
+        )
+
+    def register(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
+        """Register a checked folder of files under a checked name, unless the same files are there already.
+
+        For the package's own use: `folder` is a private copy that nobody else writes to, and gets its ``manifest.json``.
+
+        Parameters
+        ----------
+        name
+            What the model is called.
+        folder
+            The files.
+        family
+            Id of the adapter that opens them.
+        tags
+            From :func:`scfm_registry.version.tags`; the digest and the size are filled in here.
+        card
+            The card, as Markdown.
+        """
+        described = manifest.describe(folder, family)
+        (folder / manifest.FILENAME).write_bytes(described.canonical())
+        complete = {**tags, "scfm.digest": described.digest, "scfm.size": str(described.size)}
+        with self._place.locked():
+            known = self.by_digest(name, described.digest) or self._deleted(name, described.digest)
+            if known is not None:
+                return known
+            added = self._store.add(name, folder, complete, _beginning(card))
+            # Two machines may have done this at once on a server. The lowest number stays, and both see the same one.
+            first = self.by_digest(name, described.digest)
+            if first is None:
+                message = (
+                    f"'{name}' vanished from the registry in {self._place.shown} while it was registered; try again."
+                )
+                raise ModelError(message)
+            if first.version < added.version:
+                self._store.remove(added)
+        return first
+
+    def _deleted(self, name: str, digest: str) -> ModelVersion | None:
+        """The version of these files, taken out of the trash: who registers them again wants it back."""
+        from scfm_registry import trash
+
+        found = next((item for item in trash.listed(self._store, name) if item.digest == digest), None)
+        if found is None:
+            return None
+        trash.restore(self._store, found.reference)
+        return self.get(found.reference)
+
+
+def _beginning(card: str, limit: int = 4_500) -> str:
+    """Cut a card to what MLflow's description holds; the whole card is among the version's files."""
+    return card if len(card) <= limit else card[:limit].rsplit("\n", 1)[0] + "\n…"
