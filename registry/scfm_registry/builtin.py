@@ -70,7 +70,7 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
                     tasks=item.data.get("tasks", ()),
                     parameter_free=bool(item.data.get("parameter_free")),
                 )
-                known = registry.register(name, private, item.id, found, importing.card_of(private))
+                known = registry.add_files(name, private, item.id, found, importing.card_of(private))
                 _promote(registry, known)
     if not known.aliases:
         # A process that was ended between registering and promoting left it without.

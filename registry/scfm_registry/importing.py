@@ -87,7 +87,7 @@ def import_checkpoint(
             (private / _CARDS[0]).write_text(card, encoding="utf-8")
         request = {"family": family.id, "kind": kind, "licence": licence, "left_out": left_out}
         answer = _locked(private, path, {**request, "config": dict(config or {})})
-        return registry.register(name, private, family.id, answer["tags"], card_of(private))
+        return registry.add_files(name, private, family.id, answer["tags"], card_of(private))
 
 
 def _locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]:

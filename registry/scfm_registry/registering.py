@@ -60,7 +60,7 @@ class Registrar(Reader):
             self, Path(path).expanduser(), name, kind=kind, licence=licence, card=card, config=config
         )
 
-    def register(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
+    def add_files(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
         """Register a checked folder of files under a checked name, unless the same files are there already.
 
         For the package's own use: `folder` is a private copy that nobody else writes to, and gets its ``manifest.json``.
