@@ -49,8 +49,13 @@ else
   echo "Node and npm are not on this machine: the front end's own tests and the check of its bundle are left out."
 fi
 
-# pytest comes last, so that its closing line is the one that closes the run.
-run "tests (pytest)" pytest "$@"
+# Most tests run side by side, one thread each, which is what uses all cores. What drives a browser or notices how busy
+# the machine is has it to itself afterwards. pytest comes last, so that its closing line is the one that closes the run.
+alone="browser or tutorial or alone"
+workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+[ "$workers" -le 8 ] || workers=8
+run "tests, side by side (pytest)" env OMP_NUM_THREADS=1 pytest -n "$workers" --dist loadfile -m "not ($alone)" "$@"
+run "tests, one at a time (pytest)" pytest -m "$alone" "$@"
 
 if [ -n "$failed" ]; then
   printf '\nFailed: %s.\n' "${failed%,}"

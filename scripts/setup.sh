@@ -16,7 +16,7 @@ kind=${1:-all}
 case $kind in
   base) extras="" ;;
   lab) extras="[lab]" ;;
-  all) extras="[lab,test,dev]" ;;
+  all) extras="[lab,science,server,test,dev]" ;;
   *) echo "scripts/setup.sh: unknown kind '$kind': base, lab or all" >&2; exit 2 ;;
 esac
 
