@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,97 +12,37 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_cells
 from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError
-from scfm_lab.results import Result, charts
+from scfm_lab.errors import DataError, ModelError
+from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_scores, label_table
+from scfm_lab.tasks.label_names import LabelMap, harmonise_labels
 from scfm_lab.tasks.progress import as_progress
+from scfm_lab.tasks.transfer import METHODS, Transfer, trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm_lab.models.contract import Model
 
-UNKNOWN = "unknown"
-_EXACT_UP_TO = 20_000
-
-
-@dataclass(frozen=True, repr=False)
-class AnnotateResult(Result):
-    """A label for each query cell, with the share of its neighbours that agree."""
-
-    key: str
-    labels: NDArray[Any]
-    """Label of each cell; ``"unknown"`` for cells unlike the reference."""
-    confidence: NDArray[np.float32]
-    """Distance-weighted share of the neighbours that carry the label, 0 to 1; 0 for unknown cells."""
-    distance: NDArray[np.float32]
-    """Mean distance to the neighbours in units of the reference's own threshold; above 1 is unknown."""
-    table: pd.DataFrame
-    """One row per label: n_cells, median_confidence."""
-    scores: dict[str, float] | None
-    """Accuracy and macro-F1 against the query's own labels, where it has them."""
-    provenance: dict[str, Any]
-
-    def summary(self) -> str:
-        """How many cells got which label, and how well that agrees with known ones."""
-        n = len(self.labels)
-        unknown = int((self.labels == UNKNOWN).sum())
-        top = ", ".join(f"{r.label} ({r.n_cells:,})" for r in self.table.head(6).itertuples())
-        lines = [
-            f"{n:,} cells labelled with {self.provenance['model']} after {self.provenance['reference_cells']:,} "
-            f"reference cells; {unknown:,} ({unknown / n:.0%}) are unlike the reference.",
-            f"Labels: {top}.",
-        ]
-        if self.scores:
-            lines.append(
-                f"Against the query's own labels: accuracy {self.scores['accuracy']:.3f}, "
-                f"macro-F1 {self.scores['macro_f1']:.3f} (an 'unknown' counts as wrong)."
-            )
-        return "\n".join(lines)
-
-    def plot(self) -> Any:
-        """Cells per label, with the median confidence as colour (Altair)."""
-        alt = charts()
-
-        return (
-            alt.Chart(self.table)
-            .mark_bar()
-            .encode(
-                x=alt.X("n_cells:Q", title="cells"),
-                y=alt.Y("label:N", sort="-x", title=None),
-                color=alt.Color(
-                    "median_confidence:Q", title="confidence", scale=alt.Scale(scheme="cividis", domain=[0, 1])
-                ),
-                tooltip=["label", "n_cells", alt.Tooltip("median_confidence", format=".2f")],
-            )
-        )
-
-    def write(self, adata: AnnData) -> None:
-        """Write labels and confidences to ``obs``."""
-        import pandas as pd
-
-        if adata.n_obs != len(self.labels):
-            raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.labels):,}.")
-        keys = (self.key, f"{self.key}_confidence")
-        for key in keys:
-            provenance.free_key(adata, "obs", key, given=True)
-        for key, values in zip(keys, (pd.Categorical(self.labels), self.confidence), strict=True):
-            adata.obs[key] = values
-            provenance.record(adata, key, self.provenance, slot="obs")
+FLOORS = ("pca", "sctop")
 
 
 def annotate(
     query: AnnData,
-    reference: AnnData,
+    reference: AnnData | None = None,
     *,
     model: Model | str | Path,
     labels_key: str = "cell_type",
+    method: str = "neighbours",
+    sample_key: str | None = None,
     k: int = 15,
     unknown: bool = True,
+    unknown_rate: float = 0.01,
+    harmonise: bool | Mapping[str, str] | str | Path | LabelMap = False,
+    beside: bool = True,
     layer: str | None = None,
     key_added: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -110,21 +50,41 @@ def annotate(
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
 ) -> AnnotateResult:
-    """Label query cells by their neighbours in a reference, in a model's space.
+    """Label query cells after a reference, in a model's space.
+
+    Confidence is the probability that a label is right, given that the cell is of some type of the reference. It is calibrated
+    on reference cells that the labels were not learned from; so is the threshold beyond which a cell is ``"unknown"``.
 
     Parameters
     ----------
     query, reference
-        With raw counts; they may measure different genes.
+        With raw counts; they may measure different genes. Without a reference the model's own head labels
+        (``method="head"``).
     model
         An opened model or a source for :func:`scfm_lab.load_model`.
     labels_key
         Column of ``reference.obs`` with the labels.
+    method
+        ``"neighbours"``: the nearest reference cells vote, no training; ``"linear"``: logistic regression on the vectors,
+        for few labelled cells; ``"head"``: the head that the model was fine-tuned with (:func:`scfm_lab.finetune`).
+    sample_key
+        Column of ``reference.obs`` with the donor, sample or batch. Confidence and threshold are then chosen on held-out
+        samples, so that differences between them are part of what is told; without it, on cells left out, which makes
+        labels look surer than they are for cells of another donor.
     k
         Neighbours that vote, weighted by nearness.
     unknown
-        Whether cells farther from the reference than 99 % of the reference's cells are from
-        each other get ``"unknown"``.
+        Whether cells unlike the reference get ``"unknown"``: those that are farther from their neighbours, in units of the
+        neighbours' own distances, than `unknown_rate` of the held-out reference cells are.
+    unknown_rate
+        Share of reference cells that may be called unknown wrongly.
+    harmonise
+        Bring label names of query and reference to common ones: True by spelling; a dict label → name; the path of an
+        ontology or ``"cell_ontology"``; or an edited :class:`~scfm_lab.tasks.label_names.LabelMap`. The mapping is
+        ``result.names``.
+    beside
+        Also what ``pca`` and ``sctop`` reach on the same cells, with intervals (:func:`scfm_lab.evaluate.annotation`): on the
+        query where it has labels, else on held-out cells of the reference.
     key_added
         Column of ``query.obs``; default ``"<labels_key>_<model's name>"``.
 
@@ -137,6 +97,8 @@ def annotate(
     ------
     DataError
         If the labels are missing, have NaN, or are all the same.
+    ModelError
+        If the model has no head of its own and one is asked for.
 
     Examples
     --------
@@ -148,120 +110,254 @@ def annotate(
     """
     from scfm_lab.models.load import as_model
 
-    check_given(query, model, function="sl.annotate", call="sl.annotate(query, reference, model=...)")
-    check_given(reference, model, function="sl.annotate", call="sl.annotate(query, reference, model=...)")
+    call = "sl.annotate(query, reference, model=...)"
+    check_given(query, model, function="sl.annotate", call=call)
+    if method not in (*METHODS, "head"):
+        raise DataError(f"There is no method {method!r}; methods: {', '.join((*METHODS, 'head'))}.")
+    if method != "head":
+        check_given(reference, model, function="sl.annotate", call=call)
     model = as_model(model)
-    model.require("embed")
     started = time.perf_counter()
-    if k < 1:
-        raise DataError(f"k is {k}; at least one neighbour has to vote.")
-    known = column_of(reference, labels_key, what="The label column of the reference", min_values=2)
-    known = known.astype(str).to_numpy(dtype=object)
+    how = _How(method, k, unknown, unknown_rate, seed, dict(options or {}), progress, cancel)
+    how.check()
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
     provenance.free_key(query, "obs", f"{key}_confidence", given=True)
-
-    vectors: list[NDArray[np.float32]] = []
-    audits: list[AuditResult] = []
-    for what, adata in (("reference", reference), ("query", query)):
-        cells = model.read_cells(adata, layer=layer, options=options)
-        audits.append(audit_cells(cells, model.known_genes(cells.genes, options), model.spec.name))
-        tokens = model.tokenize(cells, options=options, seed=seed)
-        with as_progress(progress, f"The {what} with {model.spec.name}") as report:
-            vectors.append(model.encode(tokens, progress=report, cancel=cancel).cell)
-    ref, new = vectors
-    good = np.isfinite(ref).all(axis=1)
-    if good.sum() <= k:
-        raise DataError(f"The reference has {int(good.sum())} usable cells; more than k = {k} are needed.")
-    labels, confidence, distance = _vote(ref[good], known[good], new, k=k, unknown=unknown)
-    record = provenance.of_model(
-        model,
-        task="annotate",
-        labels_key=labels_key,
-        reference_cells=int(good.sum()),
-        k=k,
-        options=model.check_options(options),
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        **audits[1].as_provenance(),
-        reference_genes_matched=audits[0].genes_matched,
-        reference_umi_share_lost=audits[0].umi_share_lost,
-    )
-    result = AnnotateResult(
-        key=key,
-        labels=labels,
-        confidence=confidence,
-        distance=distance,
-        table=_label_table(labels, confidence),
-        scores=_scores(query, labels_key, labels),
-        provenance=record,
-    )
+    if method == "head":
+        result = _by_head(query, model, how, layer=layer, key=key, labels_key=labels_key)
+    else:
+        assert reference is not None
+        result = _by_reference(
+            query,
+            reference,
+            model,
+            how,
+            layer=layer,
+            key=key,
+            labels_key=labels_key,
+            sample_key=sample_key,
+            harmonise=harmonise,
+        )
+        if beside:
+            result = replace(
+                result, beside=_beside(query, reference, model, result, how, labels_key, sample_key, layer)
+            )
+    result.provenance["seconds"] = time.perf_counter() - started
     result.write(query)
     return result
 
 
-def _vote(
-    ref: NDArray[np.float32], known: NDArray[Any], new: NDArray[np.float32], *, k: int, unknown: bool
-) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-    types, codes = np.unique(known.astype(str), return_inverse=True)
+@dataclass(frozen=True)
+class _How:
+    """What was asked for."""
+
+    method: str
+    k: int
+    unknown: bool
+    unknown_rate: float
+    seed: int
+    options: dict[str, Any]
+    progress: bool | Callable[..., None]
+    cancel: Any
+
+    def check(self) -> None:
+        if self.k < 1:
+            raise DataError(f"k is {self.k}; at least one neighbour has to vote.")
+        if not 0 < self.unknown_rate < 0.5:
+            raise DataError(f"unknown_rate is {self.unknown_rate}; it is a share of the reference, such as 0.01.")
+
+
+def _by_reference(
+    query: AnnData,
+    reference: AnnData,
+    model: Model,
+    how: _How,
+    *,
+    layer: str | None,
+    key: str,
+    labels_key: str,
+    sample_key: str | None,
+    harmonise: bool | Mapping[str, str] | str | Path | LabelMap,
+) -> AnnotateResult:
+    model.require("embed")
+    known = column_of(reference, labels_key, what="The label column of the reference", min_values=2).astype(str)
+    samples = None
+    if sample_key is not None:
+        samples = column_of(reference, sample_key, what="The sample column of the reference", min_values=2)
+        samples = samples.astype(str).to_numpy(dtype=object)
+    truth = own_labels(query, labels_key)
+    names = label_map(harmonise, known.unique(), () if truth is None else np.unique(truth))
+    labels_of = known.to_numpy(dtype=object) if names is None else names.apply(known)
+    if len(set(labels_of)) < 2:
+        raise DataError("After harmonising all labels of the reference have one name; edit the mapping (harmonise=).")
+
+    vectors: list[NDArray[np.float32]] = []
+    audits: list[AuditResult] = []
+    for what, adata in (("reference", reference), ("query", query)):
+        cells = model.read_cells(adata, layer=layer, options=how.options)
+        audits.append(audit_cells(cells, model.known_genes(cells.genes, how.options), model.spec.name))
+        tokens = model.tokenize(cells, options=how.options, seed=how.seed)
+        with as_progress(how.progress, f"The {what} with {model.spec.name}") as report:
+            vectors.append(model.encode(tokens, progress=report, cancel=how.cancel).cell)
+    ref, new = vectors
+    good = np.isfinite(ref).all(axis=1)
+    if good.sum() <= how.k:
+        raise DataError(f"The reference has {int(good.sum())} usable cells; more than k = {how.k} are needed.")
+    types, codes = np.unique(labels_of[good].astype(str), return_inverse=True)
+    transfer = Transfer(
+        ref[good],
+        codes,
+        len(types),
+        samples=None if samples is None else samples[good],
+        method=how.method,
+        k=how.k,
+        seed=how.seed,
+    )
+    labels, confidence, distance, trusted = label_cells(transfer, types, new, how)
+    record = provenance.of_model(
+        model,
+        task="annotate",
+        method=how.method,
+        labels_key=labels_key,
+        sample_key=sample_key,
+        reference_cells=int(good.sum()),
+        k=how.k,
+        options=model.check_options(how.options),
+        seed=how.seed,
+        held_out=trusted.split,
+        calibration=trusted.confidence.method,
+        expected_calibration_error=trusted.confidence.ece,
+        unknown_threshold=trusted.threshold if how.unknown else None,
+        harmonised={} if names is None else names.as_dict(),
+        **audits[1].as_provenance(),
+        reference_genes_matched=audits[0].genes_matched,
+        reference_umi_share_lost=audits[0].umi_share_lost,
+    )
+    if truth is not None and names is not None:
+        truth = names.apply(truth)
+    return AnnotateResult(
+        key=key,
+        labels=labels,
+        confidence=confidence,
+        distance=distance,
+        table=label_table(labels, confidence),
+        scores=None if truth is None else label_scores(truth, labels),
+        provenance=record,
+        trust=trusted,
+        names=names,
+    )
+
+
+def label_cells(
+    transfer: Transfer, types: NDArray[Any], new: NDArray[np.float32], how: Any
+) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32], Any]:
+    """Labels, calibrated confidence and strangeness (1 = the threshold) of new vectors, and the trust behind them."""
     seen = np.isfinite(new).all(axis=1)
     if not seen.any():
         raise DataError(f"In none of the {len(new):,} query cells does the model see a gene; nothing can be labelled.")
-    own, near, far = _neighbours(ref, new[seen], k)
-    # Own distances are each reference cell's to its k nearest others.
-    threshold = float(np.quantile(own.mean(axis=1), 0.99))
-    weights = 1.0 / np.maximum(far, 1e-9)
-    votes = np.zeros((len(near), len(types)))
-    np.add.at(votes, (np.arange(len(near))[:, None], codes[near]), weights)
-    votes /= votes.sum(axis=1, keepdims=True)
-
+    trusted = trust(transfer, transfer.held_out(), unknown_rate=how.unknown_rate)
+    found = transfer.label(new[seen])
     labels = np.full(len(new), UNKNOWN, dtype=object)
     confidence = np.zeros(len(new), dtype=np.float32)
     distance = np.full(len(new), np.inf, dtype=np.float32)
-    labels[seen] = types[votes.argmax(axis=1)]
-    confidence[seen] = votes.max(axis=1)
-    distance[seen] = far.mean(axis=1) / max(threshold, 1e-12)
-    if unknown:
-        stranger = distance > 1
-        labels[stranger] = UNKNOWN
-        confidence[stranger] = 0
-    return labels, confidence, distance
+    labels[seen] = types[found.codes]
+    confidence[seen] = trusted.confidence(found.share)
+    distance[seen] = found.strange / max(trusted.threshold, 1e-12)
+    if how.unknown:
+        labels[distance > 1] = UNKNOWN
+    confidence[labels == UNKNOWN] = 0
+    return labels, confidence, distance, trusted
 
 
-def _neighbours(
-    ref: NDArray[np.float32], new: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Distances of reference cells to their k nearest others; neighbours of new cells and their distances."""
-    if len(ref) <= _EXACT_UP_TO:
-        from sklearn.neighbors import NearestNeighbors
+def _by_head(
+    query: AnnData, model: Model, how: _How, *, layer: str | None, key: str, labels_key: str
+) -> AnnotateResult:
+    """Labels of the model's own fine-tuned head."""
+    head: Any = model
+    classes = getattr(model, "classes", None)
+    if classes is None:
+        raise ModelError(
+            f"{model.spec.name} has no head of its own for labels; fine-tune it first (sl.finetune), or label after a "
+            "reference: method='neighbours' or 'linear'."
+        )
+    cells = model.read_cells(query, layer=layer, options=how.options)
+    audit = audit_cells(cells, model.known_genes(cells.genes, how.options), model.spec.name)
+    tokens = model.tokenize(cells, options=how.options, seed=how.seed)
+    with as_progress(how.progress, f"Labelling with {model.spec.name}") as report:
+        logits = head.class_logits(tokens, progress=report, cancel=how.cancel)
+    seen = np.isfinite(logits).all(axis=1)
+    labels = np.full(len(logits), UNKNOWN, dtype=object)
+    confidence = np.zeros(len(logits), dtype=np.float32)
+    raised = np.exp(logits[seen] - logits[seen].max(axis=1, keepdims=True))
+    labels[seen] = np.asarray(classes.names, dtype=object)[logits[seen].argmax(axis=1)]
+    confidence[seen] = raised.max(axis=1) / raised.sum(axis=1)
+    truth = own_labels(query, labels_key)
+    record = provenance.of_model(
+        model,
+        task="annotate",
+        method="head",
+        labels_key=labels_key,
+        classes=logits.shape[1],
+        options=model.check_options(how.options),
+        seed=how.seed,
+        **audit.as_provenance(),
+    )
+    return AnnotateResult(
+        key=key,
+        labels=labels,
+        confidence=confidence,
+        distance=np.full(len(logits), np.nan, dtype=np.float32),
+        table=label_table(labels, confidence),
+        scores=None if truth is None else label_scores(truth, labels),
+        provenance=record,
+    )
 
-        search = NearestNeighbors(n_neighbors=k).fit(ref)
-        own = search.kneighbors()[0]
-        far, near = search.kneighbors(new)
-        return own, near, far
-    from pynndescent import NNDescent
 
-    index = NNDescent(ref, n_neighbors=max(30, k + 1), random_state=0, n_jobs=-1)
-    own = index.neighbor_graph[1][:, 1 : k + 1]
-    near, far = index.query(new, k=k, epsilon=0.2)
-    return own, near, far
-
-
-def _label_table(labels: NDArray[Any], confidence: NDArray[np.float32]) -> pd.DataFrame:
-    import pandas as pd
-
-    table = pd.DataFrame({"label": labels.astype(str), "confidence": confidence})
-    grouped = table.groupby("label")["confidence"].agg(n_cells="size", median_confidence="median").reset_index()
-    return grouped.sort_values("n_cells", ascending=False, ignore_index=True)
-
-
-def _scores(query: AnnData, labels_key: str, labels: NDArray[Any]) -> dict[str, float] | None:
+def own_labels(query: AnnData, labels_key: str) -> NDArray[Any] | None:
+    """The query's own labels, where each cell has one."""
     if labels_key not in query.obs or query.obs[labels_key].isna().any():
         return None
-    from sklearn.metrics import accuracy_score, f1_score
+    labels: NDArray[Any] = query.obs[labels_key].astype(str).to_numpy(dtype=object)
+    return labels
 
-    truth = query.obs[labels_key].astype(str).to_numpy()
-    given = labels.astype(str)
-    return {
-        "accuracy": float(accuracy_score(truth, given)),
-        "macro_f1": float(f1_score(truth, given, average="macro", labels=sorted(set(truth)), zero_division=0)),
-    }
+
+def label_map(harmonise: Any, reference: Any, query: Any) -> LabelMap | None:
+    """The mapping of label names that was asked for; None where names stay as they are."""
+    if harmonise is False or harmonise is None:
+        return None
+    if isinstance(harmonise, LabelMap):
+        return harmonise
+    if harmonise is True:
+        return harmonise_labels(reference, query)
+    if hasattr(harmonise, "items"):
+        return harmonise_labels(reference, query, mapping=harmonise)
+    return harmonise_labels(reference, query, ontology=harmonise)
+
+
+def _beside(
+    query: AnnData,
+    reference: AnnData,
+    model: Model,
+    result: AnnotateResult,
+    how: _How,
+    labels_key: str,
+    sample_key: str | None,
+    layer: str | None,
+) -> Any:
+    from scfm_lab.evaluation.annotation import annotation
+
+    truth = own_labels(query, labels_key)
+    return annotation(
+        reference,
+        [model],
+        query=None if truth is None else query,
+        labels_key=labels_key,
+        sample_key=sample_key,
+        method=how.method,
+        k=how.k,
+        harmonise=result.names if result.names is not None else False,
+        layer=layer,
+        options=how.options,
+        seed=how.seed,
+        progress=how.progress,
+        cancel=how.cancel,
+    )

@@ -1,0 +1,411 @@
+"""How well a model's vectors carry labels over, beside what parameter-free methods make of the same cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.cells import column_of
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import Score, Scores, best_floor
+from scfm_lab.evaluation.splits import balanced_folds, spread
+from scfm_lab.tasks.annotate import label_map
+from scfm_lab.tasks.annotate_result import f1_of_codes
+from scfm_lab.tasks.transfer import METHODS, Transfer, trust
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.contract import Model
+
+FLOORS = ("pca", "sctop")
+#: How a floor is called beside a model of the same family: it is fitted to the training cells.
+FITTED = {"pca": "pca (fitted)", "sctop": "sctop (fitted)"}
+_FEWEST_SAMPLES = 5
+_FOLDS = 5
+
+
+def annotation(
+    reference: AnnData,
+    models: Model | str | Sequence[Model | str] = ("starter",),
+    *,
+    query: AnnData | None = None,
+    labels_key: str = "cell_type",
+    sample_key: str | None = None,
+    second_labels_key: str | None = None,
+    method: str = "neighbours",
+    k: int = 15,
+    harmonise: Any = False,
+    floors: bool = True,
+    max_cells: int = 10_000,
+    n_boot: int = 1000,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+) -> Scores:
+    """Macro-F1 and accuracy of label transfer, between floor and ceiling, with bootstrap intervals.
+
+    The floors are fitted to the training cells alone: ``pca``, 50 components and the same neighbours; ``sctop``, the training
+    cells' types as basis and the best projection (Souza and Mehta 2026).
+
+    Parameters
+    ----------
+    reference
+        Annotated cells with raw counts.
+    models
+        Models or sources.
+    query
+        Annotated cells that are labelled after the reference. None: parts of the reference are held out instead, whole
+        samples where `sample_key` names them.
+    labels_key, sample_key
+        Columns of ``obs`` with the labels, and the donor, sample or batch.
+    second_labels_key
+        Labels of the scored cells by someone else: how far two annotators agree is the ceiling.
+    method
+        ``"neighbours"`` or ``"linear"``, for models; the floors have their own.
+    harmonise
+        As for :func:`scfm_lab.annotate`.
+    max_cells
+        Of reference and query each; rare labels are kept first.
+    n_boot
+        Bootstrap samples: of samples where there are five or more, else of cells.
+
+    Returns
+    -------
+    Scores
+        A score for each metric and model; the floors are among them. Cells of labels that the reference does not have are
+        left out and counted in the notes.
+
+    Raises
+    ------
+    DataError
+        If labels are missing or have one value, or no label is shared.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> cells = sl.datasets.load("pbmc68k")
+    >>> scores = sl.evaluate.annotation(cells, "pca", n_boot=50)
+    >>> 0.3 < scores.of("macro-F1", "pca").value < 1
+    True
+    """
+    from scfm_lab.models.load import as_model
+
+    if method not in METHODS:
+        raise DataError(f"There is no method {method!r}; methods: {', '.join(METHODS)}.")
+    given: Any = models if isinstance(models, (list, tuple)) else [models]
+    opened = [as_model(m) for m in given]
+    known = _texts(reference, labels_key, "The label column of the reference", min_values=2)
+    truth = None if query is None else _texts(query, labels_key, "The label column of the query")
+    names = label_map(harmonise, np.unique(known), () if truth is None else np.unique(truth))
+    if names is not None:
+        known = names.apply(known)
+        truth = None if truth is None else names.apply(truth)
+    data = _prepare(reference, known, query, truth, sample_key, max_cells, seed)
+    guesses: dict[str, NDArray[np.int64]] = {}
+    told: dict[str, NDArray[np.float64]] = {}
+    how = {"layer": layer, "options": dict(options or {}), "seed": seed, "progress": progress, "cancel": cancel}
+    for model in opened:
+        model.require("embed")
+        guesses[model.name], told[model.name] = _of_model(data, model, method, k, how)
+    floor_names = []
+    if floors:
+        for floor in FLOORS:
+            name = FITTED[floor]
+            guesses[name] = _of_floor(data, floor, k, how)
+            floor_names.append(name)
+    second = None
+    if second_labels_key is not None:
+        second = _texts(reference if query is None else query, second_labels_key, "The second label column")
+        second = (second if names is None else names.apply(second))[data.scored_rows]
+    return _scores(data, guesses, told, floor_names, second, n_boot=n_boot, seed=seed, method=method, k=k)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Cells to learn from and cells to score."""
+
+    reference: AnnData
+    query: AnnData | None
+    types: NDArray[Any]
+    codes: NDArray[np.int64]
+    """Of the reference."""
+    truth: NDArray[np.int64]
+    """Of the scored cells."""
+    scored_rows: NDArray[np.int64]
+    """Rows of the given query (or reference) that are scored."""
+    samples: NDArray[Any] | None
+    """Of the reference."""
+    units: NDArray[Any] | None
+    """Sample of each scored cell."""
+    fold: NDArray[np.int64] | None
+    """Fold of each reference cell, where parts of it are held out."""
+    notes: tuple[str, ...]
+
+    def splits(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Reference rows to learn from, and places among the scored cells."""
+        if self.fold is None:
+            yield np.arange(len(self.codes)), np.arange(len(self.truth))
+            return
+        for f in np.unique(self.fold):
+            yield np.flatnonzero(self.fold != f), np.flatnonzero(self.fold == f)
+
+    def test(self, at: NDArray[np.int64]) -> AnnData:
+        return (self.reference if self.query is None else self.query)[at]
+
+
+def _prepare(
+    reference: AnnData,
+    known: NDArray[Any],
+    query: AnnData | None,
+    truth: NDArray[Any] | None,
+    sample_key: str | None,
+    max_cells: int,
+    seed: int,
+) -> _Data:
+    samples = None if sample_key is None else _texts(reference, sample_key, "The sample column of the reference")
+    notes: list[str] = []
+    types, codes = np.unique(known.astype(str), return_inverse=True)
+    rows = spread(codes, np.arange(len(codes)), max_cells, seed) if len(codes) > max_cells else np.arange(len(codes))
+    if len(rows) < len(codes):
+        notes.append(f"{len(rows):,} of {len(codes):,} reference cells are used (max_cells).")
+    reference, codes = reference[rows].copy(), codes[rows]
+    samples = None if samples is None else samples[rows]
+    if query is None or truth is None:
+        fold, split = _held_out(codes, samples, seed)
+        notes.insert(0, split)
+        return _Data(reference, None, types, codes, codes, rows, samples, samples, fold, tuple(notes))
+    shared = np.isin(truth.astype(str), types)
+    if not shared.any():
+        raise DataError(
+            f"No label of the query ({', '.join(sorted(set(truth))[:5])}) is a label of the reference "
+            f"({', '.join(types[:5])}); bring them to common names with harmonise=."
+        )
+    if (~shared).any():
+        names = ", ".join(sorted(set(truth[~shared]))[:6])
+        notes.append(
+            f"{int((~shared).sum()):,} query cells of labels that the reference does not have ({names}) are left out."
+        )
+    at = np.flatnonzero(shared)
+    place = np.searchsorted(types, truth[at].astype(str))
+    if len(at) > max_cells:
+        kept = spread(place, np.arange(len(at)), max_cells, seed)
+        notes.append(f"{len(kept):,} of {len(at):,} query cells are scored (max_cells).")
+        at, place = at[kept], place[kept]
+    units = None
+    if sample_key is not None and sample_key in query.obs and not query.obs[sample_key].isna().any():
+        units = query.obs[sample_key].astype(str).to_numpy(dtype=object)[at]
+    return _Data(reference, query[at].copy(), types, codes, place, at, samples, units, None, tuple(notes))
+
+
+def _held_out(codes: NDArray[np.int64], samples: NDArray[Any] | None, seed: int) -> tuple[NDArray[np.int64], str]:
+    if samples is not None and len(set(samples)) > 1:
+        fold = balanced_folds(samples, _FOLDS)
+        return fold, f"Whole samples are held out ({len(set(samples))} in {len(set(fold))} folds)."
+    # Each label is dealt out over the folds, so that rare ones are in all.
+    order = np.random.default_rng(seed).permutation(len(codes))
+    fold = np.empty(len(codes), dtype=np.int64)
+    fold[order[np.argsort(codes[order], kind="stable")]] = np.arange(len(codes)) % _FOLDS
+    return fold, (
+        "Cells are held out, not donors: cells of one donor are on both sides, which flatters every method. Name the donors "
+        "with sample_key."
+    )
+
+
+def _of_model(
+    data: _Data, model: Model, method: str, k: int, how: Mapping[str, Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Guess and calibrated confidence of each scored cell; -1 and 0 where the model does not see it."""
+    reference = vectors_of(data.reference, model, **how)
+    query = reference if data.query is None else vectors_of(data.query, model, **how)
+    guess = np.full(len(data.truth), -1, dtype=np.int64)
+    told = np.full(len(data.truth), np.nan)
+    good = np.isfinite(reference).all(axis=1)
+    for train, at in data.splits():
+        train, at = train[good[train]], at[np.isfinite(query[at]).all(axis=1)]
+        if len(train) <= k or not len(at):
+            raise DataError(f"Only {len(train)} training cells have a vector; more than k = {k} are needed.")
+        samples = None if data.samples is None else data.samples[train]
+        if samples is not None and len(set(samples)) < 2:
+            samples = None
+        transfer = Transfer(
+            reference[train], data.codes[train], len(data.types), samples=samples, method=method, k=k, seed=how["seed"]
+        )
+        found = transfer.label(query[at])
+        guess[at] = found.codes
+        if data.fold is None:
+            told[at] = trust(transfer, transfer.held_out(), unknown_rate=0.01).confidence(found.share)
+    return guess, told
+
+
+def _of_floor(data: _Data, floor: str, k: int, how: Mapping[str, Any]) -> NDArray[np.int64]:
+    guess = np.full(len(data.truth), -1, dtype=np.int64)
+    for train, at in data.splits():
+        cells, test = data.reference[train].copy(), data.test(at).copy()
+        labels = data.codes[train]
+        if floor == "sctop":
+            guess[at] = sctop_codes(cells, labels, test, how)
+        else:
+            guess[at] = pca_codes(cells, labels, test, len(data.types), k, how)
+    return guess
+
+
+def pca_codes(
+    cells: AnnData, codes: NDArray[np.int64], test: AnnData, n_types: int, k: int, how: Mapping[str, Any]
+) -> NDArray[np.int64]:
+    """Labels by neighbours among the principal components of the training cells."""
+    from scfm_lab.models.load import load_model
+
+    pca = load_model("pca").fit(cells, n_components=max(2, min(50, cells.n_obs // 3)), layer=how.get("layer"))
+    plain = {**how, "options": {}}
+    reference, query = vectors_of(cells, pca, **plain), vectors_of(test, pca, **plain)
+    good, seen = np.isfinite(reference).all(axis=1), np.isfinite(query).all(axis=1)
+    out = np.full(len(query), -1, dtype=np.int64)
+    out[seen] = Transfer(reference[good], codes[good], n_types, k=k).label(query[seen]).codes
+    return out
+
+
+def sctop_codes(cells: AnnData, codes: NDArray[np.int64], test: AnnData, how: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Labels by the best projection on the training cells' types: the published scTOP."""
+    from scfm_lab.models.load import load_model
+
+    cells.obs["scfm_code"] = [f"{c:06d}" for c in codes]
+    model: Any = load_model("sctop").fit(cells, labels_key="scfm_code", layer=how.get("layer"))
+    vectors = vectors_of(test, model, **{**how, "options": {}})
+    seen = np.isfinite(vectors).all(axis=1)
+    out = np.full(len(vectors), -1, dtype=np.int64)
+    out[seen] = np.array([int(t) for t in model.types])[vectors[seen].argmax(axis=1)]
+    return out
+
+
+def vectors_of(
+    adata: AnnData,
+    model: Model,
+    *,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+) -> NDArray[np.float32]:
+    """Vectors of cells; nothing is written into the AnnData."""
+    from scfm_lab.tasks.progress import as_progress
+
+    cells = model.read_cells(adata, layer=layer, options=options)
+    tokens = model.tokenize(cells, options=options, seed=seed)
+    with as_progress(progress, f"Cells with {model.spec.name}") as report:
+        return model.encode(tokens, progress=report, cancel=cancel).cell
+
+
+def _scores(
+    data: _Data,
+    guesses: Mapping[str, NDArray[np.int64]],
+    told: Mapping[str, NDArray[np.float64]],
+    floor_names: Sequence[str],
+    second: NDArray[Any] | None,
+    *,
+    n_boot: int,
+    seed: int,
+    method: str,
+    k: int,
+) -> Scores:
+    from scfm_lab.evaluation.calibration import expected_calibration_error
+
+    draws, unit = resamples(len(data.truth), data.units, n_boot, seed)
+    n = len(data.types)
+    ceiling: dict[str, float] = {}
+    if second is not None:
+        place = {t: i for i, t in enumerate(data.types)}
+        other = np.array([place.get(str(s), -1) for s in second], dtype=np.int64)
+        ceiling = {name: metric(data.truth, other, n) for name, metric in _METRICS.items()}
+    found: list[Score] = []
+    missing = "" if ceiling else "no second annotation that would give a ceiling"
+    for name, metric in _METRICS.items():
+        values = {m: metric(data.truth, g, n) for m, g in guesses.items()}
+        floor_name, floor = best_floor({m: values[m] for m in floor_names})
+        for m, g in guesses.items():
+            drawn = [metric(data.truth[i], g[i], n) for i in draws]
+            low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
+            remark = ""
+            if m not in floor_names and floor_name:
+                best = guesses[floor_name]
+                gain = [d - metric(data.truth[i], best[i], n) for d, i in zip(drawn, draws, strict=True)]
+                if gain:
+                    a, b = np.percentile(gain, [2.5, 97.5])
+                    remark = f"Minus {floor_name}: {values[m] - floor:+.3f} [{a:+.3f}, {b:+.3f}]"
+            found.append(
+                Score(
+                    name,
+                    m,
+                    values[m],
+                    low=float(low),
+                    high=float(high),
+                    floor=floor,
+                    floor_name=floor_name,
+                    ceiling=ceiling.get(name, np.nan),
+                    ceiling_name="second annotation",
+                    interval=f"95 % bootstrap over {unit}",
+                    n=len(data.truth),
+                    missing=missing,
+                    remark=remark,
+                )
+            )
+    for m, confidence in told.items():
+        seen = np.isfinite(confidence)
+        if seen.any():
+            ece = expected_calibration_error(confidence[seen], guesses[m][seen] == data.truth[seen])
+            found.append(
+                Score(
+                    "calibration error",
+                    m,
+                    ece,
+                    higher_is_better=False,
+                    n=int(seen.sum()),
+                    missing="no floor: parameter-free methods give no probability; 0 would be perfect",
+                )
+            )
+    notes = [
+        *data.notes,
+        f"{len(data.truth):,} cells of {len(np.unique(data.truth))} labels are scored; the interval is over {unit}.",
+    ]
+    title = "Labels of held-out cells." if data.fold is not None else "Labels of the query after the reference."
+    return Scores(
+        tuple(found),
+        title=title,
+        notes=tuple(notes),
+        provenance={"task": "evaluate.annotation", "method": method, "k": k, "seed": seed},
+    )
+
+
+def _accuracy(truth: NDArray[np.int64], guess: NDArray[np.int64], n: int) -> float:
+    return float((truth == guess).mean())
+
+
+def _macro_f1(truth: NDArray[np.int64], guess: NDArray[np.int64], n: int) -> float:
+    return f1_of_codes(truth, np.where(guess < 0, n, guess), n)
+
+
+_METRICS = {"macro-F1": _macro_f1, "accuracy": _accuracy}
+
+
+def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tuple[list[NDArray[np.int64]], str]:
+    """Rows of bootstrap samples, and what was resampled: samples where there are five or more, else cells."""
+    rng = np.random.default_rng(seed)
+    names = [] if units is None else sorted(set(units))
+    if len(names) < _FEWEST_SAMPLES:
+        why = "cells (fewer than five samples, so that differences between donors are not in it)"
+        return [rng.integers(0, n, n) for _ in range(n_boot)], why
+    rows = [np.flatnonzero(units == u) for u in names]
+    return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)], "samples"
+
+
+def _texts(adata: AnnData, key: str, what: str, *, min_values: int = 1) -> NDArray[Any]:
+    texts: NDArray[Any] = column_of(adata, key, what=what, min_values=min_values).astype(str).to_numpy(dtype=object)
+    return texts

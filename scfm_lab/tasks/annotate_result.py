@@ -1,0 +1,164 @@
+"""The result of labelling cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells import provenance
+from scfm_lab.errors import DataError, plural
+from scfm_lab.results import Result, charts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.evaluation.score import Scores
+    from scfm_lab.tasks.label_names import LabelMap
+    from scfm_lab.tasks.transfer import Trust
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, repr=False)
+class AnnotateResult(Result):
+    """A label for each query cell, with the probability that it is right."""
+
+    key: str
+    labels: NDArray[Any]
+    """Label of each cell; ``"unknown"`` for cells unlike the reference."""
+    confidence: NDArray[np.float32]
+    """Probability that the label is right, as calibrated on held-out reference cells; 0 for unknown cells."""
+    distance: NDArray[np.float32]
+    """Strangeness of each cell in units of the reference's own threshold; above 1 is unknown. NaN where a fine-tuned head
+    labels without a reference."""
+    table: pd.DataFrame
+    """One row per label: n_cells, median_confidence."""
+    scores: dict[str, float] | None
+    """Accuracy and macro-F1 against the query's own labels, where it has them."""
+    provenance: dict[str, Any]
+    trust: Trust | None = None
+    """Calibration and threshold, as chosen on the reference."""
+    beside: Scores | None = None
+    """Macro-F1 of the model, of ``pca`` and of ``sctop``, with intervals."""
+    names: LabelMap | None = None
+    """How labels were harmonised."""
+
+    def summary(self) -> str:
+        """How many cells got which label, how far that can be believed, and what simple methods reach."""
+        n = len(self.labels)
+        unknown = int((self.labels == UNKNOWN).sum())
+        top = ", ".join(f"{r.label} ({r.n_cells:,})" for r in self.table.head(6).itertuples())
+        by = self.provenance
+        if self.trust is None:
+            head = f"{n:,} cells labelled by the {by['classes']:,} classes of {by['model']}'s own head; {unknown:,} unknown."
+        else:
+            head = (
+                f"{n:,} cells labelled with {by['model']} after {by['reference_cells']:,} reference cells; {unknown:,} "
+                f"({unknown / n:.0%}) are unlike the reference."
+            )
+        lines = [head, f"Labels: {top}."]
+        if self.trust is not None:
+            lines += self._trust(self.trust)
+        else:
+            lines.append("Confidence is the head's own probability; nothing here says whether it is calibrated.")
+        if self.scores:
+            lines.append(
+                f"Against the query's own labels: accuracy {self.scores['accuracy']:.3f}, "
+                f"macro-F1 {self.scores['macro_f1']:.3f} (an 'unknown' counts as wrong)."
+            )
+        if self.beside is not None:
+            lines.append(self._beside(self.beside))
+        if self.names is not None:
+            lines.append("Label names: " + self.names.summary())
+        return "\n".join(lines)
+
+    def _trust(self, trust: Trust) -> list[str]:
+        c = trust.confidence
+        lines = [
+            f"Confidence is calibrated on {c.n_cells:,} reference cells ({trust.split}): {trust.accuracy:.0%} of them get "
+            f"their own label; expected calibration error {c.ece:.3f}, before calibration {c.ece_before:.3f}."
+        ]
+        if np.isfinite(trust.novel_found):
+            lines.append(
+                f"Of cells whose type is left out of the reference {trust.novel_found:.0%} would be called unknown "
+                f"(AUROC {trust.novel_auroc:.2f}): types that resemble one of the reference's get its name."
+            )
+        return lines
+
+    @staticmethod
+    def _beside(scores: Scores) -> str:
+        f1 = [s for s in scores if s.metric == "macro-F1"]
+        told = ", ".join(f"{s.model} {s.value:.3f} [{s.low:.3f}, {s.high:.3f}]" for s in f1)
+        gain = " ".join(f"{s.remark}." for s in f1 if s.remark)
+        return f"Without 'unknown', macro-F1 beside parameter-free methods: {told}. {gain} {' '.join(scores.notes)}"
+
+    def plot(self) -> Any:
+        """Cells per label, with the median confidence as colour (Altair)."""
+        alt = charts()
+
+        return (
+            alt.Chart(self.table)
+            .mark_bar()
+            .encode(
+                x=alt.X("n_cells:Q", title="cells"),
+                y=alt.Y("label:N", sort="-x", title=None),
+                color=alt.Color(
+                    "median_confidence:Q", title="confidence", scale=alt.Scale(scheme="cividis", domain=[0, 1])
+                ),
+                tooltip=["label", "n_cells", alt.Tooltip("median_confidence", format=".2f")],
+            )
+        )
+
+    def write(self, adata: AnnData) -> None:
+        """Write labels and confidences to ``obs``."""
+        import pandas as pd
+
+        if adata.n_obs != len(self.labels):
+            raise DataError(f"The AnnData has {plural(adata.n_obs, 'cell', 'cells')}, the result {len(self.labels):,}.")
+        keys = (self.key, f"{self.key}_confidence")
+        for key in keys:
+            provenance.free_key(adata, "obs", key, given=True)
+        for key, values in zip(keys, (pd.Categorical(self.labels), self.confidence), strict=True):
+            adata.obs[key] = values
+            provenance.record(adata, key, self.provenance, slot="obs")
+
+
+def label_table(labels: NDArray[Any], confidence: NDArray[np.float32]) -> pd.DataFrame:
+    """Cells and median confidence of each label, largest first."""
+    import pandas as pd
+
+    table = pd.DataFrame({"label": labels.astype(str), "confidence": confidence})
+    grouped = table.groupby("label")["confidence"].agg(n_cells="size", median_confidence="median").reset_index()
+    return grouped.sort_values("n_cells", ascending=False, ignore_index=True)
+
+
+def label_scores(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    """Accuracy, and the mean F1 of the labels that occur in the truth."""
+    from sklearn.metrics import accuracy_score
+
+    return {
+        "accuracy": float(accuracy_score(truth.astype(str), labels.astype(str))),
+        "macro_f1": macro_f1(truth, labels),
+    }
+
+
+def macro_f1(truth: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Mean F1 of the labels that occur in the truth; "unknown" is wrong like any other wrong label."""
+    names = np.unique(truth.astype(str))
+    place = {name: i for i, name in enumerate(names)}
+    want = np.array([place[t] for t in truth.astype(str)], dtype=np.int64)
+    got = np.array([place.get(g, len(names)) for g in labels.astype(str)], dtype=np.int64)
+    return float(f1_of_codes(want, got, len(names)))
+
+
+def f1_of_codes(want: NDArray[np.int64], got: NDArray[np.int64], n: int) -> float:
+    """Macro-F1 of codes below `n` that occur in `want`; other codes in `got` are wrong."""
+    true = np.bincount(want, minlength=n)[:n]
+    told = np.bincount(got, minlength=n)[:n]
+    hit = np.bincount(want[want == got], minlength=n)[:n]
+    there = true > 0
+    return float((2 * hit[there] / (true[there] + told[there])).mean())

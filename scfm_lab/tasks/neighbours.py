@@ -1,0 +1,86 @@
+"""Nearest neighbours among vectors: exactly where that is quick, by PyNNDescent where it is not."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+EXACT_UP_TO = 20_000
+"""Cells up to which all distances are taken."""
+
+
+class Neighbours:
+    """Reference vectors, ready to be searched by Euclidean distance.
+
+    Parameters
+    ----------
+    vectors
+        Float32 (cells, width), all finite.
+    k
+        Neighbours that are asked for; at most ``len(vectors) - 1``.
+    approximate
+        None: by PyNNDescent (McInnes et al., NN-descent of Dong et al. 2011) above 20,000 cells.
+    seed
+        Of PyNNDescent's start.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], *, k: int, approximate: bool | None = None, seed: int = 0) -> None:
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self.k, self._seed = min(k, len(vectors) - 1), seed
+        self.approximate = len(vectors) > EXACT_UP_TO if approximate is None else approximate
+
+    @cached_property
+    def own(self) -> Found:
+        """Each reference cell's `k` nearest others: rows (cells, k) and distances, nearest first."""
+        if self.approximate:
+            near, far = self._index.neighbor_graph
+            return without_self(near.astype(np.int64), far, np.arange(len(near)), self.k)
+        far, near = self._exact.kneighbors(n_neighbors=self.k)
+        return near, far.astype(np.float32)
+
+    def of(self, new: NDArray[np.float32], k: int | None = None) -> Found:
+        """The nearest reference cells of new vectors: rows (new, k) and distances, nearest first."""
+        k = self.k if k is None else min(k, len(self.vectors))
+        if self.approximate:
+            near, far = self._index.query(np.ascontiguousarray(new, dtype=np.float32), k=k, epsilon=0.12)
+            return near.astype(np.int64), far.astype(np.float32)
+        far, near = self._exact.kneighbors(new, n_neighbors=k)
+        return near, far.astype(np.float32)
+
+    @cached_property
+    def _exact(self):  # type: ignore[no-untyped-def]
+        from sklearn.neighbors import NearestNeighbors
+
+        return NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(self.vectors)
+
+    @cached_property
+    def _index(self):  # type: ignore[no-untyped-def]
+        from pynndescent import NNDescent
+
+        return NNDescent(self.vectors, n_neighbors=max(30, self.k + 1), random_state=self._seed, n_jobs=-1)
+
+
+def without_self(near: NDArray[np.int64], far: NDArray[np.float32], own: NDArray[np.int64], k: int) -> Found:
+    """The first `k` neighbours of each cell that are not the cell itself (row `own`)."""
+    # Where doubles push the cell out of its own list, the farthest neighbour drops out instead.
+    drop = near == own[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    keep = ~drop
+    shape = (len(near), near.shape[1] - 1)
+    return near[keep].reshape(shape)[:, :k], far[keep].reshape(shape)[:, :k].astype(np.float32)
+
+
+def nearest(reference: NDArray[np.float32], new: NDArray[np.float32], k: int) -> Found:
+    """The exact nearest reference cells of a few new vectors."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, len(reference))
+    far, near = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(reference).kneighbors(new)
+    return near, far.astype(np.float32)

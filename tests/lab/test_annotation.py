@@ -1,0 +1,215 @@
+"""Labels with a confidence that can be believed: calibration, unknown cells, names, and what simple methods reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError, ModelError
+from scfm_lab.evaluation.calibration import calibrate, expected_calibration_error
+from scfm_lab.evaluation.splits import balanced_folds, spread
+from scfm_lab.tasks.annotate_result import macro_f1
+from scfm_lab.tasks.label_names import harmonise_labels
+from scfm_lab.tasks.neighbours import Neighbours, without_self
+from scfm_lab.tasks.transfer import Transfer, trust, votes
+
+OBO = """format-version: 1.2
+ontology: cl
+
+[Term]
+id: CL:0000084
+name: T cell
+synonym: "T lymphocyte" EXACT []
+
+[Term]
+id: CL:0000624
+name: CD4-positive, alpha-beta T cell
+synonym: "CD4 T" EXACT []
+is_a: CL:0000084 ! T cell
+
+[Term]
+id: CL:0000236
+name: B cell
+"""
+
+
+def _clouds(n, types, *, width=8, gap=4.0, samples=3, batch=0.0, seed=0):
+    """Vectors of cell types as clouds, shifted by sample."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(12, width)) * gap
+    shift = np.random.default_rng(98).normal(size=(samples, width)) * batch
+    codes, sample = rng.integers(0, types, n), rng.integers(0, samples, n)
+    x = centres[codes] + shift[sample] + rng.normal(size=(n, width))
+    return x.astype(np.float32), codes, sample.astype(str), centres
+
+
+@pytest.mark.parametrize("n", [400, 4000])
+def test_calibration_makes_confidence_mean_what_it_says(n):
+    rng = np.random.default_rng(0)
+    raw = rng.uniform(0.3, 1, n)
+    right = rng.uniform(size=n) < raw**3
+    found = calibrate(raw, right)
+    assert found.ece_before > 0.15
+    assert found.ece < 0.07
+    assert found.method == ("isotonic" if n >= 1000 else "logistic")
+    assert (np.diff(found(np.linspace(0, 1, 50))) >= 0).all()
+    fresh = rng.uniform(0.3, 1, 4000)
+    assert expected_calibration_error(found(fresh), rng.uniform(size=4000) < fresh**3) < 0.07
+
+
+def test_nothing_is_certain_after_few_trials():
+    found = calibrate(np.linspace(0.5, 1, 30), np.ones(30, dtype=bool))
+    assert found(np.array([1.0]))[0] == pytest.approx(31 / 32)
+
+
+def test_calibration_error_is_that_worked_out_by_hand():
+    confidence = np.array([0.2] * 5 + [0.9] * 5)
+    right = np.array([True] + [False] * 4 + [True] * 3 + [False] * 2)
+    assert expected_calibration_error(confidence, right) == pytest.approx(0.5 * 0.0 + 0.5 * 0.3)
+
+
+def test_unknown_cells_are_those_of_types_that_the_reference_lacks():
+    x, codes, _, centres = _clouds(900, 4)
+    transfer = Transfer(x, codes, 4)
+    trusted = trust(transfer, transfer.held_out(), unknown_rate=0.02)
+    fresh, *_ = _clouds(900, 4, seed=5)
+    assert (transfer.label(fresh).strange > trusted.threshold).mean() < 0.05
+    novel = (centres[7] + np.random.default_rng(1).normal(size=(200, 8))).astype(np.float32)
+    assert (transfer.label(novel).strange > trusted.threshold).mean() > 0.95
+    assert trusted.novel_found > 0.95
+    assert trusted.novel_auroc > 0.99
+
+
+def test_held_out_samples_tell_of_differences_that_held_out_cells_hide():
+    x, codes, samples, _ = _clouds(900, 4, gap=1.0, batch=2.5)
+    by_cell = Transfer(x, codes, 4)
+    by_sample = Transfer(x, codes, 4, samples=samples)
+    cell, sample = (trust(t, t.held_out(), unknown_rate=0.02) for t in (by_cell, by_sample))
+    assert sample.accuracy < cell.accuracy - 0.1
+    assert sample.threshold > cell.threshold
+    assert (sample.split, cell.split) == ("samples held out", "cells left out")
+
+
+def test_votes_are_weighted_by_nearness_and_a_double_does_not_outvote_all():
+    near, far = np.array([[0, 1, 2, 3]]), np.array([[0.0, 1.0, 1.0, 1.0]], dtype=np.float32)
+    got = votes(near, far, np.array([0, 1, 1, 1]), 2)
+    assert got.sum() == pytest.approx(1)
+    assert got[0, 0] < 0.9
+    far = np.array([[1.0, 2.0, 2.0, 4.0]], dtype=np.float32)
+    assert votes(near, far, np.array([0, 1, 1, 1]), 2)[0, 0] == pytest.approx(1 / 2.25)
+
+
+def test_a_cell_is_never_its_own_neighbour():
+    x, *_ = _clouds(300, 3)
+    near, far = Neighbours(x, k=10).own
+    assert not (near == np.arange(300)[:, None]).any()
+    assert (np.diff(far, axis=1) >= 0).all()
+    crowded, distance = np.array([[0, 3, 4], [5, 1, 2], [7, 8, 9]]), np.zeros((3, 3), np.float32)
+    kept, _ = without_self(crowded, distance, np.arange(3), 2)
+    assert kept.tolist() == [[3, 4], [5, 2], [7, 8]]
+
+
+def test_folds_keep_samples_whole_and_thinning_keeps_rare_labels():
+    samples = np.repeat(["a", "b", "c", "d", "e", "f"], [50, 10, 10, 10, 10, 10])
+    fold = balanced_folds(samples, 3)
+    assert all(len(set(fold[samples == s])) == 1 for s in set(samples))
+    assert sorted(np.bincount(fold)) == [20, 30, 50]
+    codes = np.repeat([0, 1, 2], [900, 90, 10])
+    kept = spread(codes, np.arange(1000), 100, 0)
+    assert len(kept) == len(set(kept)) == 100
+    assert np.bincount(codes[kept]).tolist() == [45, 45, 10]
+
+
+def test_macro_f1_is_scikit_learns():
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    truth, guess = rng.choice(list("abcd"), 300), rng.choice([*"abce", "unknown"], 300)
+    want = f1_score(truth, guess, average="macro", labels=sorted(set(truth)), zero_division=0)
+    assert macro_f1(truth, guess) == pytest.approx(want)
+
+
+def test_label_names_meet_by_spelling_by_ontology_and_by_hand(tmp_path):
+    path = tmp_path / "small.obo"
+    path.write_text(OBO, encoding="utf-8")
+    names = harmonise_labels(["T cell", "B cells"], ["b cell", "CD4 T", "Platelet"], ontology=path)
+    assert names["b cell"] == names["B cells"] == "B cell"
+    assert names["CD4 T"] == "T cell"
+    assert "CL:0000624 lies under CL:0000084" in names.summary()
+    assert names["Platelet"] == "Platelet"
+    assert "Platelet (query)" in names.summary()
+    assert names.edit({"Platelet": "thrombocyte"})["Platelet"] == "thrombocyte"
+    with pytest.raises(DataError, match="Did you mean 'Platelet'"):
+        names.edit({"Platelets": "x"})
+    with pytest.raises(DataError, match="is not there; give the path"):
+        harmonise_labels(["a"], ontology=tmp_path / "none.obo")
+    (tmp_path / "bad.obo").write_text("no ontology at all", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be read as an ontology"):
+        harmonise_labels(["a"], ontology=tmp_path / "bad.obo")
+
+
+def _halves(adata):
+    donors = np.where(np.arange(adata.n_obs) % 3 == 0, "d1", np.where(np.arange(adata.n_obs) % 3 == 1, "d2", "d3"))
+    adata.obs["donor"] = donors
+    return adata[donors == "d1"].copy(), adata[donors != "d1"].copy()
+
+
+def test_labels_stand_beside_what_parameter_free_methods_reach(pbmc68k):
+    query, reference = _halves(pbmc68k)
+    query.obs["cell_type"] = query.obs["cell_type"].astype(str).str.replace("CD19+ B", "cd19+ b", regex=False)
+    result = sl.annotate(
+        query, reference, model="pca", method="linear", sample_key="donor", harmonise=True, progress=False
+    )
+    f1 = {s.model: s for s in result.beside if s.metric == "macro-F1"}
+    assert set(f1) == {"pca", "pca (fitted)", "sctop (fitted)"}
+    assert all(s.low <= s.value <= s.high for s in f1.values())
+    assert f1["pca"].floor == max(f1[m].value for m in ("pca (fitted)", "sctop (fitted)"))
+    assert "samples held out" in result.summary()
+    assert "pca (fitted)" in result.summary()
+    assert "cd19+ b → CD19+ B" in result.summary()
+    assert result.scores["accuracy"] > 0.6
+    seen = result.labels != "unknown"
+    right = (result.labels == result.names.apply(query.obs["cell_type"]))[seen]
+    assert expected_calibration_error(result.confidence[seen].astype(float), right) < 0.15
+    assert query.uns["scfm"]["cell_type_pca"]["method"] == "linear"
+
+
+def test_scores_of_held_out_samples_have_a_ceiling_where_there_is_a_second_annotation(pbmc68k):
+    _halves(pbmc68k)
+    pbmc68k.obs["again"] = pbmc68k.obs["cell_type"].astype(str)
+    pbmc68k.obs.loc[pbmc68k.obs_names[::10], "again"] = "CD34+"
+    scores = sl.evaluate.annotation(
+        pbmc68k, "pca", sample_key="donor", second_labels_key="again", n_boot=100, floors=False
+    )
+    score = scores.of("accuracy", "pca")
+    assert score.ceiling == pytest.approx(np.mean(pbmc68k.obs["again"] == pbmc68k.obs["cell_type"].astype(str)))
+    assert "Whole samples are held out (3 in 3 folds)." in scores.summary()
+    assert "fewer than five samples" in score.interval
+    mixed = pbmc68k.copy()
+    mixed.obs["cell_type"] = np.random.default_rng(0).permutation(mixed.obs["cell_type"].astype(str))
+    chance = sl.evaluate.annotation(mixed, "pca", n_boot=50, floors=False)
+    assert chance.of("macro-F1").value < 0.2
+    assert "Cells are held out, not donors" in chance.summary()
+
+
+def test_what_cannot_be_labelled_is_refused_in_words(pbmc68k):
+    query, reference = _halves(pbmc68k)
+    other = query.copy()
+    other.obs["cell_type"] = "neuron"
+    cases = [
+        (DataError, "There is no method 'nearest'", {"method": "nearest"}),
+        (DataError, "unknown_rate is 0.9", {"unknown_rate": 0.9}),
+        (DataError, "sample column of the reference 'donr' is not in obs", {"sample_key": "donr"}),
+        (DataError, "which is a label of neither", {"harmonise": {"neuron": "nerve"}}),
+        (ModelError, "has no head of its own", {"method": "head"}),
+    ]
+    for error, words, wrong in cases:
+        with pytest.raises(error, match=words):
+            sl.annotate(query, reference, model="pca", progress=False, **wrong)
+    same = dict.fromkeys(map(str, reference.obs["cell_type"].unique()), "cell")
+    with pytest.raises(DataError, match="all labels of the reference have one name"):
+        sl.annotate(query, reference, model="pca", harmonise=same, progress=False)
+    with pytest.raises(DataError, match="No label of the query"):
+        sl.evaluate.annotation(reference, "pca", query=other)
+    assert "cell_type_pca" not in query.obs
