@@ -182,7 +182,7 @@ def _prepare(
         fold, split = _held_out(codes, samples, seed)
         notes.insert(0, split)
         return _Data(reference, None, types, codes, codes, rows, samples, samples, fold, tuple(notes))
-    shared = np.isin(truth.astype(str), types)
+    shared: NDArray[np.bool_] = np.asarray(np.isin(truth.astype(str), types))
     if not shared.any():
         raise DataError(
             f"No label of the query ({', '.join(sorted(set(truth))[:5])}) is a label of the reference "
@@ -227,9 +227,9 @@ def _of_model(
     query = reference if data.query is None else vectors_of(data.query, model, **how)
     guess = np.full(len(data.truth), -1, dtype=np.int64)
     told = np.full(len(data.truth), np.nan)
-    good = np.isfinite(reference).all(axis=1)
+    good, seen = np.isfinite(reference).all(axis=1), np.isfinite(query).all(axis=1)
     for train, at in data.splits():
-        train, at = train[good[train]], at[np.isfinite(query[at]).all(axis=1)]
+        train, at = train[good[train]], at[seen[at]]
         if len(train) <= k or not len(at):
             raise DataError(f"Only {len(train)} training cells have a vector; more than k = {k} are needed.")
         samples = None if data.samples is None else data.samples[train]

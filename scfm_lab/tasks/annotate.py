@@ -346,6 +346,12 @@ def _beside(
     from scfm_lab.evaluation.annotation import annotation
 
     truth = own_labels(query, labels_key)
+    names = result.names
+    if truth is not None:
+        known = reference.obs[labels_key].astype(str).to_numpy(dtype=object)
+        shared = set(truth) & set(known) if names is None else set(names.apply(truth)) & set(names.apply(known))
+        # A query of other labels than the reference's has no right answer here; the reference itself has.
+        truth = truth if shared else None
     return annotation(
         reference,
         [model],
@@ -354,7 +360,7 @@ def _beside(
         sample_key=sample_key,
         method=how.method,
         k=how.k,
-        harmonise=result.names if result.names is not None else False,
+        harmonise=False if names is None else names,
         layer=layer,
         options=how.options,
         seed=how.seed,
