@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.embed import embed as embed
     from scfm_lab.tasks.impute import impute as impute
     from scfm_lab.tasks.perturb import perturb as perturb
+    from scfm_lab.tasks.screen import screen as screen
     from scfm_lab.tasks.trajectory import trajectory as trajectory
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ _HOMES = {
     "load_model": "scfm_lab.models.load",
     "perturb": "scfm_lab.tasks.perturb",
     "plan": "scfm_lab.inference.plan",
+    "screen": "scfm_lab.tasks.screen",
     "trajectory": "scfm_lab.tasks.trajectory",
 }
 _MODULES = ("datasets", "errors", "evaluate", "evaluation", "plugins")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csc_matrix, csr_matrix
 
     from scfm_lab.cells.genes import Genes
 
@@ -51,6 +51,11 @@ class Cells:
         from scfm_lab.cells.digest import cell_keys
 
         return self.baseline.keys if self.baseline is not None else cell_keys(self.counts, self.gene_hashes)
+
+    @cached_property
+    def by_gene(self) -> csc_matrix:
+        """The counts by columns, for questions about single genes."""
+        return self.counts.tocsc()
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from scfm_lab.cells.cells import Cells
 
@@ -153,7 +154,7 @@ def group_rates(cells: Cells, columns: NDArray[np.int64], groups: NDArray[np.int
     ndarray of float64, shape (cells, genes)
         Sum of the gene's counts over the group / sum of its library sizes × the cell's library size.
     """
-    counts = cells.counts[:, columns].toarray().astype(np.float64)
+    counts = cells.by_gene[:, columns].toarray().astype(np.float64)
     rates = np.zeros_like(counts)
     for group in np.unique(groups):
         mask = groups == group
@@ -193,13 +194,34 @@ def perturb_counts(
     Cells
         Library sizes and digests are those of the unperturbed cells.
     """
+    from scipy import sparse
+
+    change = count_changes(cells, doses, groups=groups, set_to=set_to, seed=seed, draw=draw)
+    counts = sparse.csr_matrix(cells.counts + change)
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return cells.with_counts(counts)
+
+
+def count_changes(
+    cells: Cells,
+    doses: Mapping[int, float],
+    *,
+    groups: NDArray[np.int64] | None = None,
+    set_to: Mapping[int, float] | None = None,
+    seed: int = 0,
+    draw: int = 0,
+) -> csr_matrix:
+    """What :func:`perturb_counts` adds to the counts: float32, cells × genes, without explicit zeros."""
     from scipy import sparse, stats
 
     set_to = dict(set_to or {})
     columns = np.array(sorted({*doses, *set_to}), dtype=np.int64)
     groups = np.zeros(len(cells), np.int64) if groups is None else groups
-    rates = group_rates(cells, columns, groups)
-    before = cells.counts[:, columns].toarray().astype(np.float64)
+    before = cells.by_gene[:, columns].toarray().astype(np.float64)
+    # Only what is added needs rates.
+    more = any(dose > 1 for dose in doses.values())
+    rates = group_rates(cells, columns, groups) if more else np.zeros_like(before)
     delta = np.zeros_like(before)
     for j, column in enumerate(columns.tolist()):
         gene_hash = cells.gene_hashes[column]
@@ -212,8 +234,4 @@ def perturb_counts(
             )
         delta[:, j] = after - before[:, j]
     rows, cols = np.nonzero(delta)
-    change = sparse.csr_matrix((delta[rows, cols].astype(np.float32), (rows, columns[cols])), shape=cells.counts.shape)
-    counts = sparse.csr_matrix(cells.counts + change)
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    return cells.with_counts(counts)
+    return sparse.csr_matrix((delta[rows, cols].astype(np.float32), (rows, columns[cols])), shape=cells.counts.shape)

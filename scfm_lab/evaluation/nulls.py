@@ -106,35 +106,49 @@ class NullTest:
     null_high: float
     """Middle 90 % of what comparable genes do, on the scale of the effect."""
     n_null: int
+    z: float = np.nan
+    """The gene's residual in standard deviations of the null genes' residuals, on the scale of the regression."""
 
 
 NO_NULL = NullTest(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
 
 
 def test_against_null(
-    effect: float, x: NDArray[np.float64], null_effects: NDArray[np.float64], null_x: NDArray[np.float64]
+    effect: float,
+    x: NDArray[np.float64],
+    null_effects: NDArray[np.float64],
+    null_x: NDArray[np.float64],
+    *,
+    scale: str = "log",  # noqa: PT028 - no test
 ) -> NullTest:
     """Rank a gene's residual among those of its null genes.
 
     Parameters
     ----------
     effect
-        The gene's effect, not negative.
+        The gene's effect.
     x
         Its features, shape (features,).
     null_effects, null_x
         Those of the null genes, shapes (m,) and (m, features).
+    scale
+        ``"log"`` for distances (null effects of 0 say nothing there and are left out), ``"linear"`` for what is often 0,
+        ``"signed"`` for what has a direction.
 
     Returns
     -------
     NullTest
-        One-sided: small p means a stronger effect than comparable genes have.
+        Small p means a stronger effect than comparable genes have; of what has a direction, in either direction.
     """
-    good = np.isfinite(null_effects) & (null_effects > 0) & np.isfinite(null_x).all(axis=1)
+    good = np.isfinite(null_effects) & np.isfinite(null_x).all(axis=1)
+    if scale == "log":
+        good &= null_effects > 0
     null_effects, null_x = null_effects[good], null_x[good]
     m = len(null_effects)
-    if m < MIN_NULL_GENES or not np.isfinite(x).all():
+    if m < MIN_NULL_GENES or not (np.isfinite(x).all() and np.isfinite(effect)):
         return NO_NULL
+    if scale != "log":
+        return _on_linear_scale(effect, x, null_effects, null_x, signed=scale == "signed")
     floor = np.log(null_effects).min() - 10.0
     y = np.concatenate([[np.log(effect) if effect > 0 else floor], np.log(null_effects)])
     design = np.vstack([x, null_x])
@@ -144,7 +158,27 @@ def test_against_null(
     spread = residuals[1:]
     low, high = np.exp(centre + np.quantile(spread, [0.05, 0.95]))
     values = np.exp(centre + spread)
-    return NullTest(p, float(values.mean()), float(values.std(ddof=1)), float(low), float(high), m)
+    z = float(residuals[0] / max(spread.std(ddof=1), 1e-12)) if effect > 0 else -np.inf
+    return NullTest(p, float(values.mean()), float(values.std(ddof=1)), float(low), float(high), m, z)
+
+
+def _on_linear_scale(
+    effect: float,
+    x: NDArray[np.float64],
+    null_effects: NDArray[np.float64],
+    null_x: NDArray[np.float64],
+    *,
+    signed: bool,
+) -> NullTest:
+    residuals, _ = _left_out_residuals(np.vstack([x, null_x]), np.concatenate([[effect], null_effects]))
+    m, spread = len(null_effects), residuals[1:]
+    ranked = np.abs(residuals) if signed else residuals
+    p = (1 + int((ranked[1:] >= ranked[0]).sum())) / (m + 1)
+    values = effect - residuals[0] + spread
+    low, high = np.quantile(values, [0.05, 0.95])
+    sd = float(spread.std(ddof=1))
+    z = float(residuals[0]) / sd if sd > 0 else np.nan
+    return NullTest(p, float(values.mean()), sd, float(low), float(high), m, z)
 
 
 # pytest must not take the function for a test when it is imported into one.

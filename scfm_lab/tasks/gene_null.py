@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.dose import is_random
-from scfm_lab.errors import Cancelled
 from scfm_lab.evaluation.nulls import (
     MIN_NULL_GENES,
     NO_NULL,
@@ -19,17 +18,18 @@ from scfm_lab.evaluation.nulls import (
 )
 from scfm_lab.tasks.perturb_result import group_rows
 from scfm_lab.tasks.progress import as_progress
+from scfm_lab.tasks.sweep import Question, effects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from numpy.typing import NDArray
 
-    from scfm_lab.tasks.perturb import Perturber
+    from scfm_lab.tasks.baseline import Baseline
 
 
 def gene_null(
-    lab: Perturber,
+    lab: Baseline,
     doses: Mapping[int, float],
     set_to: Mapping[int, float],
     shift: NDArray[np.float32],
@@ -50,8 +50,8 @@ def gene_null(
     for group, rows in group_rows(lab.groups, len(lab.cells)):
         if group in skip:
             continue
-        chosen = _subsample(rows, lab.cells.keys, max_cells)
-        plans[group] = (chosen, *_null_sets(lab, targets, chosen, n_null))
+        chosen = subsample(rows, lab.cells.keys, max_cells)
+        plans[group] = (chosen, *null_sets(lab, targets, chosen, n_null))
     # Each null set is computed on the cells of the groups that it is a null for, once.
     wanted: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
     for chosen, _, sets in plans.values():
@@ -62,17 +62,18 @@ def gene_null(
     return {group: _test(shift, targets, plan, shifts) for group, plan in plans.items()}
 
 
-def _subsample(rows: NDArray[np.int64], keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
-    # By digest, so that the choice does not depend on the order of the cells.
+def subsample(rows: NDArray[np.int64], keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+    """At most `n` of the rows, chosen by digest, so that the choice does not depend on the order of the cells."""
     if len(rows) <= n:
         return rows
     return np.sort(rows[np.argsort(keys[rows], kind="stable")[:n]])
 
 
-def _null_sets(
-    lab: Perturber, targets: list[int], rows: NDArray[np.int64], n: int
+def null_sets(
+    lab: Baseline, targets: list[int], rows: NDArray[np.int64], n: int, f: Features | None = None
 ) -> tuple[Features, list[tuple[int, ...]]]:
-    f = features(lab.cells.counts[rows], lab.cells.total[rows])
+    """Features of the genes in some cells, and at most `n` sets of genes comparable with the targets, one for one."""
+    f = f or features(lab.cells.counts[rows], lab.cells.total[rows])
     candidates = lab.known.copy()
     # A column that is only part of what the model takes for a gene would have part of its effect.
     candidates[list(lab.summed)] = False
@@ -93,7 +94,7 @@ def _null_sets(
 
 
 def _null_shifts(
-    lab: Perturber,
+    lab: Baseline,
     doses: Mapping[int, float],
     set_to: Mapping[int, float],
     targets: list[int],
@@ -101,26 +102,21 @@ def _null_shifts(
     progress: bool | Callable[..., None],
     cancel: Any,
 ) -> dict[tuple[int, ...], NDArray[np.float32]]:
-    out = {}
     # The mean shift does not depend on the number of draws, only its noise does.
     draws = 2 if is_random(doses) or set_to else 1
+    asked = sorted(work.items())
+    questions = []
+    for one, rows in asked:
+        swap = dict(zip(targets, one, strict=True))
+        questions.append(
+            Question({swap[t]: d for t, d in doses.items()}, {swap[t]: d for t, d in set_to.items()}, rows=rows)
+        )
     with as_progress(progress, "Comparable genes", unit="genes") as report:
-        for done, (one, rows) in enumerate(sorted(work.items())):
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("Stopped; nothing was written.")
-            swap = dict(zip(targets, one, strict=True))
-            touched, _, shift = lab.effects(
-                {swap[t]: d for t, d in doses.items()},
-                {swap[t]: d for t, d in set_to.items()},
-                draws=draws,
-                rows=rows,
-                cancel=cancel,
-            )
-            full = np.zeros(len(lab.cells), dtype=np.float32)
-            full[touched] = shift
-            out[one] = full
-            if report is not None:
-                report(done + 1, len(work))
+        found = effects(lab, questions, draws=draws, progress=report, cancel=cancel)
+    out = {}
+    for (one, _), effect in zip(asked, found, strict=True):
+        out[one] = np.zeros(len(lab.cells), dtype=np.float32)
+        out[one][effect.rows] = effect.values[0]
     return out
 
 

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.audit import audit_cells
-from scfm_lab.cells.cells import Cells, column_of, group_column
-from scfm_lab.cells.dose import check_dose, check_doses, check_level, is_random, perturb_counts
+from scfm_lab.cells.dose import check_doses, is_random, perturb_counts
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError, GenesError, did_you_mean
+from scfm_lab.errors import DataError
 from scfm_lab.evaluation.nulls import NO_NULL, benjamini_hochberg, check_n_null
+from scfm_lab.tasks.baseline import Baseline, groups_of
 from scfm_lab.tasks.gene_null import gene_null
 from scfm_lab.tasks.layout import Layout, Projector, find_plane
-from scfm_lab.tasks.perturb_result import PerturbResult, effect_table
-from scfm_lab.tasks.progress import as_progress
+from scfm_lab.tasks.perturb_result import MIN_CHANGED, PerturbResult, effect_table, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,12 +26,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfm_lab.cells.genes import Match
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
-    from scfm_lab.models.tokens import States
-
-MIN_CHANGED = 10
-"""Fewer changed cells in a group are not tested: their mean says little."""
 
 
 def perturb(
@@ -130,7 +124,7 @@ def perturb(
     return result
 
 
-class Perturber:
+class Perturber(Baseline):
     """Cells and a model made ready once, to be perturbed many times.
 
     The unperturbed cells are encoded here; each :meth:`run` then computes only the cells that
@@ -139,35 +133,8 @@ class Perturber:
     Parameters are those of :func:`perturb`.
     """
 
-    def __init__(
-        self,
-        adata: AnnData,
-        model: Model | str | Path,
-        *,
-        groupby: str | None = None,
-        sample_key: str | None = None,
-        layer: str | None = None,
-        basis: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        progress: bool | Callable[..., None] = False,
-        cancel: Any = None,
-    ) -> None:
-        from scfm_lab.models.load import as_model
-
-        self.model = as_model(model)
-        self.model.require("perturb")
-        self.groups = _groups(adata, groupby)
-        self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
-        self.groupby, self.options, self.seed = groupby, dict(options or {}), seed
-        self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
-        match = self.model.known_genes(self.cells.genes, self.options)
-        self.audit = audit_cells(self.cells, match, self.model.spec.name)
-        self.known = np.zeros(len(self.cells.genes), dtype=bool)
-        self.known[match.columns] = True
-        self.summed = _summed_columns(match, self.cells)
-        with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
-            self.baseline = self._encode(self.cells, progress=report, cancel=cancel).cell
+    def __init__(self, adata: AnnData, model: Model | str | Path, *, basis: str | None = None, **options: Any) -> None:
+        super().__init__(adata, model, **options)
         plane, name = find_plane(adata, self.baseline, basis)
         self.projector = Projector(self.baseline, plane, basis=name)
 
@@ -182,7 +149,7 @@ class Perturber:
         """The exact effect of a perturbation, without its null."""
         check_doses(doses, set_to)
         started = time.perf_counter()
-        by_column, levels, names = self._resolve(doses, set_to)
+        by_column, levels, names = self.resolve(doses, set_to)
         if n_draws < 1:
             raise DataError(f"n_draws is {n_draws}; at least one draw is needed.")
         random = is_random(by_column) or bool(levels)
@@ -244,7 +211,7 @@ class Perturber:
             the gene itself is then tested on the same cells.
         """
         check_n_null(n_null)
-        by_column, levels, _ = self._resolve(result.doses, result.set_to)
+        by_column, levels, _ = self.resolve(result.doses, result.set_to)
         table = result.table.copy()
         few = set(table["group"][table["n_changed"] < MIN_CHANGED])
         tests = gene_null(
@@ -264,7 +231,7 @@ class Perturber:
         # The groups are one family of tests; all cells together are a question of its own.
         p = table["p_value"].to_numpy(dtype=float)
         table["q_value"] = np.concatenate([p[:1], benjamini_hochberg(p[1:])])
-        table["verdict"] = [_verdict(row) for row in table.itertuples()]
+        table["verdict"] = [verdict(row) for row in table.itertuples()]
         return replace(result, table=table, has_null=True)
 
     def regrouped(self, adata: AnnData, *, groupby: str | None, basis: str | None) -> Perturber:
@@ -278,7 +245,7 @@ class Perturber:
             As for :func:`perturb`.
         """
         other = copy(self)
-        other.groups, other.groupby = _groups(adata, groupby), groupby
+        other.groups, other.groupby = groups_of(adata, groupby), groupby
         plane, name = find_plane(adata, self.baseline, basis)
         other.projector = Projector(self.baseline, plane, basis=name)
         return other
@@ -337,83 +304,7 @@ class Perturber:
 
     def encode_many(self, parts: list[Cells], *, cancel: Any = None) -> list[NDArray[np.float32]]:
         """Vectors of several sets of cells."""
-        return [self._encode(part, cancel=cancel).cell for part in parts]
-
-    def _encode(self, cells: Cells, *, progress: Callable[..., None] | None = None, cancel: Any = None) -> States:
-        if len(cells) == 0:
-            from scfm_lab.models.tokens import States
-
-            return States(np.empty((0, self.model.spec.width), np.float32))
-        tokens = self.model.tokenize(cells, options=self.options, seed=self.seed)
-        return self.model.encode(tokens, progress=progress, cancel=cancel)
+        return [self.encode(part, cancel=cancel).cell for part in parts]
 
     def _layout(self, after: NDArray[np.float32], rows: NDArray[np.int64]) -> Layout:
         return self.projector.move(after[rows], rows)
-
-    def _resolve(
-        self, doses: Mapping[str, float], set_to: Mapping[str, float] | None
-    ) -> tuple[dict[int, float], dict[int, float], dict[int, str]]:
-        if not doses and not set_to:
-            raise DataError("No gene was named; give doses such as {'CD3D': 0.0}.")
-        names: dict[int, str] = {}
-
-        def columns(values: Mapping[str, float], what: str) -> dict[int, float]:
-            found = {}
-            for gene, value in values.items():
-                column = self.cells.genes.find(gene)
-                if column in names:
-                    raise GenesError(f"{gene!r} and {names[column]!r} are the same gene; name it once.")
-                if not self.known[column]:
-                    raise GenesError(
-                        f"{self.model.spec.name} does not know {gene!r}, so changing it would change nothing."
-                        + did_you_mean(gene, self.cells.genes.names[self.known])
-                    )
-                names[column] = str(gene)
-                found[column] = check_dose(gene, value) if what == "dose" else check_level(gene, value)
-            return found
-
-        found = columns(doses, "dose"), columns(set_to or {}, "level"), names
-        for column, gene in names.items():
-            others = [str(self.cells.genes.names[i]) for i in self.summed.get(column, ()) if i not in names]
-            if others:
-                raise GenesError(
-                    f"{self.model.spec.name} sums the columns of {gene!r} and {', '.join(map(repr, others))} into one gene, so "
-                    f"that changing {gene!r} alone would change part of it; give {'both' if len(others) == 1 else 'all'} a dose."
-                )
-        return found
-
-
-def _summed_columns(match: Match, cells: Cells) -> dict[int, list[int]]:
-    """Other columns with counts that the model sums into the same gene, for each column that has such."""
-    seen = np.asarray(cells.counts.sum(axis=0)).ravel() > 0
-    by_id: dict[int, list[int]] = {}
-    for column, gene in zip(match.columns.tolist(), match.ids.tolist(), strict=True):
-        by_id.setdefault(gene, []).append(column)
-    return {
-        column: others
-        for columns in by_id.values()
-        if len(columns) > 1
-        for column in columns
-        if (others := [c for c in columns if c != column and seen[c]])
-    }
-
-
-def _groups(adata: AnnData, key: str | None) -> NDArray[Any] | None:
-    return None if key is None else _texts(group_column(adata, key))
-
-
-def _texts(column: Any) -> NDArray[Any]:
-    texts: NDArray[Any] = column.astype(str).to_numpy(dtype=object)
-    return texts
-
-
-def _verdict(row: Any) -> str:
-    if row.n_cells and not row.n_changed:
-        return "nothing changes"
-    if row.n_changed < MIN_CHANGED:
-        return "too few cells to test"
-    if not np.isfinite(row.p_value):
-        return "no valid null"
-    if row.p_value <= 0.05:
-        return "stronger than comparable genes"
-    return "not distinguishable from comparable genes"

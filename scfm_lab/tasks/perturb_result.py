@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.layout import Layout
 
 ALL = "all"
+MIN_CHANGED = 10
+"""Fewer changed cells in a group are not tested: their mean says little."""
 _NULL_COLUMNS = ("null_mean", "null_sd", "null_low", "null_high", "p_value", "q_value")
 
 
@@ -154,7 +156,7 @@ class PerturbResult(Result):
         alt = charts()
 
         table = self.table if len(self.table) == 1 else self.table.iloc[1:]
-        shown = {verdict: colour for verdict, colour in _COLOURS.items() if verdict in set(table["verdict"])}
+        shown = {verdict: colour for verdict, colour in VERDICT_COLOURS.items() if verdict in set(table["verdict"])}
         base = alt.Chart(table).encode(y=alt.Y("group:N", sort="-x", title=None))
         band = base.mark_bar(color="#bdbdbd", opacity=0.7, height=14).encode(
             x=alt.X("null_low:Q", title="shift of the cells' vectors"), x2="null_high:Q"
@@ -185,7 +187,7 @@ class PerturbResult(Result):
 
 
 #: Of verdicts, told apart by people who do not see every colour.
-_COLOURS = {
+VERDICT_COLOURS = {
     "stronger than comparable genes": "#D55E00",
     "not distinguishable from comparable genes": "#0072B2",
     "no valid null": "#E69F00",
@@ -206,3 +208,16 @@ def _sentence(row: Any) -> str:
         f"{row['verdict']} (p = {row['p_value']:.3g} against {int(row['n_null'])} of them, "
         f"whose effect would be {_number(row['null_mean'])} ± {_number(row['null_sd'])})"
     )
+
+
+def verdict(row: Any) -> str:
+    """What a row of effects and their test says, in words."""
+    if row.n_cells and not row.n_changed:
+        return "nothing changes"
+    if row.n_changed < MIN_CHANGED:
+        return "too few cells to test"
+    if not np.isfinite(row.p_value):
+        return "no valid null"
+    if row.p_value <= 0.05:
+        return "stronger than comparable genes"
+    return "not distinguishable from comparable genes"

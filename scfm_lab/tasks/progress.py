@@ -21,7 +21,7 @@ def as_progress(
     if callable(progress):
         yield progress
         return
-    if not progress or not _somebody_looks():
+    if not progress or not somebody_looks():
         yield None
         return
     from tqdm.auto import tqdm
@@ -38,5 +38,6 @@ def as_progress(
         yield report
 
 
-def _somebody_looks() -> bool:
+def somebody_looks() -> bool:
+    """Whether the work is done in a notebook or at a terminal."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,0 +1,144 @@
+"""Cells and a model made ready once, to be asked many questions about doses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.audit import audit_cells
+from scfm_lab.cells.cells import Cells, column_of, group_column
+from scfm_lab.cells.dose import check_dose, check_level
+from scfm_lab.errors import DataError, GenesError, did_you_mean
+from scfm_lab.tasks.progress import as_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.genes import Match
+    from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import States
+
+
+class Baseline:
+    """Unperturbed cells with their vectors, and what may be asked of them.
+
+    Parameters
+    ----------
+    adata, model, groupby, sample_key, layer, options, seed, progress, cancel
+        As for :func:`scfm_lab.perturb`.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        model: Model | str | Path,
+        *,
+        groupby: str | None = None,
+        sample_key: str | None = None,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        progress: bool | Callable[..., None] = False,
+        cancel: Any = None,
+    ) -> None:
+        from scfm_lab.models.load import as_model
+
+        self.model = as_model(model)
+        self.model.require("perturb")
+        self.groups = groups_of(adata, groupby)
+        self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
+        self.groupby, self.sample_key = groupby, sample_key
+        self.options, self.seed = dict(options or {}), seed
+        self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
+        self.match = self.model.known_genes(self.cells.genes, self.options)
+        self.audit = audit_cells(self.cells, self.match, self.model.spec.name)
+        self.known = np.zeros(len(self.cells.genes), dtype=bool)
+        self.known[self.match.columns] = True
+        self.summed = _summed_columns(self.match, self.cells)
+        with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
+            self.baseline = self.encode(self.cells, progress=report, cancel=cancel).cell
+        self.seen = np.asarray(np.isfinite(self.baseline).all(axis=1))
+        """Cells in which the model sees a gene."""
+
+    def encode(self, cells: Cells, *, progress: Callable[..., None] | None = None, cancel: Any = None) -> States:
+        """Vectors of cells, in the model's own precision."""
+        if len(cells) == 0:
+            from scfm_lab.models.tokens import States
+
+            return States(np.empty((0, self.model.spec.width), np.float32))
+        tokens = self.model.tokenize(cells, options=self.options, seed=self.seed)
+        return self.model.encode(tokens, progress=progress, cancel=cancel)
+
+    def resolve(
+        self, doses: Mapping[str, float], set_to: Mapping[str, float] | None
+    ) -> tuple[dict[int, float], dict[int, float], dict[int, str]]:
+        """Columns with their doses, columns with their levels, and the names by which they were asked for.
+
+        Raises
+        ------
+        GenesError
+            If a gene is not there, unknown to the model, named twice, or only part of what the model takes for a gene.
+        """
+        if not doses and not set_to:
+            raise DataError("No gene was named; give doses such as {'CD3D': 0.0}.")
+        names: dict[int, str] = {}
+
+        def columns(values: Mapping[str, float], what: str) -> dict[int, float]:
+            found = {}
+            for gene, value in values.items():
+                column = self.cells.genes.find(gene)
+                if column in names:
+                    raise GenesError(f"{gene!r} and {names[column]!r} are the same gene; name it once.")
+                if not self.known[column]:
+                    raise GenesError(
+                        f"{self.model.spec.name} does not know {gene!r}, so changing it would change nothing."
+                        + did_you_mean(gene, self.cells.genes.names[self.known])
+                    )
+                names[column] = str(gene)
+                found[column] = check_dose(gene, value) if what == "dose" else check_level(gene, value)
+            return found
+
+        found = columns(doses, "dose"), columns(set_to or {}, "level"), names
+        for column, gene in names.items():
+            others = [str(self.cells.genes.names[i]) for i in self.summed.get(column, ()) if i not in names]
+            if others:
+                raise GenesError(
+                    f"{self.model.spec.name} sums the columns of {gene!r} and {', '.join(map(repr, others))} into one gene, so "
+                    f"that changing {gene!r} alone would change part of it; give {'both' if len(others) == 1 else 'all'} a dose."
+                )
+        return found
+
+
+def _summed_columns(match: Match, cells: Cells) -> dict[int, list[int]]:
+    """Other columns with counts that the model sums into the same gene, for each column that has such."""
+    seen = np.asarray(cells.counts.sum(axis=0)).ravel() > 0
+    by_id: dict[int, list[int]] = {}
+    for column, gene in zip(match.columns.tolist(), match.ids.tolist(), strict=True):
+        by_id.setdefault(gene, []).append(column)
+    return {
+        column: others
+        for columns in by_id.values()
+        if len(columns) > 1
+        for column in columns
+        if (others := [c for c in columns if c != column and seen[c]])
+    }
+
+
+def groups_of(adata: AnnData, key: str | None) -> NDArray[Any] | None:
+    """The group of each cell as text; None where no column is named."""
+    return None if key is None else _texts(group_column(adata, key))
+
+
+def _texts(column: Any) -> NDArray[Any]:
+    texts: NDArray[Any] = column.astype(str).to_numpy(dtype=object)
+    return texts
+
+
+def labels_of(adata: AnnData, key: str, *, what: str = "The label column") -> NDArray[Any]:
+    """A column of labels as text."""
+    return _texts(column_of(adata, key, what=what))

@@ -1,0 +1,361 @@
+"""Do two conditions respond differently to a perturbation? Donors are the unit, and labels are exchanged within them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import comb
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scfm_lab.errors import DataError, plural
+from scfm_lab.evaluation.nulls import benjamini_hochberg
+from scfm_lab.results import Result, charts
+from scfm_lab.tasks.baseline import labels_of
+from scfm_lab.tasks.screen_result import write_table
+from scfm_lab.tasks.screen_tests import COLUMNS, ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.tasks.baseline import Baseline
+    from scfm_lab.tasks.screen_tests import Group, Measured
+
+MIN_DONORS = 6
+"""Exchanging the labels of five donors cannot give a p of 0.05: intervals only."""
+MIN_CELLS = 5
+"""A donor with fewer cells of a condition in a group says nothing about it."""
+_MOST_EXCHANGES = 9999
+WHAT_INTERVALS_ARE = "Intervals describe how the model's answers differ between donors, not how wrong the model is."
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Two conditions and the donors in which they were seen."""
+
+    column: str
+    tested: str
+    baseline: str
+    label: NDArray[Any]
+    """Condition of each cell."""
+    donor: NDArray[Any]
+
+    @property
+    def text(self) -> str:
+        """The contrast in words."""
+        return f"{self.column}: {self.tested} minus {self.baseline}"
+
+    @classmethod
+    def of(cls, adata: AnnData, contrast: str | tuple[str, str, str], sample_key: str | None) -> Self:
+        """Read a contrast: a column of two values, or (column, condition, baseline condition).
+
+        Raises
+        ------
+        DataError
+            If there is no sample column, or the conditions are not there or not two.
+        """
+        if sample_key is None:
+            raise DataError(
+                "A contrast needs sample_key=, the obs column of donors or samples: they are the replicates."
+            )
+        named = not isinstance(contrast, str)
+        column = str(contrast[0]) if named else str(contrast)
+        if named and len(contrast) != 3:
+            raise DataError("contrast is a column of two conditions, or (column, condition, baseline condition).")
+        label = labels_of(adata, column, what="The contrast column")
+        values = sorted(set(label))
+        if named:
+            tested, baseline = str(contrast[1]), str(contrast[2])
+            for value in (tested, baseline):
+                if value not in values:
+                    raise DataError(
+                        f"No cell is {value!r} in obs[{column!r}]; values there: {', '.join(map(repr, values[:12]))}."
+                    )
+            if tested == baseline:
+                raise DataError(f"The contrast names {tested!r} twice; name two conditions.")
+        elif len(values) != 2:
+            raise DataError(
+                f"obs[{column!r}] has {plural(len(values), 'condition', 'conditions')}; a contrast compares two: write "
+                f"contrast=({column!r}, {values[-1]!r}, {values[0]!r})."
+            )
+        else:
+            usual = [
+                v
+                for v in values
+                if v.casefold() in ("control", "ctrl", "untreated", "healthy", "normal", "unstimulated")
+            ]
+            baseline = usual[0] if len(usual) == 1 else values[0]
+            tested = next(v for v in values if v != baseline)
+        return cls(column, tested, baseline, label, labels_of(adata, sample_key, what="The sample column"))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Test of a difference between conditions over donors."""
+
+    effect: float
+    low: float
+    high: float
+    """95 % t-interval over donors."""
+    null_mean: float
+    null_sd: float
+    """Of the differences when labels are exchanged."""
+    p_value: float
+    """NaN below six donors."""
+    n_donors: int
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which donors can be compared in a group of cells, and how."""
+
+    donors: list[str]
+    indicator: NDArray[np.float64]
+    """Donor means of each condition as weights of cells, (2, donors, cells); NaN-free, 0 where a donor lacks a condition."""
+    paired: bool
+    groups: NDArray[np.bool_]
+    """Unpaired: whether each donor is one of the tested condition."""
+    dropped: list[str]
+
+
+def design(conditions: Conditions, rows: NDArray[np.int64], applies: NDArray[np.bool_]) -> Design | None:
+    """The donors of some cells: those seen in both conditions are compared with themselves.
+
+    Where fewer than two donors were seen in both, each donor is of one condition, and donors are compared with donors.
+    None: neither way has two donors a side.
+    """
+    rows = rows[applies[rows]]
+    label, donor = conditions.label[rows], conditions.donor[rows]
+    there: dict[str, list[NDArray[np.int64]]] = {}
+    dropped = []
+    for name in sorted(set(donor)):
+        cells = [rows[(donor == name) & (label == c)] for c in (conditions.tested, conditions.baseline)]
+        enough = [len(c) >= MIN_CELLS for c in cells]
+        if any(0 < len(c) < MIN_CELLS for c in cells):
+            dropped.append(name)
+        if any(enough):
+            there[name] = [c if ok else c[:0] for c, ok in zip(cells, enough, strict=True)]
+    both = [n for n, (a, b) in there.items() if len(a) and len(b)]
+    paired = len(both) >= 2
+    names = both if paired else list(there)
+    sides = np.array([len(there[n][0]) > 0 for n in names], dtype=bool)
+    if not paired:
+        # A donor of both conditions cannot stand on one side only.
+        keep = [n for n in names if n not in both]
+        names, sides = keep, np.array([len(there[n][0]) > 0 for n in keep], dtype=bool)
+        if min(sides.sum(), (~sides).sum()) < 2:
+            return None
+    weights = np.zeros((2, len(names), len(conditions.label)))
+    for i, name in enumerate(names):
+        for side, own in enumerate(there[name]):
+            if len(own):
+                weights[side, i, own] = 1 / len(own)
+    return Design(names, weights, paired, sides, dropped)
+
+
+def exchange_test(first: NDArray[np.float64], second: NDArray[np.float64], plan: Design, *, seed: int = 0) -> Exchange:
+    """Difference between conditions, its interval over donors, and how rare it is when labels are exchanged.
+
+    Parameters
+    ----------
+    first, second
+        Mean effect of each donor in the tested and in the baseline condition, shape (donors,). In an unpaired design the
+        one that a donor lacks is not read.
+
+    Notes
+    -----
+    Paired: the two labels of a donor are exchanged for all of its cells together, which changes the sign of its difference;
+    with n donors there are 2^(n−1) different outcomes, the least p of five is 1/16. Unpaired: the donors' conditions are
+    dealt out anew.
+    """
+    from scipy import stats
+
+    n = len(plan.donors)
+    if plan.paired:
+        values = first - second
+        effect = float(values.mean())
+        half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n >= 2 else np.nan
+        null = _flips(n, seed) @ values / n
+        centre, spread = 0.0, float(np.sqrt((null**2).mean()))
+        least = 2.0 ** (1 - n)
+    else:
+        values = np.where(plan.groups, first, second)
+        a, b = values[plan.groups], values[~plan.groups]
+        effect = float(a.mean() - b.mean())
+        va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+        welch = (va + vb) ** 2 / max(va**2 / (len(a) - 1) + vb**2 / (len(b) - 1), 1e-300)
+        half = float(stats.t.ppf(0.975, max(welch, 1)) * np.sqrt(va + vb))
+        dealt = _dealt(n, len(a), seed)
+        null = dealt @ values / len(a) - (1 - dealt) @ values / len(b)
+        centre, spread = float(null.mean()), float(null.std())
+        least = (2 if 2 * len(a) == n else 1) / comb(n, len(a))
+    scale = np.abs(values).max(initial=0)
+    p = float((np.abs(null) >= abs(effect) - 1e-12 * scale).mean())
+    if n < MIN_DONORS or least > 0.05:
+        p = np.nan
+    return Exchange(effect, effect - half, effect + half, centre, spread, p, n, plan.paired)
+
+
+def _flips(n: int, seed: int) -> NDArray[np.float64]:
+    """Signs of the donors, one row per exchange, the real one first."""
+    if 2 ** (n - 1) <= _MOST_EXCHANGES:
+        # A row and its negative give the same two-sided answer, so that the first donor keeps its sign.
+        return np.array([(1, *rest) for rest in product((1, -1), repeat=n - 1)], dtype=np.float64)
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(_MOST_EXCHANGES + 1, n))
+    signs[0] = 1
+    return signs
+
+
+def _dealt(n: int, k: int, seed: int) -> NDArray[np.float64]:
+    if comb(n, k) <= _MOST_EXCHANGES:
+        out = np.zeros((comb(n, k), n))
+        for row, chosen in enumerate(combinations(range(n), k)):
+            out[row, list(chosen)] = 1
+        return out
+    rng = np.random.default_rng(seed)
+    return (np.argsort(rng.random((_MOST_EXCHANGES + 1, n)), axis=1) < k).astype(np.float64)
+
+
+def contrasted(
+    lab: Baseline, groups: Sequence[Group], measured: Measured, conditions: Conditions
+) -> tuple[pd.DataFrame, list[str]]:
+    """One row per gene, group and read-out; and what could not be compared, in sentences."""
+    import pandas as pd
+
+    parts: list[pd.DataFrame] = []
+    notes: list[str] = []
+    for group in groups:
+        for readout, values in measured.effects.items():
+            plan = design(conditions, group.rows, measured.applies[readout])
+            if plan is None:
+                notes.append(
+                    f"{group.name}: fewer than two donors of each condition have {MIN_CELLS} cells; nothing to compare."
+                )
+                continue
+            if plan.dropped and readout == next(iter(measured.effects)):
+                notes.append(
+                    f"{group.name}: too few cells of a condition in {', '.join(plan.dropped[:6])}; left out there."
+                )
+            table = _rows(measured.names, values, plan, lab.seed)
+            cells = (plan.indicator > 0).any(axis=(0, 1))
+            table.insert(1, "group", group.name)
+            table.insert(2, "readout", readout)
+            table["n_cells"] = int(cells.sum())
+            table["n_changed"] = (measured.changed @ cells.astype(float)).astype(np.int64)
+            table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy(dtype=float))
+            table["verdict"] = [_verdict(row) for row in table.itertuples()]
+            parts.append(table)
+    if not parts:
+        raise DataError(
+            f"In no group do two donors of each condition have {MIN_CELLS} cells or more, so that {conditions.text} cannot be "
+            "compared; take larger groups (groupby=) or other samples (sample_key=)."
+        )
+    return ranked(pd.concat(parts, ignore_index=True)), list(dict.fromkeys(notes))
+
+
+def _rows(names: Sequence[str], values: Any, plan: Design, seed: int) -> pd.DataFrame:
+    import pandas as pd
+
+    clean = values.copy()
+    clean.data = np.nan_to_num(clean.data, nan=0.0).astype(np.float64)
+    # (genes, donors) for each side.
+    sides = [np.asarray(clean @ plan.indicator[side].T) for side in (0, 1)]
+    rows = []
+    for gene, first, second in zip(names, *sides, strict=True):
+        t = exchange_test(first, second, plan, seed=seed)
+        a, b = (first, second) if plan.paired else (first[plan.groups], second[~plan.groups])
+        rows.append(
+            {
+                "gene": gene,
+                "effect": t.effect,
+                "null_mean": t.null_mean,
+                "null_sd": t.null_sd,
+                "p_value": t.p_value,
+                "low": t.low,
+                "high": t.high,
+                "effect_tested": float(a.mean()),
+                "effect_baseline": float(b.mean()),
+                "n_donors": t.n_donors,
+                "paired": t.paired,
+                "z": t.effect / t.null_sd if t.null_sd > 0 else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _verdict(row: Any) -> str:
+    if row.n_changed == 0:
+        return "nothing changes"
+    if np.isfinite(row.p_value):
+        return "responds differently" if row.p_value <= 0.05 else "no difference to be seen"
+    return "too few donors for a p: interval only"
+
+
+@dataclass(frozen=True, repr=False)
+class ContrastResult(Result):
+    """Whether two conditions respond differently, gene by gene; donors are the unit of replication."""
+
+    details: pd.DataFrame
+    """The table with more columns: low and high (95 % interval over donors), effect_tested, effect_baseline, n_donors,
+    paired, z, n_changed, verdict."""
+    conditions: Conditions
+    dose: float
+    skipped: dict[str, str]
+    notes: tuple[str, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """gene, group, readout, effect (the difference), null_mean, null_sd (labels exchanged), p_value, q_value, n_cells."""
+        return self.details[list(COLUMNS)]
+
+    def summary(self) -> str:
+        """Which genes differ, over how many donors, and what the intervals are."""
+        d = self.details
+        p = self.provenance
+        lines = [
+            f"{self.conditions.text}, {plural(p['genes'], 'gene', 'genes')} at dose {self.dose:g} with {p['model']}; labels "
+            "exchanged within donors, donors are the replicates."
+        ]
+        for (group, readout), rows in d.groupby(["group", "readout"], sort=False):
+            n = int(rows["n_donors"].max())
+            how = "seen in both conditions" if bool(rows["paired"].all()) else "of one condition each"
+            if rows["p_value"].notna().any():
+                few = int((rows["q_value"] <= 0.05).sum())
+                names = ", ".join(f"{r.gene} (p = {r.p_value:.2g})" for r in rows.head(3).itertuples())
+                lines.append(f"{group}, {readout}: {n} donors {how}; {few} genes with q ≤ 0.05; first {names}.")
+            else:
+                first = rows.iloc[0]
+                lines.append(
+                    f"{group}, {readout}: {n} donors {how}, too few for a p (at least {MIN_DONORS}): intervals only; first "
+                    f"{first['gene']} {first['effect']:.3g} [{first['low']:.3g}, {first['high']:.3g}]."
+                )
+        lines += [*self.notes, WHAT_INTERVALS_ARE]
+        lines.append("A gene that one condition expresses more has more to lose there: that alone makes a difference.")
+        return "\n".join(lines)
+
+    def plot(self, *, n: int = 25) -> Any:
+        """The first genes' differences with their intervals over donors (Altair)."""
+        alt = charts()
+        first = self.details["readout"].iloc[0]
+        rows = self.details[self.details["readout"] == first]
+        rows = rows.groupby("group", sort=False).head(n)
+        base = alt.Chart(rows).encode(y=alt.Y("gene:N", sort=None, title=None))
+        title = f"{first}, {self.conditions.tested} minus {self.conditions.baseline}"
+        bars = base.mark_rule(color="#0072B2").encode(x=alt.X("low:Q", title=title), x2="high:Q")
+        points = base.mark_point(filled=True, size=50, color="#0072B2").encode(
+            x="effect:Q", tooltip=["gene", "group", "effect", "low", "high", "p_value", "n_donors", "verdict"]
+        )
+        zero = alt.Chart(rows).mark_rule(color="#757575", strokeDash=[3, 3]).encode(x=alt.datum(0))
+        return (zero + bars + points).facet(column=alt.Column("group:N", title=None)).resolve_scale(y="independent")
+
+    def write(self, adata: AnnData, key_added: str | None = None) -> None:
+        """Write the table to ``uns``, with its provenance."""
+        key = key_added or f"contrast_{self.provenance['model']}"
+        write_table(adata, self.table, key, self.provenance, key_added is not None)

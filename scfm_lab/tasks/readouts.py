@@ -1,0 +1,270 @@
+"""What is read off a cell that a perturbation has moved: one number per cell for each read-out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from scfm_lab.errors import DataError, did_you_mean
+from scfm_lab.tasks.baseline import labels_of
+from scfm_lab.tasks.progress import as_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.tokens import Tokens
+    from scfm_lab.tasks.baseline import Baseline
+
+READOUTS = ("shift", "towards_target", "expression", "label")
+_NEIGHBOURS = 15
+_DECODED = 1000
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Perturbed cells beside their unperturbed selves; each has a row per cell and perturbation."""
+
+    rows: NDArray[np.int64]
+    """Row of the cell."""
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    tokens: Tokens
+    """Of the perturbed cells."""
+    of: NDArray[np.int64]
+    """Number of the perturbation, an index into `columns`."""
+    columns: Sequence[tuple[int, ...]]
+    """Columns of the genes that each perturbation changes."""
+
+
+class Readout:
+    """Base of the read-outs."""
+
+    name: ClassVar[str]
+    signed: ClassVar[bool] = False
+    """Whether it has a direction; else it is never negative."""
+
+    def values(self, moved: Moved) -> NDArray[np.float32]:
+        """The effect on each cell; NaN where it has none."""
+        raise NotImplementedError
+
+    def applies(self, n: int) -> NDArray[np.bool_]:
+        """In which of the cells it can be read at all."""
+        return np.ones(n, dtype=bool)
+
+    def identity(self) -> str:
+        """What it depends on besides the cells and the model, for the journal."""
+        return self.name
+
+
+class Shift(Readout):
+    """Euclidean distance that the vector moves."""
+
+    name = "shift"
+
+    def values(self, moved: Moved) -> NDArray[np.float32]:
+        """The distance."""
+        return np.linalg.norm(moved.after - moved.before, axis=1).astype(np.float32)
+
+
+class TowardsTarget(Readout):
+    """How far the vector moves along the straight way to the target's centroid; negative: away from it.
+
+    Cells of the target itself have nowhere to go and are left out.
+    """
+
+    name = "towards_target"
+    signed = True
+
+    def __init__(self, target: str, centroid: NDArray[np.float32], own: NDArray[np.bool_]) -> None:
+        self.target, self.centroid, self.own = target, centroid, own
+
+    def values(self, moved: Moved) -> NDArray[np.float32]:
+        """The movement's component, in units of the embedding."""
+        way = self.centroid - moved.before.astype(np.float64)
+        length = np.linalg.norm(way, axis=1)
+        step = np.vecdot(moved.after.astype(np.float64) - moved.before, way)
+        found = np.divide(step, length, out=np.full(len(way), np.nan), where=length > 0)
+        found[self.own[moved.rows]] = np.nan
+        return found.astype(np.float32)
+
+    def applies(self, n: int) -> NDArray[np.bool_]:
+        """All cells but the target's own."""
+        return ~self.own
+
+    def identity(self) -> str:
+        """The target's centroid."""
+        import hashlib
+
+        return f"{self.name}:{hashlib.sha256(self.centroid.tobytes() + self.own.tobytes()).hexdigest()}"
+
+
+class Expression(Readout):
+    """Mean absolute change of the predicted expression, as log1p, over genes that were not perturbed themselves."""
+
+    name = "expression"
+
+    def __init__(self, lab: Baseline) -> None:
+        lab.model.require("impute")
+        self.model = lab.model
+        # The genes that these cells express most: what is predicted of the others is near nothing.
+        total = np.asarray(lab.cells.counts.sum(axis=0)).ravel()[lab.match.columns]
+        first = np.argsort(-total, kind="stable")[:_DECODED]
+        self.columns, self.ids = lab.match.columns[first], lab.match.ids[first]
+        self.place = {int(column): i for i, column in enumerate(self.columns)}
+        tokens = lab.model.tokenize(lab.cells, options=lab.options, seed=lab.seed)
+        self.before = self._decoded(lab.baseline, tokens)
+
+    def values(self, moved: Moved) -> NDArray[np.float32]:
+        """The mean change."""
+        change = np.abs(self._decoded(moved.after, moved.tokens) - self.before[moved.rows])
+        for number in np.unique(moved.of):
+            own = [self.place[c] for c in moved.columns[number] if c in self.place]
+            change[np.ix_(moved.of == number, own)] = np.nan
+        return np.nanmean(change, axis=1).astype(np.float32)
+
+    def _decoded(self, cell: NDArray[np.float32], tokens: Tokens) -> NDArray[np.float32]:
+        from scfm_lab.models.contract import Model
+
+        plain = type(self.model).impute is Model.impute and self.model.decode_pooling is None
+        if not plain:
+            # The decoder reads other states than those that the cell's vector is made of.
+            return np.log1p(np.maximum(self.model.impute(tokens, self.ids), 0))
+        out = np.full((len(cell), len(self.ids)), np.nan, dtype=np.float32)
+        seen = np.isfinite(cell).all(axis=1)
+        out[seen] = self.model.expected_counts(cell[seen], self.ids)
+        return np.log1p(np.maximum(out, 0))
+
+
+class Label(Readout):
+    """Whether the label that the nearest unperturbed cells vote for has changed: 1 or 0."""
+
+    name = "label"
+
+    def __init__(self, lab: Baseline, labels: NDArray[Any]) -> None:
+        from sklearn.neighbors import NearestNeighbors
+
+        self.known = np.flatnonzero(lab.seen)
+        self.types, codes = np.unique(labels.astype(str), return_inverse=True)
+        self.codes = codes[self.known]
+        self.k = min(_NEIGHBOURS, len(self.known) - 1)
+        if len(self.types) < 2 or self.k < 1:
+            raise DataError("All cells have one label, so that no perturbation can change it; name another labels_key.")
+        self.search = NearestNeighbors(n_neighbors=self.k + 1).fit(lab.baseline[self.known])
+        self.before = np.full(len(lab.cells), -1)
+        self.before[self.known] = self._vote(lab.baseline[self.known], self.known)
+
+    def values(self, moved: Moved) -> NDArray[np.float32]:
+        """1 where the label is another one."""
+        return (self._vote(moved.after, moved.rows) != self.before[moved.rows]).astype(np.float32)
+
+    def _vote(self, vectors: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
+        far, near = self.search.kneighbors(vectors)
+        # A cell does not vote for its own label.
+        weights = np.where(self.known[near] == own[:, None], 0.0, 1 / np.maximum(far, 1e-9))
+        votes = np.zeros((len(vectors), len(self.types)))
+        np.add.at(votes, (np.arange(len(vectors))[:, None], self.codes[near]), weights)
+        found: NDArray[np.int64] = votes.argmax(axis=1)
+        return found
+
+    def identity(self) -> str:
+        """The votes."""
+        import hashlib
+
+        return f"{self.name}:{hashlib.sha256(self.codes.tobytes() + self.before.tobytes()).hexdigest()}"
+
+
+def make_readouts(
+    lab: Baseline,
+    adata: AnnData,
+    *,
+    names: Sequence[str] | None,
+    target: str | None,
+    reference: AnnData | None,
+    labels_key: str | None,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+) -> list[Readout]:
+    """The read-outs that were asked for: the shift, and what the arguments make possible.
+
+    Raises
+    ------
+    DataError
+        If one is unknown or lacks what it needs.
+    ModelError
+        If the model does not predict expression.
+    """
+    wanted = [names] if isinstance(names, str) else list(names or ["shift"])
+    for name in wanted:
+        if name not in READOUTS:
+            raise DataError(
+                f"There is no read-out {name!r}; read-outs: {', '.join(READOUTS)}." + did_you_mean(name, READOUTS)
+            )
+    if target is not None and "towards_target" not in wanted:
+        wanted.append("towards_target")
+    if reference is not None and target is None:
+        raise DataError(
+            "A reference was given without a target; name the label of the cells to move towards with target=."
+        )
+    made: list[Readout] = []
+    for name in dict.fromkeys(wanted):
+        if name == "shift":
+            made.append(Shift())
+        elif name == "towards_target":
+            if target is None:
+                raise DataError(
+                    "The read-out 'towards_target' needs a target: a group of groupby, or a label of the reference."
+                )
+            made.append(_towards(lab, adata, target, reference, labels_key, progress, cancel))
+        elif name == "expression":
+            made.append(Expression(lab))
+        else:
+            key = labels_key if reference is None and labels_key else lab.groupby
+            if key is None:
+                raise DataError("The read-out 'label' needs labels; name their column with labels_key= or groupby=.")
+            made.append(Label(lab, labels_of(adata, key)))
+    return made
+
+
+def _towards(
+    lab: Baseline,
+    adata: AnnData,
+    target: str,
+    reference: AnnData | None,
+    labels_key: str | None,
+    progress: bool | Callable[..., None],
+    cancel: Any,
+) -> TowardsTarget:
+    own = np.zeros(len(lab.cells), dtype=bool)
+    if reference is None:
+        key = labels_key or lab.groupby
+        if key is None:
+            raise DataError(
+                f"Which cells are {target!r}? Name the obs column that holds it with groupby= or labels_key=."
+            )
+        labels, vectors = labels_of(adata, key), lab.baseline
+        own = labels == target
+        where = f"obs[{key!r}]"
+    else:
+        key = labels_key or lab.groupby or "cell_type"
+        labels = labels_of(reference, key, what="The label column of the reference")
+        where = f"the reference's obs[{key!r}]"
+        cells = lab.model.read_cells(reference.copy() if reference.is_view else reference, options=lab.options)
+        cells = cells.take(np.flatnonzero(labels == target))
+        with as_progress(progress, f"Cells of the target, with {lab.model.spec.name}") as report:
+            vectors = lab.encode(cells, progress=report, cancel=cancel).cell
+    if not (labels == target).any():
+        known = sorted(set(labels))
+        raise DataError(
+            f"No cell is {target!r} in {where}; values there: {', '.join(map(repr, known[:12]))}."
+            + did_you_mean(target, known)
+        )
+    vectors = vectors[own] if reference is None else vectors
+    vectors = vectors[np.isfinite(vectors).all(axis=1)]
+    if not len(vectors):
+        raise DataError(f"In no cell of the target {target!r} does {lab.model.spec.name} see a gene.")
+    return TowardsTarget(target, vectors.mean(axis=0, dtype=np.float64), own)

@@ -1,0 +1,118 @@
+"""The best genes of a screen, two by two: each pair against pairs of comparable genes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.evaluation.nulls import NO_NULL, NullTest, test_against_null
+from scfm_lab.tasks.gene_null import null_sets
+from scfm_lab.tasks.perturb_result import ALL, MIN_CHANGED
+from scfm_lab.tasks.screen_tests import SCALES, Measured, ranked, rows_of
+from scfm_lab.tasks.sweep import Question
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from scfm_lab.tasks.screen import Screen
+    from scfm_lab.tasks.screen_tests import Group
+    from scfm_lab.tasks.sweep import Effect
+
+_NULL_SETS = 50
+
+
+def pair_rows(
+    screen: Screen,
+    details: pd.DataFrame,
+    singles: Measured,
+    answer: Callable[[list[Question]], Mapping[str, Effect]],
+) -> pd.DataFrame:
+    """The table with the pairs of its best genes in it.
+
+    Best is what stands first in the first read-out over all cells. A pair's null sets are pairs of genes, each comparable
+    with one of the two; ``sum_of_singles`` is what the pair would do if the two effects added up.
+    """
+    import pandas as pd
+
+    first = details["readout"].iloc[0]
+    best = details[(details["group"] == ALL) & (details["readout"] == first)]["gene"].head(screen.pairs)
+    place = {name: i for i, name in enumerate(singles.names)}
+    chosen = sorted(place[name] for name in best)
+    pairs = list(combinations(chosen, 2))
+    asked = [_question(screen, [*singles.columns[a], *singles.columns[b]], screen.used) for a, b in pairs]
+    sets, wanted = _null_of(screen, asked)
+    null = [_question(screen, list(one), np.unique(np.concatenate(rows))) for one, rows in sorted(wanted.items())]
+    found = answer([*asked, *null])
+    measured = Measured.of(screen.lab, asked, [found[screen.text(q)] for q in asked], screen.readouts)
+    others = Measured.of(screen.lab, null, [found[screen.text(q)] for q in null], screen.readouts)
+    at = {q.columns: i for i, q in enumerate(null)}
+    names = [f"{singles.names[a]}+{singles.names[b]}" for a, b in pairs]
+    parts = [details]
+    for group in screen.groups:
+        x = group.features(screen.lab).matrix()
+        expressing = [_expressing(screen, group, q.columns) for q in asked]
+        for readout in singles.effects:
+            effect, changed, n = measured.means(readout, group.rows)
+            other = others.means(readout, group.rows)[0] if null else np.empty(0)
+            alone = singles.means(readout, group.rows)[0]
+            tests = [
+                _test(
+                    float(effect[i]),
+                    x,
+                    q.columns,
+                    sets[group.name, i],
+                    other[[at[one] for one in sets[group.name, i]]],
+                    SCALES[readout],
+                )
+                if changed[i] >= MIN_CHANGED and sets[group.name, i]
+                else NO_NULL
+                for i, q in enumerate(asked)
+            ]
+            rows = rows_of(
+                names, group.name, readout, effect, tests, n_cells=n, n_expressing=expressing, n_changed=changed
+            )
+            rows["sum_of_singles"] = [alone[a] + alone[b] for a, b in pairs]
+            parts.append(rows)
+    return ranked(pd.concat(parts, ignore_index=True))
+
+
+def _question(screen: Screen, columns: list[int], rows: NDArray[np.int64]) -> Question:
+    return Question(dict.fromkeys(columns, screen.dose), rows=rows)
+
+
+def _null_of(
+    screen: Screen, asked: list[Question]
+) -> tuple[dict[tuple[str, int], list[tuple[int, ...]]], dict[tuple[int, ...], list[NDArray[np.int64]]]]:
+    """Null sets of each pair in each group, and the cells that each set is asked about in."""
+    sets: dict[tuple[str, int], list[tuple[int, ...]]] = {}
+    wanted: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
+    n = min(screen.n_null, _NULL_SETS)
+    for group in screen.groups:
+        for i, q in enumerate(asked):
+            found = null_sets(screen.lab, list(q.columns), group.rows, n, f=group.features(screen.lab))[1]
+            sets[group.name, i] = [tuple(sorted(one)) for one in found]
+            for one in sets[group.name, i]:
+                wanted.setdefault(one, []).append(group.rows)
+    return sets, wanted
+
+
+def _test(
+    effect: float,
+    x: NDArray[np.float64],
+    columns: tuple[int, ...],
+    sets: list[tuple[int, ...]],
+    null: NDArray[np.float64],
+    scale: str,
+) -> NullTest:
+    null_x = np.array([x[list(one)].mean(axis=0) for one in sets])
+    return test_against_null(effect, x[list(columns)].mean(axis=0), null, null_x, scale=scale)
+
+
+def _expressing(screen: Screen, group: Group, columns: tuple[int, ...]) -> int:
+    some: Any = screen.lab.cells.by_gene[:, list(columns)][group.rows]
+    return int((np.asarray((some > 0).sum(axis=1)).ravel() > 0).sum())

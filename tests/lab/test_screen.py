@@ -1,0 +1,322 @@
+"""Screens: the same numbers as one gene at a time, ranked fairly, and nothing lost when the process dies."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+
+import scfm_lab as sl
+from scfm_lab.cli import cli
+from scfm_lab.errors import Cancelled, DataError, GenesError
+from scfm_lab.tasks.perturb import Perturber
+from scfm_lab.tasks.screen import Screen
+
+COLUMNS = ["gene", "group", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells"]
+GENES = ["CD3D", "LYZ", "MS4A1", "CD79A", "NKG7"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    adata = sl.datasets.load("pbmc68k")
+    cells = adata.obs["cell_type"].isin(["CD14+ Monocyte", "CD19+ B", "CD56+ NK"])
+    # Every third gene, and those that are asked about: enough to find comparable ones.
+    genes = (np.arange(adata.n_vars) % 3 == 0) | adata.var_names.isin([*GENES, "CD74", "HLA-DPB1"])
+    return adata[cells, genes].copy()
+
+
+@pytest.fixture(scope="module")
+def whole(small):
+    return sl.screen(small, "pca", groupby="cell_type", target="CD19+ B", progress=False)
+
+
+def test_every_gene_has_a_row_for_each_group_and_readout(small, whole):
+    table = whole.table
+    assert list(table.columns) == COLUMNS
+    known = sl.load_model("pca").match(Perturber(small, "pca").cells.genes).columns
+    expressed = np.asarray((small.X > 0).sum(axis=0)).ravel()[known] > 0
+    assert table["gene"].nunique() == expressed.sum()
+    assert len(table) == table["gene"].nunique() * 4 * 2
+    assert set(table["readout"]) == {"shift", "towards_target"}
+
+
+@pytest.mark.parametrize("dose", [0.0, 0.5, 2.0])
+def test_effects_are_those_of_one_gene_at_a_time(small, dose):
+    found = sl.screen(small, "pca", GENES, dose=dose, groupby="cell_type", n_null=19, n_draws=3, progress=False).table
+    lab = Perturber(small, "pca", groupby="cell_type")
+    for gene in GENES:
+        alone = lab.run({gene: dose}, n_draws=3).table.set_index("group")["effect"]
+        packed = found[found["gene"] == gene].set_index("group")["effect"]
+        np.testing.assert_allclose(packed[alone.index], alone, rtol=2e-4, atol=1e-6)
+
+
+def test_packed_cells_are_those_of_one_gene_at_a_time_in_a_network_too(small):
+    some = small[::6].copy()
+    found = sl.screen(some, "starter", GENES[:3], n_null=19, progress=False, max_cells=1000).measured
+    lab = Perturber(some, "starter")
+    for i, gene in enumerate(GENES[:3]):
+        np.testing.assert_allclose(found.effects["shift"].toarray()[i], lab.run({gene: 0.0}).shift, atol=1e-4)
+
+
+def test_the_best_stand_first_and_p_is_a_rank(whole):
+    for _, rows in whole.details.groupby(["readout", "group"], sort=False):
+        p = rows["p_value"].to_numpy()
+        tested = np.isfinite(p)
+        assert not tested[tested.argmin() :].any() or tested.all()
+        assert (np.diff(p[tested]) >= 0).all()
+        assert (p[tested] >= 1 / (rows["n_null"].to_numpy()[tested] + 1) - 1e-12).all()
+        np.testing.assert_allclose(rows["q_value"][tested], stats.false_discovery_control(p[tested]))
+    # Most genes are nothing special: about one in twenty is beyond its 5 %.
+    shift = whole.details[(whole.details["readout"] == "shift") & (whole.details["group"] == "all")]
+    assert 0.01 <= (shift["p_value"] <= 0.05).sum() / shift["p_value"].notna().sum() <= 0.09
+
+
+def test_a_gene_that_a_model_looks_at_more_than_at_its_like_comes_first(small):
+    # The vocabulary's loading of one middling gene times eight.
+    import copy
+
+    model = copy.copy(sl.load_model("pca"))
+    lab = Perturber(small, model)
+    column = small.var_names.get_loc("CD3D")
+    place = lab.match.ids[list(lab.match.columns).index(column)]
+    model.components = model.components.clone()
+    model.components[:, place] *= 8
+    model.__dict__.pop("_tables", None)
+    row = sl.screen(small, model, progress=False).details.query("gene == 'CD3D'").iloc[0]
+    assert row["p_value"] <= 1.01 / (row["n_null"] + 1)
+    assert row["z"] > 3
+
+
+def test_towards_target_is_the_component_along_the_way(small):
+    result = sl.screen(small, "pca", ["LYZ"], groupby="cell_type", target="CD19+ B", n_null=19, progress=False)
+    run = Perturber(small, "pca").run({"LYZ": 0.0})
+    b = (small.obs["cell_type"] == "CD19+ B").to_numpy()
+    way = run.baseline[b].mean(axis=0) - run.baseline
+    along = ((run.perturbed - run.baseline) * way).sum(axis=1) / np.linalg.norm(way, axis=1)
+    rows = result.table[result.table["readout"] == "towards_target"].set_index("group")
+    assert rows.loc["all", "effect"] == pytest.approx(along[~b].mean(), rel=1e-4)
+    mono = (small.obs["cell_type"] == "CD14+ Monocyte").to_numpy()
+    assert rows.loc["CD14+ Monocyte", "effect"] == pytest.approx(along[mono].mean(), rel=1e-4)
+    assert rows.loc["CD14+ Monocyte", "effect"] > 0
+    assert np.isnan(rows.loc["CD19+ B", "effect"])
+    assert rows.loc["CD19+ B", "n_cells"] == 0
+
+
+def test_a_target_in_a_reference(small):
+    reference = small[small.obs["cell_type"] == "CD56+ NK"].copy()
+    query = small[small.obs["cell_type"] != "CD56+ NK"].copy()
+    result = sl.screen(
+        query, "pca", ["LYZ"], target="CD56+ NK", reference=reference, labels_key="cell_type", n_null=19, progress=False
+    )
+    run = Perturber(query, "pca").run({"LYZ": 0.0})
+    way = sl.embed(reference, "pca", progress=False).vectors.mean(axis=0) - run.baseline
+    along = ((run.perturbed - run.baseline) * way).sum(axis=1) / np.linalg.norm(way, axis=1)
+    row = result.table[result.table["readout"] == "towards_target"].iloc[0]
+    assert row["effect"] == pytest.approx(along.mean(), rel=1e-3)
+    assert row["n_cells"] == query.n_obs
+
+
+def test_label_is_the_share_of_cells_whose_neighbours_have_another_label(small):
+    result = sl.screen(
+        small, "pca", ["CD74", "CD79A"], readouts=["label"], groupby="cell_type", n_null=19, progress=False
+    )
+    run = Perturber(small, "pca").run({"CD74": 0.0})
+    labels = small.obs["cell_type"].astype(str).to_numpy()
+
+    def vote(vector, own):
+        far = np.linalg.norm(run.baseline - vector, axis=1)
+        near = np.argsort(far, kind="stable")[:16]
+        weight = np.where(near == own, 0, 1 / np.maximum(far[near], 1e-9))
+        names = sorted(set(labels))
+        return names[np.argmax([weight[labels[near] == name].sum() for name in names])]
+
+    changed = [vote(run.perturbed[i], i) != vote(run.baseline[i], i) for i in range(small.n_obs)]
+    row = result.table[(result.table["gene"] == "CD74") & (result.table["group"] == "all")].iloc[0]
+    assert row["effect"] == pytest.approx(np.mean(changed), abs=2.5 / small.n_obs)
+    assert row["readout"] == "label"
+
+
+def test_expression_is_the_mean_change_of_what_is_predicted_of_the_other_genes(small):
+    some = small[::10].copy()
+    result = sl.screen(some, "starter", ["LYZ"], readouts="expression", n_null=19, progress=False)
+    without = some.copy()
+    x = without.X.tolil()
+    x[:, without.var_names.get_loc("LYZ")] = 0
+    without.X = x.tocsr()
+    model = sl.load_model("starter")
+    before, after = (np.log1p(sl.impute(a, model, progress=False).values) for a in (some, without))
+    change = np.abs(after - before)
+    change[:, some.var_names.get_loc("LYZ")] = np.nan
+    assert result.table["effect"][0] == pytest.approx(np.nanmean(change), rel=1e-2)
+    assert result.table["readout"][0] == "expression"
+
+
+def test_pairs_among_the_best(small):
+    result = sl.screen(small, "pca", GENES, n_null=19, pairs=3, progress=False)
+    pairs = result.details[result.details["gene"].str.contains("+", regex=False)]
+    assert len(pairs) == 3
+    row = pairs.iloc[0]
+    a, b = row["gene"].split("+")
+    both = Perturber(small, "pca").run({a: 0.0, b: 0.0}).table["effect"][0]
+    assert row["effect"] == pytest.approx(both, rel=1e-4)
+    assert row["effect"] <= row["sum_of_singles"] + 1e-6
+    best = result.details[~result.details["gene"].str.contains("+", regex=False)]["gene"].head(3)
+    assert set(best) == set("+".join(pairs["gene"]).split("+"))
+
+
+def test_geneformers_statistic_is_scipys_rank_sum_against_the_pool(whole):
+    found = whole.geneformer_statistics().set_index("gene")
+    values = whole.by_gene("shift")
+    pool = np.concatenate(list(values.values()))
+    assert len(pool) <= 100_000
+    for gene in ("CD3D", "LYZ"):
+        assert found.loc[gene, "p_value"] == pytest.approx(stats.ranksums(pool, values[gene]).pvalue)
+    assert found["q_value"].is_monotonic_increasing
+    own = whole.geneformer_statistics(null=whole)
+    assert (own["difference"] == 0).all()
+    assert (own["p_value"] > 0.9).all()
+
+
+_KILLED = """
+import os, signal, sys
+import numpy as np
+import scfm_lab as sl
+from scfm_lab.tasks.screen import Screen
+from scfm_lab.tasks import sweep
+sweep._FIRST = sweep._FEWEST = sweep._MOST = 32
+adata = sl.datasets.load("pbmc68k")
+cells = adata.obs["cell_type"].isin(["CD14+ Monocyte", "CD19+ B", "CD56+ NK"])
+genes = (np.arange(adata.n_vars) % 3 == 0) | adata.var_names.isin([*sys.argv[2].split(","), "CD74", "HLA-DPB1"])
+adata = adata[cells, genes].copy()
+done = []
+def each(gene, effect):
+    done.append(gene)
+    if len(done) == 3:
+        print(*done, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+Screen(adata, "pca", sys.argv[2].split(","), n_null=19, resume=sys.argv[1]).run(each=each)
+"""
+
+
+def test_a_killed_screen_goes_on_where_it_was_and_gives_the_same(small, tmp_path):
+    path = tmp_path / "journal.sqlite"
+    died = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_KILLED), str(path), ",".join(GENES)], capture_output=True, text=True
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    told = died.stdout.split()
+    again = Screen(small, "pca", GENES, n_null=19, resume=path)
+    assert again.plan().finished >= (small[:, told].X > 0).sum()
+    computed = []
+    from scfm_lab.tasks import screen as module
+
+    original = module.sweep
+
+    def counting(lab, questions, **kwargs):
+        computed.extend(q.name for q in questions)
+        return original(lab, questions, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "sweep", counting)
+        resumed = again.run()
+    assert not set(told) & set(computed)
+    fresh = sl.screen(small, "pca", GENES, n_null=19, progress=False)
+    pd.testing.assert_frame_equal(resumed.table, fresh.table, rtol=1e-4, atol=1e-7)
+
+
+def test_a_journal_is_of_one_screen_only(small, tmp_path):
+    path = tmp_path / "journal.sqlite"
+    sl.screen(small, "pca", GENES[:1], n_null=19, resume=path, progress=False)
+    # More genes of the same screen may be added.
+    sl.screen(small, "pca", GENES[:2], n_null=19, resume=path, progress=False)
+    with pytest.raises(DataError, match="the journal of another screen"):
+        sl.screen(small, "pca", GENES[:1], n_null=19, resume=path, seed=1, progress=False)
+    (tmp_path / "letter.txt").write_text("Dear all, " * 1000)
+    with pytest.raises(DataError, match="no journal of a screen"):
+        sl.screen(small, "pca", GENES[:1], n_null=19, resume=tmp_path / "letter.txt", progress=False)
+    assert (tmp_path / "letter.txt").read_text().startswith("Dear all")
+
+
+def test_a_cancelled_screen_keeps_what_is_finished(small, tmp_path):
+    stop = threading.Event()
+    stop.set()
+    path = tmp_path / "journal.sqlite"
+    with pytest.raises(Cancelled):
+        Screen(small, "pca", GENES, n_null=19, resume=path).run(cancel=stop)
+    assert path.exists()
+
+
+def test_the_plan_tells_the_cells_that_change(small):
+    plan = Screen(small, "pca", GENES, n_null=19).plan()
+    assert plan.n_genes == 5
+    assert plan.n_cells == small.n_obs
+    assert plan.perturbed_cells > (small[:, GENES].X > 0).sum()
+    assert plan.seconds > 0
+    assert "about" in plan.summary()
+
+
+@pytest.mark.parametrize(
+    ("genes", "kwargs", "error", "words"),
+    [
+        (["CD3DD"], {}, GenesError, "Did you mean 'CD3D'"),
+        ([], {}, DataError, "list of genes is empty"),
+        (["CD3D", "CD3D"], {}, GenesError, "'CD3D' is named twice"),
+        (["SILENT"], {}, GenesError, r"The gene \(SILENT\) is expressed in any chosen cell|not expressed"),
+        (["CD3D"], {"dose": 1.0}, DataError, "dose is 1, which changes nothing"),
+        (["CD3D"], {"target": "CD19+ B"}, DataError, "Name the obs column that holds it"),
+        (["CD3D"], {"target": "CD19 B", "groupby": "cell_type"}, DataError, r"Did you mean 'CD19\+ B'"),
+        (["CD3D"], {"readouts": ["shifts"]}, DataError, "Did you mean 'shift'"),
+        (["CD3D"], {"readouts": ["label"]}, DataError, "needs labels"),
+        (["CD3D"], {"readouts": ["towards_target"]}, DataError, "needs a target"),
+        (["CD3D"], {"pairs": 1}, DataError, "pairs is 1"),
+        (["CD3D"], {"n_null": 5}, DataError, "at least 19 null genes"),
+        (["CD3D"], {"contrast": "cell_type"}, DataError, "needs sample_key="),
+        (["CD3D"], {"readouts": ["expression"]}, Exception, "pca cannot predict expression"),
+    ],
+)
+def test_bad_questions_are_answered_in_words(small, genes, kwargs, error, words):
+    adata = small.copy()
+    names = adata.var_names.to_list()
+    silent = next(i for i, n in enumerate(names) if n == "HLA-DPB1")
+    if genes == ["SILENT"]:
+        genes = ["HLA-DPB1"]
+        x = adata.X.tolil()
+        x[:, silent] = 0
+        adata.X = x.tocsr()
+        words = r"^The gene \(HLA-DPB1\) is not expressed in any chosen cell, so that a dose of 0 changes nothing"
+    with pytest.raises(error, match=words):
+        sl.screen(adata, "pca", genes, progress=False, **kwargs)
+
+
+def test_writing_and_text(small, whole):
+    adata = small.copy()
+    whole.write(adata)
+    assert list(adata.uns["screen_pca"].columns) == COLUMNS
+    assert adata.uns["scfm"]["screen_pca"]["dose"] == 0.0
+    assert "would be by chance" in whole.summary()
+    assert "not measurements" in whole.summary()
+    assert "effect" in whole.plot(group="CD19+ B").to_json()
+
+
+def test_the_command_tells_its_plan_streams_and_writes(small, tmp_path):
+    path, out = tmp_path / "cells.h5ad", tmp_path / "screen.csv"
+    small.write_h5ad(path)
+    (tmp_path / "genes.txt").write_text("CD3D\nLYZ # lysozyme\n\n")
+    call = ["screen", str(path), "--model", "pca", "--genes", str(tmp_path / "genes.txt"), "--null-genes", "19"]
+    planned = CliRunner().invoke(cli, [*call, "--plan"])
+    assert planned.exit_code == 0, planned.output
+    assert planned.output.startswith("2 genes and ")
+    done = CliRunner().invoke(cli, [*call, "--groupby", "cell_type", "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(out)
+    assert list(table.columns) == COLUMNS
+    assert set(table["gene"]) == {"CD3D", "LYZ"}
+    assert not (tmp_path / "screen.partial.csv").exists()
