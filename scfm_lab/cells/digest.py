@@ -9,7 +9,7 @@ easy as 1, 2, 3"), so that a cell meets the same numbers in every batch and ever
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_SMALL = 1 << 12
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -60,41 +59,12 @@ def cell_keys(counts: csr_matrix, gene_hashes: NDArray[np.uint64], salt: int = 0
     -------
     ndarray of uint64, shape (cells,)
     """
-    # Nearly all counts are small whole numbers: hashed once.
-    small = _of_values(np.arange(_SMALL), salt)
+    from scfm_lab.cells.hashing import digest_rows
 
-    def sums(first: int, last: int) -> NDArray[np.uint64]:
-        found = np.zeros(last - first, dtype=np.uint64)
-        pointers = counts.indptr[first : last + 1].astype(np.int64)
-        part = slice(pointers[0], pointers[-1])
-        values = counts.data[part]
-        if len(values):
-            x = _of_values(values, salt) if (whole := _small(values)) is None else small.take(whole)
-            x ^= gene_hashes.take(counts.indices[part])
-            _mix_in_place(x)
-            pointers -= pointers[0]
-            some = np.flatnonzero(np.diff(pointers))
-            # 64-bit sums wrap around, and need no order.
-            found[some] = np.add.reduceat(x, pointers[some])
-        return found
-
-    parts = over_blocks(sums, np.diff(counts.indptr))
-    return mix64(np.concatenate([np.empty(0, np.uint64), *parts]) ^ np.uint64(salt))
-
-
-def _small(values: NDArray[Any]) -> NDArray[np.int32] | None:
-    """The values as indices of the table, if all of them have a place there."""
-    if not (values.min() >= 0 and values.max() < _SMALL):
-        return None
-    whole = values.astype(np.int32)
-    return whole if (whole == values).all() else None
-
-
-def _of_values(values: NDArray[Any], salt: int) -> NDArray[np.uint64]:
-    x = values.astype(np.float64).view(np.uint64)
-    with np.errstate(over="ignore"):
-        x += np.uint64(salt)
-    return _mix_in_place(x)
+    sums = np.empty(counts.shape[0], np.uint64)
+    arrays = counts.indptr, counts.indices, counts.data, gene_hashes, np.uint64(salt)
+    over_blocks(lambda first, last: digest_rows(first, last, *arrays, sums), np.diff(counts.indptr))
+    return mix64(sums ^ np.uint64(salt))
 
 
 def _mix_in_place(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -111,15 +81,20 @@ def _mix_in_place(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x
 
 
-def ragged_uniforms(
-    cells: NDArray[np.uint64], lengths: NDArray[np.integer], genes: NDArray[np.uint64], seed: int, stream: int = 0
-) -> NDArray[np.float64]:
-    """The numbers of :func:`uniforms` for ragged entries: `genes` holds `lengths` hashes for each cell, one cell after the other."""
+def cell_stream(cells: NDArray[np.uint64], seed: int, stream: int) -> NDArray[np.uint64]:
+    """What the numbers of a cell's genes are hashed from: the cell's digest, the seed and the stream, mixed."""
     with np.errstate(over="ignore"):
         key = mix64(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)) + mix64(
             np.asarray([stream], np.uint64) ^ _MIX_1
         )
-        x = np.repeat(mix64(np.asarray(cells, np.uint64) ^ key), lengths)
+        return mix64(np.asarray(cells, np.uint64) ^ key)
+
+
+def ragged_uniforms(
+    cells: NDArray[np.uint64], lengths: NDArray[np.integer], genes: NDArray[np.uint64], seed: int, stream: int = 0
+) -> NDArray[np.float64]:
+    """The numbers of :func:`uniforms` for ragged entries: `genes` holds `lengths` hashes for each cell, one cell after the other."""
+    x = np.repeat(cell_stream(cells, seed, stream), lengths)
     x ^= genes
     _mix_in_place(x)
     x >>= np.uint64(11)
@@ -135,9 +110,5 @@ def uniforms(cells: NDArray[np.uint64], genes: NDArray[np.uint64], seed: int, st
     `stream` keeps apart the numbers that one gene of one cell needs for several
     purposes (draws of a dose, ties of a tokeniser).
     """
-    with np.errstate(over="ignore"):
-        key = mix64(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)) + mix64(
-            np.asarray([stream], np.uint64) ^ _MIX_1
-        )
-        x = mix64(mix64(np.asarray(cells, np.uint64) ^ key) ^ np.asarray(genes, np.uint64))
+    x = mix64(cell_stream(cells, seed, stream) ^ np.asarray(genes, np.uint64))
     return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -64,7 +64,6 @@ class Genes:
         GenesError
             If the index has a name twice.
         """
-        names = np.asarray(var.index.astype(str), dtype=object)
         if not var.index.is_unique:
             doubled = var.index[var.index.duplicated()].unique()
             raise GenesError(
@@ -73,8 +72,10 @@ class Genes:
                 "so it is not clear which column is meant. Make them unique first: adata.var_names_make_unique()."
             )
         content = _content(var, organism)
-        if content in _recent:
-            return _recent[content]
+        for known, genes in _recent:
+            if _same(known, content):
+                return genes
+        names = np.asarray(var.index.astype(str), dtype=object)
         in_index = np.array([bool(_ENSEMBL.match(n)) for n in names], dtype=bool)
         ensembl = _column(var, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
         symbols = _column(var, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
@@ -87,10 +88,7 @@ class Genes:
         if symbols is None:
             symbols = np.where(in_index, "", names)
         genes = cls(names, symbols.astype(object), ensembl, organism or _guess_organism(ensembl, symbols))
-        if content is not None:
-            while len(_recent) >= _MOST_RECENT:
-                _recent.pop(next(iter(_recent)), None)
-            _recent[content] = genes
+        _recent[:] = [*_recent, (content, genes)][-_MOST_RECENT:]
         return genes
 
     @cached_property
@@ -149,18 +147,27 @@ class Genes:
 # Reading tens of thousands of names takes longer than ranking a thousand cells, and the same genes are asked for again and
 # again: those read last are kept, with what was worked out from them.
 _MOST_RECENT = 4
-_recent: dict[Any, Genes] = {}
+_recent: list[tuple[Any, Genes]] = []
 
 
 def _content(var: Any, organism: str | None) -> Any:
-    """What :meth:`Genes.from_var` reads, as a key; None where it cannot be one."""
+    """What :meth:`Genes.from_var` reads, as lists: those of the same names compare fast, since Python looks at the objects first."""
     columns = [c for c in var.columns if str(c).lower() in (*_ENSEMBL_COLUMNS, *_SYMBOL_COLUMNS)]
-    content = (organism, tuple(var.index), *((str(c).lower(), tuple(var[c])) for c in columns))
+    return organism, str(var.index.dtype), var.index.tolist(), [(str(c).lower(), *_listed(var[c])) for c in columns]
+
+
+def _listed(column: Any) -> tuple[str, list[Any], bytes]:
+    if column.dtype == "category":
+        return "category", column.cat.categories.tolist(), column.cat.codes.to_numpy().tobytes()
+    return str(column.dtype), np.asarray(column, dtype=object).tolist(), b""
+
+
+def _same(one: Any, other: Any) -> bool:
     try:
-        hash(content)
-    except TypeError:
-        return None
-    return content
+        return bool(one == other)
+    # A column of arrays, say.
+    except (TypeError, ValueError):
+        return False
 
 
 def _column(var: Any, names: Sequence[str], wanted: Any) -> NDArray[Any] | None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.blocks import over_blocks
 from scfm_lab.cells.genes import Match, Vocabulary
-from scfm_lab.errors import GenesError, ModelError, did_you_mean
+from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.models.contract import Model
 from scfm_lab.models.spec import Option
 
@@ -111,6 +112,31 @@ def known_counts(counts: csr_matrix, place: NDArray[np.int32], first: int = 0, l
     at = np.flatnonzero(known)
     lengths = np.diff(np.searchsorted(at, pointers - pointers[0]))
     return KnownCounts(columns.take(at), ids.take(at), values.take(at), lengths)
+
+
+def arrays_of(counts: csr_matrix) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
+    """What compiled loops read of a CSR matrix: pointers, columns and float32 values.
+
+    Raises
+    ------
+    DataError
+        If a column is out of range: compiled loops do not look.
+    """
+    columns = counts.indices
+    if len(columns) and not (columns.min() >= 0 and columns.max() < counts.shape[1]):
+        raise DataError("The matrix of these counts is damaged: it names columns that it does not have.")
+    return counts.indptr, columns, counts.data.astype(np.float32, copy=False)
+
+
+def lengths_known(arrays: tuple[NDArray[Any], ...], place: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How many counts of each cell are of known genes; of :func:`arrays_of` and :func:`places`."""
+    from scfm_lab.models.kernels import known_lengths
+
+    pointers, columns, _ = arrays
+    known = (place >= 0).astype(np.uint8)
+    lengths = np.empty(len(pointers) - 1, np.int64)
+    over_blocks(lambda first, last: known_lengths(first, last, pointers, columns, known, lengths), np.diff(pointers))
+    return lengths
 
 
 class PublishedModel(Model):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 N_BINS = 51
 """Bins of the published embedding path, whatever ``args.json`` says; 0 is silence."""
+QUANTILES = np.linspace(0, 1, N_BINS - 1)
+"""Where the edges of the bins lie."""
 _SMALL = 32
 _SHORT = 1 << 16
 

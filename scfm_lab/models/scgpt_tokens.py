@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm_lab.cells.blocks import over_blocks
-from scfm_lab.cells.digest import ragged_uniforms
-from scfm_lab.models.published import KnownCounts, known_counts, places
-from scfm_lab.models.scgpt_bins import bin_interval, draw_bins, quantile_edges
-from scfm_lab.models.tokens import Tokens, joined
+from scfm_lab.cells.digest import cell_stream, ragged_uniforms
+from scfm_lab.models.published import KnownCounts, arrays_of, known_counts, lengths_known, places
+from scfm_lab.models.scgpt_bins import QUANTILES, bin_interval, draw_bins, quantile_edges
+from scfm_lab.models.tokens import Tokens, offsets_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TIES, _SAMPLE = 0x5C69B1, 0x5C695A
 _SCORE_BITS = np.uint64(44)
+_ALL = ~np.uint64(0)
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,62 @@ def tokenize(cells: Cells, match: Match, rules: Rules, *, like_reference: bool =
     if like_reference:
         known = known_counts(cells.counts, place)
         return _tokens(known, *_reference_draws(known, rules), rules)
+    from scfm_lab.models.kernels import bin_cells
 
-    def block(first: int, last: int) -> Tokens:
-        known = known_counts(cells.counts, place, first, last)
-        origin = known if cells.baseline is None else known_counts(cells.baseline.counts, place, first, last)
-        return _tokens(known, *_hashed_draws(known, origin, cells.keys[first:last], cells.gene_hashes, rules), rules)
+    counts = arrays_of(cells.counts)
+    origin = counts if cells.baseline is None else arrays_of(cells.baseline.counts)
+    known_of = lengths_known(counts, place)
+    kept, weakest = _sampled(cells, place, known_of, rules)
+    offsets = offsets_of(kept + 1)
+    ids, values = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float32)
+    lost = np.empty(len(cells), np.float32)
+    keys = tuple(cell_stream(cells.keys, rules.seed, stream) for stream in (_TIES, _SAMPLE))
 
-    return joined(over_blocks(block, np.diff(cells.counts.indptr)))
+    def block(first: int, last: int) -> None:
+        # fmt: off
+        bin_cells(
+            first, last, counts, origin, cells.baseline is None, place, cells.gene_hashes, *keys, weakest, QUANTILES,
+            rules.cls_id, rules.cls_value, offsets, ids, values, lost,
+        )
+        # fmt: on
+
+    over_blocks(block, np.diff(counts[0]))
+    cell = {"n_genes": known_of, "truncated": kept < known_of, "share_truncated": lost}
+    return Tokens(ids=ids, values=values, offsets=offsets, cell=cell)
+
+
+def _sampled(
+    cells: Cells, place: NDArray[np.int32], lengths: NDArray[np.int64], rules: Rules
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Genes that are read of each cell, and the largest score of a gene that is read.
+
+    Of each long cell those with the smallest numbers are read: the largest that is kept decides for its copies too.
+    """
+    kept, weakest = lengths.copy(), np.full(len(cells), _ALL, np.uint64)
+    origin = cells.baseline
+    long = np.flatnonzero(
+        (lengths if origin is None else lengths_known(arrays_of(origin.counts), place)) >= rules.limit
+    )
+    if not len(long):
+        return kept, weakest
+    score, many = _scores(cells if origin is None else origin, long, place, rules.seed)
+    ordered = score | np.repeat(np.arange(len(long), dtype=np.uint64) << _SCORE_BITS, many)
+    ordered.sort()
+    weakest[long] = ordered[np.cumsum(many) - many + rules.limit - 2] & ((np.uint64(1) << _SCORE_BITS) - np.uint64(1))
+    if origin is not None:
+        score, many = _scores(cells, long, place, rules.seed)
+    read = score <= np.repeat(weakest[long], many)
+    kept[long] = np.bincount(np.repeat(np.arange(len(long)), many), weights=read, minlength=len(long)).astype(np.int64)
+    return kept, weakest
+
+
+def _scores(
+    cells: Cells, rows: NDArray[np.int64], place: NDArray[np.int32], seed: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A number of 44 bits for each known count of some cells, by which genes are sampled, and the counts of each cell."""
+    known = known_counts(cells.counts[rows], place)
+    uniform = ragged_uniforms(cells.keys[rows], known.lengths, cells.gene_hashes.take(known.columns), seed, _SAMPLE)
+    return (uniform * 2.0 ** int(_SCORE_BITS)).astype(np.uint64), known.lengths
 
 
 def _tokens(
@@ -73,7 +123,7 @@ def _tokens(
         kept = _sums(known.values.take(flat), lengths)
         lost = (1 - kept / np.maximum(_sums(known.values, known.lengths), 1)).astype(np.float32)
         ids, bins = ids.take(flat), bins.take(flat)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths + 1)])
+    offsets = offsets_of(lengths + 1)
     gene = np.ones(offsets[-1], dtype=bool)
     gene[offsets[:-1]] = False
     all_ids = np.full(offsets[-1], rules.cls_id, dtype=np.int64)
@@ -86,59 +136,8 @@ def _tokens(
 
 def _sums(counts: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sum of each cell's counts."""
-    sums = np.zeros(len(lengths))
-    some = np.flatnonzero(lengths)
-    if len(some):
-        sums[some] = np.add.reduceat(counts, (np.cumsum(lengths) - lengths)[some], dtype=np.float64)
-    return sums
-
-
-def _hashed_draws(
-    known: KnownCounts, origin: KnownCounts, keys: NDArray[np.uint64], hashes: NDArray[np.uint64], rules: Rules
-) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, NDArray[np.int64]]:
-    """Bins of all known counts, positions of those that are read (None: all), and how many each cell has.
-
-    `origin` are the counts of the unperturbed cells: their quantiles, and their samples, hold.
-    """
-    edges = quantile_edges(origin.values, origin.lengths)
-    if origin is not known:
-        # A cell that saw nothing before it was perturbed has no edges of its own: those of the copy.
-        blind = np.flatnonzero((origin.lengths == 0) & (known.lengths > 0))
-        if len(blind):
-            edges[blind] = quantile_edges(known.values, known.lengths)[blind]
-    low, high = bin_interval(known.values, known.lengths, edges)
-    if origin is not known:
-        # Below the unperturbed cell's lowest count there is no bin; a copy's count there gets the lowest.
-        high = np.maximum(high, 1)
-    genes = hashes.take(known.columns)
-    bins = draw_bins(low, high, ragged_uniforms(keys, known.lengths, genes, rules.seed, _TIES))
-    long = np.flatnonzero(origin.lengths + 1 > rules.limit)
-    if not len(long):
-        return bins, None, known.lengths
-    # Of each long cell the genes with the smallest numbers: the largest that is kept decides for its copies too.
-    score, lengths, at = _scores(origin, long, keys, hashes, rules.seed)
-    ordered = score | np.repeat(np.arange(len(long), dtype=np.uint64) << _SCORE_BITS, lengths)
-    ordered.sort()
-    weakest = ordered[np.cumsum(lengths) - lengths + rules.limit - 2] & ((np.uint64(1) << _SCORE_BITS) - np.uint64(1))
-    if origin is not known:
-        score, lengths, at = _scores(known, long, keys, hashes, rules.seed)
-    read = np.ones(len(bins), dtype=bool)
-    read[at] = score <= np.repeat(weakest, lengths)
-    flat = np.flatnonzero(read)
-    ends = np.cumsum(known.lengths)
-    return bins, flat, np.diff(np.searchsorted(flat, np.concatenate([[0], ends])))
-
-
-def _scores(
-    known: KnownCounts, cells: NDArray[np.int64], keys: NDArray[np.uint64], hashes: NDArray[np.uint64], seed: int
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """A number of 44 bits for each count of some cells, by which genes are sampled; counts of each cell; their places."""
-    chosen = np.zeros(len(keys), dtype=bool)
-    chosen[cells] = True
-    at = np.flatnonzero(np.repeat(chosen, known.lengths))
-    lengths = known.lengths[cells]
-    uniform = ragged_uniforms(keys[cells], lengths, hashes.take(known.columns[at]), seed, _SAMPLE)
-    return (uniform * 2.0 ** int(_SCORE_BITS)).astype(np.uint64), lengths, at
+    sums = np.bincount(np.repeat(np.arange(len(lengths)), lengths), weights=counts, minlength=len(lengths))
+    return np.asarray(sums, np.float64)
 
 
 def _reference_draws(

@@ -88,6 +88,11 @@ def ragged_take(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[ND
     return flat, new
 
 
+def offsets_of(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where each cell begins, and the last ends: int64 (cells + 1,)."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
 def joined(parts: list[Tokens]) -> Tokens:
     """The tokens of several blocks of cells as one."""
     if len(parts) == 1:
