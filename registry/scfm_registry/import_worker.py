@@ -99,10 +99,13 @@ def convert(folder: Path) -> dict[str, dict[str, Any]]:
             raise ModelError(f"{path} lies there twice, as published and converted; leave one of them out.")
         size, digest = path.stat().st_size, sha256(path)
         plain = path.suffix in (".pkl", ".pickle") or path.name in converted.UNNAMED
-        written = converted.write(read_pickle(path) if plain else read_torch(path), path)
+        content, training = converted.without_training(read_pickle(path) if plain else read_torch(path))
+        written = converted.write(content, path)
         path.unlink()
         name = path.relative_to(folder).as_posix()
         done[name] = {"sha256": digest.removeprefix("sha256:"), "size": size, "stored_as": written.name}
+        if training:
+            done[name]["left_out"] = training
     return done
 
 

@@ -13,6 +13,8 @@ from scfm_lab.errors import plural
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -118,7 +120,14 @@ class AuditResult(Result):
         }
 
 
-def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, layer: str | None = None) -> AuditResult:
+def audit_genes(
+    adata: AnnData,
+    model: Model,
+    groupby: str | None = None,
+    *,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> AuditResult:
     """Match the genes of an AnnData to a model and tell what is lost.
 
     Parameters
@@ -131,6 +140,8 @@ def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, lay
         A column of ``obs``: the share of UMIs lost is told for each of its values too.
     layer
         Where the counts are; None looks for them.
+    options
+        The family's own (``spec.options``): a species, or orthologs, may decide which genes are known.
 
     Returns
     -------
@@ -147,7 +158,9 @@ def audit_genes(adata: AnnData, model: Model, groupby: str | None = None, *, lay
     model = as_model(model)
     groups = None if groupby is None else group_column(adata, groupby)
     cells = Cells.from_anndata(adata, layer=layer)
-    return audit_cells(cells, model.match(cells.genes), model.spec.name, groups)
+    # Without options a dataset none of whose genes is known has an audit too; options are refused where they do not fit.
+    match = model.match(cells.genes) if not options else model.known_genes(cells.genes, model.check_options(options))
+    return audit_cells(cells, match, model.spec.name, groups)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from scfm_lab.errors import DataError
 from scfm_lab.inference.hardware import GIB, Fit, Hardware, Needs, fits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
 
     from scfm_lab.cells.reader import CellReader
@@ -104,6 +106,7 @@ def plan(
     model: Model | str,
     *,
     layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
     hardware: Hardware | None = None,
     budget_gib: float | None = None,
     sample: int = 32,
@@ -114,6 +117,8 @@ def plan(
     ----------
     adata
         The cells, in memory or in a file.
+    options
+        The family's own (``spec.options``), as :func:`scfm_lab.embed` will have them.
     hardware
         A machine, which need not be here; default: this one. Its device and free memory decide.
     budget_gib
@@ -130,20 +135,29 @@ def plan(
 
     check_given(adata, model, function="sl.plan")
     model = as_model(model)
-    reader = model.cell_reader(adata, layer=layer)
+    options = model.check_options(options)
+    reader = model.cell_reader(adata, layer=layer, options=options)
     n = len(reader)
     rows = np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int))
-    tokens = model.tokenize(reader(rows))
+    tokens = model.tokenize(reader(rows), options=options)
     here = hardware is None
     hardware = hardware or Hardware.detect()
     device = model.device if here else hardware.device
     longest = int(tokens.lengths.max(initial=1))
-    sizes = cut(model, reader, device=device, hardware=hardware, budget_gib=budget_gib, longest=longest)
+    sizes = cut(
+        model,
+        reader,
+        device=device,
+        hardware=hardware,
+        budget_gib=budget_gib,
+        longest=longest,
+        together=not model.cells_alone(options),
+    )
     precision = _precision(model) if here else model.compute
     if here:
         model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
         started = time.perf_counter()
-        model.encode(model.tokenize(reader(rows)), precision=precision)
+        model.encode(model.tokenize(reader(rows), options=options), precision=precision)
         seconds = (time.perf_counter() - started) / len(rows) * n
     else:
         seconds = _seconds(model, hardware, tokens.lengths) / len(rows) * n

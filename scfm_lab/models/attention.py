@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm_lab.errors import ModelError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -27,7 +25,7 @@ def attention_of_cells(
     Parameters
     ----------
     hidden_layer
-        -1 the last layer, 0 the first.
+        Counted as for :func:`scfm_lab.embed`: 1 the first layer, -1 the last.
     weights
         Gives the attention (heads, tokens, tokens) of each cell of a batch in a layer (0 the first).
 
@@ -39,10 +37,9 @@ def attention_of_cells(
     import torch
 
     from scfm_lab.inference.engine import make_batch
+    from scfm_lab.models.layers import attention_layer
 
-    n, name = model.spec.layers, model.spec.name
-    if not -n <= hidden_layer < n:
-        raise ModelError(f"{name} has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
+    layer = attention_layer(hidden_layer, model.spec.layers, model.spec.name)
     out: list[NDArray[np.float32]] = []
     for row in range(len(tokens)):
         if tokens.lengths[row] == 0:
@@ -50,5 +47,5 @@ def attention_of_cells(
             continue
         batch, _ = make_batch(tokens, np.array([row]), torch.device(model.device))
         with torch.inference_mode():
-            out.extend(w.float().cpu().numpy() for w in weights(batch, hidden_layer % n))
+            out.extend(w.float().cpu().numpy() for w in weights(batch, layer))
     return out

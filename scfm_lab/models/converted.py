@@ -29,6 +29,7 @@ PICKLED = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".p
 UNNAMED = frozenset({"label", "label_dict"})
 _TREE = "scfm.tree"
 _MOST = 2_000_000
+_TRAINING = frozenset({"optimizer", "optimizers", "optim", "scheduler", "schedulers", "lr"})
 
 
 def is_pickle(path: Path) -> bool:
@@ -104,6 +105,20 @@ def write(content: Any, published: Path) -> Path:
     target = published.with_name(published.name + SAFETENSORS)
     save_file(tensors, target, metadata={_TREE: json.dumps(tree, ensure_ascii=False)})
     return target
+
+
+def without_training(content: Any) -> tuple[Any, list[str]]:
+    """The content of a file without what only a training reads (states of optimisers and schedulers), and the names of that.
+
+    Nothing is left out of a file that holds nothing else.
+    """
+    if not isinstance(content, dict):
+        return content, []
+    left = [key for key in content if isinstance(key, str) and key.split("_")[0].lower() in _TRAINING]
+    left = [key for key in left if isinstance(content[key], (dict, list))]
+    if not left or len(left) == len(content):
+        return content, []
+    return {key: value for key, value in content.items() if key not in left}, left
 
 
 def read(path: Path) -> Any:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import DataError
 from scfm_lab.models.tokens import Tokens, ragged_take
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 Specials = tuple[int | None, int | None]
@@ -121,8 +124,26 @@ def overexpressed(tokens: Tokens, genes: NDArray[np.int64], specials: Specials, 
     return Pairs(np.arange(n), label, after, before, np.arange(n), here, there, segments)
 
 
-def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64] | None = None) -> Pairs:
-    """Every gene of each cell deleted, or put in front, in turn."""
+def each(
+    tokens: Tokens,
+    kind: str,
+    specials: Specials,
+    genes: NDArray[np.int64] | None = None,
+    *,
+    most: int = 1 << 21,
+    spread: int | None = None,
+) -> Iterator[Pairs]:
+    """Every gene of each cell deleted, or put in front, in turn.
+
+    Parameters
+    ----------
+    genes
+        Only these; None: all.
+    most
+        Tokens of perturbed cells that are made at a time, so that the copies of one long cell are not all in memory.
+    spread
+        Only so many of the perturbed cells, spread evenly over all.
+    """
     head = int(specials[0] is not None)
     cell, local = _places(tokens)
     genuine = _plain(tokens, local, specials)
@@ -132,7 +153,19 @@ def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64]
     at = np.flatnonzero(chosen)
     if not len(at):
         raise NothingToPerturb("No cell holds any of the genes to be perturbed.")
-    rows, where = cell[at], local[at]
+    if spread is not None:
+        at = at[np.unique(np.linspace(0, len(at) - 1, min(spread, len(at))).astype(np.int64))]
+    for first, last in blocks(tokens.lengths[cell[at]], most):
+        yield _copies(tokens, kind, specials, genuine, at[first:last])
+
+
+def _copies(tokens: Tokens, kind: str, specials: Specials, genuine: NDArray[np.bool_], at: NDArray[np.int64]) -> Pairs:
+    """A copy of its cell for each of some tokens, without it, or with it in front, and the originals of these copies."""
+    head = int(specials[0] is not None)
+    originals, rows = np.unique(np.searchsorted(tokens.offsets, at, side="right") - 1, return_inverse=True)
+    whole, tokens = tokens, tokens.take(originals)
+    genuine = genuine[ragged_take(whole.offsets, originals)[0]]
+    where = at - whole.offsets[originals[rows]]
     flat, offsets = ragged_take(tokens.offsets, rows)
     inner = np.arange(len(flat)) - np.repeat(offsets[:-1], np.diff(offsets))
     moved = np.repeat(where, np.diff(offsets))
@@ -150,7 +183,7 @@ def each(tokens: Tokens, kind: str, specials: Specials, genes: NDArray[np.int64]
         ids[target] = tokens.ids[flat]
         after = _cells(tokens, ids, tokens.lengths[rows], specials, rows)
         here = target[paired]
-    return Pairs(rows, tokens.ids[at], after, tokens, rows, here, inner[paired], copy[paired])
+    return Pairs(originals[rows], whole.ids[at], after, tokens, rows, here, inner[paired], copy[paired])
 
 
 def _first(tokens: Tokens, genes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from scfm_lab.models.geneformer_pairs import NothingToPerturb, Pairs, Specials, 
 from scfm_lab.models.tokens import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def delete_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], 
         If no cell holds all of the genes.
     """
     ids, specials = token_ids(model, genes), _specials(model)
-    return _evaluate(model, "delete", tokens, lambda some: deleted(some, ids, specials), **options)
+    return _evaluate(model, "delete", tokens, lambda some, _=None: [deleted(some, ids, specials)], **options)
 
 
 def overexpress_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], **options: Any) -> InSilico:
@@ -109,7 +109,11 @@ def overexpress_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | i
     """
     ids, specials, most = token_ids(model, genes), _specials(model), model.spec.max_length
     return _evaluate(
-        model, "overexpress", tokens, lambda some: overexpressed(some, ids, specials, max_length=most), **options
+        model,
+        "overexpress",
+        tokens,
+        lambda some, _=None: [overexpressed(some, ids, specials, max_length=most)],
+        **options,
     )
 
 
@@ -136,7 +140,11 @@ def perturb_each(
         raise DataError(f"kind is {kind!r}; it is 'delete' or 'overexpress'.")
     wanted, specials = None if genes is None else token_ids(model, genes), _specials(model)
     copies = int(tokens.lengths.max(initial=1)) if wanted is None else len(wanted)
-    return _evaluate(model, kind, tokens, lambda some: each(some, kind, specials, wanted), copies=copies, **options)
+
+    def make(some: Tokens, spread: int | None = None) -> Iterator[Pairs]:
+        return each(some, kind, specials, wanted, most=_COPIES, spread=spread)
+
+    return _evaluate(model, kind, tokens, make, copies=copies, **options)
 
 
 def state_embeddings(
@@ -196,7 +204,7 @@ def _evaluate(
     model: Geneformer,
     kind: str,
     tokens: Tokens,
-    make: Callable[[Tokens], Pairs],
+    make: Callable[..., Iterable[Pairs]],
     *,
     copies: int = 1,
     hidden_layer: int | None = None,
@@ -211,7 +219,7 @@ def _evaluate(
     Parameters
     ----------
     make
-        Gives the perturbed cells of some of the tokens.
+        Gives the perturbed cells of some of the tokens, some at a time; or about so many of them, spread over all.
     copies
         Perturbed cells that one cell has at most.
     """
@@ -224,15 +232,15 @@ def _evaluate(
     nothing: DataError | None = None
     for first, last in blocks(cost, _COPIES):
         try:
-            pairs = make(tokens.take(np.arange(first, last)))
+            for pairs in make(tokens.take(np.arange(first, last))):
+                part = _measure(model, kind, pairs, precision=chosen, tally=tally, **options)
+                parts.append(replace(part, cells=part.cells + first))
+                if kept is not None:
+                    kept.append(pairs.after)
+                    kept = kept if sum(len(some.ids) for some in kept) <= _MOST_KEPT else None
         except NothingToPerturb as error:
             nothing = error
             continue
-        part = _measure(model, kind, pairs, precision=chosen, tally=tally, **options)
-        parts.append(replace(part, cells=part.cells + first))
-        if kept is not None:
-            kept.append(pairs.after)
-            kept = kept if sum(len(some.ids) for some in kept) <= _MOST_KEPT else None
         if progress is not None:
             progress(last, len(tokens))
     if not parts:
@@ -254,7 +262,7 @@ def _precision(
     model: Geneformer,
     kind: str,
     tokens: Tokens,
-    make: Callable[[Tokens], Pairs],
+    make: Callable[..., Iterable[Pairs]],
     cost: NDArray[np.int64],
     asked: str | None,
     options: Mapping[str, Any],
@@ -267,10 +275,10 @@ def _precision(
     few = int(np.clip(_COPIES // max(cost.max(), 1), 1, SAMPLE))
     rows = np.unique(np.linspace(0, len(tokens) - 1, few).astype(np.int64))
     try:
-        pairs = make(tokens.take(rows))
+        pairs = next(iter(make(tokens.take(rows), 4 * SAMPLE)))
     except NothingToPerturb:
         return model.compute, {}
-    if len(pairs.cells) / len(rows) * len(tokens) < 4 * SAMPLE:
+    if len(pairs.cells) < 4 * SAMPLE and len(pairs.cells) / len(rows) * len(tokens) < 4 * SAMPLE:
         return model.compute, {}
     sample = pairs.take(np.unique(np.linspace(0, len(pairs.cells) - 1, SAMPLE).astype(np.int64)))
 

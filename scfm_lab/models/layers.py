@@ -315,6 +315,23 @@ def cell_means(states: Tensor, lengths: NDArray[np.int64]) -> Tensor:
     return torch.stack([cell.float().mean(dim=0) for cell in states.split(np.asarray(lengths).tolist())])
 
 
+def attention_layer(hidden_layer: int, n_layers: int, name: str) -> int:
+    """Index of the layer that a `hidden_layer` means where attention is asked for: the layer whose output those states are.
+
+    Raises
+    ------
+    ModelError
+        If there is no such layer: 0 is the input, which no layer made.
+    """
+    layer = resolve_layer(hidden_layer, n_layers, -1, name)
+    if layer == 0:
+        raise ModelError(
+            f"hidden_layer={hidden_layer} is what enters the first layer of {name}, which has no attention; its layers are 1 to "
+            f"{n_layers}, or -{n_layers} to -1."
+        )
+    return layer - 1
+
+
 def resolve_layer(hidden_layer: int | None, n_layers: int, published: int, name: str) -> int:
     """Number of layers to run for a `hidden_layer` in Python's counting (-1 the last, 0 … n the states after n layers).
 

@@ -174,7 +174,7 @@ class ScBert(PublishedModel):
         own, orthologs = take_orthologs(config)
         known_entries(own, (), "config", "scBERT")
         places = known_entries(files, FILES, "files", "scBERT")
-        checkpoint = path if path.is_file() else find_checkpoint(path)
+        checkpoint = path if path.is_file() else find_checkpoint(path, told=True)
         if checkpoint is None:
             raise ModelError(f"{path} looks like scBERT and has no {PUBLISHED}; give the files as published.")
         gene2vec = locate(checkpoint, places, "gene2vec", GENE2VEC)
@@ -405,7 +405,7 @@ class ScBert(PublishedModel):
         Parameters
         ----------
         hidden_layer
-            -1 the last layer, 0 the first.
+            Counted as for :func:`scfm_lab.embed`: 1 the first layer, -1 the last.
 
         Returns
         -------
@@ -416,10 +416,9 @@ class ScBert(PublishedModel):
 
         from scfm_lab.errors import GenesError, did_you_mean
         from scfm_lab.inference.engine import make_batch
+        from scfm_lab.models.layers import attention_layer
 
-        n = self.spec.layers
-        if not -n <= hidden_layer < n:
-            raise ModelError(f"scbert has {n} layers; hidden_layer={hidden_layer} is not between {-n} and {n - 1}.")
+        layer = attention_layer(hidden_layer, self.spec.layers, "scbert")
         places = []
         for gene in genes:
             hit = self.vocabulary.id_of(str(gene))
@@ -433,7 +432,7 @@ class ScBert(PublishedModel):
         for row in range(len(tokens)):
             batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
             with torch.inference_mode():
-                weights = self.net.attention(self._positions(batch), hidden_layer % n, readers)
+                weights = self.net.attention(self._positions(batch), layer, readers)
             out.append(weights.cpu().numpy())
         return out
 

@@ -5,6 +5,7 @@ The hyper-parameters are not in the files; all of them can be read from the shap
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,13 @@ def is_checkpoint(path: Path) -> bool:
     return names_tensors(path, *_TELLING) and not names_tensors(path, "token_emb.mlp2")
 
 
-def find_checkpoint(path: Path) -> Path | None:
+def find_checkpoint(path: Path, *, told: bool = False) -> Path | None:
     """The checkpoint that a path means: the file itself, or the one of a folder; None where there is none.
+
+    Parameters
+    ----------
+    told
+        Warn where a folder holds others beside the published one, which is taken.
 
     Raises
     ------
@@ -63,6 +69,13 @@ def find_checkpoint(path: Path) -> Path | None:
             continue
         found = sorted(f for f in listed(folder) if f.suffix in (".pth", ".pt", ".ckpt", ".bin") and is_checkpoint(f))
         named = [f for f in found if f.name == PUBLISHED]
+        if told and named and len(found) > 1:
+            others = ", ".join(str(f) for f in found if f != named[0])
+            warnings.warn(
+                f"{folder} holds {len(found)} checkpoints of scBERT; the pre-trained {PUBLISHED} is opened. Give the path of the "
+                f"file to have another: {others}.",
+                stacklevel=4,
+            )
         if named or len(found) == 1:
             return (named or found)[0]
         if found:

@@ -388,7 +388,7 @@ class ScFoundation(PublishedModel):
         Parameters
         ----------
         hidden_layer
-            -1 the last layer, 0 the first.
+            Counted as for :func:`scfm_lab.embed`: 1 the first layer, -1 the last.
 
         Returns
         -------

@@ -246,7 +246,7 @@ class ScGPT(PublishedModel):
         Parameters
         ----------
         hidden_layer
-            -1 the last layer, 0 the first.
+            Counted as for :func:`scfm_lab.embed`: 1 the first layer, -1 the last.
 
         Returns
         -------

@@ -407,6 +407,30 @@ def test_a_cell_of_one_gene_has_nothing_left_to_compare(small, pbmc68k):
     assert np.isfinite(front.cosine[[0, 2]]).all()
 
 
+@pytest.mark.parametrize("kind", ["delete", "overexpress"])
+def test_copies_of_a_long_cell_are_made_some_at_a_time(small, pbmc68k, kind):
+    from scfm_lab.models.geneformer_pairs import each
+
+    tokens, specials = small.tokenize(pbmc68k[:3]), (small.cls_id, small.eos_id)
+    (whole,) = each(tokens, kind, specials)
+    parts = list(each(tokens, kind, specials, most=10 * int(tokens.lengths.max())))
+    assert max(len(part.after.ids) for part in parts) <= 10 * tokens.lengths.max()
+    for name in ("cells", "genes"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+    np.testing.assert_array_equal(np.concatenate([part.after.ids for part in parts]), whole.after.ids)
+
+    def pairs(of):
+        """Copy, token there and token here of each pair."""
+        original = of.before.offsets[of.of[of.segments]] + of.there
+        assert (of.after.ids[of.here] == of.before.ids[original]).all()
+        return of.after.ids[of.here]
+
+    np.testing.assert_array_equal(np.concatenate([pairs(part) for part in parts]), pairs(whole))
+    (some,) = each(tokens, kind, specials, spread=7)
+    assert len(some.cells) == 7
+    assert set(some.cells) == {0, 1, 2}
+
+
 def test_genes_that_cannot_be_perturbed(small, pbmc68k):
     tokens = small.tokenize(pbmc68k[:5])
     with pytest.raises(GenesError, match="does not know"):

@@ -356,7 +356,7 @@ def test_columns_of_one_gene_are_summed_or_the_first_is_taken(model, few):
 
 def test_attention_of_chosen_genes_is_that_of_the_formulas(model, few):
     tokens = model.tokenize(few[:2].copy())
-    maps = model.attention_of(tokens, ["CD74", "LYZ"], hidden_layer=0)
+    maps = model.attention_of(tokens, ["CD74", "LYZ"], hidden_layer=1)
     assert [one.shape for one in maps] == [(3, 2, len(model.vocabulary) + 1)] * 2
     for one in maps:
         np.testing.assert_allclose(one.sum(axis=-1), 1, atol=1e-5)
@@ -466,6 +466,18 @@ def copy(small: Path, tmp_path: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
+def test_of_two_checkpoints_in_a_folder_the_one_that_is_opened_is_told(copy):
+    import shutil
+
+    other = shutil.copy(copy / "ckpts" / "panglao_pretrain.pth", copy / "ckpts" / "mine.pth")
+    with pytest.warns(UserWarning, match=r"2 checkpoints.*panglao_pretrain\.pth is opened.*mine\.pth"):
+        model = sl.load_model(copy / "ckpts", device="cpu")
+    assert model.digest
+    sl.load_model(other, device="cpu")  # a file says itself which one is meant
+    (copy / "ckpts" / "panglao_pretrain.pth").rename(copy / "ckpts" / "yours.pth")
+    refused(copy / "ckpts", "2 checkpoints", "mine.pth", "yours.pth", "give the path of one")
 
 
 def test_a_truncated_file_is_refused(copy):

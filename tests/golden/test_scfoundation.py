@@ -416,7 +416,7 @@ def test_attention_rows_sum_to_one_and_the_weights_are_those_used(tmp_path, few)
         path = write_checkpoint(tmp_path / f"{first}" / "m" / "models.ckpt", list(few.var_names), norm_first=first)
         model = sl.load_model(path, device="cpu", precision="float32")
         tokens = model.tokenize(few[:2].copy())
-        maps = model.attention(tokens, hidden_layer=0)
+        maps = model.attention(tokens, hidden_layer=1)
         assert [m.shape for m in maps] == [(3, n, n) for n in tokens.lengths]
         net = model._net("cell")
         with torch.inference_mode():

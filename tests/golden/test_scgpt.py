@@ -437,7 +437,7 @@ def test_layers_and_poolings(small, pbmc68k):
 
 def test_attention(small, pbmc68k):
     tokens = small.tokenize(pbmc68k[:3])
-    for weights, n in zip(small.attention(tokens, hidden_layer=0), tokens.lengths, strict=True):
+    for weights, n in zip(small.attention(tokens, hidden_layer=1), tokens.lengths, strict=True):
         assert weights.shape == (3, n, n)
         np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
 

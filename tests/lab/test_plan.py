@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import scfm_lab as sl
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, ScfmError
 from scfm_lab.inference.engine import TOKENS_PER_BATCH
 from scfm_lab.inference.hardware import GIB, Hardware, Needs, fits
 from scfm_lab.inference.plan import SHARE, cut
@@ -59,6 +59,15 @@ def test_faster_machines_take_less_time_and_larger_ones_larger_batches(pbmc68k, 
     seconds = [p.seconds for p in plans]
     assert seconds[1] > seconds[0] > seconds[2]
     assert [p.batch_tokens for p in plans] == [TOKENS_PER_BATCH[m.device] for m in MACHINES]
+
+
+def test_options_of_the_run_are_options_of_its_plan(pbmc68k, starter):
+    few = sl.plan(pbmc68k, starter, options={"max_length": 64}, hardware=LAPTOP)
+    assert few.seconds < sl.plan(pbmc68k, starter, hardware=LAPTOP).seconds
+    with pytest.raises(ScfmError, match="has no option 'max_lenght'"):
+        sl.plan(pbmc68k, starter, options={"max_lenght": 64})
+    with pytest.raises(ScfmError, match="has no option 'species'"):
+        sl.audit_genes(pbmc68k, starter, options={"species": "human"})
 
 
 def test_nobody_knows_the_time_of_a_machine_that_says_nothing(pbmc68k, starter):

@@ -194,6 +194,15 @@ def test_what_it_says_it_can_it_can_and_the_rest_names_who_can(model, few, abili
         for weights, n in zip(model.attention(tokens), tokens.lengths, strict=True):
             assert weights.shape == (model.spec.heads, n, n)
             np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-4)
+        # Layers count as for embed: those after 1, 2, … and, from the end, -1 and below; the input has no attention.
+        n = model.spec.layers
+        for layer in range(1, n + 1):
+            one, other = (model.attention(tokens, hidden_layer=k) for k in (layer, layer - n - 1))
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+        for wrong, words in ((0, "enters the first layer"), (-n - 1, "enters the first layer"), (n + 1, "not between")):
+            with pytest.raises(ModelError, match=words):
+                model.attention(tokens, hidden_layer=wrong)
     elif ability == "gene_embeddings":
         table = model.gene_embeddings()
         assert len(table) == len(table.index.unique()) > 500

@@ -69,7 +69,9 @@ def test_scgpt_tokens_are_those_of_numpys_quantiles(seed: int, limit: int) -> No
             assert found.values is not None
             assert found.values[part].tolist() == [-2.0, *values]
             assert found.cell["n_genes"][row] == (mine > 0).sum()
-            lost = 1 - mine[read].sum(dtype=float) / max(mine.sum(dtype=float), 1) if len(read) < (mine > 0).sum() else 0
+            lost = (
+                1 - mine[read].sum(dtype=float) / max(mine.sum(dtype=float), 1) if len(read) < (mine > 0).sum() else 0
+            )
             assert found.cell["share_truncated"][row] == np.float32(lost)
 
 
@@ -103,7 +105,11 @@ def test_geneformer_ranks_are_those_of_a_full_sort(seed: int, total_type: type, 
             part = slice(found.offsets[row], found.offsets[row + 1])
             assert found.ids[part].tolist() == [2, *ids[kept][:room], 3]
             assert found.cell["n_genes"][row] == len(ids)
-            lost = 1 - counts[kept][:room].sum(dtype=float) / max(counts.sum(dtype=float), 1) if min(kept.sum(), room) < len(ids) else 0
+            lost = (
+                1 - counts[kept][:room].sum(dtype=float) / max(counts.sum(dtype=float), 1)
+                if min(kept.sum(), room) < len(ids)
+                else 0
+            )
             assert found.cell["share_truncated"][row] == np.float32(lost)
 
 

@@ -239,6 +239,24 @@ def test_what_a_file_says_of_its_own_origin_is_not_believed(
     assert "a" * 64 not in json.dumps(record)
 
 
+def test_what_only_a_training_reads_is_left_out() -> None:
+    import torch
+
+    weights = {"optimizer.weight": torch.ones(2)}
+    content = {
+        "epoch": 3,
+        "model_state_dict": weights,
+        "optimizer_state_dict": {"state": {0: torch.ones(9)}},
+        "lr": 0.1,
+    }
+    kept, left = converted.without_training(content)
+    assert left == ["optimizer_state_dict"]
+    assert kept == {"epoch": 3, "model_state_dict": weights, "lr": 0.1}
+    # Tensors that are only called so stay, and so does a file that holds nothing else.
+    for other in (weights, {"optimizer": [1, 2]}, [1, 2]):
+        assert converted.without_training(other) == (other, [])
+
+
 def test_what_is_no_plain_data_is_not_converted(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds a complex at a/1"):
         converted.write({"a": [1, 1j]}, tmp_path / "some.pt")
