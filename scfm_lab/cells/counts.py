@@ -192,7 +192,7 @@ def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X"
     import scipy.sparse as sp
 
     csr = read_csr(matrix, rows)
-    pointers, columns = csr.indptr, csr.indices
+    pointers, columns, data = csr.indptr, csr.indices, csr.data[: csr.nnz]
     if (np.diff(pointers) < 0).any():
         raise CountsError(f"{where} is damaged: its rows end before they begin.")
     values, own_columns = np.empty(csr.nnz, np.float32), np.empty_like(columns[: csr.nnz])
@@ -203,17 +203,18 @@ def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X"
         if len(here) and not (here.min() >= 0 and here.max() < csr.shape[1]):
             raise CountsError(f"{where} is damaged: it names columns that it does not have.")
         rising = here[1:] > here[:-1]
-        rising[pointers[first + 1 : last][np.diff(pointers[first : last + 1])[:-1] > 0] - pointers[first] - 1] = True
-        return _take_whole(csr.data[part], values[part]), bool(rising.all())
+        starts = pointers[first + 1 : last] - pointers[first]
+        rising[starts[(starts > 0) & (starts < len(here))] - 1] = True  # the next row begins where it likes
+        return _take_whole(data[part], values[part]), bool(rising.all())
 
     found = over_blocks(block, np.diff(pointers))
     whole = all(fine for fine, _ in found)
     if not whole:
         # Something that is not a positive whole number: a fault, rounding, or a zero that was stored.
-        fault = _fault_of(csr.data, csr.shape[0])
+        fault = _fault_of(data, csr.shape[0])
         if fault:
             raise CountsError(f"{where} does not hold raw counts: {fault}.")
-        np.rint(csr.data.astype(np.float32), out=values)
+        np.rint(data.astype(np.float32), out=values)
     counts = sp.csr_matrix((values, own_columns, pointers.copy()), shape=csr.shape)
     if not all(rising for _, rising in found):
         counts.sum_duplicates()

@@ -9,7 +9,7 @@ import scanpy as sc
 from scipy import sparse
 
 from scfm_lab.cells.cells import Cells
-from scfm_lab.cells.counts import find_counts
+from scfm_lab.cells.counts import find_counts, to_csr
 from scfm_lab.errors import CountsError, DataError, GenesError
 
 
@@ -159,3 +159,33 @@ def test_digests_follow_the_cell_and_not_its_place(pbmc68k):
     other.X = x.tocsr()
     changed = Cells.from_anndata(other).keys != cells.keys
     assert changed.sum() == 1
+
+
+def odd_matrix() -> sparse.csr_matrix:
+    """Rows without counts (also the first and the last), columns out of order and twice, stored zeros, 3.0001 for 3."""
+    values = np.array([1, 2, 0, 4, 3.0001, 1, 7, 2], dtype=np.float64)
+    columns = np.array([3, 1, 2, 0, 4, 4, 1, 0])
+    return sparse.csr_matrix((values, columns, [0, 0, 3, 3, 6, 8, 8]), shape=(6, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_counts_come_out_in_order_once_and_without_zeros(dtype):
+    matrix = odd_matrix().astype(dtype)
+    kept = matrix.copy()
+    found = to_csr(matrix)
+    np.testing.assert_array_equal(found.toarray(), np.rint(kept.toarray()))
+    assert found.dtype == np.float32
+    assert (found.data > 0).all()
+    assert sparse.csr_matrix((found.data, found.indices, found.indptr), shape=found.shape).has_canonical_format
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(matrix, name), getattr(kept, name))
+        assert not np.shares_memory(getattr(matrix, name), getattr(found, name))
+    np.testing.assert_array_equal(to_csr(matrix, np.array([4, 1])).toarray(), found.toarray()[[4, 1]])
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_matrix_that_names_columns_it_does_not_have_is_refused(wrong):
+    matrix = odd_matrix()
+    matrix.indices[-1] = wrong
+    with pytest.raises(CountsError, match="names columns that it does not have"):
+        to_csr(matrix)
