@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.embed import embed as embed
     from scfm_lab.tasks.impute import impute as impute
     from scfm_lab.tasks.perturb import perturb as perturb
+    from scfm_lab.tasks.response_curves import response_curves as response_curves
     from scfm_lab.tasks.screen import screen as screen
     from scfm_lab.tasks.trajectory import trajectory as trajectory
 
@@ -60,6 +61,7 @@ _HOMES = {
     "load_model": "scfm_lab.models.load",
     "perturb": "scfm_lab.tasks.perturb",
     "plan": "scfm_lab.inference.plan",
+    "response_curves": "scfm_lab.tasks.response_curves",
     "screen": "scfm_lab.tasks.screen",
     "trajectory": "scfm_lab.tasks.trajectory",
 }

@@ -84,6 +84,11 @@ class Projector:
         out[good] = np.einsum("ij,ijk->ik", weights, self.plane[near])
         return out
 
+    def displaced(self, vectors: NDArray[np.float32], cells: NDArray[np.int64]) -> NDArray[np.float32]:
+        """How far cells move on the plane when their vectors become these, (cells, 2); 0 where that cannot be told."""
+        shift = self._place(vectors, cells) - self._own[cells]
+        return np.where(np.isfinite(shift), shift, 0).astype(np.float32)
+
     def move(self, vectors: NDArray[np.float32], changed: NDArray[np.int64]) -> Layout:
         """The layout after the vectors of some cells have changed.
 
@@ -95,9 +100,7 @@ class Projector:
             Their rows.
         """
         after = self.plane.copy()
-        placed = self._place(vectors, changed)
-        shift = placed - self._own[changed]
-        after[changed] += np.where(np.isfinite(shift), shift, 0)
+        after[changed] += self.displaced(vectors, changed)
         return Layout(self.plane, after, self.error, self.basis)
 
 

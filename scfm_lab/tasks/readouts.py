@@ -47,9 +47,11 @@ class Readout:
     name: ClassVar[str]
     signed: ClassVar[bool] = False
     """Whether it has a direction; else it is never negative."""
+    size: int = 1
+    """Numbers per cell."""
 
     def values(self, moved: Moved) -> NDArray[np.float32]:
-        """The effect on each cell; NaN where it has none."""
+        """The effect on each cell, (cells,) or (size, cells); NaN where it has none."""
         raise NotImplementedError
 
     def applies(self, n: int) -> NDArray[np.bool_]:
@@ -69,6 +71,20 @@ class Shift(Readout):
     def values(self, moved: Moved) -> NDArray[np.float32]:
         """The distance."""
         return np.linalg.norm(moved.after - moved.before, axis=1).astype(np.float32)
+
+
+class Movement(Readout):
+    """The movement of the vector itself."""
+
+    name = "movement"
+    signed = True
+
+    def __init__(self, width: int) -> None:
+        self.size = width
+
+    def values(self, moved: Moved) -> NDArray[np.float32]:
+        """New minus old vector, (width, cells)."""
+        return (moved.after - moved.before).T
 
 
 class TowardsTarget(Readout):

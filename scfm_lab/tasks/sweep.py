@@ -69,7 +69,7 @@ class Effect:
     rows: NDArray[np.int64]
     """Sorted."""
     values: NDArray[np.float32]
-    """Mean over the draws, (read-outs, rows)."""
+    """Mean over the draws, (read-outs, rows); a read-out of several numbers takes as many."""
 
 
 @dataclass
@@ -130,6 +130,7 @@ def sweep(
         If `cancel` was set.
     """
     readouts = list(readouts) or [Shift()]
+    numbers = sum(readout.size for readout in readouts)
     codes = None if lab.groups is None else np.unique(lab.groups, return_inverse=True)[1]
     waiting: deque[_Piece] = deque()
     size, pending = _FIRST, 0
@@ -149,7 +150,7 @@ def sweep(
             block.append(piece)
         pending -= taken
         for run in _compute(lab, block, readouts, cancel):
-            finished.append((run.number, run.effect(len(readouts))))
+            finished.append((run.number, run.effect(numbers)))
 
     for number, question in enumerate(questions):
         if cancel is not None and cancel.is_set():
@@ -157,7 +158,7 @@ def sweep(
         pieces = _pieces(lab, number, question, draws, codes)
         if not pieces:
             empty = _Running(number, question, 1, 0)
-            finished.append((number, empty.effect(len(readouts))))
+            finished.append((number, empty.effect(numbers)))
         waiting.extend(pieces)
         pending += sum(len(p.rows) for p in pieces)
         while pending >= size:
@@ -237,7 +238,7 @@ def _compute(lab: Baseline, block: list[_Piece], readouts: Sequence[Readout], ca
         of=np.repeat(np.arange(len(block)), lengths),
         columns=[piece.run.question.columns for piece in block],
     )
-    values = np.array([readout.values(moved) for readout in readouts], dtype=np.float32)
+    values = np.vstack([readout.values(moved) for readout in readouts]).astype(np.float32, copy=False)
     done = []
     for piece, part in zip(block, np.split(values, np.cumsum(lengths)[:-1], axis=1), strict=True):
         piece.run.rows.append(piece.rows)

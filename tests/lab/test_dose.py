@@ -61,7 +61,18 @@ def test_draws_and_seeds_differ_and_repeat():
     np.testing.assert_array_equal(first, _dose(k, 0.5, draw=0))
     assert (first != _dose(k, 0.5, draw=1)).any()
     assert (first != _dose(k, 0.5, seed=1)).any()
-    assert abs(np.corrcoef(first, _dose(k, 0.5, draw=1))[0, 1]) < 0.15
+    assert abs(np.corrcoef(first, _dose(k, 0.5, seed=1))[0, 1]) < 0.15
+
+
+def test_each_draw_is_binomial_and_their_mean_is_nearer_than_independent_draws_would_be():
+    from scipy import stats
+
+    k = np.full(4000, 1.0)
+    draws = np.array([_dose(k, 0.3, draw=d) for d in range(8)])
+    for one in draws:
+        assert stats.binomtest(int(one.sum()), 4000, 0.3).pvalue > 1e-4
+    # Independent draws would have a variance of 0.3 · 0.7 / 8 = 0.026.
+    assert draws.mean(axis=0).var() < 0.026 / 3
 
 
 @pytest.mark.parametrize("dose", [-0.1, float("nan"), float("inf"), "high", None, 1e9, 1000.5])

@@ -1,0 +1,509 @@
+"""Response curves: what a model answers at a few doses, computed once, so that a slider is answered by interpolation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells import provenance
+from scfm_lab.cells.dose import check_dose
+from scfm_lab.cells.given import check_given
+from scfm_lab.errors import DataError, GenesError, did_you_mean, plural
+from scfm_lab.evaluation.nulls import check_n_null, comparable_genes, features
+from scfm_lab.results import Result, charts
+from scfm_lab.tasks.gene_null import subsample
+from scfm_lab.tasks.progress import as_progress
+from scfm_lab.tasks.readouts import Movement, Shift
+from scfm_lab.tasks.sweep import Question, effects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.contract import Model
+    from scfm_lab.tasks.perturb import Perturber
+
+DOSES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+PANEL = 200
+_MOST_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the curves answer at some doses: an estimate until exact inference confirms it."""
+
+    shift: NDArray[np.float32]
+    """Distance of each cell of the panel, (cells,)."""
+    vectors: NDArray[np.float32]
+    """(cells, width)."""
+    places: NDArray[np.float32]
+    """On the plane, (cells, 2)."""
+    additive: bool
+    """Whether several genes' movements were added up, which leaves out how they act on each other."""
+
+
+@dataclass(frozen=True, repr=False)
+class ResponseCurves(Result):
+    """A model's answers to several genes at several doses, over a panel of cells.
+
+    Between the doses lie piecewise cubic Hermite interpolants that do not overshoot (PCHIP, Fritsch and Butland 1984;
+    scipy's), one below and one above dose 1: there the answer is exactly no change, and the curves may have a kink, as taking
+    counts away and adding them are two different things.
+    """
+
+    genes: tuple[str, ...]
+    doses: NDArray[np.float64]
+    """Ascending, 1 among them, (doses,)."""
+    cells: NDArray[np.int64]
+    """Rows of the panel's cells in the AnnData, (cells,)."""
+    movement: NDArray[np.float32]
+    """New minus old vectors, mean over the draws, (genes, doses, cells, width)."""
+    shift: NDArray[np.float32]
+    """Mean distance over the draws, (genes, doses, cells)."""
+    displacement: NDArray[np.float32]
+    """Movement on the plane, (genes, doses, cells, 2)."""
+    baseline: NDArray[np.float32]
+    """Vectors before, (cells, width)."""
+    before: NDArray[np.float32]
+    """Places before, (cells, 2)."""
+    basis: str
+    """Name of the plane."""
+    error: pd.DataFrame
+    """gene, dose, how (``"dose of the curve left out"`` or ``"dose between"``), exact, interpolated, error (of the mean shift
+    over the panel), cell_error (mean over cells of the error of each), null_sd, in_null_sd (NaN without null genes)."""
+    provenance: dict[str, Any]
+
+    # --- answers ------------------------------------------------------------------------
+
+    def at(self, doses: Mapping[str, float]) -> Response:
+        """The answer at some doses, by interpolation, at the rate of a display.
+
+        Raises
+        ------
+        GenesError
+            If a gene has no curve.
+        DataError
+            If a dose lies outside of the curve.
+        """
+        if not doses:
+            raise DataError("No gene was named; give doses such as {'CD3D': 0.5}.")
+        movement = np.zeros(self.baseline.shape, dtype=np.float32)
+        moved = np.zeros(self.before.shape, dtype=np.float32)
+        shift: NDArray[np.float32] | None = None
+        for gene, dose in doses.items():
+            g = self._index(gene)
+            movement += self._between(self.movement[g], gene, dose)
+            moved += self._between(self.displacement[g], gene, dose)
+            shift = self._between(self.shift[g], gene, dose)
+        if len(doses) > 1 or shift is None:
+            shift = np.linalg.norm(movement, axis=1)
+        return Response(np.maximum(shift, 0), self.baseline + movement, self.before + moved, len(doses) > 1)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The curves as plain arrays that a widget can evaluate without Python.
+
+        Returns
+        -------
+        dict
+            ``doses`` float32 (D,); ``cells`` int32 (C,), rows of the AnnData; ``before`` float32 (C, 2);
+            ``shift_coefficients`` float32 (G, D − 1, 4, C); ``place_coefficients`` float32 (G, D − 1, 4, C, 2).
+            Between ``doses[i]`` and ``doses[i + 1]``, with t = dose − doses[i], a value is
+            ((c[0]·t + c[1])·t + c[2])·t + c[3]; places are added to ``before``. Several genes: add their places (a start, to be
+            confirmed). The genes' names are in ``self.genes``, in order.
+        """
+        return {
+            "doses": self.doses.astype(np.float32),
+            "cells": self.cells.astype(np.int32),
+            "before": self.before.astype(np.float32),
+            "shift_coefficients": _coefficients(self.doses, self.shift),
+            "place_coefficients": _coefficients(self.doses, self.displacement),
+        }
+
+    def _index(self, gene: str) -> int:
+        if gene not in self.genes:
+            raise GenesError(f"{gene!r} has no response curve here." + did_you_mean(gene, self.genes))
+        return self.genes.index(gene)
+
+    def _between(self, values: NDArray[np.float32], gene: str, dose: float) -> NDArray[np.float32]:
+        value = check_dose(gene, dose)
+        if not self.doses[0] <= value <= self.doses[-1]:
+            raise DataError(
+                f"The curve of {gene} goes from dose {self.doses[0]:g} to {self.doses[-1]:g}; {value:g} has to be computed "
+                "(sl.perturb), or the curve made with that dose."
+            )
+        return interpolated(self.doses, values, value)
+
+    # --- what every result has ----------------------------------------------------------
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """gene, dose, effect (mean shift over the panel), n_cells, n_changed."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "gene": gene,
+                    "dose": float(dose),
+                    "effect": float(self.shift[g, d].mean()),
+                    "n_cells": len(self.cells),
+                    "n_changed": int((self.shift[g, d] > 0).sum()),
+                }
+                for g, gene in enumerate(self.genes)
+                for d, dose in enumerate(self.doses)
+            ]
+        )
+
+    def summary(self) -> str:
+        """What was computed, and how far interpolation is from it."""
+        p = self.provenance
+        lines = [
+            f"{plural(len(self.genes), 'gene', 'genes')} at {len(self.doses)} doses ({self.doses[0]:g} to {self.doses[-1]:g}) in "
+            f"{plural(len(self.cells), 'cell', 'cells')} with {p['model']}, in {p['seconds']:.0f} s."
+        ]
+        if len(self.error):
+            kind = str(self.error["how"].iloc[0])
+            share = (self.error["error"].abs() / self.error["exact"].abs().clip(lower=1e-12)).median()
+            told = f"Interpolation, measured at a {kind}: median error {share:.1%} of the effect"
+            if self.error["in_null_sd"].notna().any():
+                told += f", {self.error['in_null_sd'].mean():.2f} null standard deviations on average"
+            lines.append(told + ".")
+        lines.append(
+            "Several genes start from the sum of their movements, which leaves out how they act on each other."
+        )
+        return "\n".join(lines)
+
+    def plot(self) -> Any:
+        """The mean shift of each gene against its dose; computed doses as points (Altair)."""
+        import pandas as pd
+
+        alt = charts()
+        fine = np.unique(np.concatenate([np.linspace(self.doses[0], self.doses[-1], 81), self.doses]))
+        lines = pd.DataFrame(
+            [
+                {"gene": gene, "dose": d, "effect": float(interpolated(self.doses, self.shift[g], d).mean())}
+                for g, gene in enumerate(self.genes)
+                for d in fine
+            ]
+        )
+        colour = alt.Color("gene:N", title=None)
+        curve = (
+            alt.Chart(lines)
+            .mark_line()
+            .encode(x=alt.X("dose:Q"), y=alt.Y("effect:Q", title="mean shift of the panel"), color=colour)
+        )
+        points = (
+            alt.Chart(self.table)
+            .mark_point(filled=True, size=40)
+            .encode(x="dose:Q", y="effect:Q", color=colour, tooltip=["gene", "dose", "effect", "n_changed"])
+        )
+        return curve + points
+
+
+def response_curves(
+    adata: AnnData,
+    model: Model | str | Path | Perturber,
+    genes: Sequence[str],
+    *,
+    doses: Sequence[float] = DOSES,
+    cells: int | Sequence[Any] | NDArray[Any] | None = None,
+    groupby: str | None = None,
+    n_draws: int = 4,
+    check_doses: Sequence[float] = (),
+    n_null: int = 0,
+    layer: str | None = None,
+    basis: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool | Callable[..., None] = True,
+    cancel: Any = None,
+) -> ResponseCurves:
+    """Compute the answers to some genes at a few doses once, to be interpolated from then on.
+
+    Parameters
+    ----------
+    adata
+        With raw counts; nothing in it is changed.
+    model
+        An opened model, a source for :func:`scfm_lab.load_model`, or a :class:`~scfm_lab.tasks.perturb.Perturber` of the same
+        cells (nothing is encoded again then).
+    genes
+        Names of genes.
+    doses
+        Doses that are computed; 1 belongs to every curve and costs nothing.
+    cells
+        The panel: names of cells, row numbers, a mask, or how many (chosen by their digests); None: 200.
+    groupby
+        Column of ``obs`` whose groups give the rates of over-expression.
+    n_draws
+        Draws over which doses other than 0 and 1 are averaged.
+    check_doses
+        Doses that are computed only to measure the interpolation's error there. Without them each inner dose of the curve is
+        left out in turn, which tells the error of a coarser curve.
+    n_null
+        Comparable genes (at least 19) whose knockouts give the error in null standard deviations too; 0: none.
+    basis
+        As for :func:`scfm_lab.perturb`.
+
+    Returns
+    -------
+    ResponseCurves
+
+    Raises
+    ------
+    GenesError
+        If a gene is not there, not known to the model or named twice.
+    DataError
+        If there are fewer than two doses besides 1, the panel is empty, or the curves would take more than 2 GiB.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> adata = sl.datasets.load("pbmc68k")
+    >>> curves = sl.response_curves(adata, "pca", ["CD3D"], cells=20, progress=False)
+    >>> curves.at({"CD3D": 0.4}).shift.shape
+    (20,)
+    """
+    from scfm_lab.tasks.perturb import Perturber
+
+    check_given(adata, model, function="sl.response_curves", call="sl.response_curves(adata, model, genes)")
+    started = time.perf_counter()
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    if not genes:
+        raise DataError("No gene was named; give a list such as ['CD3D', 'LYZ'].")
+    if n_null:
+        check_n_null(n_null)
+    if n_draws < 1:
+        raise DataError(f"n_draws is {n_draws}; at least one draw is needed.")
+    knots = np.unique([1.0, *(check_dose("every gene", d) for d in doses)])
+    if len(knots) < 3:
+        raise DataError("A curve needs at least two doses besides 1, such as (0, 0.5, 1, 2).")
+    between = np.setdiff1d([check_dose("every gene", d) for d in check_doses], knots)
+    if len(between) and (between[0] < knots[0] or between[-1] > knots[-1]):
+        raise DataError("check_doses lie between the doses of the curve; beyond them nothing is interpolated.")
+    if isinstance(model, Perturber):
+        lab = model
+    else:
+        lab = Perturber(
+            adata,
+            model,
+            groupby=groupby,
+            layer=layer,
+            basis=basis,
+            options=options,
+            seed=seed,
+            progress=progress,
+            cancel=cancel,
+        )
+    columns = list(lab.resolve(dict.fromkeys(genes, 0.0), None)[0]) if len(set(genes)) == len(genes) else None
+    if columns is None:
+        raise GenesError(f"{next(g for g in genes if genes.count(g) > 1)!r} is named twice.")
+    rows = _panel(adata, lab, cells)
+    size = 4 * len(genes) * len(knots) * len(rows) * lab.baseline.shape[1]
+    if size > _MOST_BYTES:
+        raise DataError(
+            f"{len(genes)} genes × {len(knots)} doses × {len(rows):,} cells × {lab.baseline.shape[1]} numbers take "
+            f"{size / 2**30:.1f} GiB; take fewer genes or cells."
+        )
+    every = np.unique([*knots, *between])
+    movement, shift = _computed(lab, columns, every, rows, n_draws, progress, cancel)
+    kept, error = np.isin(every, knots), _errors(genes, every, knots, between, shift)
+    error["null_sd"] = _null_sd(lab, columns, rows, error, shift, every, n_null, cancel) if n_null else np.nan
+    error["in_null_sd"] = error["error"].abs() / error["null_sd"]
+    displacement = np.zeros((len(genes), len(knots), len(rows), 2), dtype=np.float32)
+    for g in range(len(genes)):
+        for d, dose in enumerate(knots):
+            if dose != 1:
+                vectors = lab.baseline[rows] + movement[g, np.flatnonzero(kept)[d]]
+                changed = np.flatnonzero((vectors != lab.baseline[rows]).any(axis=1))
+                displacement[g, d, changed] = lab.projector.displaced(vectors[changed], rows[changed])
+    record = provenance.of_model(
+        lab.model,
+        task="response_curves",
+        genes=genes,
+        doses=knots.tolist(),
+        draws=n_draws,
+        cells=len(rows),
+        seed=lab.seed,
+        groupby=lab.groupby,
+        options=lab.model.check_options(lab.options),
+        seconds=time.perf_counter() - started,
+    )
+    return ResponseCurves(
+        genes=tuple(map(str, genes)),
+        doses=knots,
+        cells=rows,
+        movement=movement[:, kept],
+        shift=shift[:, kept],
+        displacement=displacement,
+        baseline=lab.baseline[rows],
+        before=lab.projector.plane[rows],
+        basis=lab.projector.basis,
+        error=error,
+        provenance=record,
+    )
+
+
+def interpolated(doses: NDArray[np.float64], values: NDArray[Any], dose: float) -> NDArray[np.float32]:
+    """Values at a dose from those at the doses of a curve, (doses, …) → (…): PCHIP on either side of dose 1."""
+    from scipy.interpolate import PchipInterpolator
+
+    side = doses <= 1 if dose <= 1 else doses >= 1
+    if side.sum() == 1:
+        return np.asarray(values[side][0], dtype=np.float32)
+    found: NDArray[np.float32] = PchipInterpolator(doses[side], values[side], axis=0)(dose).astype(np.float32)
+    return found
+
+
+def _coefficients(doses: NDArray[np.float64], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(genes, doses, …) → (genes, doses − 1, 4, …)."""
+    from scipy.interpolate import PchipInterpolator
+
+    parts = []
+    for side in (doses <= 1, doses >= 1):
+        if side.sum() > 1:
+            c = PchipInterpolator(doses[side], values[:, side], axis=1).c
+            # scipy has the powers first, then the intervals, then the other axes.
+            parts.append(np.moveaxis(c, (0, 1), (2, 1)))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _panel(adata: AnnData, lab: Perturber, cells: Any) -> NDArray[np.int64]:
+    n = len(lab.cells)
+    if cells is None or isinstance(cells, (int, np.integer)):
+        most = PANEL if cells is None else int(cells)
+        if most < 1:
+            raise DataError(f"cells is {most}; a panel holds at least one cell.")
+        return subsample(np.flatnonzero(lab.seen), lab.cells.keys, most)
+    given = np.asarray(cells)
+    if given.dtype == bool:
+        if len(given) != n:
+            raise DataError(f"The mask of the panel has {len(given):,} entries for {n:,} cells.")
+        rows = np.flatnonzero(given)
+    elif given.dtype.kind in "iu":
+        rows = np.unique(given)
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < n:
+            raise DataError(f"The panel names row {rows[-1] if rows[-1] >= n else rows[0]}; there are {n:,} cells.")
+    else:
+        rows = np.sort(adata.obs_names.get_indexer([str(c) for c in given]))
+        if len(rows) and rows[0] < 0:
+            lost = next(str(c) for c in given if str(c) not in adata.obs_names)
+            raise DataError(f"No cell is called {lost!r}." + did_you_mean(lost, adata.obs_names[:5000]))
+    rows = rows[lab.seen[rows]]
+    if not len(rows):
+        raise DataError("The panel holds no cell in which the model sees a gene.")
+    return rows.astype(np.int64)
+
+
+def _computed(
+    lab: Perturber,
+    columns: list[int],
+    doses: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    draws: int,
+    progress: bool | Callable[..., None],
+    cancel: Any,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Movement (genes, doses, cells, width) and shift (genes, doses, cells)."""
+    width = lab.baseline.shape[1]
+    movement = np.zeros((len(columns), len(doses), len(rows), width), dtype=np.float32)
+    shift = np.zeros(movement.shape[:3], dtype=np.float32)
+    asked = [(g, d) for g in range(len(columns)) for d in range(len(doses)) if doses[d] != 1]
+    questions = [Question({columns[g]: float(doses[d])}, rows=rows) for g, d in asked]
+    with as_progress(progress, f"Response curves with {lab.model.spec.name}", unit="doses") as report:
+        found = effects(
+            lab, questions, readouts=[Shift(), Movement(width)], draws=draws, progress=report, cancel=cancel
+        )
+    for (g, d), effect in zip(asked, found, strict=True):
+        place = np.searchsorted(rows, effect.rows)
+        shift[g, d, place] = effect.values[0]
+        movement[g, d, place] = effect.values[1:].T
+    return movement, shift
+
+
+def _errors(
+    genes: Sequence[str],
+    every: NDArray[np.float64],
+    knots: NDArray[np.float64],
+    between: NDArray[np.float64],
+    shift: NDArray[np.float32],
+) -> pd.DataFrame:
+    """How far interpolation is from what was computed, at doses that it did not see."""
+    import pandas as pd
+
+    inner = [d for d in knots[1:-1] if d != 1]
+    tried = [(d, knots) for d in between] or [(d, knots[knots != d]) for d in inner]
+    how = "dose between" if len(between) else "dose of the curve left out"
+    rows = []
+    for g, gene in enumerate(genes):
+        for dose, known in tried:
+            exact = shift[g, np.searchsorted(every, dose)]
+            guess = interpolated(known, shift[g, np.isin(every, known)], float(dose))
+            rows.append(
+                {
+                    "gene": gene,
+                    "dose": float(dose),
+                    "how": how,
+                    "exact": float(exact.mean()),
+                    "interpolated": float(guess.mean()),
+                    "error": float(guess.mean() - exact.mean()),
+                    "cell_error": float(np.abs(guess - exact).mean()),
+                }
+            )
+    columns = ["gene", "dose", "how", "exact", "interpolated", "error", "cell_error"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _null_sd(
+    lab: Perturber,
+    columns: list[int],
+    rows: NDArray[np.int64],
+    error: pd.DataFrame,
+    shift: NDArray[np.float32],
+    every: NDArray[np.float64],
+    n: int,
+    cancel: Any,
+) -> NDArray[np.float64]:
+    """Standard deviation of comparable genes' effects at the dose of each row.
+
+    Measured on knockouts and scaled by how much smaller the gene's own effect is at that dose, since effects of comparable
+    genes differ by factors. NaN where there are fewer than 19 of them.
+    """
+    f = features(lab.cells.counts[rows], lab.cells.total[rows])
+    candidates = lab.known.copy()
+    candidates[[*lab.summed, *columns]] = False
+    sets = {c: comparable_genes(f, c, candidates=candidates, n=n) for c in columns}
+    wanted = sorted({int(g) for some in sets.values() for g in some})
+    found = effects(lab, [Question({g: 0.0}, rows=rows) for g in wanted], cancel=cancel)
+    mean = {g: float(e.values[0].sum()) / len(rows) for g, e in zip(wanted, found, strict=True)}
+    sd = {c: np.std([mean[int(g)] for g in some], ddof=1) if len(some) >= 19 else np.nan for c, some in sets.items()}
+    own = {g: _knockout(lab, c, rows, shift[g], every, cancel) for g, c in enumerate(columns)}
+    genes = list(dict.fromkeys(error["gene"]))
+    return np.array(
+        [
+            sd[columns[genes.index(row.gene)]] * row.exact / own[genes.index(row.gene)]
+            if own[genes.index(row.gene)] > 0
+            else np.nan
+            for row in error.itertuples()
+        ]
+    )
+
+
+def _knockout(
+    lab: Perturber,
+    column: int,
+    rows: NDArray[np.int64],
+    shift: NDArray[np.float32],
+    every: NDArray[np.float64],
+    cancel: Any,
+) -> float:
+    if every[0] == 0:
+        return float(shift[0].mean())
+    return float(effects(lab, [Question({column: 0.0}, rows=rows)], cancel=cancel)[0].values[0].sum()) / len(rows)
