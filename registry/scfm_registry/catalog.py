@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scfm_registry.registry import Registry
+    from scfm_registry.reading import Reader
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Published:
         Bytes of the weights, where the authors' records give it.
     sha256
         Of the weights, where the authors' records give it.
+    get
+        Addresses that ``import`` fetches it from (``from``, and ``to`` where the address does not name the file): the checkpoint
+        first. Empty where the authors publish it on a page.
     licence, commercial
         The family's; `commercial` is None where the licence of the weights does not say.
     here
@@ -55,6 +58,7 @@ class Published:
     parameters: int | None = None
     size: int | None = None
     sha256: str = ""
+    get: tuple[dict[str, Any], ...] = ()
     licence: str = ""
     commercial: bool | None = None
     here: tuple[str, ...] | None = field(default=None, compare=False)
@@ -89,7 +93,7 @@ def _read() -> tuple[dict[str, Any], ...]:
     return tuple(tomllib.loads(text)["checkpoints"])
 
 
-def catalog(registry: Registry | None = None) -> Catalog:
+def catalog(registry: Reader | None = None) -> Catalog:
     """The checkpoints that authors publish, of all families that are installed.
 
     Parameters

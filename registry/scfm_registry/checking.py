@@ -59,7 +59,10 @@ def check(uri: str | os.PathLike[str] | None = None, *, files: bool = False) -> 
         place = resolve(uri)
     except StorageError as error:
         return [Finding("place", "fault", str(error))]
-    found = list(_embedded(place) if place.embedded else _server(place))
+    if place.read_only:
+        found = [Finding("place", "ok", f"a mirror, in {place.folder}, which is only read")]
+    else:
+        found = list(_embedded(place) if place.embedded else _server(place))
     if any(item.state == "fault" or item.what == "empty" for item in found):
         return found
     try:
@@ -121,9 +124,9 @@ def _server(place: Place) -> Iterator[Finding]:
 
 def _content(place: Place, *, files: bool) -> Iterator[Finding]:
     from scfm_registry import version
-    from scfm_registry.store.facade import Store
+    from scfm_registry.store import opened
 
-    store = Store(place)
+    store = opened(place)
     all_records = store.records()
     records = [(record, found) for record in all_records if (found := version.read(record)) is not None]
     deleted = [record for record in all_records if version.read(record, trashed=True) is not None]
@@ -135,7 +138,7 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
         shown = ", ".join(f"{record.name}/{record.version}" for record in deleted)
         yield Finding("trash", "note", f"{shown}; 'scfm-lab models delete --purge' frees their space")
     missing = sorted(set(builtin.shipped()) - names)
-    if missing:
+    if missing and not place.read_only:
         yield Finding(
             "built-in models", "note", f"not registered here: {', '.join(missing)}; 'scfm-lab registry setup' does it"
         )
@@ -153,7 +156,7 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
             )
         elif files:
             yield _hashes(folder, found)
-    if place.embedded and (place.artifacts / "models").is_dir():
+    if place.embedded and not place.read_only and (place.artifacts / "models").is_dir():
         strays = [item for item in sorted((place.artifacts / "models").iterdir()) if item.name not in known]
         if strays:
             size = sum(file.stat().st_size for item in strays for file in item.rglob("*") if file.is_file())

@@ -52,14 +52,17 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     locks = confining.lock(
         memory=_TIMES * size + _REST, written=2 * size + _GIB // 16, seconds=_SECONDS + 8 * size // _BYTES_A_SECOND
     )
-    # A record that came with the files is nobody's word here: it would set what the model is opened with.
-    (folder / importing.RECORD).unlink(missing_ok=True)
-    converted = convert(folder)
-    record = {"converted": converted, "left_out": request["left_out"], "config": request["config"]}
-    if any(record.values()):
-        text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
-        (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")
-    model = adapter.open(folder, config=request["config"] or None)
+    if request.get("as_registered"):
+        converted, config = {}, _registered(folder)
+    else:
+        # A record that came with the files is nobody's word here: it would set what the model is opened with.
+        (folder / importing.RECORD).unlink(missing_ok=True)
+        converted, config = convert(folder), request["config"]
+        record = {"converted": converted, "left_out": request["left_out"], "config": config}
+        if any(record.values()):
+            text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
+            (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")
+    model = adapter.open(folder, config=config or None)
     tags = version.tags(
         model.spec,
         kind=request["kind"],
@@ -75,6 +78,26 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         published = {sha256(folder / name): told["sha256"] for name, told in converted.items()}
         tags["scfm.weights"] = f"sha256:{published[model.digest]}" if model.digest in published else model.digest
     return {"tags": tags, "locks": locks}
+
+
+def _registered(folder: Path) -> dict[str, Any]:
+    """Check the files of a version that another registry has made, which stay as they are; what it is opened with.
+
+    Raises
+    ------
+    ModelError
+        One is of a kind that no registry keeps.
+    """
+    from scfm_lab.errors import ModelError
+    from scfm_lab.models import converted
+    from scfm_registry import importing
+
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if converted.is_pickle(path) or path.suffix.lower() not in importing.SAFE:
+            raise ModelError(f"{path} is of a kind that no registry keeps; nothing of it was read.")
+        if path.suffix in (".h5", ".h5ad"):
+            _check_hdf5(path)
+    return importing.config_of(folder)
 
 
 def convert(folder: Path) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from scfm_registry import builtin, files, names
 from scfm_registry.version import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from scfm_lab.models.contract import Model
@@ -63,22 +63,28 @@ def import_checkpoint(
     licence: str | None,
     card: str | None,
     config: Mapping[str, Any] | None = None,
+    only: Sequence[Path] | None = None,
+    source: str = "",
 ) -> ModelVersion:
-    """Register the checkpoint in the folder `path`; see :meth:`scfm_registry.Registry.import_checkpoint`."""
-    names.check_name(name)
-    if name in builtin.shipped():
-        message = f"'{name}' is a model that comes with scfm-lab; give yours another name, such as 'my-{name}'."
-        raise ModelError(message)
-    if kind not in KINDS:
-        message = f"There is no kind '{kind}'; kinds are {', '.join(KINDS)}."
-        raise ModelError(message)
+    """Register the checkpoint in the folder `path`; see :meth:`scfm_registry.Registry.import_checkpoint`.
+
+    Parameters
+    ----------
+    registry, path, name, kind, licence, card, config
+        As there.
+    only
+        Relative paths of its files, where the folder holds more than the checkpoint.
+    source
+        Where it was fetched from, for the record.
+    """
+    check_request(name, kind)
     if not path.exists():
         message = f"There is no checkpoint at {path}; give the folder as published."
         raise ModelError(message)
     if not path.is_dir():
         message = f"{path} is a file; give the folder it came in, with its configuration and vocabulary."
         raise ModelError(message)
-    wanted, left_out = listing(path)
+    wanted, left_out = listing(path) if only is None else (list(only), [])
     family = recognise(path)
     places = {str(relative): path / relative for relative in wanted}
     with files.workshop(registry.scratch) as private:
@@ -86,11 +92,29 @@ def import_checkpoint(
         if card is not None and not any((private / known).exists() for known in _CARDS):
             (private / _CARDS[0]).write_text(card, encoding="utf-8")
         request = {"family": family.id, "kind": kind, "licence": licence, "left_out": left_out}
-        answer = _locked(private, path, {**request, "config": dict(config or {})})
-        return registry.add_files(name, private, family.id, answer["tags"], card_of(private))
+        answer = locked(private, path, {**request, "config": dict(config or {})})
+        tags = {**answer["tags"], **({"scfm.source": source} if source else {})}
+        return registry.add_files(name, private, family.id, tags, card_of(private))
 
 
-def _locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]:
+def check_request(name: str, kind: str) -> None:
+    """Refuse names and kinds that cannot be, before anything is read or fetched.
+
+    Raises
+    ------
+    ModelError
+        The name is none, or that of a built-in model; there is no such kind.
+    """
+    names.check_name(name)
+    if name in builtin.shipped():
+        message = f"'{name}' is a model that comes with scfm-lab; give yours another name, such as 'my-{name}'."
+        raise ModelError(message)
+    if kind not in KINDS:
+        message = f"There is no kind '{kind}'; kinds are {', '.join(KINDS)}."
+        raise ModelError(message)
+
+
+def locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Let a locked process convert the files in `private` and open the model: what it answers.
 
     Raises
@@ -147,22 +171,30 @@ def recognise(path: Path) -> Contribution:
     from scfm_lab.models.resemblance import hints
     from scfm_lab.plugins import discover
 
-    known = discover().contributions("models")
-    faults: list[str] = []
-    hits: list[Contribution] = []
-    for item in known:
-        try:
-            if item.load().recognises(path):
-                hits.append(item)
-        except ScfmError as error:
-            faults.append(str(error))
+    hits, faults = recognising(path)
     if len(hits) == 1:
         return hits[0]
     if hits:
         message = f"The files in {path} could be of {' or '.join(item.id for item in hits)}; a config.json that names its family decides."
         raise ModelError(message)
-    message = f"The files in {path} are of no family known here ({', '.join(item.id for item in known)})."
+    known = ", ".join(item.id for item in discover().contributions("models"))
+    message = f"The files in {path} are of no family known here ({known})."
     raise ModelError(" ".join([message, *faults, *hints(path)]))
+
+
+def recognising(path: Path) -> tuple[list[Contribution], list[str]]:
+    """The installed families that say the files at `path` are theirs, and what others say is wrong with them."""
+    from scfm_lab.plugins import discover
+
+    faults: list[str] = []
+    hits: list[Contribution] = []
+    for item in discover().contributions("models"):
+        try:
+            if item.load().recognises(path):
+                hits.append(item)
+        except ScfmError as error:
+            faults.append(str(error))
+    return hits, faults
 
 
 def weight_bytes(folder: Path) -> int:
@@ -221,6 +253,12 @@ def listing(path: Path) -> tuple[list[Path], list[str]]:
             raise ModelError(message)
         found.append(relative)
     return found, left_out
+
+
+def is_taken(item: Path) -> bool:
+    """Whether a file of this name goes into a version, as far as its name tells."""
+    known = item.suffix.lower() in SAFE or is_pickle(item)
+    return known and not any(item.match(pattern) for pattern in _TRAINING)
 
 
 def _is_copy(item: Path) -> bool:

@@ -101,7 +101,8 @@ class Reader:
     @property
     def scratch(self) -> Path:
         """Folder for private copies, on the disk where their files will stay."""
-        return self._place.folder if self._place.folder is not None else data_home() / "cache"
+        own = None if self._place.read_only else self._place.folder
+        return own if own is not None else data_home() / "cache"
 
     def writing(self) -> AbstractContextManager[None]:
         """Hold the lock under which this machine's processes change the registry."""

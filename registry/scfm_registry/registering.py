@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
@@ -11,7 +10,8 @@ from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from scfm_registry.version import ModelVersion
 
@@ -22,14 +22,17 @@ class Registrar(Reader):
     def import_checkpoint(
         self,
         path: str | os.PathLike[str],
-        name: str,
+        name: str | None = None,
         *,
         kind: str = "pretrained",
         licence: str | None = None,
         card: str | None = None,
         config: Mapping[str, Any] | None = None,
+        sha256: str | None = None,
+        allow_hosts: Iterable[str] = (),
+        progress: bool | Callable[..., None] = False,
     ) -> ModelVersion:
-        """Register a checkpoint's folder as a version; the same files twice give the same version.
+        """Register a checkpoint as a version; the same files twice give the same version.
 
         The files are read in a process of its own, without network and with limits on memory and time. Pickled weights and
         dictionaries are converted there to safetensors and JSON; nothing in them runs.
@@ -37,9 +40,12 @@ class Registrar(Reader):
         Parameters
         ----------
         path
-            The folder as published. Its family is recognised from its files.
+            The folder as published, or an archive of it (zip, tar, tar.gz …); ``"hf://ORG/REPO[@REVISION][/FOLDER]"``; the
+            ``https://`` address of an archive or weights file; or an id of :meth:`catalog`, such as ``"geneformer-v1-10m"``. Its
+            family is recognised from its files. What is fetched is checked against the hashes that the catalogue or the server
+            tells, and an interrupted download goes on where it was.
         name
-            What the model is called here.
+            What the model is called here; for an id of the catalogue, that id by default.
         kind
             ``"pretrained"``, ``"fine-tuned"`` or ``"baseline"``.
         licence
@@ -48,17 +54,40 @@ class Registrar(Reader):
             The model's card, as Markdown, where the folder holds no ``card.md`` or ``README.md``.
         config
             What :func:`scfm_lab.load_model` would be given as ``config=``; kept with the version.
+        sha256
+            Of the file at an ``https://`` address, as its authors publish it.
+        allow_hosts
+            A lab's own hosts, each by its exact name (also ``SCFM_MIRROR_HOSTS``): only these may have private addresses.
+        progress
+            As in :func:`scfm_lab.embed`.
 
         Raises
         ------
         ModelError
-            The folder is of no known family, holds code or something else that is no plain data, or does not open.
+            The folder is of no known family, holds code or something else that is no plain data, or does not open; an address is
+            refused, does not answer, or gives another file than it should.
+        StorageError
+            The disk is full or read-only.
         """
         from scfm_registry import importing
+        from scfm_registry.sharing import fetching
 
-        return importing.import_checkpoint(
-            self, Path(path).expanduser(), name, kind=kind, licence=licence, card=card, config=config
-        )
+        if name is not None:
+            importing.check_request(name, kind)
+        with fetching.local(path, scratch=self.scratch, sha256=sha256, hosts=allow_hosts, progress=progress) as found:
+            if not (name or found.name):
+                message = f"{path} is in no catalogue that would give it a name; say name=, such as 'my-model'."
+                raise ModelError(message)
+            return importing.import_checkpoint(
+                self,
+                found.path,
+                name or found.name,
+                kind=kind,
+                licence=licence,
+                card=card,
+                config=config,
+                source=found.source,
+            )
 
     def add_files(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
         """Register a checked folder of files under a checked name, unless the same files are there already.

@@ -11,6 +11,7 @@ from scfm_registry.changing import Changer
 from scfm_registry.evidence import Measurer
 from scfm_registry.opening import Opener
 from scfm_registry.registering import Registrar
+from scfm_registry.sharing.sharer import Sharer
 from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from scfm_registry.version import Versions
 
 
-class Registry(Opener, Verifier, Measurer, Changer, Registrar):
+class Registry(Sharer, Opener, Verifier, Measurer, Changer, Registrar):
     """A lab's models: versions with aliases, tags, cards and evidence, kept in MLflow.
 
     Parameters
@@ -49,12 +50,12 @@ class Registry(Opener, Verifier, Measurer, Changer, Registrar):
     """
 
     def __init__(self, uri: str | os.PathLike[str] | None = None) -> None:
-        from scfm_registry.store.facade import Store
+        from scfm_registry.store import opened
         from scfm_registry.store.place import resolve
 
         self._place = resolve(uri)
-        self._store = Store(self._place)
-        if self._place.embedded:
+        self._store = opened(self._place)
+        if self._place.embedded and not self._place.read_only:
             # A server belongs to a lab: what is put there is put there by name, with `ensure_builtin`.
             self.ensure_builtin()
 

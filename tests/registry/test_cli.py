@@ -148,6 +148,7 @@ def test_a_usage_error_exits_2(scfm: Callable[..., tuple[int, str, str]], words:
     [
         ["models"],
         *(["models", name] for name in ("list", "show", "promote", "verify", "measure", "import")),
+        *(["models", name] for name in ("export", "import-bundle", "keys", "mirror", "adopt")),
         ["registry"],
         ["registry", "check"],
         ["registry", "setup"],

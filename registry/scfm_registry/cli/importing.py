@@ -1,4 +1,4 @@
-"""``scfm-lab models import``."""
+"""``scfm-lab models import``: folders, archives, addresses."""
 
 from __future__ import annotations
 
@@ -7,27 +7,63 @@ from typing import Any
 import click
 
 from scfm_lab.cli.options import config_option
-from scfm_lab.cli.output import say
+from scfm_lab.cli.output import progress_bar, say
 from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
 
 
-@click.command("import", epilog="\b\nExamples:\n  scfm-lab models import ./my-checkpoint --name my-model")
-@click.argument("path", metavar="FOLDER")
-@click.option("--name", required=True, help="What the model is called here: lower-case letters, digits, hyphens.")
+@click.command(
+    "import",
+    epilog="\b\nExamples:\n  scfm-lab models import ./my-checkpoint --name my-model\n"
+    "  scfm-lab models import geneformer-v1-10m\n"
+    "  scfm-lab models import hf://ctheodoris/Geneformer/Geneformer-V2-104M --name geneformer\n"
+    "  scfm-lab models import https://files.lab/model.tar.gz --name my-model --allow-host files.lab",
+)
+@click.argument("path", metavar="SOURCE")
+@click.option(
+    "--name",
+    help="What the model is called here: lower-case letters, digits, hyphens [default: its name in the catalogue].",
+)
 @click.option("--kind", type=click.Choice(KINDS), default="pretrained", show_default=True, help="What it is.")
 @click.option("--licence", help="SPDX expression [default: the family's].")
+@click.option("--sha256", metavar="HEX", help="SHA-256 of the file at an https address, as its authors publish it.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Your lab's own server, which may have a private address.",
+)
 @config_option
 @registry_option
 @json_option
 def import_(
-    path: str, name: str, kind: str, licence: str | None, config: dict[str, Any], uri: str | None, as_json: bool
+    path: str,
+    name: str | None,
+    kind: str,
+    licence: str | None,
+    sha256: str | None,
+    hosts: tuple[str, ...],
+    config: dict[str, Any],
+    uri: str | None,
+    as_json: bool,
 ) -> None:
-    """Register the checkpoint in FOLDER, as published.
+    """Register the checkpoint that SOURCE is.
 
-    The same files twice give the same version. Pickled weights and dictionaries (.pt, .bin, .ckpt, .pkl) are converted to
-    safetensors and JSON, in a process without network; nothing in them runs.
+    SOURCE is a folder as published, an archive of it, hf://ORG/REPO[@REVISION][/FOLDER], an https:// address, or a name from
+    'scfm-lab models catalog'. The same files twice give the same version. Pickled weights and dictionaries (.pt, .bin, .ckpt,
+    .pkl) are converted to safetensors and JSON, in a process without network; nothing in them runs.
     """
-    done = opened(uri).import_checkpoint(path, name, kind=kind, licence=licence, config=config)
+    with progress_bar(None, "MiB") as report:
+        done = opened(uri).import_checkpoint(
+            path,
+            name,
+            kind=kind,
+            licence=licence,
+            config=config,
+            sha256=sha256,
+            allow_hosts=hosts,
+            progress=report or False,
+        )
     text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}."
     say(text, done.to_dict(), as_json=as_json)
 

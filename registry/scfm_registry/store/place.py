@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: File name of an embedded registry's database.
 DATABASE = "mlflow.db"
+#: File name of a mirror's index.
+MIRROR = "mirror.json"
 #: Seconds to wait for another process that sets the registry up or writes to it.
 LOCK_SECONDS = 180
 
@@ -51,6 +53,11 @@ class Place:
         return self.folder is not None
 
     @property
+    def read_only(self) -> bool:
+        """Whether it is a mirror, which nothing is written to."""
+        return self.folder is not None and (self.folder / MIRROR).is_file()
+
+    @property
     def artifacts(self) -> Path:
         """The embedded registry's folder of files."""
         if self.folder is None:
@@ -76,6 +83,10 @@ class Place:
         """
         from filelock import FileLock, Timeout
 
+        if self.read_only:
+            from scfm_registry.store.mirror import read_only
+
+            raise read_only(self)
         path = self._lock_path()
         # A singleton per path, so that a second Registry of the same thread does not wait for the first.
         lock = FileLock(path, timeout=LOCK_SECONDS, is_singleton=True)
@@ -136,6 +147,8 @@ def resolve(uri: str | os.PathLike[str] | None = None) -> Place:
 def _from_variable(text: str, variable: str) -> Place:
     """Read MLflow's own variable, where a plain path means a store of files that MLflow has given up."""
     place = _address(text, f" (from {variable})")
+    if place is None and (Path(text).expanduser() / MIRROR).is_file():
+        return _folder(Path(text).expanduser())
     if place is None:
         message = (
             f"A registry cannot be kept at '{text}' (from {variable}): use sqlite:///FILE or the http(s) address of an MLflow "

@@ -1,0 +1,1 @@
+"""Files in and out of the registry: downloads, archives, signed bundles, read-only mirrors, checkpoints that lie about."""

@@ -1,0 +1,304 @@
+"""Files in and out: the part of a registry that gives versions to others, takes theirs, and finds what lies about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError, ScfmError
+from scfm_registry import files, names
+from scfm_registry.evidence import Measurer
+from scfm_registry.registering import Registrar
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable
+
+    from scfm_registry.sharing.adopting import Stray, Strays
+    from scfm_registry.sharing.bundle import Bundle
+    from scfm_registry.sharing.keys import Signer
+    from scfm_registry.sharing.mirroring import Mirrored
+    from scfm_registry.version import ModelVersion
+
+#: Tags that go with a version: where it comes from. What was measured on another machine does not.
+CARRIED = ("scfm.weights", "scfm.source", "scfm.parent_digest", "scfm.data_digest")
+_LONGEST = 2_000
+
+
+class Sharer(Measurer, Registrar):
+    """What brings versions from one registry to another."""
+
+    def export_bundle(
+        self,
+        reference: str,
+        file: str | os.PathLike[str],
+        *,
+        sign: bool | str = True,
+        overwrite: bool = False,
+    ) -> Bundle:
+        """Write a version as one signed file, for another lab: its files, card, licence and evidence.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        file
+            Such as ``"my-model.scfm"``. The same version and key give the same bytes.
+        sign
+            True: with your own key (Ed25519, made on first use); a text: with this one of your keys; False: not at all, and whoever
+            imports it must say that they take it unsigned.
+        overwrite
+            Whether a file that is there is replaced.
+
+        Returns
+        -------
+        scfm_registry.sharing.bundle.Bundle
+            What it holds; ``.summary()`` says what must be kept to.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown or damaged, its consent tag keeps it here, or the file is there already.
+        StorageError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> bundle = Registry().export_bundle("starter", "starter.scfm")
+        >>> bundle.signer.fingerprint[:7]
+        'SHA256:'
+        """
+        from scfm_registry.consent import check_may_leave
+        from scfm_registry.sharing import bundle
+        from scfm_registry.sharing.keys import Keyring
+
+        found, record = self._find(names.parse(reference))
+        check_may_leave(found)
+        folder = files.checked(self._store, found, record)
+        signer = Keyring().signer(sign if isinstance(sign, str) else None) if sign else None
+        return bundle.write(
+            Path(file).expanduser(),
+            found,
+            folder,
+            tags={key: found.tags[key] for key in CARRIED if key in found.tags},
+            evidence=self._evidence_of(found),
+            signer=signer,
+            overwrite=overwrite,
+        )
+
+    def import_bundle(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        trust: str | None = None,
+        ask: Callable[[Signer], bool] | None = None,
+        unsigned: bool = False,
+    ) -> ModelVersion:
+        """Register the version that another registry has exported; it has the same identity here as there.
+
+        The signature and every file's hash are checked, and the files are opened in a locked process without network, before
+        anything is registered.
+
+        Parameters
+        ----------
+        file
+            What :meth:`export_bundle` wrote.
+        name
+            What the model is called here; as there by default.
+        trust
+            Fingerprint of a signer that is not known yet; known from now on.
+        ask
+            Called with a signer that is not known yet; whether to trust them from now on.
+        unsigned
+            Take a bundle that nobody signed.
+
+        Raises
+        ------
+        ModelError
+            It is damaged, was changed, holds more than it lists, or its signer is not to be trusted.
+        StorageError
+            The disk is full or read-only.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> str(Registry().import_bundle("starter.scfm", name="their-starter"))
+        'their-starter/1'
+        """
+        from scfm_registry import builtin, importing
+        from scfm_registry.sharing import bundle as bundles
+        from scfm_registry.sharing.keys import Keyring
+        from scfm_registry.version import KINDS
+
+        path = Path(file).expanduser()
+        with files.workshop(self.scratch) as work:
+            bundle = bundles.unpack(path, work)
+            called = names.check_name(name or bundle.name)
+            if called in builtin.shipped():
+                raise ModelError(
+                    f"'{called}' is a model that comes with scfm-lab; take it under another name, with --name."
+                )
+            if bundle.kind not in KINDS:
+                raise ModelError(f"{path} says it is of the kind {bundle.kind[:40]!r}; kinds are {', '.join(KINDS)}.")
+            new = bundles.accept(bundle, trust=trust, ask=ask, unsigned=unsigned)
+            folder = work / "files"
+            request: dict[str, Any] = {
+                "family": _installed(bundle.family, path),
+                "kind": bundle.kind,
+                "licence": bundle.licence or None,
+                "left_out": [],
+                "config": {},
+                "as_registered": True,
+            }
+            answer = importing.locked(folder, path, request)
+            tags = {**answer["tags"], **_carried(bundle)}
+            if new is not None:
+                Keyring().trust(new)
+            return self.add_files(called, folder, bundle.family, tags, importing.card_of(folder))
+
+    def mirror(self, folder: str | os.PathLike[str], models: Iterable[str] | None = None) -> Mirrored:
+        """Make a folder with chosen versions that ``Registry(folder)`` opens and never writes to, for machines without network.
+
+        Made again, it holds what is chosen then; what is there already is not copied twice.
+
+        Parameters
+        ----------
+        folder
+            New, empty, or an earlier mirror.
+        models
+            References such as ``"starter"`` (its champion, else its newest version) or ``"starter/1"``; by default each model's.
+
+        Raises
+        ------
+        ModelError
+            A version is unknown or damaged, its consent tag keeps it here, or the folder holds something else.
+        StorageError
+            The folder cannot be written.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> mirrored = Registry().mirror("classroom", ["starter", "pca"])
+        >>> [str(item) for item in Registry("classroom").search()]
+        ['pca/1 (champion)', 'starter/1 (champion)']
+        """
+        from scfm_registry.consent import check_may_leave
+        from scfm_registry.sharing import mirroring
+
+        wanted = [item.reference for item in self.search()] if models is None else list(models)
+        if not wanted:
+            raise ModelError("There is nothing to mirror; name models.")
+        chosen = {}
+        for reference in wanted:
+            found, record = self._find(names.parse(reference))
+            check_may_leave(found)
+            chosen[found.reference] = (found, record, files.checked(self._store, found, record))
+        with files.workshop(self.scratch) as work:
+            evidence = {}
+            for found, _, _ in chosen.values():
+                for run, content in self._measured(found).items():
+                    evidence[run] = work / f"{run}.json"
+                    evidence[run].write_bytes(content)
+            return mirroring.write(Path(folder).expanduser(), list(chosen.values()), evidence)
+
+    def find_strays(self, folder: str | os.PathLike[str], *, progress: bool | Callable[..., None] = False) -> Strays:
+        """Find the checkpoints that lie below a folder, and which of them are registered; nothing is changed.
+
+        Parameters
+        ----------
+        folder
+            Such as the folder that holds everybody's home directories. Links are not followed.
+        progress
+            As in :func:`scfm_lab.embed`.
+
+        Returns
+        -------
+        scfm_registry.sharing.adopting.Strays
+            A list with ``.table`` and ``.summary()``. Copies of one content are one item.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> Registry().find_strays("/home").table[["path", "family", "here"]]  # doctest: +SKIP
+        """
+        from scfm_lab.tasks.progress import as_progress
+        from scfm_registry.sharing import adopting
+
+        with as_progress(progress, "looking at folders", unit="folders") as report:
+            return adopting.find(self, Path(folder).expanduser(), progress=report)
+
+    def adopt(self, stray: Stray, *, name: str | None = None, kind: str = "pretrained") -> ModelVersion:
+        """Register a checkpoint that :meth:`find_strays` has found; its folder stays as it is.
+
+        Parameters
+        ----------
+        stray
+            One that has no problem.
+        name
+            What it is called; its own proposal by default.
+        kind
+            As in :meth:`import_checkpoint`.
+
+        Raises
+        ------
+        ModelError
+            It cannot be registered.
+        """
+        from scfm_registry import importing
+
+        if stray.problem:
+            raise ModelError(stray.problem)
+        return importing.import_checkpoint(
+            self,
+            stray.path,
+            name or stray.name,
+            kind=kind,
+            licence=None,
+            card=None,
+            only=[Path(item) for item in stray.files],
+        )
+
+    def _measured(self, found: ModelVersion) -> dict[str, bytes]:
+        """Records of the measurements that a version's tags point to: id of the run → JSON."""
+        documents: dict[str, bytes] = {}
+        for key, run in sorted(found.tags.items()):
+            if key.startswith("scfm.speed.") and key.endswith(".run"):
+                try:
+                    documents[run] = json.dumps(self.evidence(run), sort_keys=True).encode()
+                except (ScfmError, OSError, ValueError):
+                    continue  # a run that somebody deleted costs its record, and not the version
+        return documents
+
+    def _evidence_of(self, found: ModelVersion) -> dict[str, bytes]:
+        """What goes with a bundle besides its files."""
+        return {f"measured-{run}.json": content for run, content in self._measured(found).items()}
+
+
+def _installed(family: str, path: Path) -> str:
+    from scfm_lab.plugins import discover
+
+    known = sorted(item.id for item in discover().contributions("models"))
+    if family not in known:
+        raise ModelError(
+            f"{path} needs the model plugin {family[:80]!r}, which is not installed; installed are {', '.join(known)}."
+        )
+    return family
+
+
+def _carried(bundle: Bundle) -> dict[str, str]:
+    """Tags that are taken over from a bundle: of where it comes from, and never of what was measured elsewhere."""
+    taken: dict[str, Any] = {"scfm.origin": "bundle"}
+    if bundle.signer is not None:
+        taken |= {
+            key: value
+            for key, value in bundle.tags.items()
+            if key in CARRIED and value.isprintable() and 0 < len(value) <= _LONGEST
+        }
+        taken["scfm.signer"] = bundle.signer.name
+    if bundle.commercial is not None:
+        # Whoever signed may be stricter than the family's licence, and is taken at that word; never laxer.
+        taken |= {"scfm.commercial": "false"} if not bundle.commercial else {}
+    return taken
