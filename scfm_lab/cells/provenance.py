@@ -123,6 +123,34 @@ def record(adata: AnnData, key: str, provenance: dict[str, Any], *, slot: str = 
     adata.uns[UNS] = entries
 
 
+def is_imputed(adata: AnnData, key: str | None) -> bool:
+    """Whether ``layers[key]`` or ``obsm[key]`` holds what a model predicted (marked so in its provenance)."""
+    entry = adata.uns.get(UNS, {}).get(key, {}) if key else {}
+    return bool(dict(entry).get("imputed", False))
+
+
+def refuse_imputed(adata: AnnData, key: str | None, *, what: str) -> None:
+    """Refuse predicted values where measured ones are needed: differential expression, regulators, trends.
+
+    Parameters
+    ----------
+    key
+        The layer that was named; None is never imputed, as counts are then looked for.
+    what
+        What was asked for, the subject of the sentence.
+
+    Raises
+    ------
+    DataError
+        If the layer is marked as imputed.
+    """
+    if is_imputed(adata, key):
+        raise DataError(
+            f"{what} must not be made of {key!r}: scfm-lab wrote it as a model's predictions, which are smooth by construction, "
+            "so that tests on them find what the model assumes. Name the layer with the measured counts."
+        )
+
+
 def storable(value: Any) -> Any:
     """A value as HDF5 can hold it: no None, no tuples, string keys without slashes."""
     import numpy as np

@@ -227,7 +227,8 @@ def _of_model(
     query = reference if data.query is None else vectors_of(data.query, model, **how)
     guess = np.full(len(data.truth), -1, dtype=np.int64)
     told = np.full(len(data.truth), np.nan)
-    good, seen = np.isfinite(reference).all(axis=1), np.isfinite(query).all(axis=1)
+    good: NDArray[np.bool_] = np.asarray(np.isfinite(reference).all(axis=1))
+    seen: NDArray[np.bool_] = np.asarray(np.isfinite(query).all(axis=1))
     for train, at in data.splits():
         train, at = train[good[train]], at[seen[at]]
         if len(train) <= k or not len(at):
@@ -266,7 +267,8 @@ def pca_codes(
     pca = load_model("pca").fit(cells, n_components=max(2, min(50, cells.n_obs // 3)), layer=how.get("layer"))
     plain = {**how, "options": {}}
     reference, query = vectors_of(cells, pca, **plain), vectors_of(test, pca, **plain)
-    good, seen = np.isfinite(reference).all(axis=1), np.isfinite(query).all(axis=1)
+    good: NDArray[np.bool_] = np.asarray(np.isfinite(reference).all(axis=1))
+    seen: NDArray[np.bool_] = np.asarray(np.isfinite(query).all(axis=1))
     out = np.full(len(query), -1, dtype=np.int64)
     out[seen] = Transfer(reference[good], codes[good], n_types, k=k).label(query[seen]).codes
     return out
@@ -279,7 +281,7 @@ def sctop_codes(cells: AnnData, codes: NDArray[np.int64], test: AnnData, how: Ma
     cells.obs["scfm_code"] = [f"{c:06d}" for c in codes]
     model: Any = load_model("sctop").fit(cells, labels_key="scfm_code", layer=how.get("layer"))
     vectors = vectors_of(test, model, **{**how, "options": {}})
-    seen = np.isfinite(vectors).all(axis=1)
+    seen: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
     out = np.full(len(vectors), -1, dtype=np.int64)
     out[seen] = np.array([int(t) for t in model.types])[vectors[seen].argmax(axis=1)]
     return out

@@ -1,109 +1,40 @@
-"""Order cells from a root: diffusion pseudotime, and the graph of their groups (PAGA)."""
+"""Order cells from a root: diffusion pseudotime, the graph of their groups (PAGA), and where each cell may end."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.cells import check_cell_names, group_column
+from scfm_lab.cells.cells import check_cell_names
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError, did_you_mean, plural
-from scfm_lab.results import Result, charts
-from scfm_lab.tasks.layout import Layout, find_plane
+from scfm_lab.errors import CountsError, DataError, GenesError, did_you_mean, plural
+from scfm_lab.tasks.layout import Layout, find_plane, principal_plane
+from scfm_lab.tasks.order import (
+    Graph,
+    absorption,
+    directed,
+    find_root,
+    neighbour_graph,
+    normalised,
+    other_roots,
+    terminal_cells,
+)
+from scfm_lab.tasks.trajectory_result import TrajectoryResult, Twin
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
+__all__ = ["TrajectoryResult", "trajectory"]
 
-@dataclass(frozen=True, repr=False)
-class TrajectoryResult(Result):
-    """Pseudotime of each cell, and the paths from the root's group to the ends."""
-
-    key: str
-    pseudotime: NDArray[np.float32]
-    """0 at the root to 1; NaN for cells that cannot be reached from it."""
-    branches: NDArray[Any]
-    """Path that a cell lies on: the end's name, ``"trunk"`` where paths run together, ``"unreachable"``."""
-    paths: list[dict[str, Any]]
-    """Each with ``nodes`` (groups from root to end) and ``points`` float32 (nodes, 2) on the plane."""
-    table: pd.DataFrame
-    """One row per group: n_cells, median_pseudotime, q25, q75, branch."""
-    connectivities: pd.DataFrame
-    """PAGA's connectivities between groups, 0 to 1."""
-    root: str
-    """Name of the root cell."""
-    root_group: str
-    groupby: str
-    layout: Layout
-    provenance: dict[str, Any]
-
-    @property
-    def unreachable(self) -> int:
-        """Cells with a vector that cannot be reached from the root."""
-        return int(np.isnan(self.pseudotime).sum()) - self.without_vector
-
-    @property
-    def without_vector(self) -> int:
-        """Cells that were left out because they have no vector."""
-        return int(self.provenance["cells_without_vector"])
-
-    def summary(self) -> str:
-        """The order of the groups, the paths, and what it does not say."""
-        order = self.table.dropna(subset=["median_pseudotime"]).sort_values("median_pseudotime")
-        text = " → ".join(f"{r.group} ({r.median_pseudotime:.2f})" for r in order.head(8).itertuples())
-        lines = [
-            f"{len(self.pseudotime):,} cells ordered along {self.provenance['use_rep']} from {self.root} in "
-            f"{self.root_group} (direction assumed from the root): {text}{' → …' if len(order) > 8 else '.'}",
-            f"{len(self.paths)} path{'s' if len(self.paths) > 1 else ''}: "
-            + "; ".join(" → ".join(p["nodes"]) for p in self.paths[:6])
-            + ".",
-            "This is an order along the embedding, and no claim about time.",
-        ]
-        if self.unreachable:
-            lines.append(
-                f"{plural(self.unreachable, 'cell', 'cells')} cannot be reached from the root: the graph of neighbours falls into "
-                "pieces (try more n_neighbors, or another root)."
-            )
-        if self.without_vector:
-            lines.append(
-                f"{plural(self.without_vector, 'cell has', 'cells have')} no vector in {self.provenance['use_rep']} "
-                f"and {'is' if self.without_vector == 1 else 'are'} left out."
-            )
-        return "\n".join(lines)
-
-    def plot(self) -> Any:
-        """Pseudotime by group as boxes (Altair)."""
-        alt = charts()
-
-        order = self.table.sort_values("median_pseudotime")["group"].tolist()
-        base = alt.Chart(self.table).encode(y=alt.Y("group:N", sort=order, title=None))
-        bars = base.mark_bar(height=10).encode(
-            x=alt.X("q25:Q", title="pseudotime (middle half of the cells)", scale=alt.Scale(domain=[0, 1])),
-            x2="q75:Q",
-            color=alt.Color("median_pseudotime:Q", scale=alt.Scale(scheme="viridis"), legend=None),
-            tooltip=["group", "n_cells", alt.Tooltip("median_pseudotime", format=".2f"), "branch"],
-        )
-        return bars + base.mark_tick(thickness=2, height=16, color="#333").encode(x="median_pseudotime:Q")
-
-    def write(self, adata: AnnData) -> None:
-        """Write pseudotime and branch to ``obs``."""
-        import pandas as pd
-
-        if adata.n_obs != len(self.pseudotime):
-            raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.pseudotime):,}.")
-        keys = (f"{self.key}_pseudotime", f"{self.key}_branch")
-        for key in keys:
-            provenance.free_key(adata, "obs", key, given=True)
-        for key, values in zip(keys, (self.pseudotime, pd.Categorical(self.branches)), strict=True):
-            adata.obs[key] = values
-            provenance.record(adata, key, self.provenance, slot="obs")
+_MOST_ENDS = 4
+"""Ends from which the order is tried the other way round."""
+_TWIN_COMPONENTS = 50
 
 
 def trajectory(
@@ -112,15 +43,22 @@ def trajectory(
     use_rep: str,
     root: str,
     groupby: str | None = None,
+    stage_key: str | None = None,
+    sample_key: str | None = None,
+    n_roots: int = 4,
+    twin: bool = True,
+    transition: Any = None,
     n_neighbors: int = 15,
     n_dcs: int = 10,
     basis: str | None = None,
+    layer: str | None = None,
     key_added: str = "trajectory",
     seed: int = 0,
 ) -> TrajectoryResult:
-    """Diffusion pseudotime from a root, and PAGA's graph of the groups (both scanpy's).
+    """Diffusion pseudotime from a root, PAGA's graph of the groups (both scanpy's), and fate probabilities.
 
-    The direction is assumed from the root: nothing in an embedding says which way time runs.
+    The direction is assumed from the root: nothing in an embedding says which way time runs. So other plausible roots are tried
+    beside it, and the same is done on principal components of the same cells.
 
     Parameters
     ----------
@@ -134,16 +72,31 @@ def trajectory(
     groupby
         Column of ``obs`` whose values are the nodes of the graph; None clusters the cells
         (Leiden).
+    stage_key
+        Column of ``obs`` with known stages (numbers, or ordered categories): Kendall's tau-b with pseudotime is told, beside
+        that of the twin. Cells without a stage are left out of it.
+    sample_key
+        Column of ``obs`` with the donor or sample, over which the interval of tau-b is taken where there are five or more.
+    n_roots
+        Other cells of the root's group that are tried as roots; 0 for none.
+    twin
+        Whether to do the same on principal components (needs raw counts).
+    transition
+        Transition probabilities between cells, sparse (cells, cells), of something that knows the direction, such as
+        ``cellrank.kernels.VelocityKernel(...).transition_matrix``. None: neighbours, without edges back in pseudotime.
     n_neighbors, n_dcs
         Of the graph of neighbours and of the diffusion map.
     basis
         Plane for the paths; None takes ``X_umap``, else principal components.
+    layer
+        Where the counts of the twin are; None looks for them.
     key_added
-        ``obs[key_added + "_pseudotime"]`` and ``obs[key_added + "_branch"]`` are written.
+        ``obs[key_added + "_pseudotime"]``, ``obs[key_added + "_branch"]`` and ``obsm[key_added + "_fates"]`` are written.
 
     Returns
     -------
     TrajectoryResult
+        Also asked for gene trends (``.trends``), ways between states (``.between``) and knockouts (``.knockout``).
 
     Raises
     ------
@@ -152,14 +105,86 @@ def trajectory(
 
     References
     ----------
-    Haghverdi et al. (2016), Nature Methods 13, 845; Wolf et al. (2019), Genome Biology 20, 59.
-    """
-    import anndata as ad
-    import scanpy as sc
+    Haghverdi et al. (2016), Nature Methods 13, 845; Wolf et al. (2019), Genome Biology 20, 59; Setty et al. (2019), Nature
+    Biotechnology 37, 451.
 
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> adata = sl.datasets.load("pbmc68k")
+    >>> _ = sl.embed(adata, "sctop", progress=False)
+    >>> result = sl.trajectory(adata, use_rep="X_sctop", root="CD34+", groupby="cell_type")
+    >>> result.root_group
+    'CD34+'
+    """
     started = time.perf_counter()
     check_given(adata, function="sl.trajectory")
     check_cell_names(adata)
+    vectors, seen = _vectors(adata, use_rep, n_neighbors, n_dcs)
+    stage = None if stage_key is None else _stages(adata, stage_key)
+    for name in ("pseudotime", "branch"):
+        provenance.free_key(adata, "obs", f"{key_added}_{name}", given=True)
+    provenance.free_key(adata, "obsm", f"{key_added}_fates", given=True)
+
+    how: dict[str, Any] = {"n_neighbors": n_neighbors, "n_dcs": n_dcs, "seed": seed}
+    graph = neighbour_graph(vectors[seen], adata.obs.iloc[seen].copy(), groupby=groupby, **how)
+    labels, at = graph.labels, find_root(graph, root)
+    time_seen = graph.pseudotime(at)
+    names = _paga(graph)
+    plane, basis_name = find_plane(adata, vectors, basis)
+    paths, branch_of = _paths(graph, names, labels[at], time_seen, plane[seen])
+    ends = [path["nodes"][-1] for path in paths]
+    fates, lost = _fates(graph, time_seen, ends, transition, seen, adata.n_obs)
+    twinned, missing = _twin(adata, graph, seen, at, time_seen, layer, how) if twin else (None, "")
+    roots = _roots(graph, at, time_seen, ends, n_roots, None if stage is None else stage[seen])
+    branches = np.full(adata.n_obs, "unreachable", dtype=object)
+    branches[seen] = [branch_of.get(g, "unreachable") for g in labels]
+    pseudotime = _spread_out(time_seen, seen, adata.n_obs)
+    branches[np.isnan(pseudotime)] = "unreachable"
+    result = TrajectoryResult(
+        key=key_added,
+        pseudotime=pseudotime,
+        branches=branches,
+        paths=paths,
+        table=_group_table(labels, time_seen, branch_of, paths, fates),
+        connectivities=_connectivities(graph, names),
+        root=str(graph.work.obs_names[at]),
+        root_group=str(labels[at]),
+        groupby=graph.group_name,
+        layout=Layout(plane, plane, np.zeros(len(plane), np.float32), basis_name),
+        provenance={
+            "task": "trajectory",
+            "use_rep": use_rep,
+            "of": dict(adata.uns.get(provenance.UNS, {})).get(use_rep, ""),
+            "root": str(graph.work.obs_names[at]),
+            "groupby": graph.group_name,
+            "direction": "assumed from the root" if transition is None else "given",
+            "fate_share_lost": lost,
+            "n_neighbors": n_neighbors,
+            "n_dcs": n_dcs,
+            "cells_without_vector": int(adata.n_obs - len(seen)),
+            "seed": seed,
+            "packages": provenance.package_versions(),
+        },
+        fates=None if fates is None else _all_rows(fates, seen, adata.n_obs),
+        roots=roots,
+        pieces=_pieces(graph, at),
+        twin=twinned,
+        twin_missing=missing,
+        agreement=None
+        if stage is None
+        else _agreement(pseudotime, twinned, stage, str(stage_key), use_rep, adata, sample_key, seed),
+        graph=graph,
+        rows=seen,
+    )
+    result.provenance["seconds"] = time.perf_counter() - started
+    result.write(adata)
+    return result
+
+
+def _vectors(
+    adata: AnnData, use_rep: str, n_neighbors: int, n_dcs: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if n_neighbors < 2 or n_dcs < 1:
         raise DataError(f"n_neighbors is {n_neighbors} and n_dcs {n_dcs}; at least 2 and 1 are needed.")
     if use_rep not in adata.obsm:
@@ -169,101 +194,58 @@ def trajectory(
         )
     vectors = np.asarray(adata.obsm[use_rep], dtype=np.float32)
     seen = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-    if len(seen) < max(10, n_neighbors + 1):
+    least = max(10, n_neighbors + 1)
+    if len(seen) < least:
         raise DataError(
-            f"Only {plural(len(seen), 'cell has', 'cells have')} a vector in {use_rep!r}; at least {max(10, n_neighbors + 1)} are needed."
+            f"Only {plural(len(seen), 'cell has', 'cells have')} a vector in {use_rep!r}; at least {least} are needed."
         )
-    for name in ("pseudotime", "branch"):
-        provenance.free_key(adata, "obs", f"{key_added}_{name}", given=True)
+    return vectors, seen
 
-    work = ad.AnnData(np.zeros((len(seen), 1), np.float32), obs=adata.obs.iloc[seen].copy())
-    work.obsm["rep"] = vectors[seen]
+
+def _stages(adata: AnnData, key: str) -> NDArray[np.float64]:
+    """Known stages as numbers; NaN where there is none."""
+    import pandas as pd
+
+    if key not in adata.obs:
+        known = ", ".join(map(repr, adata.obs.columns[:12])) or "none"
+        raise DataError(
+            f"The stage column {key!r} is not in obs; columns there: {known}." + did_you_mean(key, adata.obs)
+        )
+    column = adata.obs[key]
+    if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.ordered:
+        values = column.cat.codes.to_numpy(dtype=float)
+        values[values < 0] = np.nan
+    else:
+        try:
+            values = pd.to_numeric(column.astype(object)).to_numpy(dtype=float)
+        except (ValueError, TypeError):
+            raise DataError(
+                f"The stage column {key!r} holds names, and names have no order; give numbers, or ordered categories "
+                "(pandas.Categorical(..., ordered=True))."
+            ) from None
+    if len(np.unique(values[np.isfinite(values)])) < 2:
+        raise DataError(f"The stage column {key!r} has fewer than two stages; there is no order to compare with.")
+    return values
+
+
+def _paga(graph: Graph) -> list[str]:
+    import scanpy as sc
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(work, n_neighbors=n_neighbors, use_rep="rep", random_state=seed)
-        group_name = groupby or "leiden"
-        if groupby is None:
-            sc.tl.leiden(work, flavor="igraph", n_iterations=2, random_state=seed)
-        groups = group_column(work, group_name, min_values=2).astype(str)
-        work.obs[group_name] = groups.astype("category")
-        sc.tl.diffmap(work, n_comps=min(n_dcs + 1, len(seen) - 2, 15), random_state=seed)
-        labels = groups.to_numpy(dtype=object)
-        at = _root_row(work, root, labels, group_name)
-        work.uns["iroot"] = at
-        sc.tl.dpt(work, n_dcs=min(n_dcs, work.obsm["X_diffmap"].shape[1]))
-        sc.tl.paga(work, groups=group_name)
-
-    time_seen = work.obs["dpt_pseudotime"].to_numpy(dtype=np.float32)
-    time_seen = np.where(np.isfinite(time_seen), time_seen, np.nan)
-    pseudotime = np.full(adata.n_obs, np.nan, dtype=np.float32)
-    pseudotime[seen] = time_seen
-    plane, basis_name = find_plane(adata, vectors, basis)
-    names = list(work.obs[group_name].cat.categories)
-    paths, branch_of = _paths(work, names, labels, labels[at], time_seen, plane[seen])
-    branches = np.full(adata.n_obs, "unreachable", dtype=object)
-    branches[seen] = [branch_of.get(g, "unreachable") for g in labels]
-    branches[np.isnan(pseudotime)] = "unreachable"
-    result = TrajectoryResult(
-        key=key_added,
-        pseudotime=pseudotime,
-        branches=branches,
-        paths=paths,
-        table=_group_table(labels, time_seen, branch_of),
-        connectivities=_connectivities(work, names),
-        root=str(work.obs_names[at]),
-        root_group=str(labels[at]),
-        groupby=group_name,
-        layout=Layout(plane, plane, np.zeros(len(plane), np.float32), basis_name),
-        provenance={
-            "task": "trajectory",
-            "use_rep": use_rep,
-            "of": dict(adata.uns.get(provenance.UNS, {})).get(use_rep, ""),
-            "root": str(work.obs_names[at]),
-            "groupby": group_name,
-            "n_neighbors": n_neighbors,
-            "n_dcs": n_dcs,
-            "cells_without_vector": int(adata.n_obs - len(seen)),
-            "seed": seed,
-            "packages": provenance.package_versions(),
-            "seconds": time.perf_counter() - started,
-        },
-    )
-    result.write(adata)
-    return result
-
-
-def _root_row(work: AnnData, root: str, labels: NDArray[Any], group_name: str) -> int:
-    root = str(root)
-    if root in work.obs_names:
-        return int(work.obs_names.get_loc(root))
-    members = np.flatnonzero(labels == root)
-    if len(members) == 0:
-        known = sorted(set(labels))
-        raise DataError(
-            f"The root {root!r} is neither a cell nor a group of {group_name!r}; groups: {', '.join(known[:12])}."
-            + did_you_mean(root, [*known, *work.obs_names[:5000]])
-        )
-    diffusion = work.obsm["X_diffmap"][:, 1:]
-    others = np.flatnonzero(labels != root)
-    centres = np.array([diffusion[labels == g].mean(axis=0) for g in sorted(set(labels[others]))])
-    far = np.linalg.norm(diffusion[members][:, None, :] - centres[None, :, :], axis=2).mean(axis=1)
-    return int(members[far.argmax()])
+        sc.tl.paga(graph.work, groups=graph.group_name)
+    return list(graph.work.obs[graph.group_name].cat.categories)
 
 
 def _paths(
-    work: AnnData,
-    names: list[str],
-    labels: NDArray[Any],
-    root_group: str,
-    pseudotime: NDArray[np.float32],
-    plane: NDArray[np.float32],
+    graph: Graph, names: list[str], root_group: str, pseudotime: NDArray[np.float32], plane: NDArray[np.float32]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Paths from the root's group through PAGA's graph, never back in pseudotime.
 
     Each group is reached from the earlier group that it is connected to best; the ends are the
     groups from which nothing is reached.
     """
-    connected = work.uns["paga"]["connectivities"].toarray()
+    labels, connected = graph.labels, graph.work.uns["paga"]["connectivities"].toarray()
 
     def median_time(node: int) -> float:
         values = pseudotime[labels == names[node]]
@@ -295,28 +277,212 @@ def _paths(
     return paths, {node: ends_[0] if len(ends_) == 1 else "trunk" for node, ends_ in on.items()}
 
 
-def _group_table(labels: NDArray[Any], pseudotime: NDArray[np.float32], branch_of: dict[str, str]) -> pd.DataFrame:
+def _branch_points(paths: list[dict[str, Any]]) -> set[str]:
+    """Groups from which paths go on to more than one group."""
+    following: dict[str, set[str]] = {}
+    for path in paths:
+        for here, there in zip(path["nodes"], path["nodes"][1:], strict=False):
+            following.setdefault(here, set()).add(there)
+    return {group for group, others in following.items() if len(others) > 1}
+
+
+def _fates(
+    graph: Graph,
+    pseudotime: NDArray[np.float32],
+    ends: list[str],
+    transition: Any,
+    seen: NDArray[np.int64],
+    n: int,
+) -> tuple[pd.DataFrame | None, float]:
+    """Probability of each end for each cell with a vector, and the largest share of a cell's walks that is lost."""
+    from scipy import sparse
+
+    terminal = terminal_cells(graph.labels, pseudotime, ends)
+    if transition is None:
+        matrix = directed(graph.connectivities, pseudotime)
+    else:
+        given = sparse.csr_matrix(transition)
+        if given.shape != (n, n):
+            raise DataError(
+                f"transition is {given.shape[0]:,} × {given.shape[1]:,}; it needs a row and a column for each of the {n:,} cells."
+            )
+        if given.nnz and given.data.min() < 0:
+            raise DataError(
+                "transition has negative entries; probabilities are wanted, such as a kernel's transition_matrix."
+            )
+        matrix = normalised(given[seen][:, seen])
+    if not terminal:
+        return None, 0.0
+    return absorption(matrix, terminal)
+
+
+def _twin(
+    adata: AnnData,
+    graph: Graph,
+    seen: NDArray[np.int64],
+    at: int,
+    pseudotime: NDArray[np.float32],
+    layer: str | None,
+    how: dict[str, Any],
+) -> tuple[Twin | None, str]:
+    from scfm_lab.models.load import load_model
+
+    try:
+        pca: Any = load_model("pca")
+        cells = adata[seen].copy()
+        fitted = pca.fit(
+            cells, n_components=max(2, min(_TWIN_COMPONENTS, len(seen) // 3, adata.n_vars // 3)), layer=layer
+        )
+        vectors = fitted.encode(fitted.tokenize(cells, layer=layer)).cell
+    except (CountsError, GenesError, DataError, AttributeError) as error:
+        return None, f"there are no raw counts to take them from ({str(error).split('.', maxsplit=1)[0]})"
+    known = np.isfinite(vectors).all(axis=1)
+    if not known.all():
+        return None, f"{plural(int((~known).sum()), 'cell has', 'cells have')} no counts"
+    obs = graph.work.obs[[graph.group_name]].copy()
+    other = neighbour_graph(vectors, obs, groupby=graph.group_name, **how).pseudotime(at)
+    time_ = _spread_out(other, seen, adata.n_obs)
+    plane = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
+    plane[seen] = principal_plane(vectors)
+    layout = Layout(plane, plane, np.zeros(len(plane), np.float32), "principal components of the counts")
+    return Twin(time_, _spearman(pseudotime, other), layout), ""
+
+
+def _roots(
+    graph: Graph,
+    at: int,
+    pseudotime: NDArray[np.float32],
+    ends: list[str],
+    n_roots: int,
+    stage: NDArray[np.float64] | None,
+) -> pd.DataFrame:
+    """What the order would be from other roots: more cells of the root's group, and the ends."""
+    import pandas as pd
+
+    tries = [(at, "chosen"), *((int(r), "same group") for r in other_roots(graph, at, n_roots))]
+    last = terminal_cells(graph.labels, pseudotime, [e for e in ends if e != graph.labels[at]][:_MOST_ENDS])
+    if n_roots:
+        tries += [(int(rows[0]), "other end") for rows in last.values()]
+    rows = []
+    for row, why in tries:
+        other = pseudotime if row == at else graph.pseudotime(row)
+        rows.append(
+            {
+                "root": str(graph.work.obs_names[row]),
+                "group": str(graph.labels[row]),
+                "why": why,
+                "agreement": _spearman(pseudotime, other),
+                "tau": np.nan if stage is None else kendall(other, stage),
+                "unreachable": int(np.isnan(other).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _agreement(
+    pseudotime: NDArray[np.float32],
+    twin: Twin | None,
+    stage: NDArray[np.float64],
+    stage_key: str,
+    use_rep: str,
+    adata: AnnData,
+    sample_key: str | None,
+    seed: int,
+) -> Any:
+    from scfm_lab.evaluation.ordering import stage_scores
+
+    orders = {use_rep: pseudotime} | ({} if twin is None else {"pca (fitted)": twin.pseudotime})
+    samples = None
+    if sample_key is not None:
+        from scfm_lab.cells.cells import column_of
+
+        samples = column_of(adata, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
+    return stage_scores(orders, stage, stage_key, samples=samples, seed=seed)
+
+
+def kendall(pseudotime: NDArray[Any], stage: NDArray[np.float64]) -> float:
+    """Kendall's tau-b of the cells that have both; NaN where it means nothing."""
+    from scfm_lab.evaluation.ordering import kendall_tau
+
+    return kendall_tau(pseudotime, stage)
+
+
+def _spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
+    from scipy import stats
+
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
+        return np.nan
+    return float(stats.spearmanr(a[both], b[both])[0])
+
+
+def _pieces(graph: Graph, at: int) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for group in sorted(set(labels)):
-        values = pseudotime[labels == group]
-        known = values[np.isfinite(values)]
-        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (np.nan,) * 3
+    for piece in np.unique(graph.pieces):
+        members = np.flatnonzero(graph.pieces == piece)
+        groups, counts = np.unique(graph.labels[members].astype(str), return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:3]
         rows.append(
             {
-                "group": group,
-                "n_cells": len(values),
-                "median_pseudotime": middle,
-                "q25": low,
-                "q75": high,
-                "branch": branch_of.get(group, "unreachable"),
+                "piece": int(piece),
+                "n_cells": len(members),
+                "groups": ", ".join(f"{groups[i]} ({counts[i]:,})" for i in most),
+                "example": str(graph.work.obs_names[members[0]]),
+                "reachable": bool(piece == graph.pieces[at]),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def _group_table(
+    labels: NDArray[Any],
+    pseudotime: NDArray[np.float32],
+    branch_of: dict[str, str],
+    paths: list[dict[str, Any]],
+    fates: pd.DataFrame | None,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    parting = _branch_points(paths)
+    rows = []
+    for group in sorted(set(labels)):
+        members = labels == group
+        values = pseudotime[members]
+        known = values[np.isfinite(values)]
+        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (np.nan,) * 3
+        row = {
+            "group": group,
+            "n_cells": len(values),
+            "median_pseudotime": middle,
+            "q25": low,
+            "q75": high,
+            "branch": branch_of.get(group, "unreachable"),
+            "branch_point": group in parting,
+            "unreachable": len(values) - len(known),
+        }
+        if fates is not None:
+            row |= {f"fate_{end}": float(fates.loc[members, end].mean()) for end in fates}
+        rows.append(row)
     return pd.DataFrame(rows).sort_values("median_pseudotime", ignore_index=True)
 
 
-def _connectivities(work: AnnData, names: list[str]) -> pd.DataFrame:
+def _connectivities(graph: Graph, names: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(work.uns["paga"]["connectivities"].toarray(), index=names, columns=names)
+    return pd.DataFrame(graph.work.uns["paga"]["connectivities"].toarray(), index=names, columns=names)
+
+
+def _spread_out(values: NDArray[np.float32], rows: NDArray[np.int64], n: int) -> NDArray[np.float32]:
+    out = np.full(n, np.nan, dtype=np.float32)
+    out[rows] = values
+    return out
+
+
+def _all_rows(table: pd.DataFrame, rows: NDArray[np.int64], n: int) -> pd.DataFrame:
+    import pandas as pd
+
+    out = np.full((n, table.shape[1]), np.nan, dtype=np.float32)
+    out[rows] = table.to_numpy()
+    return pd.DataFrame(out, columns=table.columns)

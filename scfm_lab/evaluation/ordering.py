@@ -1,0 +1,78 @@
+"""How well an order of cells agrees with stages that are known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.evaluation.score import Score, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+FLOOR = "pca (fitted)"
+_RESAMPLES = 200
+
+
+def kendall_tau(order: NDArray[Any], stage: NDArray[np.float64]) -> float:
+    """Kendall's tau-b over the cells that have both; NaN with fewer than two values of either."""
+    from scipy import stats
+
+    both = np.isfinite(order) & np.isfinite(stage)
+    if both.sum() < 3 or np.ptp(order[both]) == 0 or np.ptp(stage[both]) == 0:
+        return np.nan
+    return float(stats.kendalltau(order[both], stage[both], variant="b").statistic)
+
+
+def stage_scores(
+    orders: Mapping[str, NDArray[Any]],
+    stage: NDArray[np.float64],
+    stage_key: str,
+    *,
+    samples: NDArray[Any] | None = None,
+    n_boot: int = _RESAMPLES,
+    seed: int = 0,
+) -> Scores:
+    """Kendall's tau-b of several orders of the same cells with known stages.
+
+    Cells that an order does not reach are left out of its score and counted. The order called ``"pca (fitted)"`` is the floor.
+
+    Parameters
+    ----------
+    orders
+        Name → pseudotime of each cell.
+    stage
+        Known stage of each cell; NaN where there is none.
+    samples
+        Donor of each cell: the bootstrap is over donors where there are five or more, else over cells.
+    """
+    from scfm_lab.evaluation.annotation import resamples
+
+    known = np.flatnonzero(np.isfinite(stage))
+    draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)
+    floor = kendall_tau(orders[FLOOR], stage) if FLOOR in orders else np.nan
+    found = []
+    for name, order in orders.items():
+        drawn = np.array([kendall_tau(order[known[i]], stage[known[i]]) for i in draws])
+        drawn = drawn[np.isfinite(drawn)]
+        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+        lost = int(np.isnan(order[known]).sum())
+        found.append(
+            Score(
+                f"Kendall's tau-b with {stage_key}",
+                name,
+                kendall_tau(order, stage),
+                low=float(low),
+                high=float(high),
+                floor=floor,
+                floor_name=FLOOR if np.isfinite(floor) else "",
+                interval=f"95 % bootstrap over {unit}",
+                n=len(known) - lost,
+                missing="no ceiling: stages tie cells, so that 1 cannot be reached",
+                remark=f"{lost:,} cells out of reach are not scored" if lost else "",
+            )
+        )
+    return Scores(tuple(found), notes=(f"The interval is over {unit}.",), provenance={"task": "stages", "seed": seed})

@@ -1,0 +1,284 @@
+"""The order of cells from a root: neighbours, diffusion map, pseudotime, pieces and fates."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+_MOST_FACTORED = 20_000
+_MOST_BLOCKS = 200
+_TERMINAL_SHARE = 0.1
+_FEWEST_TERMINAL = 5
+
+
+@dataclass
+class Graph:
+    """Cells with their neighbours and diffusion map, from which any root can be tried."""
+
+    work: AnnData
+    labels: NDArray[Any]
+    """Group of each cell."""
+    group_name: str
+    n_dcs: int
+    pieces: NDArray[np.int64]
+    """Connected piece of each cell, the largest first."""
+
+    @property
+    def connectivities(self) -> csr_matrix:
+        """Weights of the neighbours (UMAP's), symmetric."""
+        return self.work.obsp["connectivities"].tocsr()
+
+    @property
+    def distances(self) -> csr_matrix:
+        """Distances to the neighbours."""
+        return self.work.obsp["distances"].tocsr()
+
+    def pseudotime(self, root: int) -> NDArray[np.float32]:
+        """Diffusion pseudotime from a cell, scaled to 1 at the farthest; NaN for what cannot be reached."""
+        import scanpy as sc
+
+        work = self.work
+        work.uns["iroot"] = root
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sc.tl.dpt(work, n_dcs=min(self.n_dcs, work.obsm["X_diffmap"].shape[1]))
+        time = work.obs["dpt_pseudotime"].to_numpy(dtype=np.float32)
+        # scanpy gives other pieces infinity, or where eigenvectors mix pieces a number that means nothing.
+        return np.where(np.isfinite(time) & (self.pieces == self.pieces[root]), time, np.float32(np.nan))
+
+
+def neighbour_graph(
+    vectors: NDArray[np.float32],
+    obs: pd.DataFrame,
+    *,
+    groupby: str | None,
+    n_neighbors: int,
+    n_dcs: int,
+    seed: int,
+) -> Graph:
+    """Neighbours, diffusion map and groups of cells (scanpy's).
+
+    Raises
+    ------
+    DataError
+        If the group column is missing, has one value, or has NaN.
+    """
+    import anndata as ad
+    import scanpy as sc
+    from scipy.sparse.csgraph import connected_components
+
+    from scfm_lab.cells.cells import group_column
+
+    work = ad.AnnData(np.zeros((len(vectors), 1), np.float32), obs=obs)
+    work.obsm["rep"] = vectors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sc.pp.neighbors(work, n_neighbors=n_neighbors, use_rep="rep", random_state=seed)
+        name = groupby or "leiden"
+        if groupby is None:
+            sc.tl.leiden(work, flavor="igraph", n_iterations=2, random_state=seed)
+        groups = group_column(work, name, min_values=2).astype(str)
+        work.obs[name] = groups.astype("category")
+        sc.tl.diffmap(work, n_comps=min(n_dcs + 1, len(vectors) - 2, 15), random_state=seed)
+    _, piece = connected_components(work.obsp["connectivities"], directed=False)
+    rank = np.argsort(np.argsort(-np.bincount(piece), kind="stable"), kind="stable")
+    return Graph(work, groups.to_numpy(dtype=object), name, n_dcs, rank[piece].astype(np.int64))
+
+
+def find_root(graph: Graph, root: str) -> int:
+    """Row of the root: the cell so called, or of a group the cell that lies farthest from all other groups.
+
+    Raises
+    ------
+    DataError
+        If it is neither a cell nor a group.
+    """
+    root, work, labels = str(root), graph.work, graph.labels
+    if root in work.obs_names:
+        return int(work.obs_names.get_loc(root))
+    members = np.flatnonzero(labels == root)
+    if len(members) == 0:
+        known = sorted(set(labels))
+        raise DataError(
+            f"The root {root!r} is neither a cell nor a group of {graph.group_name!r}; groups: {', '.join(known[:12])}."
+            + did_you_mean(root, [*known, *work.obs_names[:5000]])
+        )
+    diffusion = work.obsm["X_diffmap"][:, 1:]
+    others = np.flatnonzero(labels != root)
+    # A group that lies in several pieces begins where most of it is.
+    main = np.bincount(graph.pieces[members]).argmax()
+    members = members[graph.pieces[members] == main]
+    centres = np.array([diffusion[labels == g].mean(axis=0) for g in sorted(set(labels[others]))])
+    far = np.linalg.norm(diffusion[members][:, None, :] - centres[None, :, :], axis=2).mean(axis=1)
+    return int(members[far.argmax()])
+
+
+def other_roots(graph: Graph, root: int, n: int) -> NDArray[np.int64]:
+    """Up to `n` other cells of the root's group and piece that could as well be the root, spread over the group."""
+    members = np.flatnonzero((graph.labels == graph.labels[root]) & (graph.pieces == graph.pieces[root]))
+    members = members[members != root]
+    if not len(members) or n < 1:
+        return np.empty(0, np.int64)
+    diffusion = graph.work.obsm["X_diffmap"][:, 1:]
+    chosen: list[int] = [root]
+    # The centre of the group first, then whatever is farthest from those chosen.
+    centre = diffusion[members].mean(axis=0)
+    chosen.append(int(members[np.linalg.norm(diffusion[members] - centre, axis=1).argmin()]))
+    while len(chosen) < min(n, len(members)) + 1:
+        gap = np.min([np.linalg.norm(diffusion[members] - diffusion[c], axis=1) for c in chosen], axis=0)
+        chosen.append(int(members[gap.argmax()]))
+    return np.array(chosen[1 : n + 1], dtype=np.int64)
+
+
+def terminal_cells(
+    labels: NDArray[Any], pseudotime: NDArray[np.float32], ends: Sequence[str]
+) -> dict[str, NDArray[np.int64]]:
+    """Of each end group the tenth of its cells that is latest, at least five."""
+    found = {}
+    for end in ends:
+        rows = np.flatnonzero((labels == end) & np.isfinite(pseudotime))
+        n = min(len(rows), max(_FEWEST_TERMINAL, int(np.ceil(_TERMINAL_SHARE * len(rows)))))
+        if n:
+            found[end] = rows[np.argsort(-pseudotime[rows], kind="stable")[:n]]
+    return found
+
+
+def directed(connectivities: csr_matrix, pseudotime: NDArray[np.float32]) -> csr_matrix:
+    """Transition probabilities that rarely run back: a neighbour one spread earlier counts e⁻² of what it would.
+
+    The spread is the root mean square of a cell's differences in pseudotime to its neighbours. Steps back get unlikely and not
+    impossible (as in CellRank's soft threshold, Lange et al. 2022), since pseudotime has small dips where paths part. Cells
+    that cannot be reached have no transitions.
+    """
+    from scipy import sparse
+
+    graph = connectivities.tocoo()
+    time = np.asarray(pseudotime, dtype=np.float64)
+    known = np.isfinite(time)
+    row, column, weight = graph.row, graph.col, graph.data
+    keep = known[row] & known[column]
+    row, column, weight = row[keep], column[keep], weight[keep]
+    n = len(time)
+    count = np.maximum(np.bincount(row, minlength=n), 1)
+    gap = time[column] - time[row]
+    spread = np.sqrt(np.bincount(row, gap**2, minlength=n) / count)
+    back = np.minimum(gap, 0) / np.maximum(spread[row], 1e-12)
+    return normalised(sparse.csr_matrix((weight * np.exp(2 * back), (row, column)), shape=graph.shape))
+
+
+def normalised(matrix: csr_matrix) -> csr_matrix:
+    """Rows that sum to 1; empty rows stay empty."""
+    from scipy import sparse
+
+    total = np.asarray(matrix.sum(axis=1)).ravel()
+    scale = np.divide(1.0, total, out=np.zeros_like(total, dtype=np.float64), where=total > 0)
+    return sparse.csr_matrix(sparse.diags(scale) @ matrix)
+
+
+def absorption(transition: csr_matrix, terminal: Mapping[str, NDArray[np.int64]]) -> tuple[pd.DataFrame, float]:
+    """Probability of ending in each of some sets of cells, for a walk from every cell.
+
+    The cells of the ends absorb: with Q the steps among all other cells and R those into the ends, the probabilities are
+    (1 − Q)⁻¹ R (Kemeny and Snell 1960). Walks that are lost in a dead end count for the ends in proportion to those that
+    arrive. Cells from which no end can be reached have NaN.
+
+    Returns
+    -------
+    (probabilities, lost)
+        Rows as in the matrix, columns the ends; and the largest share of a cell's walks that is lost.
+    """
+    import pandas as pd
+    from scipy import sparse
+
+    ends = list(terminal)
+    found = np.full((transition.shape[0], len(ends)), np.nan)
+    absorbing = np.concatenate([terminal[end] for end in ends])
+    inner = np.setdiff1d(np.flatnonzero(_leads_to(transition, absorbing)), absorbing)
+    for j, end in enumerate(ends):
+        found[terminal[end]] = 0
+        found[terminal[end], j] = 1
+    lost = 0.0
+    if len(inner):
+        rows = transition[inner].astype(np.float64)
+        into = np.column_stack([np.asarray(rows[:, terminal[end]].sum(axis=1)).ravel() for end in ends])
+        arrive = _solve(sparse.csr_matrix(rows[:, inner]), into)
+        total = arrive.sum(axis=1, keepdims=True)
+        lost = float(max(0.0, 1 - total.min()))
+        found[inner] = np.divide(arrive, total, out=np.full_like(arrive, np.nan), where=total > 1e-9)
+    return pd.DataFrame(found.astype(np.float32), columns=ends), lost
+
+
+def _solve(q: csr_matrix, into: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 − Q)⁻¹ R: by sparse factors, or for very many cells by following the walk until nothing changes."""
+    from scipy import sparse
+    from scipy.sparse.linalg import splu
+
+    if q.shape[0] <= _MOST_FACTORED:
+        return np.clip(splu((sparse.identity(q.shape[0], format="csc") - q).tocsc()).solve(into), 0, 1)
+    arrive = into.copy()
+    for _ in range(_MOST_BLOCKS):
+        before = arrive
+        for _ in range(100):
+            arrive = q @ arrive + into
+        if np.abs(arrive - before).max() < 1e-4:
+            break
+    return arrive
+
+
+def _leads_to(transition: csr_matrix, goals: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Cells from which one of the goals can be reached."""
+    backwards = (transition > 0).T.tocsr()
+    reach = np.zeros(transition.shape[0], dtype=bool)
+    reach[goals] = True
+    front = goals
+    while len(front):
+        near = np.unique(backwards[front].indices)
+        front = near[~reach[near]]
+        reach[front] = True
+    return reach
+
+
+def walk_between(graph: Graph, start: int, end: int) -> tuple[NDArray[np.int64], float]:
+    """Shortest path over the neighbours from one cell to another: its cells, and its length; empty where there is none."""
+    from scipy.sparse.csgraph import dijkstra
+
+    length, before = dijkstra(graph.distances, directed=False, indices=start, return_predecessors=True)
+    if not np.isfinite(length[end]):
+        return np.empty(0, np.int64), float("inf")
+    path = [end]
+    while path[-1] != start:
+        path.append(int(before[path[-1]]))
+    return np.array(path[::-1], dtype=np.int64), float(length[end])
+
+
+def middle_cell(graph: Graph, group: str) -> int:
+    """The cell of a group nearest to the group's mean vector, or the cell of that name.
+
+    Raises
+    ------
+    DataError
+        If it is neither.
+    """
+    if group in graph.work.obs_names:
+        return int(graph.work.obs_names.get_loc(group))
+    members = np.flatnonzero(graph.labels == group)
+    if not len(members):
+        raise DataError(
+            f"{group!r} is neither a cell nor a group of {graph.group_name!r}."
+            + did_you_mean(group, sorted(set(graph.labels)))
+        )
+    vectors = graph.work.obsm["rep"][members]
+    return int(members[np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).argmin()])

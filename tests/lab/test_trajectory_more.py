@@ -1,0 +1,211 @@
+"""What stands beside an order of cells: other roots, the twin, stages, fates, trends, ways, and knockouts along it."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.ordering import kendall_tau, stage_scores
+from scfm_lab.tasks.order import absorption, directed, normalised
+
+
+@pytest.fixture(scope="module")
+def fork():
+    """The bundled cells on a made-up fork whose order is known, and its trajectory."""
+    adata = sl.datasets.load("pbmc68k")
+    rng = np.random.default_rng(0)
+    truth, arm = rng.uniform(0, 2, adata.n_obs), rng.integers(0, 2, adata.n_obs)
+    x = np.zeros((adata.n_obs, 5))
+    x[:, 0] = np.minimum(truth, 1)
+    x[:, 1] = np.where(arm == 1, 1, -1) * np.maximum(truth - 1, 0)
+    adata.obsm["X_fork"] = (10 * x + rng.normal(scale=0.15, size=x.shape)).astype(np.float32)
+    adata.obs["part"] = np.where(truth < 0.5, "start", np.where(truth < 1, "stem", np.where(arm == 1, "up", "down")))
+    adata.obs["truth"] = truth
+    adata.obs["stage"] = np.where(rng.uniform(size=adata.n_obs) < 0.1, np.nan, np.floor(truth * 2))
+    # A gene that rises towards one end only.
+    counts = adata.X.toarray()
+    rate = np.where(arm == 1, 6 * np.maximum(truth - 1, 0), 0)
+    counts[:, adata.var_names.get_loc("CD3D")] = rng.poisson(rate)
+    adata.X = sparse.csr_matrix(counts)
+    result = sl.trajectory(adata, use_rep="X_fork", root="start", groupby="part", stage_key="stage")
+    return adata, result
+
+
+def test_walks_end_where_they_must():
+    # 0 → 1 → {2, 3}: worked out by hand; 4 can reach nothing.
+    steps = sparse.csr_matrix(
+        np.array([[0, 1, 0, 0, 0], [0, 0, 3, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1.0]])
+    )
+    found, lost = absorption(normalised(steps), {"a": np.array([2]), "b": np.array([3])})
+    np.testing.assert_allclose(found.iloc[:4], [[0.75, 0.25], [0.75, 0.25], [1, 0], [0, 1]], atol=1e-6)
+    assert found.iloc[4].isna().all()
+    assert lost == pytest.approx(0)
+
+
+def test_steps_back_are_unlikely_and_not_impossible():
+    line = sparse.csr_matrix(np.ones((5, 5)) - np.eye(5))
+    time = np.array([0, 0.25, 0.5, 0.75, np.nan], dtype=np.float32)
+    steps = directed(line, time).toarray()
+    assert 0 < steps[3, 0] < steps[3, 1] < steps[3, 2]
+    np.testing.assert_allclose(steps[0, 1:4], 1 / 3)
+    spread = np.sqrt(np.mean(np.square([0.25, 0.25, 0.5])))
+    assert steps[1, 0] / steps[1, 2] == pytest.approx(np.exp(-2 * 0.25 / spread))
+    assert (steps[4] == 0).all()
+    assert (steps[:, 4] == 0).all()
+    np.testing.assert_allclose(steps[:4].sum(axis=1), 1)
+
+
+def test_fates_part_where_the_fork_does(fork):
+    adata, result = fork
+    part = adata.obs["part"].to_numpy()
+    assert result.branch_points == ["stem"]
+    assert sorted(result.fates) == ["down", "up"]
+    np.testing.assert_allclose(result.fates.sum(axis=1), 1, atol=1e-4)
+    assert result.fates.loc[part == "up", "up"].median() > 0.95
+    assert result.fates.loc[part == "down", "down"].median() > 0.95
+    assert 0.2 < result.fates.loc[part == "start", "up"].mean() < 0.8
+    assert list(adata.obsm["trajectory_fates"].columns) == list(result.fates)
+    assert adata.uns["scfm"]["trajectory_fates"]["direction"] == "assumed from the root"
+
+
+def test_transitions_that_are_given_decide_the_fates(fork):
+    adata, known = fork
+    up = np.flatnonzero((adata.obs["part"] == "up").to_numpy())
+    last, n = up[known.pseudotime[up].argmax()], adata.n_obs
+    to = sparse.csr_matrix((np.ones(n), (np.arange(n), np.full(n, last))), shape=(n, n))
+    aside = adata.copy()
+    result = sl.trajectory(
+        aside, use_rep="X_fork", root="start", groupby="part", transition=to, twin=False, n_roots=0, key_added="v"
+    )
+    assert result.fates.loc[(aside.obs["part"] == "stem").to_numpy(), "up"].min() > 0.99
+    assert "fates by the transitions given" in result.summary()
+    with pytest.raises(DataError, match="a row and a column for each"):
+        sl.trajectory(aside, use_rep="X_fork", root="start", groupby="part", transition=to[:5, :5], key_added="w")
+    assert "w_pseudotime" not in aside.obs
+
+
+def test_other_roots_and_the_twin_stand_beside_the_order(fork):
+    _, result = fork
+    roots = result.roots
+    assert roots.iloc[0]["why"] == "chosen"
+    assert roots.iloc[0]["agreement"] == pytest.approx(1)
+    assert (roots["why"] == "same group").sum() == 4
+    assert (roots.loc[roots["why"] == "same group", "group"] == "start").all()
+    assert (
+        roots.loc[roots["why"] == "other end", "agreement"].max()
+        < roots.loc[roots["why"] == "same group", "agreement"].min()
+    )
+    assert -1 <= result.twin.agreement <= 1
+    assert result.twin.pseudotime.shape == result.pseudotime.shape
+    assert "Nothing in the vectors says which is right" in result.summary()
+
+
+def test_agreement_with_stages_is_kendalls_tau_with_an_interval(fork):
+    adata, result = fork
+    scores = {s.model: s for s in result.agreement}
+    mine = scores["X_fork"]
+    assert mine.value == pytest.approx(kendall_tau(result.pseudotime, adata.obs["stage"].to_numpy()))
+    assert mine.value > 0.7
+    assert mine.low < mine.value < mine.high
+    assert mine.n == int(adata.obs["stage"].notna().sum())
+    assert mine.floor == scores["pca (fitted)"].value < 0.3
+    shuffled = np.random.default_rng(0).permutation(adata.obs["truth"])
+    chance = stage_scores({"x": shuffled}, adata.obs["stage"].to_numpy(), "stage").of("Kendall's tau-b with stage")
+    assert chance.low < 0 < chance.high
+
+
+def test_a_gene_that_rises_towards_one_end_only_is_seen_to(fork):
+    adata, result = fork
+    trends = result.trends(adata, ["CD3D"], n_boot=40)
+    last = trends.table.groupby("path").last()
+    first = trends.table.groupby("path").first()
+    assert last.loc["up", "low"] > first.loc["up", "high"]
+    assert last.loc["up", "low"] > last.loc["down", "high"]
+    assert (trends.table["low"] <= trends.table["high"]).all()
+    assert "CD3D towards up" in trends.summary()
+    adata.layers["guess"] = adata.X.copy()
+    adata.uns["scfm"]["guess"] = {"slot": "layers", "imputed": True}
+    with pytest.raises(DataError, match="must not be made of 'guess'"):
+        result.trends(adata, ["CD3D"], layer="guess")
+
+
+def test_the_way_between_two_states_crosses_what_lies_between(fork):
+    adata, result = fork
+    way = result.between("up", "down")
+    assert way.groups[0] == "up"
+    assert way.groups[-1] == "down"
+    assert "stem" in way.groups
+    assert way.length > result.between("start", "stem").length
+    assert (adata.obs["part"].to_numpy()[way.rows[[0, -1]]] == ["up", "down"]).all()
+    with pytest.raises(DataError, match="neither a cell nor a group"):
+        result.between("up", "dwn")
+
+
+def test_pieces_out_of_reach_are_named(fork):
+    adata = fork[0].copy()
+    adata.obsm["X_fork"][:60] += 500
+    adata.obs["part"] = ["island"] * 60 + list(adata.obs["part"][60:])
+    result = sl.trajectory(adata, use_rep="X_fork", root="start", groupby="part", twin=False, n_roots=0, key_added="p")
+    away = result.pieces[~result.pieces["reachable"]]
+    assert away["n_cells"].tolist() == [60]
+    assert "60 in a piece with island (60)" in result.summary()
+    assert result.fates.iloc[:60].isna().all().all()
+    assert not np.isfinite(result.between("start", "island").length)
+
+
+def test_knockouts_are_placed_on_the_trajectory_beside_comparable_genes(pbmc68k):
+    sl.embed(pbmc68k, "pca", progress=False)
+    path = sl.trajectory(pbmc68k, use_rep="X_pca", root="CD34+", groupby="cell_type", n_roots=0)
+    assert path.twin is not None
+    shift = path.knockout(pbmc68k, "pca", {"LYZ": 0.0}, n_null=19)
+    told = shift.table[shift.table["group"] == "all"].set_index("readout")
+    assert told.loc["along", "n_null"] in (0, 19)
+    silent = np.flatnonzero((pbmc68k[:, "LYZ"].X.toarray().ravel() == 0) & np.isfinite(shift.along))
+    assert (shift.along[silent] == 0).all()
+    assert np.abs(shift.along[np.isfinite(shift.along)]).max() > 0
+    assert told.loc["along", "effect"] == pytest.approx(np.nanmean(shift.along), abs=1e-6)
+    assert "no prediction of a cell's fate" in shift.summary()
+    same = path.knockout(pbmc68k, "pca", {"LYZ": 1.0}, null=False)
+    assert (same.along[np.isfinite(same.along)] == 0).all()
+    with pytest.raises(DataError, match="does not hold the vectors of sctop"):
+        path.knockout(pbmc68k, "sctop", {"LYZ": 0.0}, null=False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (pd.Categorical(["a", "b"] * 350), "names have no order"),
+        ([1.0] * 700, "fewer than two stages"),
+        (None, "Did you mean 'part'|is not in obs"),
+    ],
+)
+def test_stages_that_have_no_order_are_refused(fork, stage, words):
+    adata = fork[0].copy()
+    if stage is not None:
+        adata.obs["when"] = stage
+    with pytest.raises(DataError, match=words):
+        sl.trajectory(adata, use_rep="X_fork", root="start", groupby="part", stage_key="when", key_added="q")
+    assert "q_pseudotime" not in adata.obs
+
+
+def test_one_group_only_and_groups_with_nan_are_refused(fork):
+    adata = fork[0].copy()
+    adata.obs["one"] = "same"
+    with pytest.raises(DataError, match="one value only"):
+        sl.trajectory(adata, use_rep="X_fork", root="same", groupby="one", key_added="q")
+    adata.obs["part"] = adata.obs["part"].where(adata.obs["part"] != "up")
+    with pytest.raises(DataError, match="has no value in"):
+        sl.trajectory(adata, use_rep="X_fork", root="start", groupby="part", key_added="q")
+
+
+def test_cells_without_counts_have_no_twin_and_say_so(fork):
+    adata = fork[0]
+    aside = ad.AnnData(obs=adata.obs[["part"]].copy(), obsm={"X_fork": adata.obsm["X_fork"]})
+    result = sl.trajectory(aside, use_rep="X_fork", root="start", groupby="part", n_roots=0)
+    assert result.twin is None
+    assert "No twin on principal components: there are no raw counts" in result.summary()
