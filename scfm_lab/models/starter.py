@@ -213,6 +213,11 @@ class Starter(Model):
     def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> list[NDArray[np.float32]]:
         """Attention weights between the genes of each cell.
 
+        Parameters
+        ----------
+        hidden_layer
+            Counted as for :func:`scfm_lab.embed`: 1 the first layer, -1 the last.
+
         Returns
         -------
         list of float32 arrays, one per cell, (heads, genes + 1, genes + 1)
