@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.response_curves import response_curves as response_curves
     from scfm_lab.tasks.screen import screen as screen
     from scfm_lab.tasks.trajectory import trajectory as trajectory
+    from scfm_lab.training.finetune import finetune as finetune
+    from scfm_lab.training.finetune_plan import plan_finetune as plan_finetune
 
 __version__ = "0.1.0"
 
@@ -55,12 +57,14 @@ _HOMES = {
     "annotate": "scfm_lab.tasks.annotate",
     "audit_genes": "scfm_lab.cells.audit",
     "embed": "scfm_lab.tasks.embed",
+    "finetune": "scfm_lab.training.finetune",
     "fits": "scfm_lab.inference.hardware",
     "impute": "scfm_lab.tasks.impute",
     "list_models": "scfm_lab.models.load",
     "load_model": "scfm_lab.models.load",
     "perturb": "scfm_lab.tasks.perturb",
     "plan": "scfm_lab.inference.plan",
+    "plan_finetune": "scfm_lab.training.finetune_plan",
     "response_curves": "scfm_lab.tasks.response_curves",
     "screen": "scfm_lab.tasks.screen",
     "trajectory": "scfm_lab.tasks.trajectory",

@@ -113,17 +113,17 @@ def embed(
 
 
 @click.command(
-    epilog="\b\nExample:\n  scfm-lab annotate query.h5ad --reference atlas.h5ad --labels cell_type --model starter -o labelled.h5ad"
+    epilog="\b\nExamples:\n  scfm-lab annotate query.h5ad --reference atlas.h5ad --labels cell_type --model starter -o labelled.h5ad\n"
+    "  scfm-lab annotate query.h5ad --model models:/blood -o labelled.h5ad"
 )
 @options.h5ad_argument("path", "QUERY.h5ad")
 @click.option(
     "--reference",
     metavar="REF.h5ad",
-    required=True,
     type=click.Path(exists=True, dir_okay=False),
-    help="Annotated cells to learn the labels from.",
+    help="Annotated cells to learn the labels from [default: none; a fine-tuned model gives its own].",
 )
-@click.option("--labels", metavar="COL", required=True, help="The reference's obs column that holds the labels.")
+@click.option("--labels", metavar="COL", help="The reference's obs column that holds the labels.")
 @options.model_option
 @options.model_options
 @options.out_option("The .h5ad file to write: the query with labels and confidence in obs.")
@@ -136,8 +136,8 @@ def embed(
 @options.report_options
 def annotate(
     path: str,
-    reference: str,
-    labels: str,
+    reference: str | None,
+    labels: str | None,
     source: str,
     config: dict[str, Any],
     model_options: dict[str, Any],
@@ -150,22 +150,26 @@ def annotate(
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Label cells after an annotated reference.
+    """Label cells after an annotated reference, or by a fine-tuned model.
 
-    Cells that resemble nothing in the reference are called "unknown".
+    Cells that resemble nothing in the reference are called "unknown"; a fine-tuned model knows only its own labels.
     """
     import scfm_lab as sl
 
-    target = check_target(out, _H5AD, [path, reference])
+    if reference is not None and labels is None:
+        message = "--reference needs --labels COL, the column of it that holds the labels."
+        raise click.UsageError(message)
+    target = check_target(out, _H5AD, [path] if reference is None else [path, reference])
     query = read_h5ad(path)
-    atlas = read_h5ad(reference)
+    atlas = None if reference is None else read_h5ad(reference)
     model = sl.load_model(source, device=device, precision=precision, config=config or None)
     with progress_bar(progress, "cells") as show:
         result = sl.annotate(
             query,
             atlas,
-            labels_key=labels,
+            labels_key=labels or "cell_type",
             model=model,
+            method="neighbours" if atlas is not None else "head",
             k=k,
             options=model_options,
             key_added=key,

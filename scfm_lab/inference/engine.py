@@ -184,7 +184,8 @@ def make_batch(tokens: Tokens, rows: NDArray[np.int64], device: torch.device) ->
     def move(values: NDArray[Any]) -> torch.Tensor:
         if values.dtype == np.float64:
             values = values.astype(np.float32)  # MPS has no float64
-        return torch.as_tensor(np.ascontiguousarray(values)).to(device)
+        # A copy of PyTorch's own: NumPy's memory begins anywhere, and where it begins decides how sums are rounded.
+        return torch.tensor(np.ascontiguousarray(values), device=device)
 
     batch = Batch(
         ids=move(tokens.ids[places]),

@@ -16,6 +16,7 @@ from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.inference.precision import FLOAT32, Precision
 from scfm_lab.models.spec import ABILITIES, ModelSpec
 from scfm_lab.models.tokens import Request, States, Tokens
+from scfm_lab.models.trainable import Trainable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
 
 
-class Model:
+class Model(Trainable):
     """Base of all families."""
 
     family: ClassVar[str]
@@ -47,6 +48,8 @@ class Model:
     """SHA-256 of the weights, ``sha256:<hex>``."""
     version: str = ""
     """Resolved version in a registry, never only an alias."""
+    registered_digest: str = ""
+    """Digest of that version's files."""
     registered_as: str = ""
     """Name in the registry that it was opened from."""
     source: str = ""
@@ -336,6 +339,11 @@ class Model:
         """
         if ability in self.spec.abilities:
             return
+        if ability == "predict":
+            raise ModelError(
+                f"{self.spec.name} is pre-trained only and has no labels to give; fine-tune it (sl.finetune), or label cells "
+                "after a reference (sl.annotate)."
+            )
         from scfm_lab.models.load import models_that_can
 
         able = models_that_can(ability)

@@ -63,6 +63,7 @@ class Geneformer(PublishedModel):
     """Geneformer with published or fine-tuned weights; V1 and V2 differ by their dictionaries."""
 
     family = "geneformer"
+    head_kinds = ("linear", "published")
     published_files = (
         ("config.json",),
         ("model.safetensors", "pytorch_model.bin"),
@@ -95,7 +96,7 @@ class Geneformer(PublishedModel):
             n_genes=len(self.vocabulary),
             width=shape.width,
             max_length=shape.positions,
-            abilities=frozenset({"embed", "perturb", "gene_embeddings", "attention"}),
+            abilities=frozenset({"embed", "perturb", "gene_embeddings", "attention", "finetune"}),
             licence="Apache-2.0",
             citation=(
                 "Theodoris, C. V., Xiao, L., Chopra, A. et al. (2023). Transfer learning enables predictions in network "
@@ -213,6 +214,26 @@ class Geneformer(PublishedModel):
 
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        return list(self.net.encoder.layers), []
+
+    def _head_inputs(self, batch: Batch, kind: str) -> torch.Tensor:
+        if kind != "published":
+            return super()._head_inputs(batch, kind)
+        import torch
+
+        from scfm_lab.models.layers import starts
+
+        # BertForSequenceClassification reads the first token after the last layer, also where it is a gene (V1).
+        ids, positions = self._inputs(batch)
+        first = torch.as_tensor(starts(batch.lengths), device=ids.device)
+        return self.net.states(ids, positions, batch.lengths, n_layers=self.spec.layers, readers=first)
+
+    def _new_head(self, kind: str, labels: int) -> torch.nn.Module:
+        from scfm_lab.models.heads import PoolerHead
+
+        return PoolerHead(self.spec.width, labels) if kind == "published" else super()._new_head(kind, labels)
 
     # --- cells to tokens ---------------------------------------------------------------
 

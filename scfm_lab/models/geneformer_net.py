@@ -160,6 +160,34 @@ def published_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     return out, aside
 
 
+def published_tensors(net: GeneformerNet, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a network under their published names, beside those it was opened from.
+
+    A file keeps positions and token types apart, the network holds their sum: where that was trained, the sum becomes
+    the positions and the type of every token 0.
+    """
+    state = net.state_dict()
+    found = {
+        "bert.embeddings.word_embeddings.weight": state["words.weight"],
+        "bert.embeddings.LayerNorm.weight": state["norm.weight"],
+        "bert.embeddings.LayerNorm.bias": state["norm.bias"],
+    }
+    types = original["bert.embeddings.token_type_embeddings.weight"]
+    before = original["bert.embeddings.position_embeddings.weight"].float() + types[0].float()
+    if not torch.equal(before, state["positions.weight"].cpu()):
+        found["bert.embeddings.position_embeddings.weight"] = state["positions.weight"]
+        found["bert.embeddings.token_type_embeddings.weight"] = torch.cat([torch.zeros_like(types[:1]), types[1:]])
+    for i in range(net.shape.layers):
+        old, new = f"bert.encoder.layer.{i}.", f"encoder.layers.{i}."
+        for kind in ("weight", "bias"):
+            parts = state[f"{new}self_attn.in_proj_{kind}"].chunk(3)
+            for name, part in zip(("query", "key", "value"), parts, strict=True):
+                found[f"{old}attention.self.{name}.{kind}"] = part
+            for published, ours in _BLOCK.items():
+                found[f"{old}{published}.{kind}"] = state[f"{new}{ours}.{kind}"]
+    return found
+
+
 class _Head(nn.Module):
     """Predicts the gene at a position."""
 

@@ -63,18 +63,17 @@ def load_model(
     50
     """
     text = str(source)
-    resolved = _from_source(text)
+    resolved = from_source(text)
     if resolved is not None:
         config = {**getattr(resolved, "config", {}), **(config or {})} or None
-        model = _open_path(Path(resolved.path), adapter=getattr(resolved, "adapter", None), config=config, files=files)
+        model = open_files(Path(resolved.path), getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
         model.registered_as = resolved.name
-    elif _looks_like_path(source) and not _is_name(text):
-        model = _open_path(_existing(source), config=config, files=files)
+        model.registered_digest = getattr(resolved, "digest", "")
+    elif _looks_like_path(source) and not is_name(text):
+        model = open_files(existing(source), None, config=config, files=files)
     else:
-        contribution = _named(text)
-        model = _open_contribution(contribution, config=config, files=files)
-        model.version = _plugin_version(contribution)
+        model = open_name(text, config=config, files=files)
     model.source = text
     model.opened = {"config": dict(config or {}), "files": {k: str(v) for k, v in (files or {}).items()}}
     return model.to(device, precision)
@@ -112,8 +111,8 @@ def check_source(source: str) -> None:
     text = str(source)
     if _resolver(text) is not None:
         return
-    if _looks_like_path(source) and not _is_name(text):
-        _existing(source)
+    if _looks_like_path(source) and not is_name(text):
+        existing(source)
         return
     _with_weights(_named(text))
 
@@ -164,12 +163,14 @@ def _looks_like_path(source: str | Path) -> bool:
     return bool(text) and Path(text).exists()
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Whether a text names a model that comes with its weights."""
     # A folder that happens to be called "pca" must not hide the model; "./pca" names the folder.
     return any(text in (c.id, c.id.split(".", 1)[-1]) for c in _contributions() if not c.data.get("needs_files"))
 
 
-def _existing(source: str | Path) -> Path:
+def existing(source: str | Path) -> Path:
+    """The path of a checkpoint that is there."""
     path = Path(source).expanduser()
     if not path.exists() and not is_stored(path):
         hint = _registered(str(source)) if _VERSION.fullmatch(str(source)) else ""
@@ -177,7 +178,8 @@ def _existing(source: str | Path) -> Path:
     return path
 
 
-def _from_source(text: str) -> Any:
+def from_source(text: str) -> Any:
+    """What a plugin's source makes of a reference such as ``models:/…``; None where it is none."""
     contribution = _resolver(text)
     return None if contribution is None else contribution.load()(text)
 
@@ -223,6 +225,14 @@ def _registered(name: str) -> str:
     return f" A model in a registry is written '{prefixes[0].rstrip('/')}/{name}'." if prefixes else ""
 
 
+def open_name(name: str, **kwargs: Any) -> Model:
+    """Open a model that a plugin brings, by its name; the device is not chosen yet."""
+    contribution = _named(name)
+    model = _open_contribution(contribution, **kwargs)
+    model.version = _plugin_version(contribution)
+    return model
+
+
 def _with_weights(contribution: Contribution) -> Contribution:
     if contribution.data.get("needs_files"):
         raise ModelError(
@@ -254,6 +264,23 @@ def _plugin_version(contribution: Contribution) -> str:
 
     versions = [str(p.version) for p in discover().plugins if p.name == contribution.plugin and p.version]
     return f"{contribution.id}/{versions[0]}" if versions else contribution.id
+
+
+def open_files(path: Path, adapter: str | None, *, depth: int = 0, **kwargs: Any) -> Model:
+    """Open a folder or file, fine-tuned models with their parents; the device is not chosen yet.
+
+    Parameters
+    ----------
+    adapter
+        Id of the family; None: it is recognised.
+    depth
+        Fine-tuned models that led here.
+    """
+    from scfm_lab.models.finetuned import is_finetuned, open_folder
+
+    if is_finetuned(path):
+        return open_folder(path, config=kwargs.get("config"), depth=depth)
+    return _open_path(path, adapter=adapter, **kwargs)
 
 
 def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Model:

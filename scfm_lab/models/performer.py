@@ -162,7 +162,7 @@ class Performer(nn.Module):
             table, _ = layer.table(states, chunk, shared=shared)
             if i == len(run) - 1 and readers is not None:
                 return torch.cat([layer.read(part, table) for part in states[:, readers].split(chunk, dim=1)], dim=1)
-            if states.requires_grad:  # training: nothing that a gradient needs is overwritten
+            if torch.is_grad_enabled():  # training: nothing that a gradient needs is overwritten
                 states = torch.cat([layer.read(part, table) for part in states.split(chunk, dim=1)], dim=1)
                 continue
             for part in states.split(chunk, dim=1):

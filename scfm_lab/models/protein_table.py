@@ -142,10 +142,13 @@ class EncodedRows:
         missing = rows[self._slots[rows] < 0]
         for start in range(0, len(missing), _ROWS_AT_ONCE):
             part = missing[start : start + _ROWS_AT_ONCE]
-            encoded = self._encode(self._table.take(part))
+            # Outside of inference mode, so that what is kept can be used where gradients are taken.
+            with torch.inference_mode(False), torch.no_grad():
+                encoded = self._encode(self._table.take(part))
             if not bool(torch.isfinite(encoded).all()):
                 raise ModelError("The protein embeddings of some genes of these cells hold NaN or infinite values.")
-            self._store(part, encoded)
+            with torch.inference_mode(False):
+                self._store(part, encoded)
 
     def _store(self, rows: NDArray[np.int64], encoded: torch.Tensor) -> None:
         end = self._used + len(rows)

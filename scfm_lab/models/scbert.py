@@ -18,7 +18,7 @@ from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
 from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
 from scfm_lab.models.scbert_tokens import MIN_GENES, tokenize
-from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.spec import Classes, ModelSpec, Option
 from scfm_lab.models.tokens import Request, States, Tokens
 
 if TYPE_CHECKING:
@@ -27,14 +27,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import torch
-    from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.inference.engine import Batch
     from scfm_lab.inference.precision import Precision
-    from scfm_lab.models.scbert_files import Classes
-    from scfm_lab.models.scbert_labels import Prediction
     from scfm_lab.models.scbert_net import ScBertNet
 
 POOLINGS = {
@@ -50,6 +47,7 @@ class ScBert(PublishedModel):
     """scBERT, pre-trained or fine-tuned to classes."""
 
     family = "scbert"
+    head_kinds = ("linear", "published")
     published_files = (
         ("panglao_pretrain.pth", "*.pth"),
         ("panglao_10000.h5ad", "data/panglao_10000.h5ad", "../data/panglao_10000.h5ad"),
@@ -81,7 +79,9 @@ class ScBert(PublishedModel):
             n_genes=len(vocabulary),
             width=net.token_emb.embedding_dim,
             max_length=net.length,
-            abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
+            abilities=frozenset(
+                {"embed", "perturb", "gene_embeddings", "finetune", *(() if classes is None else ("predict",))}
+            ),
             licence="GPL-3.0 (code and weights; its README asks for research use)",
             commercial=None,
             citation=(
@@ -193,6 +193,21 @@ class ScBert(PublishedModel):
 
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        return list(self.net.performer.stack), [self.net.norm]
+
+    def _head_inputs(self, batch: Batch, kind: str) -> torch.Tensor:
+        if kind != "published":
+            return super()._head_inputs(batch, kind)
+        return self.net(self._positions(batch), shared=self._shared(batch))
+
+    def _new_head(self, kind: str, labels: int) -> torch.nn.Module:
+        from scfm_lab.models.scbert_net import ClassHead
+
+        if kind != "published":
+            return super()._new_head(kind, labels)
+        return ClassHead(self.spec.width, self.net.length, (512, 128), labels)
 
     # --- cells to tokens ---------------------------------------------------------------
 
@@ -325,8 +340,8 @@ class ScBert(PublishedModel):
         ModelError
             If the checkpoint was not fine-tuned.
         """
-        if self.classes is None:
-            raise ModelError("This scBERT is pre-trained only and has no classes; open a fine-tuned checkpoint.")
+        if self.head is not None or self.classes is None:
+            return super().class_logits(tokens, progress=progress, cancel=cancel)
         out = np.full((len(tokens), len(self.classes.names)), np.nan, dtype=np.float32)
 
         def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
@@ -335,55 +350,6 @@ class ScBert(PublishedModel):
 
         run_groups(self, tokens, _together(tokens), step, progress=progress, cancel=cancel)
         return out
-
-    def predict(
-        self,
-        adata: AnnData,
-        *,
-        threshold: float | None = None,
-        layer: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        key_added: str = "scbert",
-        labels_key: str | None = None,
-        progress: bool | Callable[..., None] = True,
-        cancel: Any = None,
-    ) -> Prediction:
-        """Label cells by the classes that a checkpoint was fine-tuned to, written to ``obs``.
-
-        Parameters
-        ----------
-        adata
-            With raw counts.
-        threshold
-            Cells whose most probable class is below it get ``"unknown"`` (the reference uses 0.5 for
-            novel types); None: every cell gets its most probable class.
-        key_added
-            Columns of ``obs``: the label, and ``<key_added>_confidence``.
-        labels_key
-            Column of ``obs`` with known labels to compare with.
-
-        Returns
-        -------
-        Prediction
-
-        Raises
-        ------
-        ModelError
-            If the checkpoint was not fine-tuned.
-        """
-        from scfm_lab.models.scbert_labels import predict
-
-        return predict(
-            self,
-            adata,
-            threshold=threshold,
-            layer=layer,
-            options=options,
-            key_added=key_added,
-            labels_key=labels_key,
-            progress=progress,
-            cancel=cancel,
-        )
 
     # --- genes -------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ The hyper-parameters are not in the files; all of them can be read from the shap
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from scfm_lab.models.files import read_pickle, read_torch, require_keys
 from scfm_lab.models.performer import shape_of, without_counter
 from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
 from scfm_lab.models.resemblance import whose
+from scfm_lab.models.spec import Classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,15 +33,6 @@ AUXILIARY = {"gene_order": GENE_ORDER, "gene2vec": GENE2VEC, "label_dict": LABEL
 FILES = tuple(AUXILIARY)
 _STATE = "model_state_dict"
 _TELLING = ("token_emb.weight", "pos_emb.emb.weight", "fast_attention.projection_matrix")
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes of a fine-tuned model."""
-
-    names: NDArray[Any]
-    named: bool
-    """Whether the names come from a file; else they are numbers."""
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -73,7 +73,7 @@ class ScFoundation(PublishedModel):
             n_genes=len(vocabulary),
             width=4 * width,
             max_length=0,
-            abilities=frozenset({"embed", "perturb", "impute", "gene_embeddings", "attention"}),
+            abilities=frozenset({"embed", "perturb", "impute", "gene_embeddings", "attention", "finetune"}),
             licence="scFoundation MODEL_LICENSE (non-commercial research only)",
             citation=(
                 "Hao, M., Gong, J., Zeng, X. et al. (2024). Large-scale foundation model on single-cell transcriptomics. "
@@ -169,6 +169,22 @@ class ScFoundation(PublishedModel):
 
     def _modules(self) -> list[torch.nn.Module]:
         return list(self._nets.values())
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        net = self._trained_net()
+        return list(net.encoder.layers), [net.encoder_norm]
+
+    def _trained_net(self) -> ScFoundationNet:
+        # Cell vectors are what is fine-tuned; the other sets of weights stay.
+        return self._net(self._version(0, CELL))
+
+    def _copy(self) -> Self:
+        import copy
+
+        other = copy.copy(self)
+        trained = self._version(0, CELL)
+        other._nets = {**self._nets, trained: copy.deepcopy(self._net(trained))}  # noqa: SLF001 - a copy of itself
+        return other
 
     def _version(self, code: int, default: str) -> str:
         """Name of the set of weights that tokens ask for; what the output is published with if they do not say."""

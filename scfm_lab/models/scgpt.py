@@ -25,6 +25,7 @@ from scfm_lab.models.published import (
 )
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.published import SymbolVocabulary
     from scfm_lab.models.scgpt_net import ScGPTNet
-    from scfm_lab.models.tokens import Request, Tokens
+    from scfm_lab.models.tokens import Tokens
 
 ARGS, VOCAB, WEIGHTS_FILE = "args.json", "vocab.json", "best_model.pt"
 #: Entries of ``args.json`` that are read.
@@ -52,6 +53,7 @@ class ScGPT(PublishedModel):
     """scGPT with published or fine-tuned weights."""
 
     family = "scgpt"
+    head_kinds = ("linear", "published")
     published_files = (("args.json",), ("vocab.json",), ("best_model.pt", "*.pt"))
     telling = (("encoder.enc_norm.weight", "encoder.embedding.weight"),)
     decode_pooling = "cls_raw"
@@ -74,7 +76,7 @@ class ScGPT(PublishedModel):
         self.aside: list[str] = []
         """Tensors of the file that no embedding reads (heads of training and fine-tuning)."""
         shape = net.shape
-        abilities = {"embed", "perturb", "gene_embeddings", "attention"}
+        abilities = {"embed", "perturb", "gene_embeddings", "attention", "finetune"}
         if shape.mvc_out == shape.width:
             abilities.add("impute")
         options = {
@@ -177,6 +179,18 @@ class ScGPT(PublishedModel):
 
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        return list(self.net.transformer_encoder.layers), []
+
+    def _head_inputs(self, batch: Batch, kind: str) -> torch.Tensor:
+        # The reference's classifier reads <cls> as the last layer leaves it.
+        return self._forward(batch, Request(pooling="cls_raw" if kind == "published" else None))[0]
+
+    def _new_head(self, kind: str, labels: int) -> torch.nn.Module:
+        from scfm_lab.models.heads import StackedHead
+
+        return StackedHead(self.spec.width, labels) if kind == "published" else super()._new_head(kind, labels)
 
     # --- cells to tokens ---------------------------------------------------------------
 

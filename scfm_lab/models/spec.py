@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
 ABILITIES: dict[str, str] = {
     "embed": "give each cell a vector",
     "perturb": "answer graded perturbations",
@@ -16,7 +18,17 @@ ABILITIES: dict[str, str] = {
     "attention": "show attention between genes",
     "fit": "be fitted to a reference",
     "finetune": "be fine-tuned",
+    "predict": "label cells by its own head",
 }
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The labels of a fine-tuned model."""
+
+    names: NDArray[Any]
+    named: bool = True
+    """Whether the names come from a file or from the training cells; else they are numbers."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Starter(Model):
             n_genes=len(vocabulary),
             width=net.width,
             max_length=MAX_LENGTH,
-            abilities=frozenset({"embed", "perturb", "impute", "gene_embeddings", "attention"}),
+            abilities=frozenset({"embed", "perturb", "impute", "gene_embeddings", "attention", "finetune"}),
             licence="BSD-3-Clause",
             citation="scfm-lab developers (2026). starter: a small transformer for trying things out.",
             determinism=(
@@ -110,13 +110,16 @@ class Starter(Model):
                 f"The vocabulary of {path} has {len(vocabulary):,} genes, the network {net.config['n_genes']:,}; "
                 "the files do not belong together."
             )
-        model = cls(net.eval(), vocabulary, settings)
+        model = cls(net.eval().requires_grad_(False), vocabulary, settings)
         model.digest = sha256(path / WEIGHTS)
         model.path = path
         return model
 
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        return list(self.net.blocks), [self.net.norm]
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         match = self.require_genes(cells.genes)

@@ -51,6 +51,7 @@ class TranscriptFormer(Readouts):
     """TranscriptFormer Sapiens, Metazoa, Exemplar, or another one of their format."""
 
     family = "transcriptformer"
+    fixed_parts = ("gene_embeddings.",)
     published_files = (("config.json",), ("model_weights.pt",), ("vocabs",))
     telling = (("gene_embeddings.embedding.weight",), ("mu.gene_embedding.weight",))
 
@@ -86,7 +87,7 @@ class TranscriptFormer(Readouts):
             n_genes=len(self.vocabulary),
             width=self.settings.embed_dim,
             max_length=self.settings.seq_len,
-            abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
+            abilities=frozenset({"embed", "perturb", "gene_embeddings", "finetune"}),
             licence="MIT",
             citation=(
                 "Pearce, J. D., Simmonds, S. E., Mahmoudabadi, G. et al. (2025). A cross-species generative cell atlas "
@@ -190,6 +191,14 @@ class TranscriptFormer(Readouts):
         super().to(device, precision)
         self._rows = EncodedRows(self.table, self.net.encode_rows)
         return self
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        return list(self.net.layers), []
+
+    def _copy(self) -> Self:
+        other = super()._copy()
+        other._rows = EncodedRows(self.table, other.net.encode_rows)  # noqa: SLF001 - a copy of itself
+        return other
 
     def _modules(self) -> list[torch.nn.Module]:
         # The gene-id head is as large as the rest and rarely asked for; it follows when it is.

@@ -139,6 +139,8 @@ def _blocks(
     if query.device.type == "cpu" and query.dtype != torch.float32:
         # Processors gain nothing by half precision here, and scores lose.
         return _blocks(query.float(), key.float(), value.float(), bias, cap, visible, on_diagonal).to(query.dtype)
+    if torch.is_grad_enabled():
+        return _with_gradients(query, key, value, bias, cap, visible, on_diagonal)
     capped = 0 < cap <= _SAFE_CAP
     unit = 1 / cap if capped else 1.0
     query = query * (query.shape[-1] ** -0.5 * unit)
@@ -171,6 +173,25 @@ def _blocks(
         mixed = torch.bmm(scores.to(value.dtype), value[:, :end])
         out[:, start:end] = mixed / total.clamp_min(torch.finfo(torch.float32).tiny).to(value.dtype)
     return out
+
+
+def _with_gradients(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, cap: float, visible: Tensor | None, on_diagonal: bool
+) -> Tensor:
+    """The same in one piece, without overwriting what a gradient needs."""
+    length = query.shape[1]
+    own = torch.eye(length, dtype=torch.bool, device=query.device)
+    bias = bias.float().expand(-1, length, -1)
+    bias = bias if on_diagonal else bias.masked_fill(own, 0.0)
+    scores = (query * query.shape[-1] ** -0.5).float() @ key.float().transpose(1, 2) + bias
+    if cap > 0:
+        scores = torch.tanh(scores / cap) * cap
+    seen = torch.ones_like(own).tril()[None]
+    if visible is not None:
+        seen = seen & visible
+    # A finite floor instead of minus infinity: a row that may read nothing then gives 0, and no NaN.
+    weights = scores.masked_fill(~seen, torch.finfo(torch.float32).min).softmax(-1) * seen
+    return (weights @ value.float()).to(value.dtype)
 
 
 class _Attention(nn.Module):

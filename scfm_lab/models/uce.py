@@ -58,6 +58,7 @@ class UCE(PublishedModel):
     """UCE with 4, 33 or any number of layers, for the species of its token table and for new ones."""
 
     family = "uce"
+    fixed_parts = ("encoder.", "pos_encoder.")
     published_files = (
         ("4layer_model.torch", "33l_8ep_1024t_1280.torch"),
         ("species_chrom.csv",),
@@ -80,7 +81,7 @@ class UCE(PublishedModel):
             n_genes=len(genes),
             width=net.output_width,
             max_length=net.sizes["pad_length"],
-            abilities=frozenset({"embed", "perturb", "gene_embeddings"}),
+            abilities=frozenset({"embed", "perturb", "gene_embeddings", "finetune"}),
             licence="MIT (code); weights: see their figshare records",
             commercial=None,
             citation=(
@@ -201,6 +202,14 @@ class UCE(PublishedModel):
         super().to(device, precision)
         self._rows = EncodedRows(self.species.table, self.net.encode_rows)
         return self
+
+    def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+        return list(self.net.transformer_encoder.layers), [self.net.decoder]
+
+    def _copy(self) -> Self:
+        other = super()._copy()
+        other._rows = EncodedRows(self.species.table, other.net.encode_rows)  # noqa: SLF001 - a copy of itself
+        return other
 
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]

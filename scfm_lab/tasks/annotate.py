@@ -58,7 +58,7 @@ def annotate(
     Parameters
     ----------
     query, reference
-        With raw counts; they may measure different genes. Without a reference the model's own head labels
+        With raw counts; they may measure different genes. Without a reference a fine-tuned model's own head labels
         (``method="head"``).
     model
         An opened model or a source for :func:`scfm_lab.load_model`.
@@ -114,9 +114,12 @@ def annotate(
     check_given(query, model, function="sl.annotate", call=call)
     if method not in (*METHODS, "head"):
         raise DataError(f"There is no method {method!r}; methods: {', '.join((*METHODS, 'head'))}.")
+    model = as_model(model)
+    if reference is None and method == METHODS[0] and model.classes is not None:
+        # Nothing to look for neighbours in, and a head that needs none.
+        method = "head"
     if method != "head":
         check_given(reference, model, function="sl.annotate", call=call)
-    model = as_model(model)
     started = time.perf_counter()
     how = _How(method, k, unknown, unknown_rate, seed, dict(options or {}), progress, cancel)
     how.check()

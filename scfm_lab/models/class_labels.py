@@ -1,4 +1,4 @@
-"""Labels from the head of a fine-tuned scBERT."""
+"""Labels from the head of a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError, ModelError, plural
+from scfm_lab.errors import DataError, plural
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfm_lab.models.scbert import ScBert
 
 UNKNOWN = "unknown"
 
@@ -52,10 +51,11 @@ class Prediction(Result):
         """How many cells got which label."""
         n = len(self.labels)
         blind = int(np.isnan(self.logits).any(axis=1).sum())
+        left_out = int(self.provenance["cells_left_out"])
         top = ", ".join(f"{r.label} ({r.n_cells:,})" for r in self.table.head(6).itertuples())
         lines = [f"{n:,} cells labelled by the {len(self.classes)} classes of {self.provenance['model']}: {top}."]
         if not self.provenance["classes_named"]:
-            lines.append("The names of the classes are not known (no label_dict beside the checkpoint).")
+            lines.append("The names of the classes are not known (no file of labels beside the checkpoint).")
         unsure = int((self.labels == UNKNOWN).sum()) - blind
         if unsure:
             lines.append(
@@ -63,8 +63,8 @@ class Prediction(Result):
             )
         if blind:
             lines.append(
-                f"{plural(blind, 'cell has', 'cells have')} no label: no known gene, or left out as the reference does "
-                f"({self.provenance['cells_left_out']:,})."
+                f"{plural(blind, 'cell has', 'cells have')} no label: no known gene"
+                + (f", or left out as the reference does ({left_out:,})." if left_out else ".")
             )
         if self.scores:
             lines.append(
@@ -105,31 +105,30 @@ class Prediction(Result):
 
 
 def predict(
-    model: ScBert,
+    model: Any,
     adata: AnnData,
     *,
     threshold: float | None,
     layer: str | None,
     options: Mapping[str, Any] | None,
-    key_added: str,
+    key_added: str | None,
     labels_key: str | None,
     progress: bool | Callable[..., None],
     cancel: Any,
 ) -> Prediction:
-    """See :meth:`scfm_lab.models.scbert.ScBert.predict`."""
+    """See :meth:`scfm_lab.models.trainable.Trainable.predict`."""
     import pandas as pd
 
     from scfm_lab.cells import provenance
     from scfm_lab.cells.cells import column_of
     from scfm_lab.tasks.progress import as_progress
 
-    if model.classes is None:
-        raise ModelError("This scBERT is pre-trained only and has no classes; open a fine-tuned checkpoint.")
+    model.require("predict")
     if threshold is not None and not 0 <= threshold <= 1:
         raise DataError(f"threshold is {threshold!r}; it is a probability, from 0 to 1.")
     started = time.perf_counter()
     known = None if labels_key is None else column_of(adata, labels_key, what="The label column")
-    key = provenance.free_key(adata, "obs", key_added, given=key_added != "scbert")
+    key = provenance.free_key(adata, "obs", key_added or model.name, given=key_added is not None)
     tokens = model.tokenize(adata, layer=layer, options=options)
     with as_progress(progress, f"Labelling with {model.spec.name}") as report:
         logits = model.class_logits(tokens, progress=report, cancel=cancel)
@@ -149,7 +148,7 @@ def predict(
         options=model.check_options(options),
         threshold=threshold,
         classes_named=model.classes.named,
-        cells_left_out=int(tokens.cell["left_out"].sum()),
+        cells_left_out=int(np.sum(tokens.cell.get("left_out", 0))),
         seconds=time.perf_counter() - started,
     )
     result = Prediction(

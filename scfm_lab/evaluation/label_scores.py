@@ -1,0 +1,105 @@
+"""Accuracy and macro-F1 of labels, with intervals from resampled cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Resamples behind an interval.
+DRAWS = 1_000
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well labels agree with known ones.
+
+    Attributes
+    ----------
+    macro_f1
+        Mean of the F1 of every label that the known labels hold; a label that is never given counts as 0.
+    accuracy
+        Share of the cells with their known label.
+    macro_f1_interval, accuracy_interval
+        95 % of the values in resampled cells. They tell what chance in the choice of these cells does, and not how donors
+        differ.
+    n_cells
+        Cells that were compared.
+    """
+
+    macro_f1: float
+    accuracy: float
+    macro_f1_interval: tuple[float, float]
+    accuracy_interval: tuple[float, float]
+    n_cells: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Flat numbers, for tables and records."""
+        return {
+            "macro_f1": self.macro_f1,
+            "macro_f1_low": self.macro_f1_interval[0],
+            "macro_f1_high": self.macro_f1_interval[1],
+            "accuracy": self.accuracy,
+            "accuracy_low": self.accuracy_interval[0],
+            "accuracy_high": self.accuracy_interval[1],
+        }
+
+
+def label_scores(truth: Any, given: Any, *, seed: int = 0, draws: int = DRAWS) -> LabelScores:
+    """Compare labels with known ones.
+
+    Parameters
+    ----------
+    truth, given
+        One label per cell.
+    seed
+        Of the resampling.
+    draws
+        Resamples of the cells.
+
+    Raises
+    ------
+    DataError
+        There is no cell, or there are not as many labels as known ones.
+
+    Examples
+    --------
+    >>> from scfm_lab.evaluation.label_scores import label_scores
+    >>> label_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"]).accuracy
+    0.75
+    """
+    truth, given = np.asarray(truth).astype(str), np.asarray(given).astype(str)
+    if len(truth) == 0 or truth.shape != given.shape:
+        raise DataError(f"{len(given):,} labels cannot be compared with {len(truth):,} known ones.")
+    names = np.unique(np.concatenate([truth, given]))
+    pairs = np.searchsorted(names, truth) * len(names) + np.searchsorted(names, given)
+    confusion = np.bincount(pairs, minlength=len(names) ** 2).astype(np.float64)
+    # Resampling cells with replacement is one multinomial draw of the table of pairs.
+    there = np.flatnonzero(confusion)
+    rng = np.random.default_rng([seed, 0xB007])
+    drawn = np.zeros((draws, len(confusion)))
+    drawn[:, there] = rng.multinomial(len(truth), confusion[there] / len(truth), size=draws)
+    shape = (-1, len(names), len(names))
+    f1, accuracy = _scores(np.concatenate([confusion[None], drawn]).reshape(shape))
+    ends = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+    low, high = np.quantile(f1[1:], ends) if draws else (np.nan, np.nan)
+    worst, best = np.quantile(accuracy[1:], ends) if draws else (np.nan, np.nan)
+    return LabelScores(
+        float(f1[0]), float(accuracy[0]), (float(low), float(high)), (float(worst), float(best)), len(truth)
+    )
+
+
+def _scores(tables: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Macro-F1 and accuracy of tables (draws, known, given)."""
+    right = np.diagonal(tables, axis1=1, axis2=2)
+    known, given = tables.sum(axis=2), tables.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        each = np.where(known > 0, 2 * right / (known + given), np.nan)
+    return np.nanmean(each, axis=1), right.sum(axis=1) / tables.sum(axis=(1, 2))

@@ -1,0 +1,334 @@
+"""Fine-tuning: splits that leak nothing, digests that notice everything, runs that go on, models that open as they were."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import scfm_lab as sl
+from scfm_lab.cells.data_digest import DataDigest, digest_of
+from scfm_lab.errors import Cancelled, DataError, ModelError
+from scfm_lab.evaluation.label_scores import label_scores
+from scfm_lab.evaluation.overlap import overlap
+from scfm_lab.models.load import open_files
+from scfm_lab.training.labelled import read_labelled, split_cells
+
+FAST = {"options": {"max_length": 24}, "progress": False, "floors": False}
+
+
+@pytest.fixture(scope="module")
+def cells(_pbmc68k):
+    """Three types, and two made-up samples that have nothing to do with them."""
+    few = _pbmc68k[_pbmc68k.obs["cell_type"].isin(["CD14+ Monocyte", "CD19+ B", "CD56+ NK"])].copy()
+    few.obs["donor"] = np.array(["anna", "ben", "cleo", "dora"])[np.arange(few.n_obs) % 4]
+    return few
+
+
+@pytest.fixture(scope="module")
+def starter():
+    return sl.load_model("starter", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tuned(starter, cells):
+    """Two epochs, all layers."""
+    return sl.finetune(starter, cells, labels_key="cell_type", epochs=2, patience=2, **{**FAST, "floors": True})
+
+
+@pytest.fixture(scope="module")
+def labelled(starter, cells):
+    return read_labelled(cells, starter, "cell_type", None)
+
+
+# --- the digest of the data --------------------------------------------------------------------
+
+
+def test_the_digest_changes_with_every_cell_and_with_nothing_else(starter, cells):
+    read = starter.read_cells(cells)
+    labels = list(cells.obs["cell_type"].astype(str))
+    whole = digest_of(read, labels)
+    for size in (1, 7, 100):
+        blocks = DataDigest()
+        for start in range(0, len(read), size):
+            blocks.add(read.take(slice(start, start + size)), labels[start : start + size])
+        assert blocks.hexdigest() == whole
+    order = np.random.default_rng(0).permutation(len(read))
+    assert digest_of(read.take(order), [labels[i] for i in order]) == whole
+    shuffled = cells[:, np.random.default_rng(1).permutation(cells.n_vars)]
+    assert digest_of(starter.read_cells(shuffled), labels) == whole
+    for row in (0, len(read) // 2, len(read) - 1):
+        more = read.counts.copy()
+        more.data[more.indptr[row]] += 1
+        assert digest_of(read.with_counts(more), labels) != whole
+        other = labels.copy()
+        other[row] = "something else"
+        assert digest_of(read, other) != whole
+    assert digest_of(read.take(slice(1, None)), labels[1:]) != whole
+    renamed = cells.copy()
+    renamed.var_names = ["ANOTHER", *renamed.var_names[1:]]
+    assert digest_of(starter.read_cells(renamed), labels) != whole
+
+
+# --- the split ---------------------------------------------------------------------------------
+
+
+def test_every_label_is_divided_alike_and_equal_cells_stay_together(starter, cells):
+    import anndata as ad
+
+    twice = cells.copy()
+    twice.obs_names = [f"again-{name}" for name in twice.obs_names]
+    both = ad.concat([cells, twice], merge="same")
+    found = read_labelled(both, starter, "cell_type", None)
+    split = split_cells(found, np.ones(len(found), bool), validation=0.2, test=0.2, seed=3)
+    parts = [split.train, split.validation, split.test]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(found)))
+    for i, one in enumerate(parts):
+        for other in parts[i + 1 :]:
+            assert not np.isin(found.cells.keys[one], found.cells.keys[other]).any()
+    whole = np.bincount(found.codes) / len(found)
+    for part in parts:
+        np.testing.assert_allclose(np.bincount(found.codes[part]) / len(part), whole, atol=0.04)
+
+
+def test_where_a_cell_goes_depends_on_the_cell_and_the_seed_alone(starter, cells, labelled):
+    everything = np.ones(len(labelled), bool)
+    first = split_cells(labelled, everything, validation=0.2, test=0.2, seed=0)
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    shuffled = read_labelled(cells[order], starter, "cell_type", None)
+    again = split_cells(shuffled, everything, validation=0.2, test=0.2, seed=0)
+    assert sorted(order[again.test].tolist()) == first.test.tolist()
+    other = split_cells(labelled, everything, validation=0.2, test=0.2, seed=1)
+    assert other.test.tolist() != first.test.tolist()
+
+
+def test_samples_stay_whole(starter, cells):
+    found = read_labelled(cells, starter, "cell_type", "donor")
+    split = split_cells(found, np.ones(len(found), bool), validation=0.2, test=0.2, seed=0)
+    held = {part: set(found.samples[getattr(split, part)]) for part in ("train", "validation", "test")}
+    assert all(held.values())
+    assert len(set.union(*held.values())) == sum(map(len, held.values())) == 4
+    assert held == {part: set(names) for part, names in split.samples.items()}
+    two = cells[cells.obs["donor"].isin(["anna", "ben"])].copy()
+    found = read_labelled(two, starter, "cell_type", "donor")
+    split = split_cells(found, np.ones(len(found), bool), validation=0.2, test=0.2, seed=0)
+    assert len(set(found.samples[split.test])) == 1
+    assert set(found.samples[split.test]).isdisjoint(found.samples[np.concatenate([split.train, split.validation])])
+    assert len(split.validation) > 0
+
+
+LABELS = {
+    "one label": (lambda n: ["one"] * n, "has one value only"),
+    "no label": (lambda n: [None] * 3 + ["a", "b"] * n, "has no value in 3"),
+    "too few": (lambda n: ["rare"] * 3 + ["often"] * n, r"'rare' \(3 cells\)"),
+    "measurements": (lambda n: np.linspace(0, 1, n), "holds numbers"),
+    "no column": (None, "is not in obs"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_that_cannot_be_learnt_are_refused_in_a_sentence(starter, cells, case):
+    make, words = LABELS[case]
+    spoiled = cells.copy()
+    spoiled.obs = spoiled.obs.drop(columns="cell_type")
+    if make is not None:
+        spoiled.obs["cell_type"] = make(spoiled.n_obs)[: spoiled.n_obs]
+    with pytest.raises(DataError, match=words):
+        sl.finetune(starter, spoiled, labels_key="cell_type", **FAST)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"freeze": "most"}, "freeze is 'most'"),
+        ({"freeze": 3}, "starter has 2 layers"),
+        ({"freeze": ["blocks.9"]}, "has no part 'blocks.9'"),
+        ({"head": "published"}, "has no head 'published'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"test": 1.5}, "test is 1.5"),
+        ({"class_weight": "even"}, "class_weight is 'even'"),
+        ({"budget_gib": 0.001}, "Fine-tuning starter takes"),
+        ({"sample_key": "cell_type"}, "are both 'cell_type'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_make_no_sense_are_named(starter, cells, settings, words):
+    with pytest.raises((DataError, ModelError), match=words):
+        sl.finetune(starter, cells, labels_key="cell_type", **{**FAST, **settings})
+
+
+def test_models_that_cannot_are_told_which_can(cells):
+    with pytest.raises(ModelError, match=r"pca cannot be fine-tuned; models that can: .*scfm\.starter"):
+        sl.finetune("pca", cells, labels_key="cell_type", **FAST)
+    with pytest.raises(ModelError, match="has no head of its own"):
+        sl.annotate(cells.copy(), model="starter", method="head", progress=False)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def test_the_parent_stays_and_the_layers_learn(starter, cells, tuned):
+    fresh = sl.load_model("starter", device="cpu")
+    for name, tensor in starter.net.state_dict().items():
+        assert torch.equal(tensor, fresh.net.state_dict()[name])
+    assert starter.classes is None
+    assert "predict" not in starter.spec.abilities
+    history = tuned.record["history"]
+    assert [epoch["epoch"] for epoch in history] == [0, 1, 2]
+    assert history[2]["training_loss"] < history[1]["training_loss"]
+    # The classes stand far apart: whatever does not tell them is broken.
+    assert tuned.table.set_index("method")["accuracy"].min() > 0.8
+
+
+def test_the_table_sets_the_floors_beside_on_the_same_cells(tuned):
+    table = tuned.table
+    assert list(table["what"]) == ["model", "head", "floor", "floor"]
+    assert table["n_cells"].nunique() == 1
+    assert (table["macro_f1_low"] <= table["macro_f1"]).all()
+    assert (table["macro_f1"] <= table["macro_f1_high"]).all()
+    assert "Against the best floor" in tuned.summary()
+    floor = tuned.scores.of("macro-F1").floor
+    assert floor == table[table["what"] == "floor"]["macro_f1"].max()
+
+
+def test_the_same_seed_gives_the_same_weights_and_a_killed_run_goes_on(starter, cells, tuned, tmp_path):
+    stop = threading.Event()
+    asked = []
+
+    def watch(done, total):
+        asked.append(done)
+        if done > cells.n_obs + tuned.plan.cells["train"]:
+            stop.set()  # in the second epoch
+
+    same = {"labels_key": "cell_type", "epochs": 2, "patience": 2, **FAST, "checkpoint": tmp_path}
+    with pytest.raises(Cancelled, match="goes on from"):
+        sl.finetune(starter, cells, **{**same, "progress": watch, "cancel": stop})
+    again = sl.finetune(starter, cells, **same)
+    assert asked == sorted(asked)
+    assert again.model.digest == tuned.model.digest
+    for name, tensor in tuned.changed.items():
+        assert torch.equal(tensor, again.changed[name])
+    with pytest.raises(DataError, match="is the state of another run"):
+        sl.finetune(starter, cells, **{**same, "learning_rate": 1e-3})
+
+
+def test_freezing_keeps_what_it_says(starter, cells):
+    settings = {"labels_key": "cell_type", "epochs": 1, "learning_rate": 0.01, **FAST}
+    one = sl.finetune(starter, cells, **{**settings, "freeze": 1})
+    moved = {name for name in one.changed if name.startswith("net.")}
+    if one.record["best_epoch"]:
+        assert moved
+    assert not any(name.startswith(("net.blocks.0", "net.embedding", "net.values", "net.pool")) for name in moved)
+    head = sl.finetune(starter, cells, **{**settings, "freeze": "all"})
+    assert all(name.startswith("head.") for name in head.changed)
+    tokens = starter.tokenize(cells)
+    np.testing.assert_array_equal(head.model.encode(tokens).cell, starter.encode(tokens).cell)
+
+
+def test_plan_tells_and_leaves_no_trace(starter, cells):
+    before = {name: p.requires_grad for name, p in starter.net.named_parameters()}
+    plan = sl.plan_finetune(starter, cells, labels_key="cell_type", freeze=1, options={"max_length": 24})
+    block = sum(p.numel() for module in (starter.net.blocks[1], starter.net.norm) for p in module.parameters())
+    assert plan.trained == block
+    assert plan.seconds > 0
+    assert "GiB" in plan.summary()
+    assert {name: p.requires_grad for name, p in starter.net.named_parameters()} == before
+    with pytest.raises(DataError, match="no setting 'learning'"):
+        sl.plan_finetune(starter, cells, labels_key="cell_type", learning=1)
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def test_a_fine_tuned_model_labels_without_a_reference(cells, tuned):
+    found = sl.annotate(cells.copy(), model=tuned.model, progress=False, options={"max_length": 24})
+    assert set(found.labels) <= set(tuned.model.classes.names)
+    test = tuned.parts == "test"
+    assert list(found.labels[test]) == list(tuned.labels[test])
+    assert found.scores["accuracy"] > 0.8
+    some = np.random.default_rng(0).permutation(cells.n_obs)[:20]
+    alone = tuned.model.predict(cells[some].copy(), progress=False, options={"max_length": 24})
+    np.testing.assert_allclose(alone.probabilities.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(alone.confidence, found.confidence[some], atol=1e-4)
+
+
+def test_write_tells_the_parts(cells, tuned):
+    own = cells.copy()
+    tuned.write(own, key_added="told")
+    assert own.obs["told_part"].value_counts().to_dict() == {k: v for k, v in tuned.plan.cells.items() if v}
+    assert own.obs["told"].notna().sum() == tuned.plan.cells["test"]
+    assert own.uns["scfm"]["told"]["weights_sha256"] == tuned.model.digest
+    with pytest.raises(DataError, match="not the cells"):
+        tuned.write(own[::-1].copy())
+
+
+def test_overlap_finds_the_cells_that_were_seen(starter, cells, tuned, pbmc68k):
+    found = overlap(tuned.model, cells)
+    assert list(np.where(found.parts == "", "unseen", found.parts)) == list(tuned.parts)
+    with pytest.raises(DataError, match="were used to train"):
+        found.require_none()
+    # Fewer genes, but all that the model knows; and other genes beside.
+    known = starter.match(starter.read_cells(cells).genes).columns
+    fewer = cells[:, known].copy()
+    assert (overlap(tuned.model, fewer).parts == found.parts).all()
+    others = pbmc68k[~pbmc68k.obs_names.isin(cells.obs_names)]
+    assert overlap(tuned.model, others).share == 0
+    assert not overlap(starter, cells).known
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["changes", "full"])
+def test_a_saved_model_opens_as_it_was(cells, tuned, tmp_path, full):
+    folder = tuned.save(tmp_path / "model", full=full)
+    opened = sl.load_model(folder, device="cpu")
+    tokens = tuned.model.tokenize(cells)
+    np.testing.assert_array_equal(opened.encode(tokens).cell, tuned.model.encode(tokens).cell)
+    np.testing.assert_array_equal(opened.class_logits(tokens), tuned.model.class_logits(tokens))
+    assert list(opened.classes.names) == list(tuned.model.classes.names)
+    assert opened.finetuning.record["data"] == tuned.record["data"]
+    if not full:
+        assert opened.digest == tuned.model.digest
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        assert size < 0.2 * 4 * opened.spec.parameters
+    with pytest.raises(DataError, match="is there already"):
+        tuned.save(folder)
+
+
+def test_another_parent_is_refused(tuned, tmp_path):
+    folder = tuned.save(tmp_path / "model")
+    record = json.loads((folder / "finetuning.json").read_text())
+    record["parent"]["tensors"] = "sha256:" + "0" * 64
+    (folder / "finetuning.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match="fine-tuned from other weights"):
+        open_files(folder, None)
+    record["parent"]["source"] = str(tmp_path / "nowhere")
+    (folder / "finetuning.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match="cannot be had here"):
+        open_files(folder, None)
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def test_scores_agree_with_scikit_learn_and_intervals_cover_the_truth():
+    from sklearn.metrics import accuracy_score, f1_score
+
+    rng = np.random.default_rng(0)
+    truth = rng.choice(["a", "b", "c"], 200, p=[0.6, 0.3, 0.1])
+    given = np.where(rng.random(200) < 0.8, truth, rng.choice(["a", "b", "d"], 200))
+    found = label_scores(truth, given)
+    wanted = f1_score(truth, given, average="macro", labels=sorted(set(truth)), zero_division=0)
+    assert found.macro_f1 == pytest.approx(wanted)
+    assert found.accuracy == pytest.approx(accuracy_score(truth, given))
+    covered = 0
+    for seed in range(100):
+        right = np.random.default_rng(seed).random(100) < 0.7
+        low, high = label_scores(np.ones(100), np.where(right, 1.0, 2.0), seed=seed, draws=300).accuracy_interval
+        covered += low <= 0.7 <= high
+    assert 88 <= covered <= 100
