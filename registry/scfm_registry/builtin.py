@@ -61,8 +61,9 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
             if known is None:
                 wanted, _ = importing.listing(folder)
                 importing.copy({str(relative): folder / relative for relative in wanted}, private, folder)
+                model = importing.open_copy(item, private, folder)
                 found = version.tags(
-                    importing.open_copy(item, private, folder).spec,
+                    model.spec,
                     kind="baseline" if item.data.get("parameter_free") else "pretrained",
                     family=item.id,
                     origin=ORIGIN,
@@ -70,6 +71,7 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
                     tasks=item.data.get("tasks", ()),
                     parameter_free=bool(item.data.get("parameter_free")),
                 )
+                found["scfm.weights"] = model.digest
                 known = registry.add_files(name, private, item.id, found, importing.card_of(private))
                 _promote(registry, known)
     if not known.aliases:

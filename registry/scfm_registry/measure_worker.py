@@ -42,16 +42,14 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import scfm_lab as sl
-    from scfm_lab.plugins import discover
 
-    adapter = discover().get("models", request["family"]).load()
     cells = sl.datasets.load("pbmc68k")
     cells = cells[np.arange(request["cells"]) % cells.n_obs].copy()
     # The file repeats cells beyond its 700; each copy is tokenised and run like any other cell.
     cells.obs_names_make_unique()
     before = _rss_mib()
     start = time.perf_counter()
-    model: Model = _open(adapter, request, request["device"], request["precision"])
+    model: Model = _open(request, request["device"], request["precision"])
     load_seconds = time.perf_counter() - start
     start = time.perf_counter()
     tokens = model.tokenize(cells)
@@ -100,16 +98,17 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "output": {
             "width": int(vectors.shape[1]),
             "digest": "sha256:" + hashlib.sha256(np.ascontiguousarray(vectors, "<f4").tobytes()).hexdigest(),
-            "worst_cosine_to_float32": _worst_cosine(model, adapter, request, tokens, vectors),
+            "worst_cosine_to_float32": _worst_cosine(model, request, tokens, vectors),
         },
     }
 
 
-def _open(adapter: Any, request: dict[str, Any], device: str, precision: str) -> Model:
+def _open(request: dict[str, Any], device: str, precision: str) -> Model:
+    from scfm_lab.models.load import open_files
     from scfm_registry.importing import config_of
 
     folder = Path(request["folder"])
-    model: Model = adapter.open(folder, config=config_of(folder) or None)
+    model: Model = open_files(folder, request["family"], config=config_of(folder) or None)
     return model.to(device, precision)
 
 
@@ -125,13 +124,13 @@ def _timed(model: Model, tokens: Tokens, kind: str) -> tuple[float, Any]:
     return time.perf_counter() - start, vectors
 
 
-def _worst_cosine(model: Model, adapter: Any, request: dict[str, Any], tokens: Tokens, vectors: Any) -> float:
+def _worst_cosine(model: Model, request: dict[str, Any], tokens: Tokens, vectors: Any) -> float:
     """Smallest cosine between a cell's vector and the same cell's on the CPU in float32; 1 where that is what ran."""
     import numpy as np
 
     if model.device == "cpu" and model.precision == "float32":
         return 1.0
-    exact = _open(adapter, request, "cpu", "float32").encode(tokens).cell
+    exact = _open(request, "cpu", "float32").encode(tokens).cell
     seen = np.isfinite(exact).all(axis=1) & np.isfinite(vectors).all(axis=1)
     a, b = exact[seen].astype(np.float64), vectors[seen].astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

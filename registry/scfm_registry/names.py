@@ -13,6 +13,7 @@ PREFIX = "models:"
 CHAMPION = "champion"
 
 _WORD = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 #: MLflow gives these a meaning of its own.
 _RESERVED = re.compile(r"latest|v[0-9]+")
@@ -25,8 +26,12 @@ class Reference:
     name: str
     version: int | None = None
     alias: str | None = None
+    digest: str | None = None
+    """Of the version's files: whatever it is called, and also in the trash."""
 
     def __str__(self) -> str:
+        if self.digest is not None:
+            return self.digest
         if self.version is not None:
             return f"{self.name}/{self.version}"
         return f"{self.name}@{self.alias}" if self.alias else self.name
@@ -70,7 +75,7 @@ def check_alias(alias: str) -> str:
 
 
 def parse(reference: str | Reference) -> Reference:
-    """Read ``name``, ``name/3``, ``name@alias``, each with or without ``models:/`` before it.
+    """Read ``name``, ``name/3``, ``name@alias`` or ``sha256:…``, each with or without ``models:/`` before it.
 
     Raises
     ------
@@ -83,6 +88,8 @@ def parse(reference: str | Reference) -> Reference:
         message = f"A model is named by a text such as 'starter@champion', not by {type(reference).__name__}."
         raise ModelError(message)
     text = reference.removeprefix(PREFIX).lstrip("/")
+    if _DIGEST.fullmatch(text):
+        return Reference("", digest=text)
     name, at, alias = text.partition("@")
     if at:
         return Reference(check_name(name), alias=check_alias(alias))

@@ -35,7 +35,8 @@ class Opener(Reader):
         """
         from scfm_registry import source
 
-        return source.open_model(self.resolve(reference), device, precision, config)
+        with source.using(self):
+            return source.open_model(self.resolve(reference), device, precision, config)
 
     def resolve(self, reference: str) -> ResolvedSource:
         """Find a version and its checked files: what :func:`scfm_lab.load_model` opens."""

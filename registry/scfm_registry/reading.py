@@ -112,6 +112,8 @@ class Reader:
         return [found for record in records if (found := version.read(record)) is not None]
 
     def _find(self, reference: names.Reference) -> tuple[ModelVersion, Record]:
+        if reference.digest is not None:
+            return self._by_identity(reference.digest)
         if reference.version is not None:
             record = self._store.record(reference.name, reference.version)
         elif reference.alias is not None:
@@ -125,6 +127,17 @@ class Reader:
         if record is None or found is None:
             raise self._missing(reference)
         return found, record
+
+    def _by_identity(self, digest: str) -> tuple[ModelVersion, Record]:
+        """The version whose files have a digest, whatever its name; what was made from one in the trash still needs it."""
+        records = self._store.records(tags={"scfm.digest": digest})
+        for trashed in (False, True):
+            for record in sorted(records, key=lambda item: item.created):
+                found = version.read(record, trashed=trashed)
+                if found is not None:
+                    return found, record
+        message = f"No version in the registry in {self._place.shown} has the digest {digest}."
+        raise ModelError(message)
 
     def _missing(self, reference: names.Reference) -> ModelError:
         known = self._read(self._store.records(reference.name))

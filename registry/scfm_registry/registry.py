@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from scfm_registry.changing import Changer
 from scfm_registry.evidence import Measurer
+from scfm_registry.keeping import Keeper
+from scfm_registry.lineage import Genealogist
 from scfm_registry.opening import Opener
 from scfm_registry.registering import Registrar
 from scfm_registry.sharing.sharer import Sharer
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from scfm_registry.version import Versions
 
 
-class Registry(Sharer, Opener, Verifier, Measurer, Changer, Registrar):
+class Registry(Sharer, Keeper, Genealogist, Opener, Verifier, Measurer, Changer, Registrar):
     """A lab's models: versions with aliases, tags, cards and evidence, kept in MLflow.
 
     Parameters

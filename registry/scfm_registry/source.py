@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from scfm_lab.models.contract import Model
@@ -61,9 +63,29 @@ def open_source(reference: str) -> ResolvedSource:
     StorageError
         The registry cannot be used.
     """
+    return environment().resolve(reference)
+
+
+def environment() -> Registry:
+    """The registry in use: the one whose version is being opened, else the one that the environment names."""
     from scfm_registry.store.place import resolve
 
-    return _registry(resolve().uri).resolve(reference)
+    here = _current.get()
+    return here if here is not None else _registry(resolve().uri)
+
+
+#: The registry whose version is being opened: what it was made from is looked for there.
+_current: ContextVar[Any] = ContextVar("scfm_registry", default=None)
+
+
+@contextmanager
+def using(registry: Any) -> Iterator[None]:
+    """References that are opened in the block are looked up in `registry`, and not in the environment's."""
+    token = _current.set(registry)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @functools.lru_cache(maxsize=4)
@@ -95,8 +117,10 @@ def open_model(
             f"{', '.join(sorted(adapters))}."
         )
         raise ModelError(message)
+    from scfm_lab.models.load import open_files
+
     settings = {**source.config, **(config or {})}
-    model: Model = adapters[source.adapter].load().open(source.path, config=settings or None)
+    model: Model = open_files(source.path, source.adapter, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
-    model.registered_as = source.name
+    model.registered_as, model.registered_digest = source.name, source.digest
     return model.to(device, precision)

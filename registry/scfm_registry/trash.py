@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError
 from scfm_registry import builtin, names, version
+from scfm_registry.lineage import PARENT, children_of
 from scfm_registry.version import BECAUSE, TRASHED, Versions
 
 if TYPE_CHECKING:
@@ -57,6 +58,19 @@ def restore(store: Store, reference: str) -> Record:
 def purge(store: Store, reference: str) -> Record:
     """Delete a version that is in the trash, and its files, for good."""
     record = _trashed(store, reference)
+    digest = record.tags["scfm.digest"]
+    others = [
+        item
+        for item in store.records(tags={"scfm.digest": digest})
+        if (item.name, item.version) != (record.name, record.version)
+    ]
+    children = children_of(store.records(tags={PARENT: digest}), digest)
+    if children and not others:
+        message = (
+            f"{reference} cannot be deleted for good: {', '.join(children)} {'was' if len(children) == 1 else 'were'} made from "
+            "it and cannot be opened without it. Purge those first, or leave it in the trash."
+        )
+        raise ModelError(message)
     store.remove(record)
     return record
 

@@ -19,6 +19,7 @@ from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_registry.store import embedded
 from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
+from scfm_registry.store.runs import Runs
 from scfm_registry.store.words import in_words, is_missing, unreachable
 from scfm_registry.version import TRASHED, Record, when
 
@@ -33,7 +34,7 @@ _PAGE = 1_000
 _MODEL_ID = re.compile(r"(?:^models:/|/models/)(m-[0-9a-f]+)(?:/artifacts)?/?$")
 
 
-class Store:
+class Store(Runs):
     """Versions, files, aliases, tags and evidence in one MLflow registry.
 
     Parameters
