@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # "as" tells type checkers that the name is meant for users.
     from scfm_lab.evaluation.annotation import annotation as annotation
+    from scfm_lab.evaluation.perturbation import perturbation as perturbation
     from scfm_lab.evaluation.score import Score as Score
     from scfm_lab.evaluation.score import Scores as Scores
 
 _HOMES = {
     "annotation": "scfm_lab.evaluation.annotation",
+    "perturbation": "scfm_lab.evaluation.perturbation",
     "Score": "scfm_lab.evaluation.score",
     "Scores": "scfm_lab.evaluation.score",
 }

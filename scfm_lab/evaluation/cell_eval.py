@@ -1,0 +1,190 @@
+"""The six metrics of the Virtual Cell Challenge 2026, computed by cell-eval2 itself.
+
+cell-eval2 puts 0 at the mean response and 1 at a replicate, both measured on the data at hand: here they are the floor and
+the ceiling of a :class:`~scfm_lab.evaluation.score.Score`, and its ``position`` is cell-eval2's s.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import Score, bootstrap_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.evaluation.profiles import Profiles
+
+_KEY = "perturbation"
+_PREFIX = "cell-eval2 "
+
+
+def s_scores(
+    data: Profiles, predicted: Mapping[str, NDArray[np.float64]], *, splits: int = 5, seed: int = 0
+) -> tuple[list[Score], list[str]]:
+    """Score predicted profiles with cell-eval2.
+
+    cell-eval2 compares cells. A predicted profile becomes cells by taking the real control cells, as many as the perturbation
+    has, and multiplying each gene so that its mean is the predicted one.
+
+    Parameters
+    ----------
+    predicted
+        Predictor → mean log1p(counts per 10,000), (perturbations, genes); perturbations that are NaN are left out.
+    splits
+        Halvings behind the replicate.
+
+    Returns
+    -------
+    scores, notes
+
+    Raises
+    ------
+    DataError
+        If cell-eval2 is not installed.
+    """
+    ce = _cell_eval2()
+    real = cells_of(data, data.names)
+    config = _config(ce, data)
+    with warnings.catch_warnings():
+        # Its own advice on backends and input types is about choices that are made here.
+        warnings.simplefilter("ignore")
+        # Its own baseline resamples raw counts; the mean response is made into cells here as every prediction is.
+        response = np.tile(data.mean.mean(axis=0), (len(data.names), 1))
+        floor, _ = _measured(ce, data, real, response, config)
+        from cell_eval2.anchor import compute_replicate_anchor
+
+        _, anchor = compute_replicate_anchor(real, config=config, n_splits=splits, base_seed=seed)
+        ceiling = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
+        found = {name: _measured(ce, data, real, values, config) for name, values in predicted.items()}
+    scores = []
+    for metric, higher in members().items():
+        for name, (means, each) in found.items():
+            low, high = (
+                bootstrap_interval(each.get(metric, np.empty(0)), seed=seed) if metric in each else (np.nan,) * 2
+            )
+            scores.append(
+                Score(
+                    metric=_PREFIX + metric,
+                    model=name,
+                    value=_number(means.get(metric)),
+                    low=low,
+                    high=high,
+                    floor=_number(floor.get(metric)),
+                    floor_name="mean response",
+                    ceiling=_number(ceiling.get(metric)),
+                    ceiling_name="replicate halves",
+                    interval="95 % bootstrap over perturbations" if np.isfinite(low) else "",
+                    higher_is_better=higher,
+                    n=len(each.get(metric, ())),
+                    missing="" if np.isfinite(low) else "a ratio of sums over perturbations, without an interval",
+                )
+            )
+    from importlib.metadata import version
+
+    note = (
+        f"cell-eval2 {version('cell-eval2')} on log-normalised cells, differential expression by scanpy's Wilcoxon test; position "
+        "is its s: 0 the mean response, 1 a replicate half. Predicted cells are control cells scaled to the predicted mean."
+    )
+    return scores, [note]
+
+
+def members() -> dict[str, bool]:
+    """The six scored metrics, and whether higher is better."""
+    _cell_eval2()
+    from cell_eval2.catalog import CATALOG
+    from cell_eval2.competition import competition_members
+
+    lower = ("mse", "mae", "nmae")
+    return {m: not any(part in lower for part in m.split("_")) for m in competition_members() if m in CATALOG}
+
+
+def cells_of(data: Profiles, names: list[str], profiles: NDArray[np.float64] | None = None) -> AnnData:
+    """Log-normalised cells of perturbations and of the control; predicted ones where `profiles` are given, a row per name."""
+    import anndata
+    import pandas as pd
+    from scipy import sparse
+
+    control = data.cells[np.flatnonzero(data.label == data.control_name)]
+    parts, labels = [control], [data.control_name] * control.shape[0]
+    for i, name in enumerate(names):
+        n = data.n_cells[name]
+        if profiles is None:
+            part = data.cells[np.flatnonzero(data.label == name)]
+        else:
+            part = _scaled(control[np.arange(n) % control.shape[0]], profiles[i])
+        parts.append(part)
+        labels += [name] * part.shape[0]
+    obs = pd.DataFrame({_KEY: pd.Categorical(labels)}, index=[f"cell {i}" for i in range(len(labels))])
+    matrix = sparse.csr_matrix(sparse.vstack(parts), dtype=np.float32)
+    return anndata.AnnData(matrix, obs, pd.DataFrame(index=pd.Index(data.genes.astype(str))))
+
+
+def _scaled(cells: Any, profile: NDArray[np.float64]) -> Any:
+    from scipy import sparse
+
+    dense = cells.toarray()
+    mean = dense.mean(axis=0)
+    wanted = np.maximum(profile, 0)
+    # A gene that no control cell shows cannot be scaled: every cell gets the predicted mean.
+    factor = np.divide(wanted, mean, out=np.zeros_like(mean), where=mean > 0)
+    return sparse.csr_matrix(dense * factor + np.where(mean > 0, 0, wanted))
+
+
+def _config(ce: Any, data: Profiles) -> Any:
+    from dataclasses import replace
+
+    measured = set(map(str, data.genes))
+    # One gene per label: of a double the first that is measured.
+    targets = {n: next((t for t in data.targets(n) if t in measured), None) for n in data.names}
+    if not any(targets.values()):
+        targets = {"*": None}
+    config = replace(
+        ce.EvalConfig.from_preset("vcc2026"),
+        pert_col=_KEY,
+        control=data.control_name,
+        input_type="lognorm",
+        num_threads=1,
+        gather_threads=1,
+        device="cpu",
+        cache_strict=False,
+        target_gene_map=targets,
+    )
+    return replace(config, de=replace(config.de, backend="scanpy"))
+
+
+def _measured(
+    ce: Any, data: Profiles, real: AnnData, values: NDArray[np.float64], config: Any
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    names = [n for n, row in zip(data.names, values, strict=True) if np.isfinite(row).all()]
+    rows = values[np.isfinite(values).all(axis=1)]
+    against = real if len(names) == len(data.names) else cells_of(data, names)
+    table = ce.compute_metrics(cells_of(data, names, rows), against, config=config)
+    means = ce.aggregate_metrics(table)
+    by_metric: dict[str, list[float]] = {}
+    for metric, value in zip(table["metric"].to_list(), table["value"].to_list(), strict=True):
+        by_metric.setdefault(metric, []).append(_number(value))
+    each = {m: np.asarray(v, dtype=np.float64) for m, v in by_metric.items()}
+    return dict(zip(means["metric"].to_list(), means["mean"].to_list(), strict=True)), each
+
+
+def _number(value: Any) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _cell_eval2() -> Any:
+    try:
+        import cell_eval2
+    except ImportError as error:
+        raise DataError(
+            "The metrics of the Virtual Cell Challenge are computed by the package cell-eval2, which is not installed; install "
+            "scfm-lab[science], or leave cell_eval out."
+        ) from error
+    return cell_eval2
