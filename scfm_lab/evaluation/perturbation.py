@@ -32,13 +32,19 @@ _INTERVAL = "95 % bootstrap over perturbations"
 _DOUBLES = " of doubles"
 
 
+def _no_table() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame()
+
+
 @dataclass(frozen=True, repr=False)
 class PerturbationScores(Scores):
     """Scores of predicted perturbations."""
 
-    per_perturbation: pd.DataFrame = field(default=None)  # type: ignore[assignment]
+    per_perturbation: pd.DataFrame = field(default_factory=_no_table)
     """perturbation, predictor (a floor, a model, or ``"replicates"``), metric, value."""
-    targets: pd.DataFrame = field(default=None)  # type: ignore[assignment]
+    targets: pd.DataFrame = field(default_factory=_no_table)
     """perturbation, gene, measured (whether the target is among the genes measured), in_silico (what dosing it answers)."""
     predicted: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """Predictor → held-out profiles, (perturbations, genes), mean log1p(counts per 10,000)."""
