@@ -33,6 +33,21 @@ else
   sh scripts/system-packages.sh chromium fonts-dejavu-core || echo "The browser tests will be skipped."
 fi
 
+has_postgres() {
+  command -v initdb >/dev/null 2>&1 && return 0
+  for initdb in /usr/lib/postgresql/*/bin/initdb; do
+    if [ -x "$initdb" ]; then return 0; fi
+  done
+  return 1
+}
+
+section "system packages for the registry's server"
+if has_postgres; then
+  echo "A PostgreSQL is there."
+else
+  sh scripts/system-packages.sh postgresql || echo "The tests on PostgreSQL will be skipped."
+fi
+
 run "style (ruff)" sh -c 'ruff check . && ruff format --check .'
 run "import contracts (import-linter)" lint-imports
 run "types (mypy)" mypy

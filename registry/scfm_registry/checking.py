@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from scfm_lab.errors import ScfmError, StorageError
+from scfm_lab.home import data_home
 from scfm_registry import builtin, manifest
+from scfm_registry.files import workshop
 from scfm_registry.store import embedded
 from scfm_registry.store.place import resolve
 
@@ -17,13 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from scfm_registry.store.facade import Store
     from scfm_registry.store.place import Place
-    from scfm_registry.version import ModelVersion
+    from scfm_registry.version import ModelVersion, Record
 
 #: Below this many bytes a disk counts as nearly full.
 _LITTLE = 200 * 2**20
 #: File systems on which SQLite's locks cannot be relied upon.
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "lustre", "beegfs"})
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "lustre", "beegfs"})
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,7 @@ def check(uri: str | os.PathLike[str] | None = None, *, files: bool = False) -> 
         place = resolve(uri)
     except StorageError as error:
         return [Finding("place", "fault", str(error))]
-    if place.read_only:
-        found = [Finding("place", "ok", f"a mirror, in {place.folder}, which is only read")]
-    else:
-        found = list(_embedded(place) if place.embedded else _server(place))
+    found = list(_place(place))
     if any(item.state == "fault" or item.what == "empty" for item in found):
         return found
     try:
@@ -76,7 +76,7 @@ def _embedded(place: Place) -> Iterator[Finding]:
     folder, database = place.artifacts.parent, place.database
     yield Finding("place", "ok", f"embedded, in {folder}")
     if database is None or (not database.exists() and not (folder / embedded.MARKER).exists()):
-        yield _writable(_nearest(folder))
+        yield _writable(nearest(folder))
         yield Finding("empty", "note", "there is no registry yet; it is made when it is first used")
         return
     try:
@@ -97,8 +97,8 @@ def _embedded(place: Place) -> Iterator[Finding]:
     if marker is not None and marker.get("root") != place.artifacts.as_uri():
         yield Finding("moved", "note", "the folder was moved; its paths are set right when it is next used")
     yield _writable(folder)
-    kind = _file_system(folder)
-    if kind in _NETWORK:
+    kind = file_system(folder)
+    if kind in NETWORK:
         yield Finding(
             "file system",
             "fault",
@@ -107,19 +107,45 @@ def _embedded(place: Place) -> Iterator[Finding]:
         )
 
 
-def _server(place: Place) -> Iterator[Finding]:
-    from scfm_registry.store.engine import knock
-
-    try:
-        knock(place)
-    except StorageError as error:
-        yield Finding("server", "fault", str(error))
+def _place(place: Place) -> Iterator[Finding]:
+    if place.read_only:
+        yield Finding("place", "ok", f"a mirror, in {place.folder}, which is only read")
+    elif place.database is not None:
+        yield from _embedded(place)
+    elif place.embedded:
+        yield from _postgresql(place)
     else:
-        yield Finding("server", "ok", f"an MLflow server answers at {place.shown}")
-        if place.uri.startswith("http://") and "127.0.0.1" not in place.uri and "localhost" not in place.uri:
-            yield Finding(
-                "server", "note", "it is spoken to without encryption; put https in front of it outside a lab's net"
-            )
+        from scfm_registry.server.checking import look
+
+        yield from look(place)
+
+
+def _postgresql(place: Place) -> Iterator[Finding]:
+    from scfm_registry.store import database
+
+    folder = place.artifacts.parent
+    yield Finding("place", "ok", f"{place.shown}, files in {folder}")
+    try:
+        kind = database.check(place.uri)
+        revision = database.revision(place.uri)
+    except StorageError as error:
+        yield Finding("database", "fault", str(error))
+        return
+    if revision is None:
+        yield _writable(nearest(folder))
+        yield Finding("empty", "note", f"{kind} answers; the registry is made when it is first used")
+        return
+    from scfm_registry.store.engine import revisions
+
+    head, _ = revisions()
+    if revision != head:
+        words = (
+            f"{kind}: its schema ({revision}) is not that of the installed MLflow {embedded.mlflow_version()} ({head})"
+        )
+        yield Finding("database", "fault", f"{words}; install the lab's version, or migrate: mlflow db upgrade URI")
+        return
+    yield Finding("database", "ok", f"{kind}, its schema is that of MLflow {embedded.mlflow_version()}")
+    yield _writable(nearest(folder))
 
 
 def _content(place: Place, *, files: bool) -> Iterator[Finding]:
@@ -146,6 +172,8 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
     for record, found in records:
         folder = store.files(record)
         if folder is None:
+            if files:
+                yield _served(store, record, found)
             continue
         known.add(folder.parent.name)
         if not (folder / manifest.FILENAME).is_file():
@@ -179,6 +207,16 @@ def _hashes(folder: Path, found: ModelVersion) -> Finding:
     return Finding(found.reference, "ok", f"{len(states)} files are as registered")
 
 
+def _served(store: Store, record: Record, found: ModelVersion) -> Finding:
+    """Fetch a version's files from the server anew and compare them; what this machine keeps of it is left alone."""
+    try:
+        with workshop(data_home() / "cache") as folder:
+            store.download(record, folder)
+            return _hashes(folder, found)
+    except ScfmError as error:
+        return Finding(found.reference, "fault", str(error))
+
+
 def _writable(folder: Path) -> Finding:
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("disk", "fault", f"{folder} is read-only for you; set SCFM_HOME to a directory you can write to")
@@ -189,7 +227,7 @@ def _writable(folder: Path) -> Finding:
     )
 
 
-def _nearest(folder: Path) -> Path:
+def nearest(folder: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
     while not folder.exists():
         folder = folder.parent
@@ -204,7 +242,7 @@ def _journal(database: Path) -> str:
         connection.close()
 
 
-def _file_system(folder: Path) -> str:
+def file_system(folder: Path) -> str:
     """Name of the file system that holds a folder, where the system tells (Linux), else nothing."""
     try:
         with open("/proc/self/mounts", encoding="utf-8") as lines:

@@ -18,6 +18,11 @@ from scfm_lab.errors import ModelError
 FILENAME = "manifest.json"
 #: Layout of the manifest.
 SCHEMA = 1
+#: What lets MLflow serve the version; no part of the identity, which decides every byte of it.
+SERVING = "MLmodel"
+#: MLflow writes a version's name and number into this file, beside the others, when it loads one; nothing here reads it.
+NOTE = "registered_model_meta"
+_LONGEST_NOTE = 4096
 #: No checkpoint that is known has more; a folder with more is a mistake or an attack.
 MAX_FILES = 2_000
 
@@ -71,7 +76,8 @@ def describe(folder: Path, family: str) -> Manifest:
     Parameters
     ----------
     folder
-        A model's files. A ``manifest.json`` in it is not listed: it is what is being made.
+        A model's files. A ``manifest.json`` in it is not listed: it is what is being made. Nor is an ``MLmodel``, which
+        :func:`serving` writes.
     family
         Id of the adapter that opens them.
 
@@ -87,7 +93,7 @@ def describe(folder: Path, family: str) -> Manifest:
         if path.is_symlink():
             message = f"{folder}: '{relative}' is a link; a model version is made of plain files only."
             raise ModelError(message)
-        if path.is_dir() or relative == FILENAME:
+        if path.is_dir() or relative in (FILENAME, SERVING, NOTE):
             continue
         if not path.is_file():
             message = f"{folder}: '{relative}' is not a plain file."
@@ -128,7 +134,12 @@ def parse(content: bytes, where: str) -> Manifest:
         manifest = Manifest(str(document["family"]), files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(damaged) from error
-    if document.get("schema") != SCHEMA or manifest.canonical() != content or not all(map(is_safe, files)):
+    if (
+        document.get("schema") != SCHEMA
+        or manifest.canonical() != content
+        or not all(map(is_safe, files))
+        or SERVING in files
+    ):
         raise ModelError(damaged)
     return manifest
 
@@ -191,8 +202,37 @@ def check(folder: Path, digest: str, label: str) -> dict[str, str]:
     manifest = parse(content, str(path))
     found = {item.relative_to(folder).as_posix() for item in folder.rglob("*") if not item.is_dir()} - {FILENAME}
     states = {relative: _state(folder / relative, entry) for relative, entry in sorted(manifest.files.items())}
+    found -= {name for name in (SERVING, NOTE) if name in found and _is_of_mlflow(folder / name, digest)}
     states.update(dict.fromkeys(sorted(found - set(manifest.files)), "is not part of this version"))
     return states
+
+
+def _is_of_mlflow(path: Path, digest: str) -> bool:
+    """Whether a file that lets MLflow serve the version is what it should be."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.name == NOTE:
+        return path.stat().st_size <= _LONGEST_NOTE
+    # It names code to load, so that not a byte of it may be anybody else's.
+    return path.read_bytes() == serving(digest)
+
+
+def serving(digest: str) -> bytes:
+    """Write the ``MLmodel`` of a version: it names the loader in this package, and no code of the version's own.
+
+    Parameters
+    ----------
+    digest
+        The version's identity.
+    """
+    return (
+        "# Lets MLflow serve this version with the installed scfm-lab; see scfm_registry.serving.\n"
+        "flavors:\n"
+        "  python_function:\n"
+        "    loader_module: scfm_registry.serving\n"
+        "metadata:\n"
+        f"  scfm_digest: {digest}\n"
+    ).encode()
 
 
 def _state(path: Path, entry: FileEntry) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.home import data_home
-from scfm_registry import names, searching, version
+from scfm_registry import names, paging, searching, version
 from scfm_registry.names import CHAMPION
 from scfm_registry.version import ModelVersion, Record, Versions
 
@@ -36,6 +36,8 @@ class Reader:
         family: str | None = None,
         kind: str | None = None,
         all_versions: bool = False,
+        limit: int | None = None,
+        page: str | None = None,
     ) -> Versions:
         """Find model versions; every condition must hold.
 
@@ -56,19 +58,30 @@ class Reader:
             ``"pretrained"``, ``"fine-tuned"`` or ``"baseline"``.
         all_versions
             Give every version. Otherwise each model comes once: its champion if that one matches, else its newest that does.
+        limit
+            Look at so many versions (and at all those of the last model), and no more; by default at all.
+        page
+            The ``next`` of the page before.
 
         Returns
         -------
         Versions
-            A list, by name, that has a ``.table``.
+            A list, by name, that has a ``.table``; with `limit`, its ``next`` is the next call's `page`, or ``None`` at the end.
         """
         wanted = searching.conditions(organism=organism, can=can, family=family, kind=kind)
-        found = self._read(self._store.records(tags=wanted))
+        following: str | None = None
+        if limit is None:
+            records = self._store.records(tags=wanted)
+        else:
+            records, following = paging.read(self._store, wanted, limit, page, whole_models=not all_versions)
+        found = self._read(records)
         if text:
             found = searching.with_words(found, text)
         if fits is not None:
             found = searching.fitting(found, fits)
-        return Versions(found if all_versions else searching.one_each(found))
+        answer = Versions(found if all_versions else searching.one_each(found))
+        answer.next = following
+        return answer
 
     def versions(self, name: str) -> Versions:
         """All versions of a model, newest first.

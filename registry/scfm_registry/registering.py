@@ -92,7 +92,8 @@ class Registrar(Reader):
     def add_files(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
         """Register a checked folder of files under a checked name, unless the same files are there already.
 
-        For the package's own use: `folder` is a private copy that nobody else writes to, and gets its ``manifest.json``.
+        For the package's own use: `folder` is a private copy that nobody else writes to, and gets its ``manifest.json`` and the
+        ``MLmodel`` with which MLflow serves it.
 
         Parameters
         ----------
@@ -109,6 +110,7 @@ class Registrar(Reader):
         """
         described = manifest.describe(folder, family)
         (folder / manifest.FILENAME).write_bytes(described.canonical())
+        (folder / manifest.SERVING).write_bytes(manifest.serving(described.digest))
         complete = {**tags, "scfm.digest": described.digest, "scfm.size": str(described.size)}
         with self._place.locked():
             known = self.by_digest(name, described.digest) or self._deleted(name, described.digest)

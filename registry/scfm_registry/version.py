@@ -162,7 +162,15 @@ class ModelVersion:
 
 
 class Versions(list[ModelVersion]):
-    """A list of versions that also shows itself as a table."""
+    """A list of versions that also shows itself as a table.
+
+    Attributes
+    ----------
+    next
+        Where a search with a limit stopped: what the next call is given as ``page``; ``None`` where nothing follows.
+    """
+
+    next: str | None = None
 
     @property
     def table(self) -> pd.DataFrame:

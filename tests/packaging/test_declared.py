@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OWN = {"scfm_lab", "scfm_registry", "scfm_widgets"}
 FOLDERS = ("scfm_lab", "registry/scfm_registry", "widgets/scfm_widgets")
 #: Imported only where a person asked for it, behind a sentence that says what to install.
-OPTIONAL = {"jupyterlab", "ipykernel", "playwright", "distributed"}
+OPTIONAL = {"jupyterlab", "ipykernel", "playwright", "distributed", "psycopg"}
 #: The example plugins that the tests install.
 OF_THE_TESTS = {"scfm_example", "scfm_broken"}
 

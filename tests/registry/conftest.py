@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
-import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from anndata import AnnData
 
     from scfm_registry import Registry
+    from scfm_registry.version import ModelVersion
 
 ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
@@ -80,48 +87,214 @@ def basis(tmp_path_factory: pytest.TempPathFactory, _pbmc68k: AnnData) -> Callab
     return write
 
 
+class Postgres:
+    """A PostgreSQL of the tests' own, with a password; `address` makes an empty database in it."""
+
+    def __init__(self, port: int, password: str, binaries: Path) -> None:
+        self.port, self.password, self.binaries = port, password, binaries
+        self._count = 0
+
+    def address(self, name: str | None = None) -> str:
+        """Address of a database, a new one where no name is given."""
+        import psycopg
+
+        if name is None:
+            self._count += 1
+            name = f"registry{self._count}"
+            with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql://scfm:{self.password}@127.0.0.1:{self.port}/{name}"
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real MLflow server on SQLite that keeps its own files."""
-    folder = tmp_path_factory.mktemp("server")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, in a folder of its own, under a user who is not root."""
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'scfm-lab[server]'")
+    binaries = _postgres_binaries()
+    # Not below pytest's own folder, which only root may enter where the tests run as root.
+    folder = Path(tempfile.mkdtemp(prefix="scfm-pg-"))
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root.
+        name = next((name for name in ("postgres", "nobody") if _is_user(name)), None)
+        if name is None:
+            pytest.skip("needs a user who is not root to run PostgreSQL: there is neither 'postgres' nor 'nobody'")
+        user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+    password, port = "a-password/of the%tests", _free_port()
+    try:
+        (folder / "password").write_text(password)
+        for path in (folder, folder / "password"):
+            if user:
+                shutil.chown(path, user["user"])
+        subprocess.run(
+            [
+                *(binaries / "initdb", "--pgdata", folder / "data", "--username", "scfm", "--auth", "scram-sha-256"),
+                *("--pwfile", folder / "password", "--no-sync", "--encoding", "UTF8", "--locale", "C"),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=120,
+            cwd=folder,
+            **user,
+        )
+        settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": folder}
+        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
+        options = [item for key, value in settings.items() for item in ("-c", f"{key}={value}")]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [binaries / "postgres", "-D", folder / "data", *options], stdout=log, stderr=log, cwd=folder, **user
+            )
+        try:
+            ready = [binaries / "pg_isready", "--quiet", "--host", "127.0.0.1", "--port", str(port)]
+            until = time.monotonic() + 60
+            while subprocess.run(ready, check=False).returncode and process.poll() is None:
+                assert time.monotonic() < until, (folder / "log").read_text()
+                time.sleep(0.1)
+            assert process.poll() is None, (folder / "log").read_text()
+            yield Postgres(port, quote(password, safe=""), binaries)
+        finally:
+            # "Fast": it ends its connections and writes everything back.
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _postgres_binaries() -> Path:
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else []
+    debian = Path("/usr/lib/postgresql").glob("*/bin")
+    folders += sorted(debian, key=lambda folder: float(folder.parent.name), reverse=True)
+    for folder in folders:
+        if all((folder / name).exists() for name in ("initdb", "postgres", "pg_isready", "pg_dump", "pg_restore")):
+            return folder
+    pytest.skip("needs PostgreSQL: install the package postgresql")
+
+
+def _is_user(name: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(name))
+    except KeyError:
+        return False
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'server.db'}",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            env=_environment(folder / "home"),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            start_new_session=True,
-        )
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            # The server has children of its own; the group is this process's alone.
-            os.killpg(process.pid, 15)
-            process.wait(timeout=30)
+        return int(probe.getsockname()[1])
 
 
-@pytest.fixture(params=["sqlite", "http+sqlite"])
+@dataclass(frozen=True)
+class Served:
+    """A server that was started with `scfm-lab registry serve`, and what it said of itself."""
+
+    address: str
+    admin: str
+    password: str
+    artifacts: str
+    database: str
+    said: dict[str, Any]
+
+    def come_in(self, patch: pytest.MonkeyPatch, name: str | None = None, password: str | None = None) -> None:
+        """Set the variables with which MLflow's client logs in."""
+        patch.setenv("MLFLOW_TRACKING_USERNAME", name or self.admin)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", password or self.password)
+
+
+@contextmanager
+def _serving(folder: Path, database: str | None = None) -> Iterator[Served]:
+    """Start the lab's server as a person would, read what it says, and end it as a person would."""
+    pytest.importorskip("flask_wtf", reason="needs Flask-WTF: pip install 'scfm-lab[server]'")
+    port = _free_port()
+    command = [sys.executable, "-m", "scfm_lab", "registry", "serve", "--port", str(port), "--workers", "1", "--json"]
+    command += ["--folder", str(folder)]
+    if database is not None:
+        folder.mkdir()
+        (folder / "database").write_text(f"{database}\n")
+        command += ["--database-file", str(folder / "database")]
+    process = subprocess.Popen(
+        command,
+        env=_environment(folder / "home"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder.parent,
+    )
+    try:
+        lines: list[str] = []
+        assert process.stdout is not None
+        while line := process.stdout.readline():
+            lines.append(line)
+            if line.startswith("}"):
+                break
+        else:
+            raise AssertionError(f"the server did not start: {process.communicate()[1]}")
+        said = json.loads("".join(lines))
+        used = database or f"sqlite:///{folder / 'registry.db'}"
+        yield Served(said["address"], said["admin"], said["password"], said["artifacts"], used, said)
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, ""), "it ends cleanly when it is asked to"
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing of it is left"
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The lab's server on SQLite, once for all tests, which use names of their own."""
+    with _serving(tmp_path_factory.mktemp("server") / "sqlite") as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Served]:
+    """The lab's server on PostgreSQL, once for all tests, which use names of their own."""
+    with _serving(tmp_path_factory.mktemp("server") / "postgres", postgres.address()) as served:
+        yield served
+
+
+@pytest.fixture(params=["sqlite", "http+sqlite", "http+postgresql"])
 def registry(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A registry on each kind of store; the server's is shared by tests, so that they use names of their own."""
+    """A registry on each kind of store; the servers' are shared by tests, so that they use names of their own."""
     from scfm_registry import Registry
 
     if request.param == "sqlite":
         shutil.copytree(request.getfixturevalue("_made_home"), home)
     else:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server"))
+        kind = {"http+sqlite": "sqlite_server", "http+postgresql": "postgres_server"}[request.param]
+        served: Served = request.getfixturevalue(kind)
+        served.come_in(monkeypatch)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", served.address)
     return Registry()
+
+
+@pytest.fixture(scope="session")
+def imported(
+    basis: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, dict[str, str], str]]:
+    """What an import makes of a checkpoint, made once for each: its files, tags and card."""
+    from scfm_registry import importing
+
+    @functools.cache
+    def take(width: int, kind: str, licence: str | None) -> tuple[Path, dict[str, str], str]:
+        path, private = basis(width=width), tmp_path_factory.mktemp("imported")
+        shutil.copytree(path, private, dirs_exist_ok=True)
+        request = {"family": "scfm.pca", "kind": kind, "licence": licence, "left_out": [], "config": {}}
+        return private, importing._locked(private, path, request)["tags"], importing.card_of(private)
+
+    return take
+
+
+@pytest.fixture
+def put(registry: Registry, imported: Callable[..., Any]) -> Callable[..., ModelVersion]:
+    """Register a basis as an import does, without the import's process: most tests are about what comes after."""
+
+    def add(name: str, *, width: int = 8, kind: str = "pretrained", licence: str | None = None) -> ModelVersion:
+        folder, tags, card = imported(width, kind, licence)
+        return registry.add_files(name, folder, "scfm.pca", dict(tags), card)
+
+    return add
 
 
 @pytest.fixture
@@ -207,16 +380,3 @@ def _environment(home: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-
-
-def _wait_for(url: str, process: subprocess.Popen[Any], log: Path) -> None:
-    until = time.monotonic() + 180
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            break
-        try:
-            if requests.get(url, timeout=2).status_code == 200:
-                return
-        except requests.RequestException:
-            time.sleep(0.3)
-    raise AssertionError(f"the server did not start:\n{log.read_text()[-2000:]}")

@@ -106,18 +106,6 @@ def test_a_model_that_does_not_open_costs_only_itself(
     assert [item.name for item in registry.search()] == ["sctop"]
 
 
-def test_a_server_gets_them_when_asked(server: str, home: Path) -> None:
-    registry = Registry(server)
-    with pytest.raises(ModelError, match=f"Put the built-in models there with 'scfm-lab registry setup {server}'"):
-        registry.get("starter")
-    found = registry.ensure_builtin()
-    assert [item.name for item in found] == NAMES
-    again = registry.ensure_builtin()
-    assert [(item.name, item.version) for item in again] == [(item.name, item.version) for item in found]
-    model = registry.load("sctop", device="cpu")
-    assert model.digest == sl.load_model("sctop", device="cpu").digest
-
-
 def test_their_names_are_kept_for_them(made_home: Path, basis: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match="comes with scfm-lab"):
         Registry().import_checkpoint(basis(), "starter")

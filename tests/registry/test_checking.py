@@ -72,10 +72,3 @@ def test_a_read_only_disk_is_a_fault(home: Path, disk: Callable[..., Path]) -> N
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "ftp://x"])
 def test_an_address_where_nothing_answers_is_a_fault(home: Path, uri: str) -> None:
     assert [item.state for item in check(uri)] == ["fault"]
-
-
-def test_a_server_says_what_it_holds_and_what_it_lacks(server: str, home: Path) -> None:
-    found = check(server)
-    assert _words(found, "server")[0] == "ok"
-    assert _words(found, "versions")[0] == "ok"
-    assert "fault" not in [item.state for item in found]

@@ -1,4 +1,4 @@
-"""What a registry does on every kind of store: SQLite directly, and SQLite behind a real MLflow server."""
+"""What a registry does on every kind of store: SQLite directly, and SQLite and PostgreSQL behind the lab's server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scfm_registry.version import ModelVersion
+
 pytestmark = pytest.mark.usefixtures("registry")
 SMALL = Hardware(name="a machine", cores=2, ram_gib=0.5, free_gib=0.15)
 LARGE = Hardware(name="a machine", cores=2, ram_gib=64.0, free_gib=48.0)
@@ -35,7 +37,8 @@ def test_what_goes_in_comes_out_byte_for_byte(registry: Registry, basis: Callabl
     for file in folder.iterdir():
         assert (source.path / file.name).read_bytes() == file.read_bytes()
     assert {file.name for file in source.path.iterdir()} == {file.name for file in folder.iterdir()} | {
-        manifest.FILENAME
+        manifest.FILENAME,
+        manifest.SERVING,
     }
     assert (added.version, added.kind, added.family, added.licence) == (1, "baseline", "scfm.pca", "CC-BY-4.0")
     assert (added.width, added.parameters, added.organisms) == (8, 0, ("human",))
@@ -70,10 +73,10 @@ def test_a_registered_model_gives_the_vectors_of_the_files_it_came_from(
         assert model.digest == expected.digest
 
 
-def test_references_find_the_version_they_name(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_references_find_the_version_they_name(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = _name("refs", registry)
-    registry.import_checkpoint(basis(), name)
-    registry.import_checkpoint(basis(width=5), name)
+    put(name)
+    put(name, width=5)
     assert registry.get(name).version == 2, "without a champion the newest is meant"
     registry.promote(f"{name}/1", "champion")
     assert registry.get(name).version == 1
@@ -83,11 +86,13 @@ def test_references_find_the_version_they_name(registry: Registry, basis: Callab
     assert registry.resolve(f"{name}/1").alias is None
 
 
-def test_promotion_is_refused_when_somebody_else_was_quicker(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_promotion_is_refused_when_somebody_else_was_quicker(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
     name = _name("promote", registry)
-    first = registry.import_checkpoint(basis(), name)
-    registry.import_checkpoint(basis(width=5), name)
-    registry.import_checkpoint(basis(width=3), name)
+    first = put(name)
+    put(name, width=5)
+    put(name, width=3)
     assert registry.promote(f"{name}/1", "candidate", expect=None).aliases == ("candidate",)
     registry.promote(f"{name}/2", "candidate", expect=first.digest)
     with pytest.raises(ModelError, match=f"points at {name}/2, and not at {name}/1"):
@@ -99,10 +104,10 @@ def test_promotion_is_refused_when_somebody_else_was_quicker(registry: Registry,
     assert registry.promote(f"{name}/1", "candidate").version == 1, "without an expectation nothing is compared"
 
 
-def test_search_takes_every_condition_at_once(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_search_takes_every_condition_at_once(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = _name("search", registry)
-    registry.import_checkpoint(basis(), name, kind="fine-tuned")
-    registry.import_checkpoint(basis(width=5), name, kind="pretrained")
+    put(name, kind="fine-tuned")
+    put(name, width=5, kind="pretrained")
 
     def found(**conditions: object) -> list[int]:
         return [item.version for item in registry.search(**conditions) if item.name == name]  # type: ignore[arg-type]
@@ -119,9 +124,9 @@ def test_search_takes_every_condition_at_once(registry: Registry, basis: Callabl
         registry.search(kind="pretraned")
 
 
-def test_search_answers_whether_a_model_fits(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_search_answers_whether_a_model_fits(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = _name("fits", registry)
-    registry.import_checkpoint(basis(), name)
+    put(name)
     answers = {item.name: item.fit for item in registry.search(fits=LARGE)}
     assert answers[name] is not None
     assert (answers[name].verdict, answers[name].source) == ("fits", "estimated")
@@ -131,17 +136,17 @@ def test_search_answers_whether_a_model_fits(registry: Registry, basis: Callable
         registry.search(fits="my laptop")  # type: ignore[arg-type]
 
 
-def test_the_table_has_a_row_per_version(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_the_table_has_a_row_per_version(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = _name("table", registry)
-    registry.import_checkpoint(basis(), name)
+    put(name)
     table = registry.versions(name).table
     assert table.loc[0, ["name", "version", "family", "width"]].to_list() == [name, 1, "scfm.pca", 8]
     assert registry.search(text="no such word anywhere").table.empty
 
 
-def test_unknown_things_are_named_beside_what_there_is(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_unknown_things_are_named_beside_what_there_is(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = _name("unknown", registry)
-    registry.import_checkpoint(basis(), name)
+    put(name)
     registry.promote(f"{name}/1", "champion")
     with pytest.raises(ModelError, match=f"models there: .*{name}.*Did you mean '{name}'"):
         registry.get(name.replace("unk", "unkk"))
@@ -152,10 +157,10 @@ def test_unknown_things_are_named_beside_what_there_is(registry: Registry, basis
 
 
 def test_a_card_says_what_is_on_record_and_what_came_with_the_files(
-    registry: Registry, basis: Callable[..., Path]
+    registry: Registry, put: Callable[..., ModelVersion]
 ) -> None:
     name = _name("card", registry)
-    added = registry.import_checkpoint(basis(), name, licence="CC-BY-NC-4.0")
+    added = put(name, licence="CC-BY-NC-4.0")
     card = registry.card(name)
     assert card.startswith(f"# {name}/1\n")
     for line in (
@@ -178,9 +183,11 @@ def test_a_card_cannot_break_out_of_its_table(registry: Registry, basis: Callabl
     assert "\u202e" not in card
 
 
-def test_the_evidence_of_a_measurement_is_kept_with_its_machine(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_the_evidence_of_a_measurement_is_kept_with_its_machine(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
     name = _name("measure", registry)
-    added = registry.import_checkpoint(basis(), name)
+    added = put(name)
     result = registry.measure(name, device="cpu", cells=50, repeats=2)
     tags = registry.get(name).tags
     assert tags["scfm.device.cpu"] == "verified"
@@ -196,8 +203,8 @@ def test_the_evidence_of_a_measurement_is_kept_with_its_machine(registry: Regist
     assert next(item for item in registry.search(fits=LARGE) if item.name == name).fit.source == "measured"  # type: ignore[union-attr]
 
 
-def test_verify_reads_every_file(registry: Registry, basis: Callable[..., Path]) -> None:
-    added = registry.import_checkpoint(basis(), _name("verify", registry))
+def test_verify_reads_every_file(registry: Registry, put: Callable[..., ModelVersion]) -> None:
+    added = put(_name("verify", registry))
     assert registry.verify(added.reference).ok
     path = registry.resolve(added.reference).path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
@@ -222,9 +229,11 @@ def test_a_version_of_somebody_elses_making_stays_out_of_sight(registry: Registr
         registry.get(name)
 
 
-def test_a_deleted_version_is_out_of_sight_until_it_is_restored(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_a_deleted_version_is_out_of_sight_until_it_is_restored(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
     name = _name("deleted", registry)
-    first, second = (registry.import_checkpoint(basis(width=width), name) for width in (8, 5))
+    first, second = (put(name, width=width) for width in (8, 5))
     registry.promote(f"{name}/2")
     with pytest.raises(ModelError, match=rf"{name}/2 is 'champion'.*would find nothing"):
         registry.delete(f"{name}/2")
@@ -246,19 +255,21 @@ def test_a_deleted_version_is_out_of_sight_until_it_is_restored(registry: Regist
 
 
 def test_registering_deleted_files_again_brings_their_version_back(
-    registry: Registry, basis: Callable[..., Path]
+    registry: Registry, put: Callable[..., ModelVersion]
 ) -> None:
     name = _name("again", registry)
-    first = registry.import_checkpoint(basis(), name)
+    first = put(name)
     registry.delete(f"{name}/1")
     with pytest.raises(ModelError, match="No model is called"):
         registry.get(name)
-    assert registry.import_checkpoint(basis(), name) == first
+    assert put(name) == first
 
 
-def test_purging_is_for_good_and_takes_only_what_was_deleted(registry: Registry, basis: Callable[..., Path]) -> None:
+def test_purging_is_for_good_and_takes_only_what_was_deleted(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
     name = _name("purged", registry)
-    registry.import_checkpoint(basis(), name)
+    put(name)
     with pytest.raises(ModelError, match=rf"{name}/1 is not in the trash"):
         registry.purge(f"{name}/1")
     registry.delete(f"{name}/1")
@@ -266,7 +277,7 @@ def test_purging_is_for_good_and_takes_only_what_was_deleted(registry: Registry,
     with pytest.raises(ModelError, match="is not in the trash"):
         registry.restore(f"{name}/1")
     # Numbers are not used again for other files.
-    assert registry.import_checkpoint(basis(width=5), name).version >= 1
+    assert put(name, width=5).version >= 1
     assert registry.versions(name)[0].width == 5
 
 

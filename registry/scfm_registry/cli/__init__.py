@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scfm_registry.cli import changing, checking, finding, importing, setting_up, sharing
+from scfm_registry.cli import changing, checking, finding, importing, serving, setting_up, sharing
 
 
 @click.group(
@@ -31,5 +31,5 @@ for _command in (
 ):
     models.add_command(_command)
 
-for _command in (*setting_up.COMMANDS,):
+for _command in (*setting_up.COMMANDS, *serving.COMMANDS):
     registry.add_command(_command)

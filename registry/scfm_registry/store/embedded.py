@@ -52,6 +52,12 @@ def prepare(place: Place) -> None:
         The folder cannot be written, or the database is damaged, incomplete or of a newer version. Nothing is deleted or
         repaired without being asked.
     """
+    if place.database is None:
+        # PostgreSQL, opened directly: its own lock, and nothing that SQLite needs.
+        from scfm_registry.store import postgres
+
+        postgres.prepare(place)
+        return
     folder, database = _paths(place)
     make_folder(folder)
     if _is_ready(place):
@@ -77,7 +83,7 @@ def prepare(place: Place) -> None:
                 _bring_up_to_date(place, owned=marker is not None)
             if marker is not None and marker.get("root") != _root(place):
                 _relocate(database, str(marker.get("root")), _root(place))
-        _write_marker(place)
+        write_marker(place, root=_root(place), mlflow=mlflow_version())
 
 
 def check_database(place: Place) -> None:
@@ -247,10 +253,10 @@ def _relocate(database: Path, old: str, new: str) -> None:
             )
 
 
-def _write_marker(place: Place) -> None:
+def write_marker(place: Place, **said: str) -> None:
     """Write ``registry.json`` last, whole or not at all."""
-    folder, _ = _paths(place)
-    content = {"format": FORMAT, "root": _root(place), "mlflow": mlflow_version()}
+    folder = place.artifacts.parent
+    content = {"format": FORMAT, **said}
     unfinished = folder / f"{MARKER}.{os.getpid()}"
     try:
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

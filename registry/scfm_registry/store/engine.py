@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import StorageError
+from scfm_registry.store.database import shown
 from scfm_registry.store.place import sqlite_uri
 from scfm_registry.store.words import in_words, unreachable
 
@@ -111,7 +112,26 @@ def create_database(database: Path, artifacts: str) -> None:
     StorageError
         The database cannot be written.
     """
-    uri = sqlite_uri(database)
+    create_tables(sqlite_uri(database), artifacts, where=str(database.parent.parent))
+
+
+def create_tables(uri: str, artifacts: str, *, where: str = "") -> None:
+    """Make MLflow's tables in an empty database, with our experiment in it, and close it.
+
+    Parameters
+    ----------
+    uri
+        The database, as SQLAlchemy reads it.
+    artifacts
+        Where the experiment's files go, as an address.
+    where
+        What messages call the registry; by default the address without its password.
+
+    Raises
+    ------
+    StorageError
+        The database cannot be written.
+    """
     with quiet():
         from mlflow.exceptions import MlflowException
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -120,7 +140,7 @@ def create_database(database: Path, artifacts: str) -> None:
         try:
             SqlAlchemyStore(uri, artifacts).create_experiment(EXPERIMENT, artifact_location=artifacts)
         except (MlflowException, SQLAlchemyError) as error:
-            raise in_words(error, str(database.parent.parent)) from error
+            raise in_words(error, where or shown(uri)) from error
         finally:
             forget(uri)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from scfm_registry.store.place import Place
 
 _PAGE = 1_000
+#: Up to so many models are asked for their aliases one by one; all models together cost more than that.
+_FEW = 20
 _MODEL_ID = re.compile(r"(?:^models:/|/models/)(m-[0-9a-f]+)(?:/artifacts)?/?$")
 
 
@@ -66,25 +68,32 @@ class Store(Runs):
 
     def records(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Record]:
         """Versions, newest first within a name; `tags` must all be equal."""
-        conditions = [] if name is None else [f"name = {_quoted(name)}"]
-        conditions += [f"tags.`{key}` = {_quoted(value)}" for key, value in (tags or {}).items()]
+        wanted = _conditions(name, tags or {})
         found: list[Record] = []
         token = None
         with self._speaking():
             while True:
-                page = self.client.search_model_versions(
-                    " AND ".join(conditions) or None, max_results=_PAGE, page_token=token
-                )
+                page = self.client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
                 found += [_record(item) for item in page]
                 token = page.token
                 if not token:
                     break
-            # A page of versions does not say which aliases point at them.
-            aliases = self._aliases({record.name for record in found})
-        found = [
-            replace(record, aliases=tuple(sorted(aliases.get((record.name, record.version), ())))) for record in found
-        ]
+            found = self._with_aliases(found)
         return sorted(found, key=lambda record: (record.name, -record.version))
+
+    def page(self, tags: Mapping[str, str], begin: int, count: int) -> list[Record]:
+        """Some of the versions whose `tags` are all equal: `count` from the one numbered `begin`, by name, newest first."""
+        with self._speaking():
+            from mlflow.utils.search_utils import SearchUtils
+
+            found = self.client.search_model_versions(
+                _conditions(None, tags),
+                max_results=count,
+                order_by=["name ASC", "version_number DESC"],
+                page_token=SearchUtils.create_page_token(begin) if begin else None,
+            )
+            records = [_record(item) for item in found]
+            return self._with_aliases(records)
 
     def record(self, name: str, version: int) -> Record | None:
         """One version by number, or ``None``."""
@@ -284,23 +293,45 @@ class Store(Runs):
             raise ModelError(message)
         return match.group(1)
 
+    def _with_aliases(self, found: list[Record]) -> list[Record]:
+        """Add what a page of versions does not say: which aliases point at them."""
+        aliases = self._aliases({record.name for record in found})
+        return [
+            replace(record, aliases=tuple(sorted(aliases.get((record.name, record.version), ())))) for record in found
+        ]
+
     def _aliases(self, names: set[str]) -> dict[tuple[str, int], list[str]]:
         """Aliases of the models `names`, by name and version."""
-        if len(names) == 1:
+        found: dict[tuple[str, int], list[str]] = {}
+        for name, alias, version in self._stored_aliases(names) if self.place.embedded else self._told_aliases(names):
+            found.setdefault((name, int(version)), []).append(alias)
+        return found
+
+    def _stored_aliases(self, names: set[str]) -> list[tuple[str, str, int]]:
+        """Read aliases from the database: a model asked for by name would bring all its versions along."""
+        from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias as Alias
+        from sqlalchemy import select
+
+        query = select(Alias.name, Alias.alias, Alias.version)
+        if len(names) <= _PAGE:
+            query = query.where(Alias.name.in_(names))
+        store = self.client._get_registry_client().store  # noqa: SLF001 - MLflow has no such question
+        with store.ManagedSessionMaker() as session:
+            return [tuple(row) for row in session.execute(query)]
+
+    def _told_aliases(self, names: set[str]) -> list[tuple[str, str, int]]:
+        """Ask a server for aliases."""
+        if len(names) <= _FEW:
             models = [self.client.get_registered_model(name) for name in names]
         else:
             models, token = [], None
-            while names:
+            while True:
                 page = self.client.search_registered_models(max_results=_PAGE, page_token=token)
                 models += page
                 token = page.token
                 if not token:
                     break
-        found: dict[tuple[str, int], list[str]] = {}
-        for model in models:
-            for alias, version in model.aliases.items():
-                found.setdefault((model.name, int(version)), []).append(alias)
-        return found
+        return [(model.name, alias, version) for model in models for alias, version in model.aliases.items()]
 
     @contextmanager
     def _speaking(self, folder: Path | None = None) -> Iterator[None]:
@@ -328,6 +359,13 @@ def _record(item: Any) -> Record:
         source=item.source or "",
         created=when(int(item.creation_timestamp)),
     )
+
+
+def _conditions(name: str | None, tags: Mapping[str, str]) -> str | None:
+    """Write a filter in MLflow's language; ``None`` where nothing is asked."""
+    wanted = [] if name is None else [f"name = {_quoted(name)}"]
+    wanted += [f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items()]
+    return " AND ".join(wanted) or None
 
 
 def _quoted(value: str) -> str:

@@ -56,6 +56,10 @@ class Mirror:
             if name in (None, record.name) and all(record.tags.get(key) == value for key, value in wanted)
         ]
 
+    def page(self, tags: Mapping[str, str], begin: int, count: int) -> list[Record]:
+        """Some of the versions whose `tags` are all equal: `count` from the one numbered `begin`."""
+        return self.records(tags=tags)[begin : begin + count]
+
     def record(self, name: str, version: int) -> Record | None:
         """One version by number, or ``None``."""
         return next((item for item in self._records if (item.name, item.version) == (name, version)), None)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from scfm_lab.errors import StorageError
 from scfm_lab.home import data_home
@@ -33,13 +33,13 @@ class Place:
     Attributes
     ----------
     uri
-        What MLflow is told: ``sqlite:///…`` or ``http(s)://…``.
+        What MLflow is told: ``sqlite:///…``, ``postgresql+psycopg://…`` or ``http(s)://…``.
     tracking_uri
         The same, unless the lab keeps runs and files at another address.
     folder
-        An embedded registry's folder, which holds its files; ``None`` for a server.
+        The folder that holds the files of a registry whose database is opened directly; ``None`` for a server.
     database
-        An embedded registry's SQLite file; ``None`` for a server.
+        An embedded registry's SQLite file; ``None`` for a server, and for PostgreSQL.
     """
 
     uri: str
@@ -49,7 +49,7 @@ class Place:
 
     @property
     def embedded(self) -> bool:
-        """Whether it is a folder on this machine."""
+        """Whether this machine opens its database and files itself, without a server."""
         return self.folder is not None
 
     @property
@@ -67,8 +67,12 @@ class Place:
     @property
     def shown(self) -> str:
         """What messages call it; a password in an address is left out."""
-        if self.folder is not None:
+        if self.folder is not None and self.database is not None:
             return str(self.folder)
+        if self.folder is not None:
+            from scfm_registry.store import database
+
+            return database.shown(self.uri)
         parts = urlsplit(self.uri)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -81,6 +85,12 @@ class Place:
         StorageError
             Another process keeps it, or it cannot be made.
         """
+        if self.folder is not None and self.database is None:
+            from scfm_registry.store import postgres
+
+            with postgres.locked(self.uri):
+                yield
+            return
         from filelock import FileLock, Timeout
 
         if self.read_only:
@@ -121,7 +131,7 @@ def resolve(uri: str | os.PathLike[str] | None = None) -> Place:
     Parameters
     ----------
     uri
-        A folder, ``sqlite:///…`` or ``http(s)://…``. ``None`` takes ``MLFLOW_REGISTRY_URI`` or ``MLFLOW_TRACKING_URI``, and
+        A folder, ``sqlite:///…``, ``postgresql://…`` or ``http(s)://…``. ``None`` takes ``MLFLOW_REGISTRY_URI`` or ``MLFLOW_TRACKING_URI``, and
         where neither is set, the folder ``registry`` in the user's data directory.
 
     Raises
@@ -168,6 +178,8 @@ def _address(text: str, origin: str) -> Place | None:
         return Place(text.rstrip("/"), text.rstrip("/"))
     if scheme == "sqlite":
         return _sqlite(text, origin)
+    if scheme.startswith("postgres"):
+        return _postgresql(text)
     # One letter is a drive, and a path may hold a colon.
     if len(scheme) > 1 and scheme.isalnum() and not Path(text).exists():
         message = (
@@ -195,6 +207,19 @@ def _sqlite(text: str, origin: str) -> Place:
     # Somebody's own MLflow database: our files go beside it, into a folder of our own.
     uri = sqlite_uri(database)
     return Place(uri, uri, database.parent / f"{database.stem}-scfm", database)
+
+
+def _postgresql(text: str) -> Place:
+    """Read PostgreSQL's address; ``?artifacts=FOLDER`` says where the files are, a folder that all who use it can reach."""
+    from scfm_registry.store import database
+
+    parts = urlsplit(database.normal(text))
+    options = dict(parse_qsl(parts.query))
+    given = options.pop("artifacts", None)
+    uri = urlunsplit(parts._replace(query=urlencode(options)))
+    name = hashlib.sha256(f"{parts.hostname}:{parts.port}{parts.path}".encode()).hexdigest()[:16]
+    folder = Path(given).expanduser().absolute() if given else data_home() / "databases" / name
+    return Place(uri, uri, folder)
 
 
 def sqlite_uri(database: Path) -> str:

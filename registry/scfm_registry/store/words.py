@@ -34,9 +34,20 @@ def in_words(error: Any, where: str) -> StorageError:
         return StorageError(
             f"The registry's database in {where} is damaged. Run 'scfm-lab registry check' to see how to go on."
         )
-    if getattr(error, "error_code", "") in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+    code = getattr(error, "error_code", "")
+    if code == "UNAUTHENTICATED" or "not authenticated" in text:
         return StorageError(
-            f"The registry at {where} refuses you; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            f"The registry at {where} wants a name and the right password; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD."
+        )
+    if code == "PERMISSION_DENIED":
+        if "Host header" in text or "Cross-origin" in text:
+            return StorageError(
+                f"The server does not answer under the name {where}; whoever runs it can add it with --allowed-host."
+            )
+        return StorageError(
+            f"The registry at {where} does not let you do this; ask its admin (scfm-lab registry add-person), or do it under "
+            "a name of your own."
         )
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return StorageError(f"The registry in {where} cannot do this: {first}")

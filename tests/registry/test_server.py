@@ -1,0 +1,542 @@
+"""The lab's server as it is really started: who may do what, what is refused, what a check says, and its backup."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+import yaml
+from mlflow.exceptions import MlflowException
+
+import scfm_lab as sl
+from scfm_lab.errors import ModelError, StorageError
+from scfm_registry import Registry
+from scfm_registry.builtin import shipped
+from scfm_registry.checking import check
+from scfm_registry.server import recipe
+from scfm_registry.server.running import serving
+from scfm_registry.server.settings import ADMIN, Settings, secret_key
+from scfm_registry.store import database, people
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+CREATE = "/api/2.0/mlflow/experiments/create"
+
+
+@pytest.fixture
+def lab(postgres_server: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The server on PostgreSQL; the test is its admin."""
+    postgres_server.come_in(monkeypatch)
+    return postgres_server
+
+
+def test_the_built_in_models_are_put_there_when_asked(lab: Any) -> None:
+    registry = Registry(lab.address)
+    with suppress(MlflowException):
+        # Another test may have put it there.
+        registry.client.delete_registered_model("starter")
+    with pytest.raises(ModelError, match=f"Put the built-in models there with 'scfm-lab registry setup {lab.address}'"):
+        registry.get("starter")
+    found = registry.ensure_builtin()
+    assert [item.name for item in found] == list(shipped())
+    again = registry.ensure_builtin()
+    assert [(item.name, item.version) for item in again] == [(item.name, item.version) for item in found]
+    assert registry.load("sctop", device="cpu").digest == sl.load_model("sctop", device="cpu").digest
+
+
+# ------------------------------------------------------------------------------------ spoofed hosts and pages
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:{port}", 200),
+        ("localhost:{port}", 200),
+        ("10.evil.example", 403),
+        ("192.168.1.evil.com", 403),
+        ("127.0.0.1.evil.example:{port}", 403),
+        ("localhost.evil.example:{port}", 403),
+        ("evil.example", 403),
+        ("127.0.0.1:1", 403),
+        ("*", 403),
+    ],
+)
+@pytest.mark.parametrize("path", [SEARCH, "/api/2.0/mlflow-artifacts/artifacts?path=", "/"])
+def test_a_request_for_another_host_is_refused(lab: Any, host: str, status: int, path: str) -> None:
+    port = lab.address.rpartition(":")[2]
+    answer = requests.get(
+        lab.address + path, headers={"Host": host.format(port=port)}, auth=(lab.admin, lab.password), timeout=30
+    )
+    if status == 403:
+        assert answer.status_code == 403
+        assert "Invalid Host" in answer.text
+    else:
+        assert answer.status_code != 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("{address}", True),
+        (None, True),
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://127.0.0.1.evil.example", False),
+        ("https://10.evil.example", False),
+    ],
+)
+def test_a_page_of_another_origin_changes_nothing(lab: Any, origin: str | None, allowed: bool) -> None:
+    headers = {} if origin is None else {"Origin": origin.format(address=lab.address)}
+    name = f"from {origin}"
+    answer = requests.post(
+        lab.address + CREATE, json={"name": name}, headers=headers, auth=(lab.admin, lab.password), timeout=30
+    )
+    assert answer.ok is allowed
+    found = Registry(lab.address).client.get_experiment_by_name(name)
+    assert (found is not None) is allowed
+
+
+# ----------------------------------------------------------------------------------------------- who comes in
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", SEARCH),
+        ("POST", CREATE),
+        ("GET", "/api/2.0/mlflow/registered-models/search"),
+        ("GET", "/api/2.0/mlflow-artifacts/artifacts?path=1"),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/x.txt"),
+        ("POST", "/graphql"),
+        ("GET", "/signup"),
+        ("GET", "/api/2.0/mlflow/users/list"),
+        ("GET", "/"),
+    ],
+)
+@pytest.mark.parametrize("who", [None, (ADMIN, "a wrong password"), (ADMIN, ""), ("nobody", "a wrong password")])
+def test_without_the_right_password_nothing_is_told(
+    lab: Any, method: str, path: str, who: tuple[str, str] | None
+) -> None:
+    answer = requests.request(method, lab.address + path, auth=who, json={"name": "x"}, timeout=30)
+    assert answer.status_code == 401
+    assert "not authenticated" in answer.text
+
+
+def test_a_wrong_password_is_said_in_words(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.come_in(monkeypatch, ADMIN, "a wrong password")
+    with pytest.raises(StorageError, match="wants a name and the right password"):
+        Registry(lab.address).search()
+    with pytest.raises(StorageError, match="right password"):
+        people.add(lab.address, "eve")
+    found = {item.what: item for item in check(lab.address)}
+    assert found["log-in"].state == "fault"
+    assert "is refused" in found["log-in"].words
+
+
+def test_members_register_their_own_and_readers_only_read(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, imported: Callable[..., Any]
+) -> None:
+    admin = Registry(lab.address)
+    folder, tags, card = imported(8, "pretrained", None)
+    theirs = admin.add_files("of-the-admin", folder, "scfm.pca", dict(tags), card)
+    member, reader = people.add(lab.address, "ada"), people.add(lab.address, "bob", kind="reader")
+    assert (member["kind"], reader["kind"]) == ("member", "reader")
+    with pytest.raises(StorageError, match="Somebody is called 'ada'"):
+        people.add(lab.address, "ada")
+
+    lab.come_in(monkeypatch, "ada", member["password"])
+    ada = Registry(lab.address)
+    assert ada.load("of-the-admin", device="cpu").spec.width == 8
+    assert ada.add_files("of-ada", folder, "scfm.pca", dict(tags), card).version == 1
+    with pytest.raises(StorageError, match="does not let you"):
+        ada.promote(theirs.reference)
+    with pytest.raises(StorageError, match="does not let you"):
+        people.add(lab.address, "carol")
+
+    lab.come_in(monkeypatch, "bob", reader["password"])
+    bob = Registry(lab.address)
+    assert bob.get("of-ada").digest == theirs.digest
+    with pytest.raises(StorageError, match="does not let you"):
+        bob.add_files("of-bob", folder, "scfm.pca", dict(tags), card)
+    with pytest.raises(ModelError, match="No model is called"):
+        bob.get("of-bob")
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "words"),
+    [("folder", "ada", "belong to a server"), (None, "a b", "cannot be somebody's name"), (None, "", "cannot be")],
+)
+def test_people_without_a_server_or_a_name_are_refused(
+    lab: Any, tmp_path: Path, uri: str | None, name: str, words: str
+) -> None:
+    with pytest.raises(StorageError, match=words):
+        people.add(str(tmp_path / uri) if uri else lab.address, name)
+
+
+# -------------------------------------------------------------------------------------------------- the check
+
+
+def test_nothing_is_wrong_with_a_server_that_was_started_here(lab: Any) -> None:
+    Registry(lab.address).ensure_builtin()
+    found = {item.what: item for item in check(lab.address, files=True)}
+    assert {item.state for item in found.values()} == {"ok"}
+    assert {"server", "version", "clock", "encryption", "names", "log-in", "telemetry", "files", "versions"} <= set(
+        found
+    )
+    assert {f"{name}/1" for name in shipped()} <= set(found), "each version's files were fetched and compared"
+    assert not list(Path(lab.artifacts).rglob("scfm-check*")), "what was sent to find out is gone"
+
+
+def test_a_file_that_changed_on_the_server_is_named(lab: Any, imported: Callable[..., Any]) -> None:
+    registry = Registry(lab.address)
+    folder, tags, card = imported(5, "pretrained", None)
+    added = registry.add_files("to-be-damaged", folder, "scfm.pca", dict(tags), card)
+    source = registry.client.get_model_version(added.name, "1").source
+    (stored,) = Path(lab.artifacts).rglob(f"{source.rpartition('/')[2]}/artifacts/model.safetensors")
+    good = stored.read_bytes()
+    stored.write_bytes(good[:-1] + b"\0")
+    try:
+        found = {item.what: item for item in check(lab.address, files=True)}
+    finally:
+        stored.write_bytes(good)
+    assert found[added.reference].state == "fault"
+    assert "model.safetensors is damaged" in found[added.reference].words
+
+
+@pytest.fixture
+def open_door() -> Iterator[str]:
+    """A real server that answers everybody under every name."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_server_that_answers_everybody_is_called_a_fault(open_door: str, home: Path) -> None:
+    found = {item.what: item for item in check(open_door)}
+    assert found["names"].state == "fault"
+    assert "DNS rebinding" in found["names"].words
+    assert "there is none" in found["log-in"].words
+
+
+# ------------------------------------------------------------------------------------- what is refused at once
+
+
+def _settings(folder: Path, **changes: Any) -> Settings:
+    settings = Settings(
+        folder=folder, database=f"sqlite:///{folder / 'r.db'}", artifacts=str(folder / "a"), port=_port()
+    )
+    return replace(settings, **changes)
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(settings: Settings, **more: Any) -> None:
+    with serving(settings, **more):
+        raise AssertionError("it started")
+
+
+def test_a_port_in_use_is_named(lab: Any, tmp_path: Path) -> None:
+    port = int(lab.address.rpartition(":")[2])
+    with pytest.raises(StorageError, match=f"Port {port} of 127.0.0.1 is in use"):
+        _start(_settings(tmp_path / "s", port=port))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_database_that_does_not_let_us_in_is_told_at_once(postgres: Any, tmp_path: Path) -> None:
+    good = postgres.address("postgres")
+    for address, words in (
+        (good.replace(f":{postgres.port}/", f":{_port()}/"), "does not answer"),
+        (good.replace(postgres.password, "wrong"), "refuses the user or the password"),
+        (good.replace("/postgres", "/nowhere"), 'database "nowhere" does not exist'),
+    ):
+        with pytest.raises(StorageError, match=words) as caught:
+            _start(_settings(tmp_path / "s", database=database.normal(address)))
+        assert postgres.password not in str(caught.value)
+        assert not (tmp_path / "s" / "server.log").exists(), "nothing was started"
+
+
+@pytest.mark.parametrize("package", ["psycopg", "flask_wtf"])
+def test_a_missing_package_is_named_with_what_to_install(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(StorageError, match=r"pip install 'scfm-lab\[server\]'"):
+        _start(_settings(tmp_path / "s", database=database.normal("postgresql://x@127.0.0.1/x")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"host": "0.0.0.0"}, "under which name"),
+        ({"names": ("10.*",)}, "no exact name"),
+        ({"names": ("*",)}, "no exact name"),
+        ({"names": ("a.lab,evil.example",)}, "no exact name"),
+        ({"permission": "EDIT"}, "no permission 'EDIT'"),
+    ],
+)
+def test_what_would_be_unsafe_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=words):
+        _start(_settings(tmp_path / "s", **changes))
+
+
+def test_a_short_password_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("short")
+    with pytest.raises(StorageError, match="at least 12"):
+        _start(_settings(tmp_path / "s"), password_file=tmp_path / "password")
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("mysql://x@db/registry", "no address of a database"),
+        ("registry.db", "no address of a database"),
+        ("postgresql://scfm@db.lab", "names no database"),
+        ("sqlite://", "no address of a database"),
+    ],
+)
+def test_another_kind_of_database_is_refused(uri: str, words: str) -> None:
+    with pytest.raises(StorageError, match=words):
+        database.normal(uri)
+
+
+def test_a_password_in_the_command_line_is_refused_and_not_repeated(home: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "scfm_lab",
+            "registry",
+            "serve",
+            "--database",
+            "postgresql://scfm:secret@db.lab/registry",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--database-file" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_no_password_is_in_the_command_line_and_files_are_the_owners_alone(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, database="postgresql+psycopg://scfm:se%cret@db.lab/registry")
+    settings.write_people()
+    key = secret_key(tmp_path)
+    assert key == secret_key(tmp_path), "forms stay good over a restart"
+    assert "cret" not in " ".join(settings.command())
+    told = settings.environment("the admin's password")
+    assert told["MLFLOW_BACKEND_STORE_URI"] == settings.database
+    assert told["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert told["MLFLOW_AUTH_ADMIN_PASSWORD"] == "the admin's password"
+    for name in ("people.ini", "secret-key"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_an_environment_that_would_open_the_door_is_not_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "somebody else's")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://minio.lab:9000")
+    told = _settings(tmp_path).environment(None)
+    assert "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE" not in told
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" not in told
+    assert told["MLFLOW_S3_ENDPOINT_URL"] == "http://minio.lab:9000"
+
+
+def test_names_are_exact_for_each_way_to_listen(tmp_path: Path) -> None:
+    assert _settings(tmp_path, host="127.0.0.1", port=5000).hosts == ("127.0.0.1:5000", "localhost:5000", "[::1]:5000")
+    lab = _settings(tmp_path, host="10.1.2.3", port=5000, names=("registry.lab",))
+    assert lab.hosts == ("10.1.2.3:5000", "registry.lab", "registry.lab:5000")
+    assert "https://registry.lab" in lab.origins
+    assert not any("*" in name for name in (*lab.hosts, *lab.origins))
+
+
+# --------------------------------------------------------------------------------- PostgreSQL, opened directly
+
+
+@pytest.mark.slow
+def test_processes_that_open_an_empty_postgresql_at_once_all_get_the_same_one(
+    together: Callable[[str, int], list[tuple[int, str, str]]], postgres: Any, home: Path
+) -> None:
+    address = postgres.address()
+    code = f"""
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry
+registry = Registry({address!r})
+print(sorted((v.name, v.version) for v in registry.search(all_versions=True)))
+try:
+    print("won", registry.promote("pca/1", "mine", expect=None).version)
+except ModelError as error:
+    print("lost")
+"""
+    results = together(code, 2)
+    assert [code for code, _, _ in results] == [0, 0], [err for _, _, err in results]
+    lines = [out.splitlines() for _, out, _ in results]
+    assert {said[0] for said in lines} == {str(sorted((name, 1) for name in shipped()))}
+    assert sorted(said[1].split()[0] for said in lines) == ["lost", "won"]
+    registry = Registry(address)
+    assert registry.verify("pca/1").ok
+    assert postgres.password not in repr(registry)
+    assert {item.state for item in check(address)} == {"ok"}
+    with pytest.raises(StorageError, match=r"are kept in .*\?artifacts=FOLDER"):
+        Registry(f"{address}?artifacts={home / 'elsewhere'}")
+
+
+def test_the_database_of_a_server_is_not_opened_past_it(lab: Any) -> None:
+    Registry(lab.address).ensure_builtin()
+    with pytest.raises(StorageError, match="use the server's address"):
+        Registry(lab.database)
+
+
+# ------------------------------------------------------------------------------------------ recipe and backup
+
+
+def test_the_recipe_is_written_whole_and_reads_as_what_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    written = recipe.write(folder)
+    assert {"README.md", "compose/compose.yaml", "backup.sh", "restore.sh", "constraints.txt"} <= set(written)
+    assert {"systemd/scfm-registry.service", "systemd/nginx.conf", "systemd/Caddyfile"} <= set(written)
+    compose = yaml.safe_load((folder / "compose" / "compose.yaml").read_text())
+    for service in ("database", "server"):
+        assert compose["services"][service]["healthcheck"]["test"]
+    assert ":latest" not in (folder / "compose" / "compose.yaml").read_text()
+    named = set(compose["secrets"])
+    assert all(set(service.get("secrets", ())) <= named for service in compose["services"].values())
+    from scfm_registry.cli.serving import serve
+
+    known = {option for parameter in serve.params for option in parameter.opts}
+    told = [word.partition("=")[0] for word in compose["services"]["server"]["command"]]
+    unit = (folder / "systemd" / "scfm-registry.service").read_text()
+    told += [word for word in unit.partition("ExecStart=")[2].partition("Restart=")[0].split() if word.startswith("--")]
+    assert set(told) <= known, "what the recipes call is what the command takes"
+    for script in folder.rglob("*.sh"):
+        subprocess.run(["sh", "-n", script], check=True)
+        assert os.access(script, os.X_OK)
+    assert "mlflow==" in (folder / "constraints.txt").read_text()
+    with pytest.raises(StorageError, match="not empty"):
+        recipe.write(folder)
+    assert list(tmp_path.iterdir()) == [folder], "nothing half-written is left"
+
+
+def test_secrets_are_made_once_and_lie_in_a_closed_folder(tmp_path: Path) -> None:
+    recipe.write(tmp_path / "lab")
+    compose = tmp_path / "lab" / "compose"
+    subprocess.run(["sh", compose / "make-secrets.sh"], check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in (compose / "secrets").iterdir()}
+    assert set(made) == set(yaml.safe_load((compose / "compose.yaml").read_text())["secrets"])
+    assert len(made["admin-password"].strip()) >= 32
+    assert database.normal(made["database-address"].strip()).endswith("@database/registry")
+    assert stat.S_IMODE((compose / "secrets").stat().st_mode) == 0o700
+    subprocess.run(["sh", compose / "make-secrets.sh"], check=True, capture_output=True)
+    assert {path.name: path.read_text() for path in (compose / "secrets").iterdir()} == made
+
+
+def test_a_backup_brings_back_what_was_deleted_and_damaged(
+    lab: Any, postgres: Any, tmp_path: Path, imported: Callable[..., Any]
+) -> None:
+    registry = Registry(lab.address)
+    folder, tags, card = imported(3, "pretrained", None)
+    kept = registry.add_files("backed-up", folder, "scfm.pca", dict(tags), card)
+    environment = {
+        **os.environ,
+        "PATH": f"{postgres.binaries}{os.pathsep}{os.environ['PATH']}",
+        "DATABASE": lab.database,
+        "ARTIFACTS": lab.artifacts,
+        "BACKUPS": str(tmp_path / "backups"),
+    }
+
+    def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", recipe.templates() / script, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    done = run("backup.sh")
+    assert (done.returncode, done.stderr) == (0, "")
+    backup = Path(done.stdout.strip())
+    assert [path.name for path in (tmp_path / "backups").iterdir()] == [backup.name], "and nothing unfinished"
+
+    registry.delete(kept.reference)
+    registry.purge(kept.reference)
+    registry.add_files("after-the-backup", folder, "scfm.pca", dict(tags), card)
+    with pytest.raises(ModelError):
+        registry.get("backed-up")
+
+    # A damaged backup first: it changes nothing.
+    dump = backup / "database.dump"
+    good = dump.read_bytes()
+    dump.chmod(0o600)
+    dump.write_bytes(good[:-7] + bytes(7))
+    refused = run("restore.sh", str(backup))
+    assert refused.returncode == 1
+    assert "is damaged; nothing was changed" in refused.stderr
+    assert registry.get("after-the-backup").version == 1
+    dump.write_bytes(good)
+
+    done = run("restore.sh", str(backup))
+    assert done.returncode == 0, done.stderr
+    assert registry.get(kept.reference).digest == kept.digest
+    # What this machine keeps of it is not asked: the server's own files are.
+    found = {item.what: item for item in check(lab.address, files=True)}
+    assert found[kept.reference].state == "ok"
+    with pytest.raises(ModelError, match="No model is called"):
+        registry.get("after-the-backup")
+    assert registry.add_files("after-the-backup", folder, "scfm.pca", dict(tags), card).version == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "environment", "words"),
+    [
+        ("backup.sh", {}, "set DATABASE"),
+        ("backup.sh", {"DATABASE": "x", "ARTIFACTS": "/nowhere/at/all"}, "set ARTIFACTS"),
+        ("backup.sh", {"DATABASE": "x", "ARTIFACTS": ".", "BACKUPS": "b", "KEEP": "none"}, "KEEP is 'none'"),
+        ("restore.sh", {}, "which backup"),
+    ],
+)
+def test_scripts_say_what_they_lack(script: str, environment: dict[str, str], words: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", recipe.templates() / script],
+        env={"PATH": os.environ["PATH"], **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert list(tmp_path.iterdir()) == []
