@@ -161,7 +161,13 @@ def _files(place: Place) -> Iterator[Finding]:
             "files", "note", "nothing was registered yet; 'scfm-lab registry setup' puts the built-in models there"
         )
         return
-    experiment = answer.json()["experiment"]
+    try:
+        experiment = answer.json()["experiment"]
+    except (ValueError, KeyError, TypeError):
+        yield Finding(
+            "files", "fault", "what answers there is no MLflow server, or something in between changes its answers"
+        )
+        return
     if not str(experiment["artifact_location"]).startswith("mlflow-artifacts:"):
         yield Finding(
             "files",

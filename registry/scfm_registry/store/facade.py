@@ -20,7 +20,7 @@ from scfm_registry.store import embedded
 from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
 from scfm_registry.store.runs import Runs
-from scfm_registry.store.words import in_words, is_missing, unreachable
+from scfm_registry.store.words import in_words, is_denied, is_missing, unreachable
 from scfm_registry.version import TRASHED, Record, when
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ class Store(Runs):
             except mlflow_module().MlflowException as error:
                 if is_missing(error):
                     return None
-                raise
+                if not is_denied(error):
+                    raise
+        return next((found for found in self.records(name) if found.version == version), None)
 
     def record_by_alias(self, name: str, alias: str) -> Record | None:
         """The version that an alias points at, or ``None``."""
@@ -113,7 +115,10 @@ class Store(Runs):
             except mlflow_module().MlflowException as error:
                 if is_missing(error):
                     return None
-                raise
+                if not is_denied(error):
+                    raise
+        # A server with log-in says so of an alias that is not there, too; a search shows what this person may see.
+        return next((found for found in self.records(name) if alias in found.aliases), None)
 
     def files(self, record: Record) -> Path | None:
         """Where a version's files lie on this machine; ``None`` where a server has them.

@@ -57,3 +57,8 @@ def is_missing(error: Any) -> bool:
     """Whether MLflow says that there is no such model, version or alias."""
     # An unknown alias of a known model is INVALID_PARAMETER_VALUE to MLflow.
     return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def is_denied(error: Any) -> bool:
+    """Whether a server says that this person may not."""
+    return getattr(error, "error_code", "") == "PERMISSION_DENIED"
