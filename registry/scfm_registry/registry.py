@@ -31,7 +31,8 @@ class Registry(Sharer, Keeper, Genealogist, Opener, Verifier, Measurer, Changer,
     Parameters
     ----------
     uri
-        A folder, ``sqlite:///FILE`` or the ``http(s)://`` address of an MLflow server. Without it ``MLFLOW_REGISTRY_URI`` or
+        A folder, ``sqlite:///FILE``, the ``http(s)://`` address of an MLflow server, or
+        ``postgresql://USER@HOST/NAME?artifacts=FOLDER``, a database and a shared folder without a server. Without it ``MLFLOW_REGISTRY_URI`` or
         ``MLFLOW_TRACKING_URI`` decides, and without those the registry is the folder ``registry`` in the user's data
         directory (``SCFM_HOME``). That folder can be moved as a whole. MLflow's own global address is neither read from a
         running session nor changed.

@@ -22,7 +22,10 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--registry``, as the argument `uri`."""
     return click.option(
-        "--registry", "uri", metavar="URI", help="A folder, sqlite:///FILE or http(s)://… [default: the environment's]."
+        "--registry",
+        "uri",
+        metavar="URI",
+        help="A folder, sqlite:///FILE, postgresql://… or http(s)://… [default: the environment's].",
     )(function)
 
 

@@ -19,7 +19,7 @@ from scfm_registry.cli.tables import table
 def check(uri: str | None, files: bool, as_json: bool) -> None:
     """Say what is wrong with a registry.
 
-    Nothing is changed; exits 1 if something is wrong.
+    Nothing is changed (a small file that is sent to a server is taken away again); exits 1 if something is wrong.
     """
     from scfm_registry.checking import check as look
 
