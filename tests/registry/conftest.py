@@ -281,7 +281,7 @@ def imported(
         path, private = basis(width=width), tmp_path_factory.mktemp("imported")
         shutil.copytree(path, private, dirs_exist_ok=True)
         request = {"family": "scfm.pca", "kind": kind, "licence": licence, "left_out": [], "config": {}}
-        return private, importing._locked(private, path, request)["tags"], importing.card_of(private)
+        return private, importing.locked(private, path, request)["tags"], importing.card_of(private)
 
     return take
 

@@ -89,16 +89,14 @@ def test_two_files_are_one_after_the_other(made_home: Path, cells: AnnData, file
         (pd.DataFrame({"adata_uri": [3]}), "path of a file"),
         (pd.DataFrame({"adata_uri": ["x"], "pooling": ["mean"]}), "leave out pooling"),
         (pd.DataFrame({"CD3D": ["three"]}), "Counts are numbers.*CD3D"),
-        (pd.DataFrame({"CD3D": [0.5], "LYZ": [1.25]}), ""),
-        (pd.DataFrame({"no such gene": [1], "nor this": [2]}), ""),
         (pd.DataFrame(), "no rows"),
         (np.ones((2, 2)), "pandas.DataFrame"),
     ],
-    ids=["missing", "https", "s3", "number", "option", "text", "no counts", "no genes", "empty", "array"],
+    ids=["missing", "https", "s3", "number", "option", "text", "empty", "array"],
 )
 def test_what_is_neither_kind_of_table_is_refused(table: Any, words: str, made_home: Path) -> None:
     served = Served(Registry().load("pca", device="cpu"))
-    with pytest.raises((DataError, sl.errors.ScfmError), match=words):
+    with pytest.raises(DataError, match=words):
         served.predict(table)
 
 
