@@ -317,7 +317,7 @@ class Store(Runs):
         from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias as Alias
         from sqlalchemy import select
 
-        query = select(Alias.name, Alias.alias, Alias.version)
+        query: Any = select(Alias.name, Alias.alias, Alias.version)
         if len(names) <= _PAGE:
             query = query.where(Alias.name.in_(names))
         store = self.client._get_registry_client().store  # noqa: SLF001 - MLflow has no such question
