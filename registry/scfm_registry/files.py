@@ -96,8 +96,16 @@ def local(store: Store, found: ModelVersion, record: Record) -> Path:
     return target
 
 
-def checked(store: Store, found: ModelVersion, record: Record) -> Path:
+def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool = True) -> Path:
     """Give the same folder, every file of it checked; a fetched copy that was damaged since is fetched again.
+
+    Parameters
+    ----------
+    store, found, record
+        Where, and which version.
+    weights
+        False: of the weights on this machine only the size is looked at, since whoever opens them hashes what is read
+        (:mod:`scfm_lab.models.pinned`).
 
     Raises
     ------
@@ -108,7 +116,9 @@ def checked(store: Store, found: ModelVersion, record: Record) -> Path:
     """
     folder = local(store, found, record)
     try:
-        require_ok(manifest.check(folder, found.digest, found.reference), folder, found.reference)
+        deferred = "" if weights or store.files(record) is None else ".safetensors"
+        states = manifest.check(folder, found.digest, found.reference, deferred=deferred)
+        require_ok(states, folder, found.reference)
     except ModelError:
         if store.files(record) is not None:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scfm_registry import files, names
+from scfm_registry import files, manifest, names
 from scfm_registry.names import CHAMPION
 from scfm_registry.reading import Reader
 
@@ -36,16 +36,27 @@ class Opener(Reader):
         from scfm_registry import source
 
         with source.using(self):
-            return source.open_model(self.resolve(reference), device, precision, config)
+            return source.open_model(self.resolve_to_open(reference), device, precision, config)
 
     def resolve(self, reference: str) -> ResolvedSource:
-        """Find a version and its checked files: what :func:`scfm_lab.load_model` opens."""
+        """Find a version and its files, every one of them checked."""
+        return self._resolved(reference, weights=True)
+
+    def resolve_to_open(self, reference: str) -> ResolvedSource:
+        """Find a version and its files for :func:`scfm_lab.load_model`, which hashes the weights as it reads them.
+
+        The other files are checked here, and the weights' sizes.
+        """
+        return self._resolved(reference, weights=False)
+
+    def _resolved(self, reference: str, *, weights: bool) -> ResolvedSource:
         from scfm_registry.importing import config_of
         from scfm_registry.source import ResolvedSource
 
         asked = names.parse(reference)
         found, record = self._find(asked)
-        folder = files.checked(self._store, found, record)
+        folder = files.checked(self._store, found, record, weights=weights)
+        listed = manifest.registered(folder, found.digest, found.reference)
         return ResolvedSource(
             path=folder,
             name=found.name,
@@ -54,6 +65,7 @@ class Opener(Reader):
             digest=found.digest,
             adapter=found.family,
             config=config_of(folder),
+            hashes={path: entry.sha256 for path, entry in listed.files.items()},
             provenance={
                 "model": found.name,
                 "version": found.version,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models.pinned import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +35,9 @@ class ResolvedSource:
         Id of the model plugin that opens it.
     config
         What the files do not say, as it was given when they were imported.
+    hashes
+        SHA-256 of every file, by its relative path: who opens them reads them under :func:`scfm_lab.models.pinned.pinned`, since
+        weights that are read into memory are hashed there, and not twice.
     provenance
         The same as a flat dictionary, for results.
     """
@@ -45,6 +49,7 @@ class ResolvedSource:
     digest: str
     adapter: str
     config: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict, repr=False)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,7 +68,7 @@ def open_source(reference: str) -> ResolvedSource:
     StorageError
         The registry cannot be used.
     """
-    return environment().resolve(reference)
+    return environment().resolve_to_open(reference)
 
 
 def environment() -> Registry:
@@ -120,7 +125,8 @@ def open_model(
     from scfm_lab.models.load import open_files
 
     settings = {**source.config, **(config or {})}
-    model: Model = open_files(source.path, source.adapter, config=settings or None)
+    with pinned({source.path / path: digest for path, digest in source.hashes.items()}, label):
+        model: Model = open_files(source.path, source.adapter, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
     model.registered_as, model.registered_digest = source.name, source.digest
     return model.to(device, precision)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, names, read, stored
+from scfm_lab.models.pinned import pins_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,11 @@ _PARALLEL = "module."
 
 def sha256(path: Path) -> str:
     """``sha256:<hex>`` of a file's bytes; of a published file that was converted, of what it was converted to."""
-    with stored(path).open("rb") as file:
+    path = stored(path)
+    pins = pins_of(path)
+    if pins is not None:
+        return f"sha256:{pins.hash_of(path)}"
+    with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -76,7 +81,10 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.exists():
         raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the folder as published.")
     try:
-        tensors = load_file(path)
+        pins = pins_of(path)
+        tensors = load_file(path) if pins is None else pins.tensors(path)
+    except ModelError:
+        raise
     except (SafetensorError, ValueError, OSError, KeyError) as error:
         raise ModelError(
             f"{path} is damaged or no safetensors file ({path.stat().st_size:,} bytes; {error}). Get the file again."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, did_you_mean
 from scfm_lab.models.converted import is_stored
+from scfm_lab.models.pinned import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,9 @@ def load_model(
     resolved = from_source(text)
     if resolved is not None:
         config = {**getattr(resolved, "config", {}), **(config or {})} or None
-        model = open_files(Path(resolved.path), getattr(resolved, "adapter", None), config=config, files=files)
+        folder, name = Path(resolved.path), f"{resolved.name}/{resolved.version}"
+        with pinned({folder / path: digest for path, digest in getattr(resolved, "hashes", {}).items()}, name):
+            model = open_files(folder, getattr(resolved, "adapter", None), config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
         model.registered_as = resolved.name
         model.registered_digest = getattr(resolved, "digest", "")

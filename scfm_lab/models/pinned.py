@@ -1,0 +1,164 @@
+"""Files whose hashes are known: what is read of them is what was hashed, or nothing is opened.
+
+A hash that was compared a moment ago says nothing about the bytes that are read now: between the two somebody can put another
+file into its place. So weights are read once, into memory of their own, and it is that memory which is hashed and of which the
+tensors are made. Of the other files, which were hashed before, it is seen afterwards that none was touched meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import torch
+
+_CHUNK = 1 << 22
+_NOW: ContextVar[Pins | None] = ContextVar("scfm_pinned_files", default=None)
+
+
+class Pins:
+    """The files of one model that is being opened.
+
+    Parameters
+    ----------
+    hashes
+        Path → SHA-256, 64 hexadecimal digits.
+    label
+        What messages call the model.
+    """
+
+    def __init__(self, hashes: Mapping[Path, str], label: str) -> None:
+        self._hashes, self._label = dict(hashes), label
+        self._stamps = {path: _stamp(path) for path in self._hashes}
+        self._read: set[Path] = set()
+
+    def hash_of(self, path: Path) -> str | None:
+        """The hash that a file has, since it would be refused otherwise; ``None`` for a file that is not pinned."""
+        return self._hashes.get(path)
+
+    def tensors(self, path: Path) -> dict[str, torch.Tensor]:
+        """Read a safetensors file once: the bytes that were hashed are the memory of the tensors.
+
+        Raises
+        ------
+        ModelError
+            Its hash is another one.
+        """
+        content = bytearray(path.stat().st_size)
+        view, digest, done = memoryview(content), hashlib.sha256(), 0
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(view[done : done + _CHUNK]):
+                digest.update(view[done : done + count])
+                done += count
+        if done != len(content) or digest.hexdigest() != self._hashes[path]:
+            raise self._refused(path)
+        self._read.add(path)
+        return _parsed(content)
+
+    def confirm(self) -> None:
+        """See that nothing was changed while the model was opened.
+
+        Raises
+        ------
+        ModelError
+            A file was.
+        """
+        for path, expected in self._hashes.items():
+            # Weights that nobody has read were not hashed either.
+            unread = path not in self._read and path.suffix == ".safetensors"
+            if _stamp(path) != self._stamps[path] or (unread and _sha256(path) != expected):
+                raise self._refused(path)
+
+    def _refused(self, path: Path) -> ModelError:
+        return ModelError(
+            f"{self._label} is refused: {path} is damaged: its bytes are not those that were registered. Restore the file from a "
+            "backup, or register the model again."
+        )
+
+
+@contextmanager
+def pinned(hashes: Mapping[Path, str], label: str) -> Iterator[None]:
+    """Within, these files are read as what their hashes say; refused at the end if one was changed meanwhile.
+
+    Raises
+    ------
+    ModelError
+        A file is not what its hash says.
+    """
+    pins = Pins(hashes, label)
+    token = _NOW.set(pins)
+    try:
+        yield
+    finally:
+        _NOW.reset(token)
+    pins.confirm()
+
+
+def pins_of(path: Path) -> Pins | None:
+    """What pins a file just now, if anything does."""
+    pins = _NOW.get()
+    return pins if pins is not None and pins.hash_of(path) is not None else None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with any change of a file: which one it is, its size and its times."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parsed(content: bytearray) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file that lies in memory; they share it.
+
+    The safetensors library copies each tensor out of what it is given; these bytes are known to be those that it has opened when
+    they were registered.
+    """
+    import torch
+
+    start = 8 + int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8:start])
+    found = {}
+    for name, about in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (begin, end) = _dtypes()[about["dtype"]], about["shape"], about["data_offsets"]
+        if begin == end:
+            found[name] = torch.empty(shape, dtype=dtype)
+            continue
+        count = (end - begin) // dtype.itemsize
+        found[name] = torch.frombuffer(content, dtype=dtype, count=count, offset=start + begin).reshape(shape)
+    return found
+
+
+def _dtypes() -> dict[str, torch.dtype]:
+    import torch
+
+    return {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }
