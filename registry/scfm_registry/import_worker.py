@@ -95,8 +95,7 @@ def _registered(folder: Path) -> dict[str, Any]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if converted.is_pickle(path) or path.suffix.lower() not in importing.SAFE:
             raise ModelError(f"{path} is of a kind that no registry keeps; nothing of it was read.")
-        if path.suffix in (".h5", ".h5ad"):
-            _check_hdf5(path)
+        _check_plain(path)
     return importing.config_of(folder)
 
 
@@ -114,8 +113,7 @@ def convert(folder: Path) -> dict[str, dict[str, Any]]:
 
     done = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if path.suffix in (".h5", ".h5ad"):
-            _check_hdf5(path)
+        _check_plain(path)
         if not converted.is_pickle(path):
             continue
         if converted.stored(path) != path or path.with_name(path.name + converted.SAFETENSORS).exists():
@@ -130,6 +128,50 @@ def convert(folder: Path) -> dict[str, dict[str, Any]]:
         if training:
             done[name]["left_out"] = training
     return done
+
+
+def _check_plain(path: Path) -> None:
+    """Look through a file of a kind that is kept as it is."""
+    if path.suffix in (".h5", ".h5ad"):
+        _check_hdf5(path)
+    elif path.suffix == ".safetensors":
+        _check_header(path)
+    elif path.suffix == ".npy":
+        _check_array(path)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse safetensors whose list names a tensor twice: two readers would see two models."""
+    from scfm_lab.errors import ModelError
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ModelError(f"{path} names something twice in its list of tensors; get the file again.")
+        return found
+
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        # What is no list at all is told by the reader of tensors.
+        if size <= min(_GIB // 8, path.stat().st_size):
+            try:
+                json.loads(file.read(size), object_pairs_hook=once)
+            except (UnicodeDecodeError, json.JSONDecodeError):
+                return
+
+
+def _check_array(path: Path) -> None:
+    """Refuse arrays of Python objects, which are pickles in another file."""
+    import numpy as np
+
+    from scfm_lab.errors import ModelError
+
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ModelError(
+            f"{path} holds objects, or is no array of numbers ({error}); nothing of it was read."
+        ) from error
 
 
 def _check_hdf5(path: Path) -> None:

@@ -47,7 +47,8 @@ SAFE = frozenset(
 )
 #: What is published beside models and is no part of them.
 _PICTURES = frozenset({".gif", ".ipynb", ".jpeg", ".jpg", ".log", ".pdf", ".png", ".svg", ".yaml", ".yml"})
-_TRAINING = ("optimizer*", "rng_state*", "scaler*", "scheduler*", "training_args*")
+#: The state of a training, and what would have programs installed.
+_TRAINING = ("optimizer*", "rng_state*", "scaler*", "scheduler*", "training_args*", "requirements*.txt")
 #: What an import found and left out, beside the version's files.
 RECORD = "import.json"
 _CARDS = ("card.md", "README.md")

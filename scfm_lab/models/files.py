@@ -82,7 +82,10 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the folder as published.")
     try:
         pins = pins_of(path)
-        tensors = load_file(path) if pins is None else pins.tensors(path)
+        if pins is not None:
+            # The same bytes were looked through when they were registered.
+            return pins.tensors(path)
+        tensors = load_file(path)
     except ModelError:
         raise
     except (SafetensorError, ValueError, OSError, KeyError) as error:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from numpy.typing import NDArray
 
 _CHUNK = 1 << 22
 _NOW: ContextVar[Pins | None] = ContextVar("scfm_pinned_files", default=None)
@@ -54,8 +57,8 @@ class Pins:
         ModelError
             Its hash is another one.
         """
-        content = bytearray(path.stat().st_size)
-        view, digest, done = memoryview(content), hashlib.sha256(), 0
+        content = np.empty(path.stat().st_size, dtype=np.uint8)
+        view, digest, done = content.data, hashlib.sha256(), 0
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(view[done : done + _CHUNK]):
                 digest.update(view[done : done + count])
@@ -110,6 +113,11 @@ def pins_of(path: Path) -> Pins | None:
     return pins if pins is not None and pins.hash_of(path) is not None else None
 
 
+def owned() -> bool:
+    """Whether what is read just now lies in memory of its own already, and not in a mapped file that it must outlive."""
+    return _NOW.get() is not None
+
+
 def _stamp(path: Path) -> tuple[int, ...]:
     """What changes with any change of a file: which one it is, its size and its times."""
     try:
@@ -124,7 +132,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parsed(content: bytearray) -> dict[str, torch.Tensor]:
+def _parsed(content: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file that lies in memory; they share it.
 
     The safetensors library copies each tensor out of what it is given; these bytes are known to be those that it has opened when
@@ -132,8 +140,9 @@ def _parsed(content: bytearray) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    start = 8 + int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8:start])
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header: dict[str, Any] = json.loads(content[8:start].tobytes())
+    whole = torch.from_numpy(content)
     found = {}
     for name, about in header.items():
         if name == "__metadata__":
@@ -142,8 +151,9 @@ def _parsed(content: bytearray) -> dict[str, torch.Tensor]:
         if begin == end:
             found[name] = torch.empty(shape, dtype=dtype)
             continue
-        count = (end - begin) // dtype.itemsize
-        found[name] = torch.frombuffer(content, dtype=dtype, count=count, offset=start + begin).reshape(shape)
+        part = whole[start + begin : start + end]
+        # Tensors stand where their numbers can be read from, but for files of other writers.
+        found[name] = (part if (start + begin) % dtype.itemsize == 0 else part.clone()).view(dtype).reshape(shape)
     return found
 
 

@@ -16,6 +16,7 @@ from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.layers import PackedEncoder
+from scfm_lab.models.pinned import owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -261,7 +262,7 @@ class ScGPTNet(nn.Module):
         with torch.device("meta"):
             net = cls(shape)
         # Copies, so that the weights outlive their file.
-        state = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+        state = {name: tensor.to(torch.float32, copy=not owned()) for name, tensor in tensors.items()}
         scales, shifts = [], []
         for norm in shape.batch_norms:
             scale = (state.pop(f"{norm}.running_var") + _BATCH_NORM_EPS).rsqrt()

@@ -40,16 +40,21 @@ def main() -> int:
     except (MemoryError, RecursionError):
         answer = {"error": f"{label} needs more memory than its size explains; it was not unpacked."}
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
-        answer = {"error": f"{label} is damaged or no archive ({error}). Get it again."}
+        answer = {"error": f"{label} is damaged or no archive ({_first(error)}). Get it again."}
     except OSError as error:
         if error.errno is None:  # gzip's and lzma's own
-            answer = {"error": f"{label} is damaged or no archive ({error}). Get it again."}
+            answer = {"error": f"{label} is damaged or no archive ({_first(error)}). Get it again."}
         else:
             answer = {"error": f"{error.filename or request['folder']}: {error.strerror}.", "storage": True}
     except Exception as error:  # noqa: BLE001 - zlib.error, lzma.LZMAError and what else a damaged stream raises
-        answer = {"error": f"{label} is damaged or no archive ({type(error).__name__}: {error}). Get it again."}
+        answer = {"error": f"{label} is damaged or no archive ({type(error).__name__}: {_first(error)}). Get it again."}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
+
+
+def _first(error: Exception) -> str:
+    """The first line of what a library says."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def work(request: dict[str, Any]) -> int:
