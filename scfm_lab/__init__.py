@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.annotate import annotate as annotate
     from scfm_lab.tasks.embed import embed as embed
     from scfm_lab.tasks.impute import impute as impute
+    from scfm_lab.tasks.integrate import integrate as integrate
     from scfm_lab.tasks.perturb import perturb as perturb
     from scfm_lab.tasks.response_curves import response_curves as response_curves
     from scfm_lab.tasks.screen import screen as screen
+    from scfm_lab.tasks.similar_genes import similar_genes as similar_genes
     from scfm_lab.tasks.trajectory import trajectory as trajectory
     from scfm_lab.training.finetune import finetune as finetune
     from scfm_lab.training.finetune_plan import plan_finetune as plan_finetune
@@ -60,6 +62,7 @@ _HOMES = {
     "finetune": "scfm_lab.training.finetune",
     "fits": "scfm_lab.inference.hardware",
     "impute": "scfm_lab.tasks.impute",
+    "integrate": "scfm_lab.tasks.integrate",
     "list_models": "scfm_lab.models.load",
     "load_model": "scfm_lab.models.load",
     "perturb": "scfm_lab.tasks.perturb",
@@ -67,6 +70,7 @@ _HOMES = {
     "plan_finetune": "scfm_lab.training.finetune_plan",
     "response_curves": "scfm_lab.tasks.response_curves",
     "screen": "scfm_lab.tasks.screen",
+    "similar_genes": "scfm_lab.tasks.similar_genes",
     "trajectory": "scfm_lab.tasks.trajectory",
 }
 _MODULES = ("datasets", "errors", "evaluate", "evaluation", "plugins")

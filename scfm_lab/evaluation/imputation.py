@@ -1,0 +1,258 @@
+"""How well a model predicts expression that it has not seen, by thinning the molecules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import Score, Scores, best_floor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.models.contract import Model
+
+PER_10K = "counts per 10,000"
+LOSS, CORRELATION = "Poisson loss (nats per molecule)", "Pearson's r over cells (mean of genes)"
+_LEAST_RATE = 1e-3
+_COMPONENTS = 30
+
+
+def imputation(
+    adata: AnnData,
+    models: Model | str | Sequence[Model | str] = ("starter",),
+    *,
+    share: float = 0.5,
+    n_neighbors: int = 15,
+    min_molecules: int = 50,
+    max_cells: int = 2000,
+    n_boot: int = 500,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+) -> Scores:
+    """Split the molecules of each cell in two; predict one half from the other.
+
+    Binomial thinning makes two independent halves of Poisson counts. Everything is taken from the first half alone: what the
+    model reads, the neighbours, the size factors, the means. Floors are each gene's mean, and the mean of a cell's neighbours
+    among principal components of the first halves (the cell itself among them).
+
+    Parameters
+    ----------
+    adata
+        With raw counts.
+    models
+        That can impute.
+    share
+        Of the molecules in the half that is seen.
+    min_molecules
+        Genes with fewer molecules in the hidden half are not scored.
+    max_cells
+        Scored, chosen by their digests.
+
+    Returns
+    -------
+    Scores
+        Poisson loss (only where the model predicts counts) and Pearson's r, with bootstrap intervals over cells. There is no
+        ceiling: how well counts can be predicted is not known.
+
+    Raises
+    ------
+    ModelError
+        If a model cannot impute.
+    DataError
+        If no gene has enough molecules.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> scores = sl.evaluate.imputation(sl.datasets.load("pbmc68k"), "starter", max_cells=100, n_boot=20)
+    >>> len(scores) > 0
+    True
+    """
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.models.load import as_model
+
+    if not 0 < share < 1:
+        raise DataError(f"share is {share}; it is the part of the molecules that is seen, between 0 and 1.")
+    opened = [as_model(m) for m in (models if isinstance(models, (list, tuple)) else [models])]
+    for model in opened:
+        model.require("impute")
+    cells = Cells.from_anndata(adata, layer=layer)
+    rows = np.sort(np.argsort(cells.keys, kind="stable")[:max_cells])
+    cells = cells.take(rows)
+    seen, hidden = thinned(cells, share, seed)
+    known = [_columns(model, cells, options) for model in opened]
+    scored = np.flatnonzero(np.asarray(hidden.sum(axis=0)).ravel() >= min_molecules)
+    for match in known:
+        scored = np.intersect1d(scored, match[0])
+    if not len(scored):
+        raise DataError(
+            f"No gene that all models know has {min_molecules} hidden molecules in these cells; lower min_molecules or give more."
+        )
+    total = np.asarray(seen.counts.sum(axis=1)).ravel().astype(np.float64)
+    rates: dict[str, NDArray[np.float64]] = {}
+    for model, (columns, ids) in zip(opened, known, strict=True):
+        tokens = model.tokenize(seen, options=options, seed=seed)
+        at = {int(c): int(i) for c, i in zip(columns, ids, strict=True)}
+        wanted = np.array([at[int(c)] for c in scored], dtype=np.int64)
+        rates[model.name] = model.impute(tokens, wanted, progress=None, cancel=cancel).astype(np.float64)
+    floors = _floors(seen.counts, total, scored, n_neighbors)
+    units = {m.name: m.decode_unit for m in opened}
+    exposure = total * (1 - share) / share / 1e4
+    return _scores(rates, floors, units, hidden[:, scored].toarray().astype(np.float64), exposure, n_boot, seed, share)
+
+
+def thinned(cells: Cells, share: float, seed: int) -> tuple[Cells, csr_matrix]:
+    """Cells with a part of their molecules, and the counts of the rest; by cell, so that order does not matter."""
+    from dataclasses import replace
+
+    counts = cells.counts
+    seen = counts.copy()
+    drawn = np.empty(len(counts.data), dtype=np.float32)
+    for row, key in enumerate(cells.keys.tolist()):
+        part = slice(counts.indptr[row], counts.indptr[row + 1])
+        rng = np.random.default_rng([int(key), seed])
+        drawn[part] = rng.binomial(counts.data[part].astype(np.int64), share)
+    seen.data = drawn
+    rest = counts - seen
+    seen.eliminate_zeros()
+    rest.eliminate_zeros()
+    # Size factors are those of the half that is seen; a panel keeps its share of all genes.
+    inside = np.asarray(counts.sum(axis=1)).ravel()
+    now = np.asarray(seen.sum(axis=1)).ravel()
+    ratio = np.divide(now, inside, out=np.zeros(len(now)), where=inside > 0)
+    return replace(cells, counts=seen, total=cells.total * ratio), rest.tocsr()
+
+
+def _columns(
+    model: Model, cells: Cells, options: Mapping[str, Any] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    match = model.known_genes(cells.genes, options)
+    return match.columns, match.ids
+
+
+def _floors(
+    counts: csr_matrix, total: NDArray[np.float64], scored: NDArray[np.int64], n_neighbors: int
+) -> dict[str, NDArray[np.float64]]:
+    """Rates per 10,000 of the panel's counts from the seen halves alone."""
+    from sklearn.decomposition import TruncatedSVD
+
+    from scfm_lab.models.pca import log_normalised
+    from scfm_lab.tasks.neighbours import nearest
+
+    size = np.maximum(total, 1)
+    mean = np.asarray(counts[:, scored].sum(axis=0)).ravel() / size.sum() * 1e4
+    out = {"each gene's mean": np.tile(mean, (counts.shape[0], 1))}
+    logged = log_normalised(counts, total)
+    width = max(2, min(_COMPONENTS, min(counts.shape) - 1))
+    vectors = TruncatedSVD(width, random_state=0).fit_transform(logged).astype(np.float32)
+    near = nearest(vectors, vectors, min(n_neighbors + 1, len(vectors)))[0]
+    of = counts[:, scored].toarray()
+    out["mean of neighbours"] = of[near].sum(axis=1) / size[near].sum(axis=1)[:, None] * 1e4
+    return out
+
+
+def _scores(
+    rates: dict[str, NDArray[np.float64]],
+    floors: dict[str, NDArray[np.float64]],
+    units: Mapping[str, str],
+    hidden: NDArray[np.float64],
+    exposure: NDArray[np.float64],
+    n_boot: int,
+    seed: int,
+    share: float,
+) -> Scores:
+    good = (exposure > 0) & (hidden.sum(axis=1) > 0)
+    for rate in rates.values():
+        good &= np.isfinite(rate).all(axis=1)
+    rows = np.flatnonzero(good)
+    rng = np.random.default_rng(seed)
+    draws = [rng.integers(0, len(rows), len(rows)) for _ in range(n_boot)]
+    observed = np.log1p(hidden[rows] / exposure[rows, None])
+    made = {**rates, **floors}
+    loss = {m: _loss(np.maximum(r[rows], _LEAST_RATE), hidden[rows], exposure[rows]) for m, r in made.items()}
+    for m, unit in units.items():
+        if unit != PER_10K:
+            loss[m] = np.full(len(rows), np.nan)
+    logged = {
+        m: np.log1p(np.maximum(r[rows], 0)) if units.get(m, PER_10K) == PER_10K else r[rows] for m, r in made.items()
+    }
+    found = []
+    floor_loss = best_floor({m: float(loss[m].mean()) for m in floors}, higher_is_better=False)
+    correlation = {m: _pearson(x, observed) for m, x in logged.items()}
+    floor_r = best_floor({m: correlation[m] for m in floors})
+    for m in made:
+        low, high = np.percentile([loss[m][i].mean() for i in draws], [2.5, 97.5]) if n_boot else (np.nan, np.nan)
+        why = (
+            f"it predicts {units[m]}, of which no count follows"
+            if m in units and units[m] != PER_10K
+            else "no ceiling is known"
+        )
+        common = {"interval": "95 % bootstrap over cells", "n": len(rows)}
+        found.append(
+            Score(
+                LOSS,
+                m,
+                float(loss[m].mean()),
+                low=float(low),
+                high=float(high),
+                floor=floor_loss[1],
+                floor_name=floor_loss[0],
+                higher_is_better=False,
+                missing=why,
+                **common,
+            )
+        )
+        spread = [_pearson(logged[m][i], observed[i]) for i in draws[:100]]
+        spread = [s for s in spread if np.isfinite(s)]
+        low, high = np.percentile(spread, [2.5, 97.5]) if spread else (np.nan, np.nan)
+        flat = "constant over cells" if not np.isfinite(correlation[m]) else "no ceiling is known"
+        found.append(
+            Score(
+                CORRELATION,
+                m,
+                correlation[m],
+                low=float(low),
+                high=float(high),
+                floor=floor_r[1],
+                floor_name=floor_r[0],
+                missing=flat,
+                **common,
+            )
+        )
+    notes = (
+        f"{hidden.shape[1]:,} genes in {len(rows):,} cells; {share:.0%} of the molecules are seen, the rest are predicted. "
+        "Neighbours, sizes and means are those of the seen half.",
+    )
+    return Scores(
+        tuple(found),
+        title="Hidden molecules predicted.",
+        notes=notes,
+        provenance={"task": "evaluate.imputation", "share": share, "seed": seed},
+    )
+
+
+def _loss(rate: NDArray[np.float64], hidden: NDArray[np.float64], exposure: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each cell, without the part that depends on the counts alone."""
+    expected = rate * exposure[:, None]
+    # Nobody is judged by how many molecules are hidden in all: that is known beforehand.
+    expected *= hidden.sum() / expected.sum()
+    return (expected - hidden * np.log(expected)).sum(axis=1) / hidden.sum(axis=1)
+
+
+def _pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Mean over genes of the correlation over cells; genes that are constant in either are left out."""
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    some = scale > 1e-9
+    return float(((x * y).sum(axis=0)[some] / scale[some]).mean()) if some.any() else np.nan

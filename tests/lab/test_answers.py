@@ -1,0 +1,197 @@
+"""Batches, alike genes, hidden molecules and other species."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import scfm_lab as sl
+from scfm_lab.cells.cells import Cells
+from scfm_lab.cells.orthologs import to_human
+from scfm_lab.cells.provenance import is_imputed, refuse_imputed
+from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.evaluation.imputation import CORRELATION, LOSS, thinned
+from scfm_lab.tasks.integrate import harmony
+from scfm_lab.tasks.similar_genes import enrichment
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """Two cell types in two batches that lie far apart."""
+    rng = np.random.default_rng(0)
+    n = 240
+    kind, batch = np.arange(n) % 2, (np.arange(n) // 2) % 2
+    x = rng.normal(size=(n, 10))
+    x[:, 0] += 6 * kind
+    x[:, 1] += 6 * batch
+    return x.astype(np.float32), kind.astype(str).astype(object), np.where(batch, "b", "a").astype(object)
+
+
+def test_harmony_mixes_batches_and_keeps_types_and_both_are_told_apart(batches, pbmc68k):
+    x, kind, batch = batches
+    cells = pbmc68k[: len(x)].copy()
+    cells.obsm["X_made"], cells.obs["kind"], cells.obs["batch"] = x, kind, batch
+    cells.obsm["X_made"][3] = np.nan
+    result = sl.integrate(cells, use_rep="X_made", batch_key="batch", labels_key="kind", beside=False)
+    wide = result.scores.wide()
+    assert (
+        wide.loc[("batch", "batches mixed (iLISI)"), "X_made + Harmony"]
+        > wide.loc[("batch", "batches mixed (iLISI)"), "X_made"] + 0.3
+    )
+    assert wide.loc["biology", "X_made + Harmony"].loc["cell types apart (cLISI)"] > 0.9
+    assert ((wide >= -1e-6) & (wide <= 1 + 1e-6)).all().all()
+    assert "average" in result.summary()
+    assert np.isnan(cells.obsm["X_made_harmony"][3]).all()
+    assert np.isfinite(np.delete(cells.obsm["X_made_harmony"], 3, axis=0)).all()
+    assert cells.uns["scfm"]["X_made_harmony"]["batch_key"] == "batch"
+    again, _ = harmony(cells.obsm["X_made"], batch)
+    np.testing.assert_array_equal(again, cells.obsm["X_made_harmony"])
+
+
+def test_integrations_that_make_no_sense_are_refused(pbmc68k):
+    pbmc68k.obs["batch"] = "one"
+    with pytest.raises(DataError, match="one value only"):
+        sl.integrate(pbmc68k, "pca", batch_key="batch", progress=False)
+    pbmc68k.obs["batch"] = np.where(np.arange(700) % 2, "a", "b")
+    with pytest.raises(DataError, match="one of the two"):
+        sl.integrate(pbmc68k, "pca", use_rep="X_pca", batch_key="batch")
+    with pytest.raises(DataError, match="obsm has no 'X_pcs'"):
+        sl.integrate(pbmc68k, use_rep="X_pcs", batch_key="batch")
+    assert not [key for key in pbmc68k.obsm if key.endswith("harmony")]
+
+
+def test_the_nearest_genes_are_those_of_the_largest_cosine(pbmc68k):
+    table = sl.load_model("starter").gene_embeddings()
+    found = sl.similar_genes("starter", "CD3D", adata=pbmc68k, n=10)
+    unit = table.to_numpy() / np.linalg.norm(table.to_numpy(), axis=1, keepdims=True)
+    cosine = unit @ unit[list(table.index).index("CD3D")]
+    best = [g for g in table.index[np.argsort(-cosine)] if g != "CD3D"][:10]
+    assert found.table["gene"].tolist() == best
+    assert (np.diff(found.table["cosine"]) <= 0).all()
+    assert -1 <= found.expression_correlation <= 1
+    assert "no evidence" in found.summary()
+
+
+def test_contextual_vectors_are_means_over_the_cells_that_express_a_gene(pbmc68k):
+    model = sl.load_model("starter")
+    cells = pbmc68k[:120].copy()
+    found = sl.similar_genes(
+        model,
+        "LYZ",
+        kind="contextual",
+        adata=cells,
+        n=5,
+        gene_sets={"monocyte": ["LYZ", "S100A9", "S100A8", "CST3"], "none": ["ALB"]},
+    )
+    tokens = model.tokenize(cells)
+    states = model.encode(tokens, genes=True).genes
+    mean = {g: states[tokens.ids == model.vocabulary.id_of(g)].mean(axis=0) for g in ("LYZ", found.table["gene"][0])}
+    a, b = mean.values()
+    assert found.table["cosine"][0] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-4)
+    assert set(found.enrichment["gene_set"]) <= {"monocyte", "none"}
+    other = sl.similar_genes(model, "LYZ", kind="contextual", adata=cells, n=5, hidden_layer=-2)
+    assert other.table["cosine"].tolist() != found.table["cosine"].tolist()
+
+
+def test_enrichment_is_the_hypergeometric_tail():
+    universe = [f"G{i}" for i in range(100)]
+    table = enrichment(universe[:10], universe, {"a": [*universe[:5], "X"], "b": universe[50:60]}).set_index("gene_set")
+    assert table.loc["a", "p_value"] == pytest.approx(stats.hypergeom.sf(4, 100, 5, 10))
+    assert table.loc["a", "expected"] == pytest.approx(0.5)
+    assert table.loc["b", "p_value"] == pytest.approx(1)
+    assert table.loc["a", "q_value"] == pytest.approx(2 * table.loc["a", "p_value"])
+
+
+def test_questions_about_genes_that_make_no_sense_are_refused(pbmc68k, tmp_path):
+    with pytest.raises(GenesError, match="does not know the gene 'CD3X'"):
+        sl.similar_genes("pca", "CD3X")
+    with pytest.raises(DataError, match="There is no kind"):
+        sl.similar_genes("pca", "CD3D", kind="output")
+    with pytest.raises(DataError, match="give the cells with adata="):
+        sl.similar_genes("starter", "CD3D", kind="contextual")
+    with pytest.raises(ModelError, match="no state of a gene"):
+        sl.similar_genes("pca", "CD3D", kind="contextual", adata=pbmc68k)
+    (tmp_path / "empty.gmt").write_text("nothing\n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no gene sets"):
+        sl.similar_genes("pca", "CD3D", gene_sets=tmp_path / "empty.gmt")
+
+
+def test_halves_are_independent_of_each_other_and_of_the_order_of_cells(pbmc68k):
+    cells = Cells.from_anndata(pbmc68k)
+    seen, rest = thinned(cells, 0.5, 0)
+    assert ((seen.counts + rest) != cells.counts).nnz == 0
+    total = seen.counts.sum() + rest.sum()
+    assert seen.counts.sum() == pytest.approx(total / 2, rel=0.02)
+    back = cells.take(np.arange(len(cells))[::-1])
+    assert (thinned(back, 0.5, 0)[0].counts != seen.counts[::-1]).nnz == 0
+    assert (seen.total < cells.total).all()
+
+
+def test_hidden_molecules_are_predicted_between_floors(pbmc68k):
+    scores = sl.evaluate.imputation(pbmc68k, "starter", max_cells=300, n_boot=30)
+    by = {(s.metric, s.model): s for s in scores}
+    near, mean = by[LOSS, "mean of neighbours"], by[LOSS, "each gene's mean"]
+    assert near.value < mean.value
+    assert not np.isfinite(by[CORRELATION, "each gene's mean"].value)
+    assert by[CORRELATION, "mean of neighbours"].value > 0.1
+    mine = by[LOSS, "starter"]
+    assert mine.low <= mine.value <= mine.high
+    assert mine.floor == min(near.value, mean.value)
+    with pytest.raises(ModelError, match="cannot predict expression"):
+        sl.evaluate.imputation(pbmc68k, "pca")
+
+
+def test_imputed_values_are_marked_and_refused_where_measurements_are_needed(pbmc68k):
+    sl.impute(pbmc68k, "starter", genes=["CD3D"], progress=False)
+    assert is_imputed(pbmc68k, "imputed_starter")
+    assert not is_imputed(pbmc68k, None)
+    with pytest.raises(DataError, match="Differential expression must not be made of 'imputed_starter'"):
+        refuse_imputed(pbmc68k, "imputed_starter", what="Differential expression")
+    refuse_imputed(pbmc68k, None, what="Differential expression")
+
+
+def _as_mouse(adata):
+    """The same cells as if they were of a mouse: genes by their mouse names, where they have one."""
+    vocabulary = sl.load_model("starter").vocabulary
+    name = {h: m for h, m in zip(vocabulary.names, vocabulary.mouse_symbols, strict=True) if m}
+    mouse = adata.copy()
+    mouse.var_names = [name.get(g, f"Only{i}a") for i, g in enumerate(adata.var_names)]
+    mouse.var = mouse.var[[]]
+    mouse.uns["organism"] = "mouse"
+    return mouse
+
+
+def test_a_change_of_species_keeps_counts_and_tells_what_it_loses(pbmc68k):
+    mouse = _as_mouse(pbmc68k)
+    human, audit = to_human(mouse, groupby="cell_type")
+    assert set(human.var_names) <= set(pbmc68k.var_names)
+    assert (human.X != pbmc68k[:, human.var_names].X).nnz == 0
+    lost = 1 - human.X.sum() / pbmc68k.X.sum()
+    assert audit.table["umi_share_lost"].iloc[0] == pytest.approx(lost)
+    assert audit.genes_kept == human.n_vars < audit.genes_total
+    pairs = {"A": "X", "B": "X", "C": "Y"}
+    toy = pbmc68k[:, :3].copy()
+    toy.var_names = ["A", "B", "C"]
+    toy.var = toy.var[[]]
+    one, told = to_human(toy, orthologs=pairs)
+    assert list(one.var_names) == ["Y"]
+    assert told.genes_many == 2
+    with pytest.raises(GenesError, match="has a one-to-one human ortholog"):
+        to_human(toy, orthologs={"Q": "R"})
+
+
+def test_labels_cross_species_on_what_both_share(pbmc68k):
+    rows = np.arange(700) % 3 == 0
+    reference, query = pbmc68k[~rows].copy(), _as_mouse(pbmc68k[rows])
+    query.obs["cell_type"] = query.obs["cell_type"].astype(str).replace({"CD34+": "mouse only"})
+    scores = sl.evaluate.cross_species(reference, query, "pca", n_boot=30)
+    assert {s.model for s in scores} == {"pca", "pca (fitted)", "sctop (fitted)"}
+    assert scores.of("accuracy", "pca (fitted)").value > 0.6
+    assert "mouse only" not in scores.notes[1]
+    assert "one-to-one ortholog" in scores.summary()
+    query.obs["cell_type"] = "neuron"
+    with pytest.raises(DataError, match="share 0 labels"):
+        sl.evaluate.cross_species(reference, query, "pca")
+    with pytest.raises(DataError, match="reference is not human"):
+        sl.evaluate.cross_species(query, reference, "pca")
