@@ -84,7 +84,8 @@ def imputation(
 
     if not 0 < share < 1:
         raise DataError(f"share is {share}; it is the part of the molecules that is seen, between 0 and 1.")
-    opened = [as_model(m) for m in (models if isinstance(models, (list, tuple)) else [models])]
+    given: Any = models if isinstance(models, (list, tuple)) else [models]
+    opened = [as_model(m) for m in given]
     for model in opened:
         model.require("impute")
     cells = Cells.from_anndata(adata, layer=layer)
@@ -198,7 +199,7 @@ def _scores(
             if m in units and units[m] != PER_10K
             else "no ceiling is known"
         )
-        common = {"interval": "95 % bootstrap over cells", "n": len(rows)}
+        common: dict[str, Any] = {"interval": "95 % bootstrap over cells", "n": len(rows)}
         found.append(
             Score(
                 LOSS,
