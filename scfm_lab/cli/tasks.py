@@ -131,6 +131,18 @@ def embed(
 @click.option(
     "--neighbours", "k", type=click.IntRange(min=1), default=15, show_default=True, help="Neighbours that vote."
 )
+@click.option(
+    "--method",
+    type=click.Choice(["neighbours", "linear"]),
+    default="neighbours",
+    show_default=True,
+    help="What labels.",
+)
+@click.option(
+    "--sample", "sample_key", metavar="COL", help="The reference's donor or batch column: held out to calibrate."
+)
+@click.option("--harmonise", metavar="FILE", help="An ontology (.obo, .owl) by which label names are brought together.")
+@click.option("--beside/--no-beside", default=True, show_default=True, help="Tell what pca and sctop reach too.")
 @options.device_options
 @options.seed_option
 @options.report_options
@@ -144,6 +156,10 @@ def annotate(
     out: str,
     key: str | None,
     k: int,
+    method: str,
+    sample_key: str | None,
+    harmonise: str | None,
+    beside: bool,
     device: str,
     precision: str,
     seed: int,
@@ -253,10 +269,23 @@ def impute(
 @click.option("--groupby", metavar="COL", help="The obs column that --root and the branches refer to.")
 @options.out_option("The .h5ad file to write: your cells with pseudotime and branches in obs.")
 @click.option("--key", "key_added", metavar="K", default="trajectory", show_default=True, help="Name in obs.")
+@click.option(
+    "--stage", "stage_key", metavar="COL", help="The obs column with known stages, to compare the order with."
+)
+@click.option("--twin/--no-twin", default=True, show_default=True, help="Do the same on principal components.")
 @options.seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def trajectory(
-    path: str, rep: str, root: str, groupby: str | None, out: str, key_added: str, seed: int, as_json: bool
+    path: str,
+    rep: str,
+    root: str,
+    groupby: str | None,
+    out: str,
+    key_added: str,
+    stage_key: str | None,
+    twin: bool,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Order cells from a root along pseudotime and branches.
 
@@ -266,7 +295,16 @@ def trajectory(
 
     target = check_target(out, _H5AD, [path])
     adata = read_h5ad(path)
-    result = sl.trajectory(adata, use_rep=rep, root=root, groupby=groupby, key_added=key_added, seed=seed)
+    result = sl.trajectory(
+        adata,
+        use_rep=rep,
+        root=root,
+        groupby=groupby,
+        stage_key=stage_key,
+        twin=twin,
+        key_added=key_added,
+        seed=seed,
+    )
     write_h5ad(adata, target)
     _tell(result, target, as_json=as_json)
 
