@@ -13,6 +13,7 @@ from scfm_registry.keeping import Keeper
 from scfm_registry.lineage import Genealogist
 from scfm_registry.opening import Opener
 from scfm_registry.registering import Registrar
+from scfm_registry.reproducing import Reproducer
 from scfm_registry.sharing.sharer import Sharer
 from scfm_registry.verifying import Verifier
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from scfm_registry.version import Versions
 
 
-class Registry(Sharer, Keeper, Genealogist, Opener, Verifier, Measurer, Changer, Registrar):
+class Registry(Sharer, Keeper, Genealogist, Reproducer, Opener, Verifier, Measurer, Changer, Registrar):
     """A lab's models: versions with aliases, tags, cards and evidence, kept in MLflow.
 
     Parameters

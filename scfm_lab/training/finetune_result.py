@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scfm_lab.evaluation.score import Scores
     from scfm_lab.models.contract import Model
     from scfm_lab.models.finetuned import FineTuning
+    from scfm_lab.models.tokens import Tokens
     from scfm_lab.training.finetune import Job, Trained
     from scfm_lab.training.finetune_plan import FineTunePlan
 
@@ -53,6 +54,8 @@ class FineTuneResult(Result):
     plan: FineTunePlan
     changed: dict[str, torch.Tensor] = field(repr=False)
     names: NDArray[Any] = field(repr=False)
+    test_tokens: Tokens = field(repr=False)
+    """The test cells as the model reads them."""
     places: list[str] = field(default_factory=list)
     """Versions that it was registered as, such as ``"blood/1"``."""
 
@@ -282,6 +285,7 @@ def finish(job: Job, trained: Trained, plan: FineTunePlan, *, floors: bool, seco
         plan=plan,
         changed=changed,
         names=job.labelled.cells.names,
+        test_tokens=job.tokens.take(split.test),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Fewest cells of a label: one or more for each of training, validation and test, and some to learn from.
 MIN_CELLS = 5
 _STREAM = 0xF17E
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Split:
 
     def to_dict(self) -> dict[str, Any]:
         """For a record."""
-        sizes = {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
+        sizes = {name: len(getattr(self, name)) for name in PARTS}
         return {"rule": self.rule, "cells": sizes, **({"samples": self.samples} if self.samples else {})}
 
 
@@ -132,8 +133,13 @@ def split_cells(labelled: Labelled, usable: NDArray[np.bool_], *, validation: fl
     rows = np.flatnonzero(usable)
     if labelled.samples is None:
         parts = _by_label(labelled, rows, (test, validation), seed)
-        return Split(parts[2], parts[1], parts[0], f"by cell, every label alike, seed {seed}")
-    return _by_sample(labelled, rows, validation, test, seed)
+        found = Split(parts[2], parts[1], parts[0], f"by cell, every label alike, seed {seed}")
+    else:
+        found = _by_sample(labelled, rows, validation, test, seed)
+    # By the cells' own numbers: what is trained does not depend on the order of the file either.
+    keys = labelled.cells.keys
+    by_key = {part: getattr(found, part)[np.argsort(keys[getattr(found, part)], kind="stable")] for part in PARTS}
+    return replace(found, **by_key)
 
 
 def _by_label(

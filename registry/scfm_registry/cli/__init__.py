@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scfm_registry.cli import changing, checking, finding, importing, serving, setting_up, sharing
+from scfm_registry.cli import changing, checking, finding, importing, lineage, serving, setting_up, sharing
 
 
 @click.group(
@@ -27,6 +27,7 @@ for _command in (
     *importing.COMMANDS,
     *checking.COMMANDS,
     *changing.COMMANDS,
+    *lineage.COMMANDS,
     *sharing.COMMANDS,
 ):
     models.add_command(_command)

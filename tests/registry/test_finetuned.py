@@ -1,0 +1,158 @@
+"""Fine-tuned versions: kept with their parent, opened as they were, done again, and never left without a parent."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import scfm_lab as sl
+from scfm_lab.cli import main
+from scfm_lab.errors import DataError, ModelError
+from scfm_registry import Registry
+
+HOW = {"labels_key": "cell_type", "options": {"max_length": 16}, "floors": False, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def cells(_pbmc68k):
+    return _pbmc68k[_pbmc68k.obs["cell_type"].isin(["CD14+ Monocyte", "CD56+ NK"])].copy()
+
+
+@pytest.fixture
+def here(made_home) -> Registry:
+    return Registry()
+
+
+def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
+    tuned = sl.finetune("starter", cells, register="blood", epochs=1, learning_rate=0.01, head_rate=1e-5, **HOW)
+    assert tuned.registered == "blood/1"
+    found = here.get("blood")
+    parent = here.get("starter/1")
+    assert (found.kind, found.family) == ("fine-tuned", "scfm.starter")
+    assert found.tags["scfm.parent_digest"] == parent.digest
+    assert found.tags["scfm.data_digest"] == tuned.record["data"]["digest"]
+    assert found.commercial == parent.commercial
+    # What changed, and not the parent once more.
+    assert found.size < parent.size / 2
+    assert here.verify("blood").ok
+
+    opened = sl.load_model("models:/blood", device="cpu")
+    tokens = tuned.model.tokenize(cells)
+    np.testing.assert_array_equal(opened.encode(tokens).cell, tuned.model.encode(tokens).cell)
+    np.testing.assert_array_equal(opened.class_logits(tokens), tuned.model.class_logits(tokens))
+    assert opened.digest == tuned.model.digest
+    assert here.register(tuned, "blood").reference == "blood/1"
+
+    run = here.client.get_run(found.tags["scfm.run"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["labels_key"] == "cell_type"
+    assert run.data.tags["scfm.version"] == "blood/1"
+    losses = here.client.get_metric_history(run.info.run_id, "validation_loss")
+    assert [point.step for point in losses] == [0, 1]
+    assert run.inputs.dataset_inputs[0].dataset.digest in tuned.record["data"]["digest"]
+
+    second = sl.finetune("models:/blood", cells, register="blood-again", freeze="all", **HOW)
+    graph = here.lineage("blood")
+    assert [node.reference for node in graph.ancestors] == ["starter/1"]
+    assert [node.reference for node in graph.descendants] == ["blood-again/1"]
+    assert len(graph.edges) == 2
+    assert graph.edges[0].data == tuned.record["data"]["digest"]
+    assert [item.reference for item in here.children("starter")] == ["blood/1"]
+    chained = here.load("blood-again", device="cpu")
+    np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))
+    assert len(chained.finetuning.chain) == 2
+
+    embedded = cells[:20].copy()
+    sl.embed(embedded, opened, progress=False)
+    embedded.write_h5ad(tmp_path / "one.h5ad")
+    (tmp_path / "broken.h5ad").write_bytes(b"nothing")
+    made = here.made_with(tmp_path, "blood/1")
+    assert list(made.table["key"]) == ["X_blood"]
+    assert "broken.h5ad" in made.skipped
+    assert here.made_with(tmp_path, "starter/1").table.empty
+
+    again = here.reproduce("blood", cells[::-1].copy(), progress=False)
+    assert again.agreement == 1
+    assert again.weights[1] < 1e-3
+    other = cells.copy()
+    other.X[0, 0] = 3
+    with pytest.raises(DataError, match="are not those that blood/1 was fine-tuned with"):
+        here.reproduce("blood", other, progress=False)
+
+    here.delete("blood/1")
+    # In the trash it is still what the other was made from.
+    assert here.load("blood-again", device="cpu").version == "blood-again/1"
+    with pytest.raises(ModelError, match=r"blood-again/1 was made from it"):
+        here.purge("blood/1")
+    here.delete("blood-again/1")
+    here.purge("blood-again/1")
+    here.purge("blood/1")
+
+
+def test_names_and_parents_are_checked_before_any_work(here, cells, tmp_path):
+    with pytest.raises(ModelError, match="cannot be a model's name"):
+        sl.finetune("starter", cells, register="Not A Name", **HOW)
+    with pytest.raises(ModelError, match="comes with scfm-lab"):
+        sl.finetune("starter", cells, register="starter", **HOW)
+    import shutil
+
+    from scfm_registry.builtin import shipped
+
+    shutil.copytree(shipped()["starter"][1], tmp_path / "mine")
+    mine = sl.load_model(tmp_path / "mine", device="cpu")
+    mine.net.norm.bias.data.add_(1)
+    mine.digest = "sha256:" + "1" * 64
+    with pytest.raises(ModelError, match="is not in the registry"):
+        sl.finetune(mine, cells, register="lost", **HOW)
+
+
+def test_a_users_own_run_is_registered_with_its_parent(here):
+    model = here.load("starter", device="cpu")
+    with pytest.raises(ModelError, match="name it with parent="):
+        here.register(model, "own")
+    with pytest.raises(ModelError, match="there is nothing to register"):
+        here.register(model, "own", parent="starter")
+    model.net.norm.bias.data.add_(0.5)
+    run = here.client.create_run(here.client.create_experiment("mine")).info.run_id
+    with pytest.raises(ModelError, match="There is no run"):
+        here.register(model, "own", parent="starter", run="0" * 32)
+    made = here.register(model, "own", parent="starter", run=run)
+    assert made.kind == "fine-tuned"
+    assert made.tags["scfm.run"] == run
+    assert here.client.get_run(run).data.tags["scfm.version"] == "own/1"
+    opened = here.load("own", device="cpu")
+    assert bool((opened.net.norm.bias == model.net.norm.bias).all())
+    assert [node.reference for node in here.lineage("own").ancestors] == ["starter/1"]
+
+
+def test_a_circle_of_tags_is_refused(here):
+    model = here.load("starter", device="cpu")
+    model.net.norm.bias.data.add_(0.5)
+    made = here.register(model, "own", parent="starter")
+    parent = here.get("starter/1")
+    here.client.set_model_version_tag("starter", "1", "scfm.parent_digest", made.digest)
+    for reference in ("own", "starter"):
+        with pytest.raises(ModelError, match="leads in a circle"):
+            here.lineage(reference)
+    here.client.set_model_version_tag("starter", "1", "scfm.parent_digest", parent.digest)
+    with pytest.raises(ModelError, match="leads in a circle"):
+        here.lineage("starter")
+
+
+def test_the_command_line(here, cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    given = [str(tmp_path / "cells.h5ad"), "--model", "starter", "--labels", "cell_type", "--freeze", "all"]
+    given += ["--option", "max_length=16"]
+    done = CliRunner().invoke(main, ["finetune", *given, "--register", "blood", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["registered"] == "blood/1"
+    plan = CliRunner().invoke(main, ["finetune", *given, "--plan"])
+    assert "the head alone" in plan.output
+    assert CliRunner().invoke(main, ["finetune", *given]).exit_code == 2
+    graph = CliRunner().invoke(main, ["models", "lineage", "blood", "--json"])
+    assert {node["reference"] for node in json.loads(graph.stdout)["nodes"]} == {"starter/1", "blood/1"}
+    again = CliRunner().invoke(main, ["models", "reproduce", "blood", "--data", str(tmp_path / "cells.h5ad"), "--json"])
+    assert json.loads(again.stdout)["exact"]
