@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import comb
@@ -9,22 +10,26 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.nulls import benjamini_hochberg
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.baseline import labels_of
+from scfm_lab.tasks.baseline import Baseline, labels_of
+from scfm_lab.tasks.perturb_result import group_rows
+from scfm_lab.tasks.readouts import Shift
 from scfm_lab.tasks.screen_result import write_table
-from scfm_lab.tasks.screen_tests import COLUMNS, ranked
+from scfm_lab.tasks.screen_tests import COLUMNS, Group, Measured, ranked
+from scfm_lab.tasks.sweep import Question, effects
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfm_lab.tasks.baseline import Baseline
-    from scfm_lab.tasks.screen_tests import Group, Measured
+    from scfm_lab.models.contract import Model
 
 MIN_DONORS = 6
 """Exchanging the labels of five donors cannot give a p of 0.05: intervals only."""
@@ -359,3 +364,46 @@ class ContrastResult(Result):
         """Write the table to ``uns``, with its provenance."""
         key = key_added or f"contrast_{self.provenance['model']}"
         write_table(adata, self.table, key, self.provenance, key_added is not None)
+
+
+def contrast_of_one(
+    adata: AnnData,
+    model: Model | str | Path,
+    doses: Mapping[str, float],
+    *,
+    contrast: str | tuple[str, str, str],
+    set_to: Mapping[str, float] | None,
+    n_draws: int,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+    **options: Any,
+) -> ContrastResult:
+    """Whether conditions respond differently to one perturbation; parameters are those of :func:`scfm_lab.perturb`."""
+    started = time.perf_counter()
+    conditions = Conditions.of(adata, contrast, options.get("sample_key"))
+    lab = Baseline(adata, model, progress=progress, cancel=cancel, **options)
+    by_column, levels, names = lab.resolve(doses, set_to)
+    columns = sorted({*by_column, *levels})
+    name = "+".join(names[c] for c in columns)
+    question = Question(by_column, levels, name=name)
+    found = effects(lab, [question], draws=n_draws, cancel=cancel)
+    groups = [Group(group, rows[lab.seen[rows]]) for group, rows in group_rows(lab.groups, len(lab.cells))]
+    measured = Measured.of(lab, [question], found, [Shift()])
+    details, notes = contrasted(lab, groups, measured, conditions)
+    record = provenance.of_model(
+        lab.model,
+        task="perturb, contrast",
+        genes=1,
+        doses={names[c]: d for c, d in by_column.items()},
+        set_to={names[c]: d for c, d in levels.items()},
+        contrast=conditions.text,
+        groupby=lab.groupby,
+        sample_key=lab.sample_key,
+        draws=n_draws,
+        seed=lab.seed,
+        options=lab.model.check_options(lab.options),
+        **lab.audit.as_provenance(),
+        seconds=time.perf_counter() - started,
+    )
+    dose = next(iter({**by_column, **levels}.values()))
+    return ContrastResult(details, conditions, float(dose), {}, tuple(notes), record)

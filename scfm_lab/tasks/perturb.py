@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -28,15 +28,40 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
+    from scfm_lab.tasks.contrast import ContrastResult
 
 
+@overload
 def perturb(
+    adata: AnnData,
+    model: Model | str | Path,
+    doses: Mapping[str, float] | None = None,
+    *,
+    contrast: None = None,
+    **options: Any,
+) -> PerturbResult: ...
+
+
+@overload
+def perturb(
+    adata: AnnData,
+    model: Model | str | Path,
+    doses: Mapping[str, float] | None = None,
+    *,
+    contrast: str | tuple[str, str, str],
+    **options: Any,
+) -> ContrastResult: ...
+
+
+# Overloads that only tell the result from the contrast need not repeat every option.
+def perturb(  # type: ignore[misc]
     adata: AnnData,
     model: Model | str | Path,
     doses: Mapping[str, float] | None = None,
     *,
     groupby: str | None = None,
     sample_key: str | None = None,
+    contrast: str | tuple[str, str, str] | None = None,
     set_to: Mapping[str, float] | None = None,
     n_draws: int = 8,
     null: bool = True,
@@ -47,7 +72,7 @@ def perturb(
     seed: int = 0,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
-) -> PerturbResult:
+) -> PerturbResult | ContrastResult:
     """Change the doses of genes and measure how far the model moves the cells.
 
     Parameters
@@ -66,6 +91,9 @@ def perturb(
     sample_key
         Column of ``obs`` with the donor or sample, the unit of replication: adds an interval
         over samples.
+    contrast
+        A column of two conditions, or (column, condition, baseline condition): asks instead whether the conditions respond
+        differently, over the samples of `sample_key` (see :class:`~scfm_lab.tasks.contrast.ContrastResult`).
     set_to
         Gene → absolute level in counts per 10,000, for genes that are silent.
     n_draws
@@ -83,6 +111,7 @@ def perturb(
     Returns
     -------
     PerturbResult
+        With `contrast`, a :class:`~scfm_lab.tasks.contrast.ContrastResult`.
 
     Raises
     ------
@@ -104,6 +133,24 @@ def perturb(
     """
     check_given(adata, model, function="sl.perturb")
     check_doses(doses, set_to)
+    if contrast is not None:
+        from scfm_lab.tasks.contrast import contrast_of_one
+
+        return contrast_of_one(
+            adata,
+            model,
+            doses or {},
+            contrast=contrast,
+            set_to=set_to,
+            n_draws=n_draws,
+            groupby=groupby,
+            sample_key=sample_key,
+            layer=layer,
+            options=options,
+            seed=seed,
+            progress=progress,
+            cancel=cancel,
+        )
     if null:
         check_n_null(n_null)
     lab = Perturber(

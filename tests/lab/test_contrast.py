@@ -1,0 +1,131 @@
+"""Do two conditions respond differently? Donors are the unit, and there is no p where no p is possible."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError
+from scfm_lab.tasks.contrast import Design, exchange_test
+from scfm_lab.tasks.perturb import Perturber
+
+GENES = ["LYZ", "CD74", "FTL"]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    adata = sl.datasets.load("pbmc68k")[::3].copy()
+    rng = np.random.default_rng(0)
+    adata.obs["donor"] = [f"d{i % 8}" for i in range(adata.n_obs)]
+    adata.obs["condition"] = rng.permutation(np.where(np.arange(adata.n_obs) % 2, "stim", "control"))
+    return adata
+
+
+def _paired(n):
+    return Design([f"d{i}" for i in range(n)], np.zeros((2, n, 0)), True, np.ones(n, bool), [])
+
+
+def test_the_paired_test_is_that_of_all_exchanges():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(0.5, 1, 7), rng.normal(0, 1, 7)
+    found = exchange_test(first, second, _paired(7))
+    d = first - second
+    every = np.array([np.mean(d * signs) for signs in itertools.product((1, -1), repeat=7)])
+    assert found.p_value == pytest.approx((np.abs(every) >= abs(d.mean()) - 1e-12).mean())
+    assert found.null_mean == 0
+    assert found.null_sd == pytest.approx(every.std())
+    low, high = stats.ttest_1samp(d, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_below_six_donors_there_is_an_interval_and_no_p():
+    rng = np.random.default_rng(2)
+    for n in (2, 5):
+        found = exchange_test(rng.normal(5, 0.1, n), rng.normal(0, 0.1, n), _paired(n))
+        assert np.isnan(found.p_value)
+        assert found.low < found.effect < found.high
+    assert exchange_test(rng.normal(5, 0.1, 6), rng.normal(0, 0.1, 6), _paired(6)).p_value == 2 / 2**6
+
+
+def test_donors_of_one_condition_each_are_dealt_out_anew():
+    rng = np.random.default_rng(3)
+    sides = np.array([True] * 4 + [False] * 4)
+    values = np.where(sides, rng.normal(3, 0.3, 8), rng.normal(0, 0.3, 8))
+    plan = Design([f"d{i}" for i in range(8)], np.zeros((2, 8, 0)), False, sides, [])
+    found = exchange_test(values, values, plan)
+    assert found.p_value == pytest.approx(2 / 70)
+    assert found.effect == pytest.approx(values[:4].mean() - values[4:].mean())
+    low, high = stats.ttest_ind(values[:4], values[4:], equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high))
+    three = Design([f"d{i}" for i in range(6)], np.zeros((2, 6, 0)), False, np.arange(6) < 3, [])
+    # Twenty ways to deal six donors out: no p can be 0.05.
+    assert np.isnan(exchange_test(values[[0, 1, 2, 4, 5, 6]], values[[0, 1, 2, 4, 5, 6]], three).p_value)
+
+
+def test_p_is_uniform_under_exchange():
+    rng = np.random.default_rng(4)
+    p = [exchange_test(*rng.normal(size=(2, 9)), _paired(9)).p_value for _ in range(1500)]
+    steps = np.arange(1, 257) / 256
+    assert np.abs(np.searchsorted(np.sort(p), steps + 1e-12) / len(p) - steps).max() < 0.04
+
+
+def test_the_effect_is_the_mean_over_donors_of_their_own_difference(cells):
+    result = sl.screen(cells, "pca", GENES, contrast="condition", sample_key="donor", progress=False)
+    shift = Perturber(cells, "pca").run({"LYZ": 0.0}).shift
+    stim, donor = (cells.obs["condition"] == "stim").to_numpy(), cells.obs["donor"].to_numpy()
+    own = [shift[stim & (donor == d)].mean() - shift[~stim & (donor == d)].mean() for d in sorted(set(donor))]
+    row = result.details.query("gene == 'LYZ' and group == 'all'").iloc[0]
+    assert row["effect"] == pytest.approx(np.mean(own), abs=1e-5)
+    assert row["n_donors"] == 8
+    assert list(result.table.columns)[:4] == ["gene", "group", "readout", "effect"]
+    assert "stim minus control" in result.summary()
+    assert "not how wrong the model is" in result.summary()
+    assert "low" in result.plot().to_json()
+
+
+def test_a_planted_difference_is_found_and_none_without(cells):
+    adata = cells.copy()
+    x = adata.X.tolil()
+    stim = np.flatnonzero(adata.obs["condition"] == "stim")
+    # Cells of one condition lose the gene, so that there is nothing to knock out.
+    x[stim, adata.var_names.get_loc("FTL")] = 0
+    adata.X = x.tocsr()
+    table = sl.screen(adata, "pca", GENES, contrast="condition", sample_key="donor", progress=False).table
+    p = table.set_index("gene")["p_value"]
+    assert p["FTL"] == 2 / 2**8
+    assert table.iloc[0]["gene"] == "FTL"
+    assert table.set_index("gene").loc["FTL", "effect"] < 0
+    assert (p[["LYZ", "CD74"]] > 0.01).all()
+
+
+def test_few_donors_get_intervals_and_small_groups_are_told(cells):
+    adata = cells[cells.obs["donor"].isin(["d0", "d1", "d2", "d3"])].copy()
+    result = sl.screen(
+        adata, "pca", ["FTL"], contrast="condition", sample_key="donor", groupby="cell_type", progress=False
+    )
+    assert result.table["p_value"].isna().all()
+    assert "too few for a p" in result.summary()
+    assert "nothing to compare" in result.summary()
+    one = sl.perturb(adata, "pca", {"FTL": 0.0}, contrast="condition", sample_key="donor", progress=False)
+    assert one.table["effect"][0] == pytest.approx(result.details.query("group == 'all'")["effect"].iloc[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"contrast": "cell_type", "sample_key": "donor"}, "a contrast compares two: write contrast=\\('cell_type'"),
+        ({"contrast": ("condition", "stim", "none"), "sample_key": "donor"}, "No cell is 'none'"),
+        ({"contrast": ("condition", "stim", "stim"), "sample_key": "donor"}, "names 'stim' twice"),
+        ({"contrast": "condition"}, "needs sample_key="),
+        ({"contrast": "condition", "sample_key": "doner"}, "Did you mean 'donor'"),
+        ({"contrast": "condition", "sample_key": "alone"}, "cannot be compared; take larger groups"),
+    ],
+)
+def test_bad_contrasts_are_answered_in_words(cells, kwargs, words):
+    cells.obs["alone"] = [f"s{i}" for i in range(cells.n_obs)]
+    with pytest.raises(DataError, match=words):
+        sl.screen(cells, "pca", ["LYZ"], progress=False, **kwargs)
