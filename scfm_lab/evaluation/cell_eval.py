@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _KEY = "perturbation"
 _PREFIX = "cell-eval2 "
+_MOST_SCALED = 2.0
 
 
 def s_scores(
@@ -32,7 +33,7 @@ def s_scores(
     """Score predicted profiles with cell-eval2.
 
     cell-eval2 compares cells. A predicted profile becomes cells by taking the real control cells, as many as the perturbation
-    has, and multiplying each gene so that its mean is the predicted one.
+    has, and multiplying each gene (at most by two; the rest is added) so that its mean is the predicted one.
 
     Parameters
     ----------
@@ -142,9 +143,9 @@ def _scaled(cells: Any, profile: NDArray[np.float64]) -> Any:
     dense = cells.toarray()
     mean = dense.mean(axis=0)
     wanted = np.maximum(profile, 0)
-    # A gene that no control cell shows cannot be scaled: every cell gets the predicted mean.
-    factor = np.divide(wanted, mean, out=np.zeros_like(mean), where=mean > 0)
-    return sparse.csr_matrix(dense * factor + np.where(mean > 0, 0, wanted))
+    # No cell is scaled out of all proportion: what doubling does not reach is added to every cell alike.
+    factor = np.minimum(np.divide(wanted, mean, out=np.zeros_like(mean), where=mean > 0), _MOST_SCALED)
+    return sparse.csr_matrix(np.maximum(dense * factor + (wanted - mean * factor), 0))
 
 
 def _config(ce: Any, data: Profiles) -> Any:
