@@ -148,9 +148,10 @@ def _scbert(model: Any, folder: Path, base: Path) -> None:
 
     from scfm_lab.models import converted
     from scfm_lab.models.files import read_tensors
-    from scfm_lab.models.scbert_files import GENE_ORDER, LABELS
+    from scfm_lab.models.scbert_files import GENE_ORDER, LABELS, find_checkpoint
 
-    original = read_tensors(base)
+    checkpoint = base if base.is_file() else find_checkpoint(base)
+    original = read_tensors(checkpoint or base)
     new = weights_of(model)
     out = dict(original) | _replaced(
         original, {theirs: new[ours] for theirs, ours in model.net.checkpoint_names().items() if theirs in original}
