@@ -12,6 +12,7 @@ from comm.base_comm import BaseComm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -56,8 +57,21 @@ class Bench:
         ]
 
 
+@pytest.fixture(scope="session")
+def registry_ready(private_home: Path) -> None:
+    """The registry of the tests' home is made once, in this thread.
+
+    MLflow's first use takes seconds and warns of what is not ours; in a bench's own thread it would outlast the test that
+    began it.
+    """
+    from scfm_registry import Registry
+
+    assert private_home
+    Registry().search()
+
+
 @pytest.fixture
-def bench(pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+def bench(registry_ready: None, pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     """Opens benches; by default on the bundled cells."""
     from scfm_widgets import Lab
 

@@ -82,9 +82,11 @@ class TestOpening:
         assert (row["licence"], row["commercial"]) == ("BSD-3-Clause", True)
         assert row["kind"] == "pretrained"
 
-    def test_has_its_five_panels_through_the_manifest(self, bench: Callable[..., Bench]) -> None:
+    def test_has_its_panels_through_the_manifest(self, bench: Callable[..., Bench]) -> None:
         own = [row for row in bench().lab._panels if row["plugin"] == "scfm-widgets"]
-        assert [row["component"] for row in own] == ["models", "run", "embedding", "perturb", "trajectory"]
+        assert [row["component"] for row in own] == [
+            "models", "run", "embedding", "perturb", "screen", "trajectory", "genes", "compare",
+        ]  # fmt: skip
         assert all(row["error"] is None for row in own)
 
     @pytest.mark.parametrize(
@@ -282,7 +284,7 @@ class TestRunning:
         opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
         opened.ask(type="run", model=MODEL, layout=None)
         lab = opened.lab
-        assert [item["key"] for item in lab._layouts] == ["X_umap", "X_umap_sctop"]
+        assert [item["key"] for item in lab._layouts if not item.get("second")] == ["X_umap", "X_umap_sctop"]
         assert lab.state["layout"] == "X_umap_sctop"
         assert lab.result.layout.basis == "X_umap_sctop"
         assert len(lab._after) == len(lab._xy)

@@ -131,8 +131,10 @@ def task_of(result: Any, n: int) -> str:
     DataError
         It is none of these, or it is of other cells.
     """
+    from scfm_lab.tasks.compare import CompareResult
     from scfm_lab.tasks.embed import EmbedResult
     from scfm_lab.tasks.perturb_result import PerturbResult
+    from scfm_lab.tasks.screen_result import ScreenResult
     from scfm_lab.tasks.trajectory import TrajectoryResult
 
     if isinstance(result, EmbedResult):
@@ -141,8 +143,13 @@ def task_of(result: Any, n: int) -> str:
         task, cells = "perturb", len(result.shift)
     elif isinstance(result, TrajectoryResult):
         task, cells = "trajectory", len(result.pseudotime)
+    elif isinstance(result, ScreenResult):
+        # A screen may be of some of the cells.
+        task, cells = "screen", n
+    elif isinstance(result, CompareResult):
+        task, cells = "compare", len(result.overlap)
     else:
-        message = f"The bench shows results of sl.embed, sl.perturb and sl.trajectory, not a {type(result).__name__}."
+        message = f"The bench shows results of sl.embed, sl.perturb, sl.screen, sl.trajectory and of comparisons, not a {type(result).__name__}."
         raise DataError(message)
     if cells != n:
         message = f"The result has {cells:,} cells, the bench {n:,}; they must be the same cells."

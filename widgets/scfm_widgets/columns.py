@@ -82,7 +82,7 @@ class Columns:
         return pack_numbers(values, title=name, low=0.0, unit=self._unit)
 
     def of_result(self, name: str, results: dict[str, Result]) -> Column:
-        """What a result says of each cell: ``"shift"``, ``"error"``, ``"pseudotime"`` or ``"branch"``.
+        """What a result says of each cell: ``"shift"``, ``"error"``, ``"pseudotime"``, ``"branch"`` or ``"shared"``.
 
         Raises
         ------
@@ -103,6 +103,9 @@ class Columns:
             return pack_numbers(ordered.pseudotime, title="Pseudotime", scale="order", low=0.0)
         if ordered is not None and name == "branch":
             return pack_categories(pd.Series(ordered.branches), title="Branch")
+        compared: Any = results.get("compare")
+        if compared is not None and name == "shared":
+            return pack_numbers(compared.overlap, title="Neighbours that both models share", scale="order", low=0.0)
         message = f"There is no result yet that says {name!r} of each cell."
         raise DataError(message)
 

@@ -12,6 +12,8 @@ from scfm_widgets.codec import plain
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from scfm_lab.inference.plan import Plan
     from scfm_widgets.codec import Frame
 
@@ -91,8 +93,22 @@ def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, v
     version
         Grows with each new trajectory.
     """
-    place, size = _nodes(result, frame)
+    return {
+        "version": version,
+        "root": f"{result.root_group} (cell {result.root})",
+        "summary": result.summary(),
+        **_drawn(result, _nodes(result, frame)),
+        "second": None,
+        "charts": dict(charts) if charts else None,
+    }
+
+
+def _drawn(result: Any, place: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """Give nodes, links and paths at places in the unit square."""
     table = result.table.set_index("group")
+    counts = table["n_cells"]
+    largest = max(counts, default=1)
+    size = {group: float(np.sqrt(counts.get(group, 0) / largest)) for group in place}
     names = list(place)
     links = result.connectivities
     edges = [
@@ -107,9 +123,6 @@ def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, v
         if all(group in place for group in path["nodes"])
     ]
     return {
-        "version": version,
-        "root": f"{result.root_group} (cell {result.root})",
-        "summary": result.summary(),
         "nodes": [
             {
                 "name": name,
@@ -122,12 +135,37 @@ def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, v
         ],
         "edges": edges,
         "paths": paths,
-        "charts": dict(charts) if charts else None,
     }
 
 
-def _nodes(result: Any, frame: Frame) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """Give places of the groups in the unit square, and their sizes from 0 to 1.
+def paths_on(result: Any, plane: NDArray[np.float64], frame: Frame, labels: Any, *, key: str) -> dict[str, Any]:
+    """Give the same nodes, links and paths on another plane.
+
+    Parameters
+    ----------
+    result
+        The trajectory.
+    plane
+        Places of the cells, (cells, 2).
+    frame
+        Of that plane.
+    labels
+        Group of each cell.
+    key
+        Of the plane in ``obsm``.
+    """
+    place = {
+        str(group): _in_square(np.nanmedian(plane[labels == group], axis=0), frame)
+        for group in sorted(set(labels))
+        if np.isfinite(plane[labels == group]).all(axis=1).any()
+    }
+    on_path = [str(group) for path in result.paths for group in path["nodes"]]
+    place = {group: place[group] for group in dict.fromkeys(on_path) if group in place}
+    return {"key": key, **_drawn(result, place)}
+
+
+def _nodes(result: Any, frame: Frame) -> dict[str, tuple[float, float]]:
+    """Give places of the groups in the unit square.
 
     A path's points are the middles of its groups; a group on no path has no place and is not drawn.
     """
@@ -135,9 +173,7 @@ def _nodes(result: Any, frame: Frame) -> tuple[dict[str, tuple[float, float]], d
     for path in result.paths:
         for group, point in zip(path["nodes"], path["points"], strict=True):
             place[str(group)] = _in_square(point, frame)
-    counts = dict(zip(result.table["group"], result.table["n_cells"], strict=True))
-    largest = max(counts.values(), default=1)
-    return place, {group: float(np.sqrt(counts.get(group, 0) / largest)) for group in place}
+    return place
 
 
 def _in_square(point: Any, frame: Frame) -> tuple[float, float]:

@@ -90,7 +90,7 @@ class Payload:
         return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def payload_of(lab: Lab, *, genes: Iterable[str] = ()) -> Payload:
+def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True) -> Payload:
     """Collect what a page of this bench holds.
 
     Parameters
@@ -100,13 +100,16 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = ()) -> Payload:
     genes
         Genes whose answers at :data:`DOSES` go along, beside those on the bench. They are computed now, with the model that
         is picked.
+    wait
+        Wait first until nothing runs any more; a job of the bench itself must not.
 
     Raises
     ------
     DataError, GenesError, ModelError
         A gene is unknown, or no model is picked that could answer.
     """
-    lab.wait()
+    if wait:
+        lab.wait()
     session = lab.session
     payload = Payload(
         traits={name: getattr(lab, name) for name in lab.SHARED},
@@ -157,6 +160,7 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     payload.traits["_uid"] = "page"
     payload.traits["_job"] = None
     payload.traits["_errors"] = []
+    payload.traits["_runs"] = []
     # Panels that ask Python have nobody to answer them here.
     kept = {"embedding", *(["perturb"] if asked else []), *(["trajectory"] if "trajectory" in lab.results else [])}
     payload.traits["_panels"] = [row for row in payload.traits["_panels"] if row["component"] in kept]
@@ -252,16 +256,21 @@ def write_html(
     StorageError
         The file cannot be written.
     """
+    payload = lab_or_payload if isinstance(lab_or_payload, Payload) else payload_of(lab_or_payload, genes=genes)
+    return _write(Path(path), page(payload, title=title, sections=sections, lead=lead))
+
+
+def page(payload: Payload, *, title: str, sections: Sequence[Mapping[str, str]] = (), lead: str = "") -> str:
+    """Give the page as text; for the parameters see :func:`write_html`."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
     from markupsafe import Markup
 
-    payload = lab_or_payload if isinstance(lab_or_payload, Payload) else payload_of(lab_or_payload, genes=genes)
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
     )
     static = _HERE / "static"
-    text = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
         sections=[_section(section) for section in sections],
@@ -271,7 +280,6 @@ def write_html(
         style=Markup((static / "index.css").read_text(encoding="utf-8")),
         payload=Markup(payload.to_json()),
     )
-    return _write(Path(path), text)
 
 
 def _section(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import traitlets
 from scfm_lab.errors import DataError, PluginError, did_you_mean, nearest
 from scfm_widgets.checks import as_mask, check_adata, check_groupby, groups_or_gaps, task_of
 from scfm_widgets.codec import pack_mask, unpack_mask
+from scfm_widgets.desk import Desk
 from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
@@ -43,6 +44,11 @@ STATE: dict[str, Any] = {
     "labels": True,
     "paths": True,
     "root": None,
+    "second": None,
+    "field": False,
+    "density": None,
+    "gene": None,
+    "against": None,
 }
 
 
@@ -87,7 +93,8 @@ class Lab(anywidget.AnyWidget):
     state
         What is picked and shown, as a dictionary of plain values: ``model``, ``colour`` (``{"by": "obs" | "gene" |
         "result", "name": ...}``, or just a name), ``hidden``, ``groupby``, ``layout``, ``panel``, ``labels``, ``paths``,
-        ``root``. Assign some of its keys to change those.
+        ``root``, ``second`` (a plane beside the first), ``field`` (arrows), ``density``, ``gene``, ``against``. Assign some of
+        its keys to change those.
     doses
         Gene → dose. Assign it and the effect is computed.
 
@@ -122,17 +129,23 @@ class Lab(anywidget.AnyWidget):
     _errors = _synced(traitlets.List())
     _xy = _Bytes()
     _xy_info = _synced(traitlets.Dict())
+    _compared = _synced(traitlets.Dict(None, allow_none=True))
+    _changed = _synced(traitlets.Dict(None, allow_none=True))
+    _screen = _synced(traitlets.Dict(None, allow_none=True))
+    _runs = _synced(traitlets.List())
     _after = _Bytes()
     _after_info = _synced(traitlets.Dict())
+    _second = _Bytes()
+    _second_info = _synced(traitlets.Dict())
     _selection = _Bytes()
     _data_version = _synced(traitlets.Int(0))
 
     #: Everything the browser is told, for exporting it.
     SHARED: ClassVar[tuple[str, ...]] = (
         "state", "doses", "_meta", "_layouts", "_panels", "_models", "_hardware", "_plan", "_perturbation", "_trajectory",
-        "_errors", "_xy_info", "_after_info", "_data_version",
+        "_compared", "_changed", "_screen", "_runs", "_errors", "_xy_info", "_after_info", "_second_info", "_data_version",
     )  # fmt: skip
-    BYTES: ClassVar[tuple[str, ...]] = ("_xy", "_after", "_selection")
+    BYTES: ClassVar[tuple[str, ...]] = ("_xy", "_after", "_second", "_selection")
 
     # Set here already: a bench whose making fails is still taken away by Python.
     _session: Session | None = None
@@ -153,6 +166,7 @@ class Lab(anywidget.AnyWidget):
         self.lock = threading.RLock()
         super().__init__()
         self._session = session = Session(adata, self)
+        self._desk = Desk(self)
         favourite = session.columns.favourite()
         if groupby is not None:
             check_groupby(adata, groupby)
@@ -164,6 +178,9 @@ class Lab(anywidget.AnyWidget):
             _refused=None,
             _curve=None,
             _trajectory=None,
+            _compared=None,
+            _changed=None,
+            _screen=None,
             _uid=uuid.uuid4().hex,
             _meta={
                 "n": adata.n_obs,
@@ -171,6 +188,7 @@ class Lab(anywidget.AnyWidget):
                 "title": title,
                 "obs": session.columns.describe(),
                 "static": False,
+                "tour": self._desk.wants_tour(),
             },
             _selection=pack_mask(np.zeros(adata.n_obs, dtype=bool)),
             state={
@@ -214,13 +232,18 @@ class Lab(anywidget.AnyWidget):
 
     @property
     def result(self) -> Result | None:
-        """The newest result. Assign one (of ``sl.embed``, ``sl.perturb`` or ``sl.trajectory``) to show it."""
+        """The newest result. Assign one (of ``sl.embed``, ``sl.perturb``, ``sl.trajectory`` or a comparison) to show it."""
         return self.session.result
 
     @result.setter
     def result(self, value: Result) -> None:
         task = task_of(value, self.adata.n_obs)
         self.session.add_result(task, value)
+
+    @property
+    def title(self) -> str:
+        """What stands above the bench."""
+        return str(self._meta["title"])
 
     @property
     def results(self) -> dict[str, Result]:
@@ -247,6 +270,24 @@ class Lab(anywidget.AnyWidget):
         future: Future[Any] = self.panel("run").run(source, layout=layout)
         return future
 
+    def code(self) -> str:
+        """Python that reproduces what is on the bench, for a cell of its own; `adata` is the cells as they were loaded.
+
+        Examples
+        --------
+        >>> print(lab.code())  # doctest: +SKIP
+        """
+        from scfm_widgets.code import code_of
+
+        return code_of(self)
+
+    def methods(self) -> str:
+        """A paragraph for a paper, and the BibTeX of what it cites, from the provenance of the results on the bench."""
+        from scfm_widgets.methods import methods_of
+
+        text, bibtex = methods_of(self)
+        return f"{text}\n\n{bibtex}"
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing runs any more; False where `timeout` seconds were not enough."""
         return self.session.wait(timeout)
@@ -270,7 +311,7 @@ class Lab(anywidget.AnyWidget):
         """
         from scfm_widgets.export import write_html
 
-        return write_html(path, title=title or str(self._meta["title"]), lab_or_payload=self, genes=genes)
+        return write_html(path, title=title or self.title, lab_or_payload=self, genes=genes)
 
     def close(self) -> None:
         """Stop what runs and take the bench away."""
@@ -313,13 +354,16 @@ class Lab(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
-        from scfm_widgets.picture import draw
-
         data, metadata = bundle
-        picture = draw(self.session, self.panel("column").column)
+        picture = self._picture()
         if picture is not None:
             data = {**data, "image/png": base64.b64encode(picture).decode()}
         return data, metadata
+
+    def _picture(self) -> bytes | None:
+        from scfm_widgets.picture import draw
+
+        return draw(self.session, self.panel("column").column)
 
     @traitlets.validate("state")
     def _check_state(self, proposal: Any) -> dict[str, Any]:
@@ -339,6 +383,10 @@ class Lab(anywidget.AnyWidget):
                 check_groupby(self.adata, given["groupby"])
             if given.get("layout"):
                 self._session.plane_at(given["layout"])
+            if given.get("second"):
+                self._session.plane_at(given["second"], twins=True)
+            if given.get("gene"):
+                self._colour(given["gene"])
         return {**STATE, **self.state, **given}
 
     @traitlets.validate("doses")
@@ -375,6 +423,8 @@ class Lab(anywidget.AnyWidget):
             return
         if changed("layout") and new["layout"] and new["layout"] != self._session.layout:
             self._session.use_layout(new["layout"])
+        if changed("second"):
+            self._session.show_second(new["second"])
         if (changed("model") or changed("groupby")) and self.doses and new["model"] and not self._inside:
             self.panel("perturb").perturb(self.doses)
 
@@ -384,6 +434,8 @@ class Lab(anywidget.AnyWidget):
 
     def panel(self, kind: str) -> Any:
         """Give the bench's own panel that answers a kind of message, such as ``"perturb"``."""
+        if kind in Desk.answers:
+            return self._desk
         for row in self.rows:
             if kind in getattr(row.panel, "answers", ()):
                 return row.panel

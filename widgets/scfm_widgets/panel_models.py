@@ -29,16 +29,37 @@ class ModelsPanel(Panel):
 
     title = "Models"
     component = "models"
-    answers = ("models",)
+    answers = ("models", "card", "lineage", "import")
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.refresh()
 
     def handle(self, message: dict[str, Any]) -> Any:
-        """Read the registry again."""
-        del message
-        return self.refresh()
+        """Read the registry again (``models``), give a ``card`` or a ``lineage``, or ``import`` a folder."""
+        kind = message["type"]
+        if kind == "models":
+            return self.refresh()
+        if kind == "import":
+            return self._import(str(message["path"]), str(message["name"]))
+        reference = str(message["reference"])
+        tell = _card if kind == "card" else _lineage
+        return self.session.submit(kind, lambda *_: tell(reference), lane=kind, aside=True)
+
+    def _import(self, path: str, name: str) -> Future[Any]:
+        """Import a checkpoint's folder into the registry, then list it."""
+
+        def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            del cancel
+            from scfm_registry import Registry
+
+            progress(0, 0, "reading the files in a process without network")
+            version = Registry().import_checkpoint(path, name)
+            self.refresh()
+            progress(0, 0, f"It is {version.reference} now")
+            return {"reference": version.reference}
+
+        return self.session.submit("import", work, label=f"Importing {name}", lane="import")
 
     def refresh(self) -> Future[Any]:
         """Read the registry beside the notebook, and publish what it holds."""
@@ -72,7 +93,60 @@ def _registered(hardware: Hardware) -> list[dict[str, Any]]:
     from scfm_registry import Registry
 
     families = {item.id for item in plugins.discover().contributions("models")}
-    return [_row(item, hardware, families) for item in Registry().search()]
+    registry = Registry()
+    rows = [_row(item, hardware, families) for item in registry.search(all_versions=True)]
+    return [*rows, *(_published(item) for item in registry.catalog() if not item.here)]
+
+
+def _published(item: Any) -> dict[str, Any]:
+    """A checkpoint that its authors publish and that is not here, as a greyed row."""
+    return {
+        "source": f"published:{item.id}",
+        "reference": None,
+        "name": item.id,
+        "version": None,
+        "aliases": [],
+        "family": item.family,
+        "kind": "pretrained",
+        "licence": item.licence or None,
+        "commercial": item.commercial,
+        "parameters": item.parameters,
+        "tags": list(item.organisms),
+        "fit": {"verdict": "unknown", "reason": "", "source": ""},
+        "abilities": [],
+        "description": f"{item.title}: {item.trained_on}." if item.trained_on else item.title,
+        "blocked": f"Not here. Get its folder ({', '.join(item.files)}) from {item.where} and import it below.",
+        "created": "",
+    }
+
+
+def _card(reference: str) -> dict[str, Any]:
+    from scfm_registry import Registry
+
+    return {"card": Registry().card(reference)}
+
+
+def _lineage(reference: str) -> dict[str, Any]:
+    """Where a version comes from and what came of it: nodes and edges to be drawn."""
+    from scfm_registry import Registry
+
+    found = Registry().lineage(reference)
+    made = {edge.child: edge for edge in found.edges}
+
+    def detail(node: Any) -> str:
+        edge = made.get(node.digest)
+        return f"{node.kind}; {edge.label}" if edge else str(node.kind)
+
+    nodes = [
+        {
+            "id": node.digest,
+            "label": node.label,
+            "detail": detail(node),
+            "own": node.digest == found.of,
+        }
+        for node in found.nodes
+    ]
+    return {"nodes": nodes, "edges": [{"from": edge.parent, "to": edge.child} for edge in found.edges]}
 
 
 def _row(item: ModelVersion, hardware: Hardware, families: set[str]) -> dict[str, Any]:
@@ -100,6 +174,8 @@ def _row(item: ModelVersion, hardware: Hardware, families: set[str]) -> dict[str
         "abilities": sorted(item.abilities),
         "description": _beginning(item.card),
         "blocked": blocked,
+        "reference": item.reference,
+        "created": item.created.date().isoformat(),
     }
 
 
@@ -145,6 +221,8 @@ def _contributed() -> list[dict[str, Any]]:
             "abilities": list(item.data.get("tasks", [])),
             "description": str(item.data.get("description", "")),
             "blocked": "Its weights do not come with the plugin." if item.data.get("needs_files") else None,
+            "reference": None,
+            "created": "",
         }
         for item in plugins.discover().contributions("models")
     ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_lab.errors import Cancelled
 from scfm_widgets import describe
+from scfm_widgets.codec import plain
 from scfm_widgets.curves import AHEAD, Answers, Curve, Key, Unless, key_of
 from scfm_widgets.panels import Panel
 
@@ -156,8 +157,14 @@ class PerturbPanel(Panel):
             self._known.put(key_of(doses, FINAL_DRAWS), full)
             self._publish(full, doses, seq, null="ready")
 
+        def changed(progress: Callable[..., None], cancel: Event) -> None:
+            del progress, cancel
+            self._tell_changed(ready, result, doses)
+
         if result is not None and result.has_null:
             self._publish(result, doses, seq, null="ready")
+        if result is not None and "impute" in ready.model.spec.abilities:
+            self.session.submit("changed", changed, label="Genes that change", lane="changed", quiet=True, aside=True)
         self.session.submit("null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True)
 
     def _trace(self, ready: Perturber, doses: Mapping[str, float], cancel: Event) -> None:
@@ -206,6 +213,14 @@ class PerturbPanel(Panel):
         else:
             session.show_after(result.layout.after, _perturbation=told, _data_version=session.next_version())
 
+    def _tell_changed(self, ready: Perturber, result: Any, doses: dict[str, float]) -> None:
+        """Tell which genes the model expects to change most."""
+        from scfm_lab.tasks.changed_genes import changed_genes
+
+        table = changed_genes(ready.model, result, ready.cells.genes)
+        rows = plain(table.to_dict(orient="records"))
+        self.session.publish(_changed={"doses": doses, "model": ready.model.spec.name, "rows": rows})
+
     def _refuse(self, future: Future[Any], doses: dict[str, float]) -> None:
         """Tell the browser that there will be no answer to these doses; the reason is on the screen."""
         if not future.cancelled() and isinstance(future.exception(), Exception):
@@ -240,7 +255,7 @@ class PerturbPanel(Panel):
 
     def _clear(self) -> None:
         self.session.results.pop("perturb", None)
-        self.session.show_after(None, _perturbation=None, _data_version=self.session.next_version())
+        self.session.show_after(None, _perturbation=None, _changed=None, _data_version=self.session.next_version())
 
 
 def check(doses: Mapping[str, Any]) -> dict[str, float]:

@@ -30,7 +30,9 @@ class TrajectoryPanel(Panel):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
+        self._told: dict[str, Any] | None = None
         session.on_result.append(self._show)
+        session.on_second.append(self._follow)
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``trajectory``: a root and a column of groups."""
@@ -112,6 +114,19 @@ class TrajectoryPanel(Panel):
         if task == "trajectory":
             session = self.session
             drawn = charts.svg(result.plot(), width=CHART_WIDTH)
-            session.publish(
-                _trajectory=describe.trajectory(result, session.frame, drawn, version=session.next_version())
-            )
+            self._told = describe.trajectory(result, session.frame, drawn, version=session.next_version())
+            self._follow()
+
+    def _follow(self) -> None:
+        """Tell the trajectory, also on the second plane where there is one and its groups are known."""
+        session = self.session
+        result: Any = session.results.get("trajectory")
+        if result is None or self._told is None:
+            return
+        key, frame = session.state.get("second"), session.second_frame
+        second = None
+        if key and frame is not None and result.groupby in session.adata.obs:
+            labels = session.adata.obs[result.groupby].astype(str).to_numpy(dtype=object)
+            second = describe.paths_on(result, session.plane_at(key, twins=True), frame, labels, key=key)
+        self._told = {**self._told, "second": second, "version": session.next_version()}
+        session.publish(_trajectory=self._told)

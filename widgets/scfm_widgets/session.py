@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from concurrent.futures import CancelledError
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 #: Most messages that stand on the screen together; older ones go.
 _MAX_FAULTS = 4
+#: Before the key of vectors: the plane of their first two principal components.
+_PRINCIPAL = "pca:"
+#: Most runs of which the history tells.
+_MAX_RUNS = 20
 
 
 class Board(Protocol):
@@ -70,6 +75,8 @@ class Session:
         Called with task and result when a result is set from Python or by another panel.
     on_layout
         Called when another plane is shown.
+    on_second
+        Called when the plane beside it changes.
     """
 
     def __init__(self, adata: AnnData, board: Board) -> None:
@@ -89,6 +96,10 @@ class Session:
         self._versions = 0
         self.on_result: list[Callable[[str, Result], None]] = []
         self.on_layout: list[Callable[[], None]] = []
+        self.on_second: list[Callable[[], None]] = []
+        self.second_frame: Frame | None = None
+        self._plane: tuple[Any, NDArray[np.float64]] | None = None
+        self._runs: list[dict[str, Any]] = []
 
     # ------------------------------------------------------------------------------- shared state
 
@@ -185,6 +196,16 @@ class Session:
             check_source(source)
 
     @cached_property
+    def genes_by_id(self) -> dict[str, str]:
+        """From Ensembl ids and symbols to the names in ``var_names``."""
+        names = self.adata.var_names.astype(str)
+        found: dict[str, str] = {}
+        for other in (self.genes.ensembl, self.genes.symbols):
+            if other is not None:
+                found |= {str(key): name for key, name in zip(other, names, strict=True) if key}
+        return found
+
+    @cached_property
     def genes(self) -> Genes:
         """Names, symbols and Ensembl ids of the genes that a dose can be given."""
         return genes_of(self.adata)
@@ -219,20 +240,46 @@ class Session:
                 found.append({"key": str(key), "title": plane_title(str(key))})
         return sorted(found, key=lambda item: "umap" not in item["key"].lower())
 
-    def plane_at(self, key: str) -> NDArray[np.float64]:
-        """Places of the cells at ``obsm[key]``, float (cells, 2).
+    def all_planes(self) -> list[dict[str, Any]]:
+        """Planes for the browser: those of :meth:`layouts`, and principal components that only the second plane offers."""
+        wide = [
+            str(key)
+            for key, values in self.adata.obsm.items()
+            if np.ndim(values) == 2 and np.shape(values)[1] > 2 and str(key).startswith("X_")
+        ]
+        twins = [{"key": f"{_PRINCIPAL}{key}", "title": plane_title(f"X_pca_{key.removeprefix('X_')}")} for key in wide]
+        for twin in twins:
+            twin["title"] = twin["title"].replace("PCA of pca", "PCA")
+        return [*self.layouts(), *({**twin, "second": True} for twin in twins)]
+
+    def plane_at(self, key: str, *, twins: bool = False) -> NDArray[np.float64]:
+        """Places of the cells at ``obsm[key]``, float (cells, 2); with `twins` also ``"pca:<key>"`` of vectors there.
 
         Raises
         ------
         DataError
             There is no such plane.
         """
+        wide = key.removeprefix(_PRINCIPAL)
+        if twins and key != wide and wide in self.adata.obsm:
+            return self._principal(wide)
         values = np.asarray(self.adata.obsm[key], dtype=float) if key in self.adata.obsm else np.zeros((0, 0))
         if values.ndim != 2 or values.shape[1] < 2:
             known = ", ".join(repr(item["key"]) for item in self.layouts()) or "none"
             message = f"obsm has no plane {key!r}; planes there: {known}.{did_you_mean(key, self.adata.obsm)}"
             raise DataError(message)
         return values[:, :2]
+
+    def _principal(self, key: str) -> NDArray[np.float64]:
+        """First two principal components of vectors; PCA's own are there already."""
+        from scfm_lab.tasks.layout import principal_plane
+
+        values = np.asarray(self.adata.obsm[key], dtype=np.float32)
+        if key == "X_pca":
+            return values[:, :2].astype(np.float64)
+        if self._plane is None or self._plane[0] is not self.adata.obsm[key]:
+            self._plane = (self.adata.obsm[key], principal_plane(values).astype(np.float64))
+        return self._plane[1]
 
     def use_layout(self, key: str) -> None:
         """Show the plane at ``obsm[key]``; what was before and after on another plane goes.
@@ -244,7 +291,7 @@ class Session:
         """
         plane = self.plane_at(key)
         self.layout = key
-        self.publish(_layouts=self.layouts(), state={**self.state, "layout": key})
+        self.publish(_layouts=self.all_planes(), state={**self.state, "layout": key})
         title = next((item["title"] for item in self.layouts() if item["key"] == key), key)
         self.show_plane(plane, title)
         for follow in self.on_layout:
@@ -259,6 +306,20 @@ class Session:
             _after=b"",
             _after_info=self._places(0),
         )
+
+    def show_second(self, key: str | None) -> None:
+        """Show the plane at ``obsm[key]`` beside the first; ``None`` takes it away."""
+        if key is None:
+            self.second_frame = None
+            self.publish(_second=b"", _second_info=self._places(0))
+        else:
+            plane = self.plane_at(key, twins=True)
+            self.second_frame = Frame.around(plane)
+            title = next((item["title"] for item in self.all_planes() if item["key"] == key), plane_title(key))
+            about = {"extent": list(self.second_frame.extent), "title": title, "key": key}
+            self.publish(_second=self.second_frame.pack(plane), _second_info=self._places(len(plane), **about))
+        for follow in self.on_second:
+            follow()
 
     def show_after(self, plane: NDArray[np.floating[Any]] | None, **more: Any) -> None:
         """Show where the cells are after a perturbation; ``None`` takes it away. `more` goes with the same message."""
@@ -326,7 +387,13 @@ class Session:
         self._reader.close()
 
     def _report(self, job: Job) -> None:
-        self.publish(_job=job.describe())
+        told = job.describe()
+        self.publish(_job=told)
+        if job.status in ("done", "cancelled", "failed") and not job.quiet:
+            run = {key: told[key] for key in ("id", "kind", "label", "status", "note", "seconds", "done")}
+            run |= {"model": str(self.state.get("model") or ""), "at": datetime.now().astimezone().strftime("%H:%M")}
+            self._runs = [run, *self._runs][:_MAX_RUNS]
+            self.publish(_runs=self._runs)
 
     # ------------------------------------------------------------------------------------ telling
 

@@ -3,6 +3,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as format from "./format.ts";
 import { useScope, useStore } from "./hooks.ts";
+import { Compare } from "./panels/Compare.tsx";
+import { Genes } from "./panels/Genes.tsx";
 import { Models } from "./panels/Models.tsx";
 import { Perturb } from "./panels/Perturb.tsx";
 import { Plugin } from "./panels/Plugin.tsx";
@@ -13,15 +15,21 @@ import type { Choice } from "./render/probe.ts";
 import { Stage } from "./stage/Stage.tsx";
 import type { PanelInfo } from "./types.ts";
 import { Boundary } from "./ui/Boundary.tsx";
+import { Dialogs } from "./ui/Dialogs.tsx";
+import { Icon } from "./ui/icons.tsx";
+import { Menu } from "./ui/Menu.tsx";
 import { Notices } from "./ui/Notices.tsx";
+import { Tour } from "./ui/Tour.tsx";
 
 const KERNEL_QUIET_MS = 4000;
+const PLACED = ["embedding", "screen"];
 
 export function App({ renderer }: { renderer: Choice }) {
   const { prefix } = useScope();
   const store = useStore("_panels", "state", "_meta");
   const panels = store.get("_panels") ?? [];
-  const side = panels.filter((panel) => !panel.error && panel.component !== "embedding");
+  // The stage has its own place, and the screen is a part of Perturb.
+  const side = panels.filter((panel) => !panel.error && !PLACED.includes(panel.component ?? ""));
   const failed = panels.filter((panel) => panel.error);
   const hasStage = panels.some((panel) => panel.component === "embedding");
   const [own, setOwn] = useState<string | null>(null);
@@ -68,6 +76,8 @@ export function App({ renderer }: { renderer: Choice }) {
           </Boundary>
         )}
       </div>
+      <Dialogs />
+      <Tour />
     </>
   );
 }
@@ -80,6 +90,10 @@ function Panel({ panel, show }: { panel: PanelInfo; show: (component: string) =>
       return <Run show={show} />;
     case "perturb":
       return <Perturb show={show} />;
+    case "genes":
+      return <Genes show={show} />;
+    case "compare":
+      return <Compare show={show} />;
     case "trajectory":
       return <TrajectoryPanel />;
     default:
@@ -165,12 +179,61 @@ function Header() {
           {share}
         </span>
       )}
+      <History />
+      {!meta.static && <Take />}
       {store.state.model && (
         <span class="sl-chip sl-chip-model" title={store.state.model}>
           {model ? `${model.name}${model.version ? ` v${model.version}` : ""}` : store.state.model}
         </span>
       )}
     </header>
+  );
+}
+
+function History() {
+  const store = useStore("history");
+  return (
+    <div class="sl-pair" role="group" aria-label="History">
+      <button
+        type="button"
+        class="sl-tool"
+        aria-label="Undo (Ctrl Z)"
+        title="Undo (Ctrl Z)"
+        disabled={!store.history.canUndo}
+        onClick={() => store.undo()}
+      >
+        <Icon name="undo" />
+      </button>
+      <button
+        type="button"
+        class="sl-tool"
+        aria-label="Redo (Ctrl Shift Z)"
+        title="Redo (Ctrl Shift Z)"
+        disabled={!store.history.canRedo}
+        onClick={() => store.redo()}
+      >
+        <Icon name="redo" />
+      </button>
+    </div>
+  );
+}
+
+/** What a person takes along. */
+function Take() {
+  const { store } = useScope();
+  return (
+    <Menu
+      label="Share: code, methods, a page"
+      class="sl-button sl-small"
+      items={[
+        { label: "Copy as code…", onPick: () => store.open("code") },
+        { label: "Methods and BibTeX…", onPick: () => store.open("methods") },
+        { label: "Save as one HTML file…", onPick: () => store.open("html") },
+        { label: "Keys…", hint: "?", onPick: () => store.open("keys") },
+      ]}
+    >
+      Share
+    </Menu>
   );
 }
 

@@ -46,6 +46,32 @@ function initialize({ model }: InitializeProps) {
   };
 }
 
+/** Keys that work anywhere in the bench; a field that is typed in keeps its own. */
+function shortcut(store: Store, event: KeyboardEvent) {
+  const { target } = event;
+  const typing = target instanceof HTMLInputElement && target.type !== "range" && target.type !== "checkbox";
+  if (typing || target instanceof HTMLTextAreaElement || event.defaultPrevented) return;
+  const command = event.ctrlKey || event.metaKey;
+  const key = event.key.toLowerCase();
+  if (command && key === "z") event.shiftKey ? store.redo() : store.undo();
+  else if (command && key === "y") store.redo();
+  else if (!command && event.key === "?") store.open("keys");
+  else return;
+  event.preventDefault();
+}
+
+/** The picture that stands in for a bench without a kernel steps back while this one lives. */
+function hideStill(uid: string): () => void {
+  const stills = [...document.querySelectorAll<HTMLElement>(".scfm-still")].filter(
+    (still) => still.dataset.scfmBench === uid,
+  );
+  const places = stills.map((still) => still.closest<HTMLElement>(".jp-OutputArea-child") ?? still);
+  for (const place of places) place.style.display = "none";
+  return () => {
+    for (const place of places) place.style.display = "";
+  };
+}
+
 function render({ model, el }: RenderProps) {
   const store = storeOf(model as unknown as Model);
   const root = document.createElement("div");
@@ -53,15 +79,20 @@ function render({ model, el }: RenderProps) {
   root.dataset.theme = currentTheme();
   // JupyterLab then leaves the keys to the bench: "d d" in a search field must not delete a cell.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
-  const keep = (event: Event) => event.stopPropagation();
+  const keep = (event: Event) => {
+    event.stopPropagation();
+    if (event.type === "keydown") shortcut(store, event as KeyboardEvent);
+  };
   const kept = ["keydown", "keypress", "keyup", "contextmenu"] as const;
   for (const type of kept) root.addEventListener(type, keep);
   el.append(root);
+  const showStill = hideStill((model as unknown as Model).get("_uid"));
   draw(<Root store={store} prefix={`scfm-${++views}`} root={root} />, root);
   return () => {
     draw(null, root);
     for (const type of kept) root.removeEventListener(type, keep);
     root.remove();
+    showStill();
   };
 }
 

@@ -96,3 +96,46 @@ export function selectInside(
   }
   return mask;
 }
+
+/**
+ * One byte per point, 1 = within `radius` of a drawn path, as a brush of that size would touch it.
+ *
+ * @param positions x, y pairs; a point with NaN is not touched.
+ * @param visible as for `selectInside`.
+ */
+export function nearPath(
+  positions: Float32Array,
+  path: Outline,
+  radius: number,
+  visible: Uint8Array | null,
+): Uint8Array {
+  const n = positions.length >> 1;
+  const mask = new Uint8Array(n);
+  let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
+  for (let i = 0; i < path.length; i += 2) {
+    left = Math.min(left, path[i] - radius);
+    right = Math.max(right, path[i] + radius);
+    low = Math.min(low, path[i + 1] - radius);
+    high = Math.max(high, path[i + 1] + radius);
+  }
+  for (let i = 0; i < n; i++) {
+    const [x, y] = [positions[2 * i], positions[2 * i + 1]];
+    if ((visible && !visible[i]) || !(x >= left && x <= right && y >= low && y <= high)) continue;
+    for (let p = 0; p < path.length; p += 2) {
+      const q = Math.min(p + 2, path.length - 2);
+      if (toSegment(x, y, path[p], path[p + 1], path[q], path[q + 1]) <= radius) {
+        mask[i] = 1;
+        break;
+      }
+    }
+  }
+  return mask;
+}
+
+/** Distance of a point from a piece of a line. */
+function toSegment(x: number, y: number, x0: number, y0: number, x1: number, y1: number): number {
+  const [dx, dy] = [x1 - x0, y1 - y0];
+  const length = dx * dx + dy * dy;
+  const t = length === 0 ? 0 : Math.min(1, Math.max(0, ((x - x0) * dx + (y - y0) * dy) / length));
+  return Math.hypot(x - x0 - t * dx, y - y0 - t * dy);
+}

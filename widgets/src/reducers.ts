@@ -183,7 +183,7 @@ export function isPicked(
 // ----------------------------------------------------------------------------------------- jobs
 
 /** Work that a person has started and waits for; what else runs gives way to it. */
-const OWN_WORK = ["embed", "trajectory"];
+const OWN_WORK = ["embed", "trajectory", "compare", "screen", "import"];
 
 export function isBusy(job: { kind: string; status: string } | null): boolean {
   return (

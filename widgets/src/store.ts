@@ -5,6 +5,7 @@
 
 import type { AnyModel } from "@anywidget/types";
 import { bytes, decode, packBits, unpackBits } from "./codec.ts";
+import { History } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
 import { anyChange, type Doses, sameDoses, withoutGene } from "./reducers.ts";
 import { Requests, Superseded } from "./requests.ts";
@@ -14,8 +15,25 @@ import type { ColourBy, Column, ColumnReply, Perturbation, SessionState, Traits 
 export type Model = AnyModel<Traits & Record<string, unknown>>;
 
 /** What a view can listen to besides the traits' own names. */
-type LocalKey = "selection" | "columns" | "t" | "genes" | "waiting" | "rooting";
+type LocalKey =
+  | "selection"
+  | "columns"
+  | "t"
+  | "genes"
+  | "waiting"
+  | "rooting"
+  | "hover"
+  | "history"
+  | "scrub"
+  | "dialog";
 export type Key = keyof Traits | LocalKey;
+
+/** What undo goes back to: everything that a person sets by hand. */
+interface Moment {
+  state: SessionState;
+  doses: Doses;
+  selection: Uint8Array;
+}
 
 const CACHED_COLUMNS = 32;
 const SAVE_AFTER_MS = 180;
@@ -34,12 +52,19 @@ export class Store {
   readonly dismissed = new Set<number>();
   /** Whether the next click on a cell picks the trajectory's root. */
   rooting = false;
+  /** The cell under the pointer, marked in every plane; -1 = none. */
+  hovered = -1;
+  /** How far along pseudotime cells are shown, 0..1; null = all of them. */
+  scrub: number | null = null;
+  /** What lies over the bench: code, methods, keys; null = nothing. */
+  dialog: string | null = null;
+  readonly history = new History<Moment>();
 
   #doses: Doses;
   /** What the response curve says of the present doses, until the exact answer is here. */
   #estimate: { perturbation: Perturbation | null; after: Uint16Array | null } | null = null;
   #curve: Response[] = [];
-  #places: Partial<Record<"before" | "after", { version: number; places: Uint16Array }>> = {};
+  #places: Partial<Record<"before" | "after" | "second", { version: number; places: Uint16Array }>> = {};
   #state: SessionState;
   #columns = new Map<string, Column>();
   #fetching = new Map<string, string>();
@@ -56,6 +81,7 @@ export class Store {
     });
     this.#readSelection();
     this.#readCurve();
+    this.#remember();
     const traits: (keyof Traits)[] = [
       "_meta",
       "_panels",
@@ -70,6 +96,12 @@ export class Store {
       "_xy_info",
       "_after",
       "_after_info",
+      "_second",
+      "_second_info",
+      "_runs",
+      "_changed",
+      "_screen",
+      "_compared",
     ];
     for (const name of traits) this.#onTrait(name, () => this.emit(name));
     this.#onTrait("_perturbation", () => {
@@ -132,9 +164,9 @@ export class Store {
   }
 
   /** Places as uint16 pairs; the same array as long as they are the same. */
-  positions(which: "before" | "after"): Uint16Array | null {
+  positions(which: "before" | "after" | "second"): Uint16Array | null {
     if (which === "after" && this.#estimate) return this.#estimate.after;
-    const name = which === "before" ? "_xy" : "_after";
+    const name = ({ before: "_xy", after: "_after", second: "_second" } as const)[which];
     const info = this.get(`${name}_info`);
     if (!info?.n || info.n !== this.get("_xy_info")?.n) return null;
     const known = this.#places[which];
@@ -190,6 +222,7 @@ export class Store {
 
   patch(change: Partial<SessionState>) {
     this.#state = { ...this.#state, ...change };
+    this.#remember();
     this.emit("state");
     this.model.set("state", this.#state);
     clearTimeout(this.#saveTimer);
@@ -203,12 +236,14 @@ export class Store {
     this.emit("doses");
     this.emit("_perturbation");
     this.emit("_after");
+    if (commit) this.#remember();
     // With a response curve nothing needs to be asked before the hand lets go.
     this.pacer.move(doses, commit, !this.#estimate);
   }
 
   setSelection(mask: Uint8Array) {
     this.selection = mask as Uint8Array<ArrayBuffer>;
+    this.#remember();
     this.emit("selection");
     this.model.set("_selection", new DataView(packBits(mask).buffer));
     this.model.save_changes();
@@ -217,6 +252,30 @@ export class Store {
   setT(t: number) {
     this.t = Math.min(1, Math.max(0, t));
     this.emit("t");
+  }
+
+  setHovered(cell: number) {
+    if (cell === this.hovered) return;
+    this.hovered = cell;
+    this.emit("hover");
+  }
+
+  setScrub(scrub: number | null) {
+    this.scrub = scrub;
+    this.emit("scrub");
+  }
+
+  open(dialog: string | null) {
+    this.dialog = dialog;
+    this.emit("dialog");
+  }
+
+  undo() {
+    this.#restore(this.history.back());
+  }
+
+  redo() {
+    this.#restore(this.history.forth());
   }
 
   setRooting(on: boolean) {
@@ -229,6 +288,11 @@ export class Store {
     this.dismissed.add(fault);
     this.emit("_errors");
     void this.act({ type: "dismiss", fault });
+  }
+
+  /** A question whose answer is shown where it was asked; rejects with the sentence. */
+  async question<T>(content: Record<string, unknown>, lane?: string): Promise<T> {
+    return (await this.requests.ask(content, lane)).content as unknown as T;
   }
 
   /** Something for Python to do; what goes wrong is shown by the bench in words. */
@@ -268,10 +332,29 @@ export class Store {
     this.#stop.push(() => this.model.off(`change:${name}`, callback));
   }
 
+  #remember() {
+    const { state, doses, selection } = { state: this.#state, doses: this.#doses, selection: this.selection };
+    // Which tab is open is no work that anybody wants back.
+    if (this.history.add({ state: { ...state, panel: null }, doses, selection })) this.emit("history");
+  }
+
+  #restore(moment: Moment | null) {
+    if (!moment) return;
+    const { state, doses, selection } = moment;
+    this.history.hold(() => {
+      if (selection !== this.selection) this.setSelection(selection);
+      this.patch({ ...state, panel: this.#state.panel });
+      if (!sameDoses(doses, this.#doses) || Object.keys(doses).join() !== Object.keys(this.#doses).join())
+        this.setDoses(doses, true);
+    });
+    this.emit("history");
+  }
+
   #stateChanged() {
     const next = this.get("state");
     if (next === this.#state) return;
     this.#state = next;
+    this.#remember();
     this.emit("state");
   }
 
@@ -279,6 +362,7 @@ export class Store {
     // While the hand moves a slider, or an answer is on its way, an echo of older doses would pull the slider back.
     if (this.pacer.busy) return;
     this.#doses = this.get("doses") ?? {};
+    this.#remember();
     this.emit("doses");
   }
 

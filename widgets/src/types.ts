@@ -17,6 +17,8 @@ export interface Meta {
   obs: ColumnInfo[];
   /** A page that was exported: no kernel behind it. */
   static: boolean;
+  /** Whether the hints for a first visit are still to be shown. */
+  tour?: boolean;
   /** What the page leaves out, in words; exported pages only. */
   left_out?: string;
   /** Results that the exported page has columns of. */
@@ -41,10 +43,23 @@ export interface SessionState {
   labels: boolean;
   paths: boolean;
   root: { group?: string; cell?: number } | null;
+  /** Key of the plane that is shown beside the first one. */
+  second: string | null;
+  /** Arrows from before to after, averaged over places near each other. */
+  field: boolean;
+  /** Density instead of points; null = where there are very many cells. */
+  density: boolean | null;
+  /** The gene that the Genes panel tells of. */
+  gene: string | null;
+  /** The model that the picked one is compared with. */
+  against: string | null;
 }
 
 export interface ModelRow {
   source: string;
+  /** Name and version in the registry; null for what is not in it. */
+  reference: string | null;
+  created: string;
   name: string;
   version: string | null;
   aliases: string[];
@@ -149,6 +164,67 @@ export interface Trajectory {
   nodes: { name: string; x: number; y: number; size: number; time: number | null }[];
   edges: { from: number; to: number; weight: number }[];
   paths: { name: string; points: number[] }[];
+  /** The same on the plane beside the first one. */
+  second: (Pick<Trajectory, "nodes" | "edges" | "paths"> & { key: string }) | null;
+  charts: { light: string; dark: string } | null;
+}
+
+/** A gene that the model expects to change with the perturbation. */
+export interface ChangedGene {
+  gene: string;
+  before: number;
+  after: number;
+  log2_fold: number;
+}
+
+/** Every gene at one dose, ranked. */
+export interface Screen {
+  version: number;
+  dose: number;
+  model: string;
+  readout: string;
+  summary: string;
+  rows: {
+    gene: string;
+    group: string;
+    effect: number | null;
+    null_mean: number | null;
+    null_sd: number | null;
+    p_value: number | null;
+    q_value: number | null;
+    n_cells: number;
+  }[];
+  genes: number;
+}
+
+/** A run that has ended. */
+export interface Finished {
+  id: number;
+  kind: string;
+  label: string;
+  status: "done" | "cancelled" | "failed";
+  note: string;
+  seconds: number;
+  done: number;
+  model: string;
+  at: string;
+}
+
+/** Two models on the same cells. */
+export interface Compared {
+  version: number;
+  models: [string, string];
+  groupby: string | null;
+  n_neighbors: number;
+  rows: {
+    group: string;
+    n_cells: number;
+    overlap: number | null;
+    expected_overlap: number | null;
+    accuracy_a: number | null;
+    accuracy_b: number | null;
+  }[];
+  summary: string;
   charts: { light: string; dark: string } | null;
 }
 
@@ -198,7 +274,12 @@ export interface Traits {
   _uid: string;
   _meta: Meta;
   _panels: PanelInfo[];
-  _layouts: { key: string; title: string }[];
+  /** `second`: only the plane beside the first one offers it. */
+  _layouts: { key: string; title: string; second?: boolean }[];
+  _compared: Compared | null;
+  _changed: { doses: Doses; model: string; rows: ChangedGene[] } | null;
+  _screen: Screen | null;
+  _runs: Finished[];
   _models: Models;
   _plan: Plan;
   _job: Job | null;
@@ -214,6 +295,8 @@ export interface Traits {
   _xy_info: Places;
   _after: DataView;
   _after_info: Descriptor;
+  _second: DataView;
+  _second_info: Places;
   _selection: DataView;
   _selection_version: number;
   _data_version: number;

@@ -3,9 +3,11 @@
 import { useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
-import { isPicked } from "../reducers.ts";
+import { isBusy, isPicked } from "../reducers.ts";
 import type { ModelRow } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
+import { JobStatus } from "../ui/Progress.tsx";
+import { Lineage } from "./Lineage.tsx";
 
 const FIT_CLASS = { fits: "sl-good", tight: "sl-warn", "does not fit": "sl-bad", unknown: "" } as const;
 
@@ -13,9 +15,14 @@ export function Models() {
   const { prefix } = useScope();
   const store = useStore("_models", "_hardware", "state");
   const [typed, setTyped] = useState("");
+  const [kind, setKind] = useState<string | null>(null);
   const models = store.get("_models");
   const query = typed.trim().toLowerCase();
-  const rows = (models?.rows ?? []).filter((row) => !query || searchText(row).includes(query));
+  const all = models?.rows ?? [];
+  const rows = all.filter(
+    (row) => (!query || searchText(row).includes(query)) && (kind === null || row.kind === kind),
+  );
+  const kinds = [...new Set(all.map((row) => row.kind).filter(Boolean))];
   const picked = store.state.model;
   const pickable = rows.filter((row) => !row.blocked);
 
@@ -41,6 +48,21 @@ export function Models() {
           onInput={(event) => setTyped(event.currentTarget.value)}
         />
       </div>
+      {kinds.length > 1 && (
+        <div class="sl-presets" role="group" aria-label="Kind of model">
+          {[null, ...kinds].map((item) => (
+            <button
+              type="button"
+              key={item ?? "all"}
+              class="sl-preset"
+              aria-pressed={kind === item}
+              onClick={() => setKind(item)}
+            >
+              {item ?? "all"}
+            </button>
+          ))}
+        </div>
+      )}
       {models?.status === "loading" && rows.length === 0 && <Skeleton />}
       <div class="sl-models" role="radiogroup" aria-label="Models" onKeyDown={onKeyDown}>
         {rows.map((row, index) => (
@@ -61,6 +83,7 @@ export function Models() {
           {query ? `No model matches “${typed.trim()}”.` : "The registry holds no model yet."}
         </p>
       )}
+      <Import />
       {models?.note && <p class="sl-muted">{models.note}</p>}
       {store.get("_hardware") && <p class="sl-muted sl-hardware">This machine: {store.get("_hardware")}</p>}
     </div>
@@ -81,49 +104,133 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
     row.parameters ? `${format.number(row.parameters / 1e6)} M parameters` : "",
     row.licence ?? "no licence stated",
   ].filter(Boolean);
+  const { store } = useScope();
   return (
-    <button
-      type="button"
-      id={id}
-      role="radio"
-      class={`sl-model ${picked ? "sl-picked" : ""}`}
-      aria-checked={picked}
-      aria-disabled={!!row.blocked}
-      tabIndex={focusable ? 0 : -1}
-      onClick={() => !row.blocked && onPick()}
-    >
-      <span class="sl-model-head">
-        <span class="sl-radio" aria-hidden="true" />
-        <span class="sl-model-name">{row.name}</span>
-        {row.version && <span class="sl-muted">v{row.version}</span>}
-        {row.aliases.map((alias) => (
-          <span class="sl-chip" key={alias}>
-            @{alias}
-          </span>
-        ))}
-        <span class="sl-spring" />
-        {row.fit.verdict !== "unknown" && (
-          <span class={`sl-fit ${FIT_CLASS[row.fit.verdict]}`} title={row.fit.reason}>
-            {row.fit.verdict}
-          </span>
+    <div class={`sl-model ${picked ? "sl-picked" : ""} ${row.blocked ? "sl-greyed" : ""}`}>
+      <button
+        type="button"
+        id={id}
+        role="radio"
+        class="sl-model-pick"
+        aria-checked={picked}
+        aria-disabled={!!row.blocked}
+        tabIndex={focusable ? 0 : -1}
+        onClick={() => !row.blocked && onPick()}
+      >
+        <span class="sl-model-head">
+          <span class="sl-radio" aria-hidden="true" />
+          <span class="sl-model-name">{row.name}</span>
+          {row.version && <span class="sl-muted">v{row.version}</span>}
+          {row.aliases.map((alias) => (
+            <span class="sl-chip" key={alias}>
+              @{alias}
+            </span>
+          ))}
+          <span class="sl-spring" />
+          {row.fit.verdict !== "unknown" && (
+            <span class={`sl-fit ${FIT_CLASS[row.fit.verdict]}`} title={row.fit.reason}>
+              {row.fit.verdict}
+            </span>
+          )}
+        </span>
+        {row.description && <span class="sl-model-text">{row.description}</span>}
+        <span class="sl-model-facts">
+          {facts.join(" · ")}
+          {row.commercial === false && <span class="sl-chip sl-chip-warn">non-commercial</span>}
+          {row.commercial === null && <span class="sl-chip sl-chip-warn">commercial use not stated</span>}
+          {row.tags.map((tag) => (
+            <span class="sl-chip" key={tag}>
+              {tag}
+            </span>
+          ))}
+        </span>
+        {row.blocked ? (
+          <span class="sl-blocked">{row.blocked}</span>
+        ) : (
+          picked && row.fit.reason && <span class="sl-model-facts">{row.fit.reason}</span>
         )}
-      </span>
-      {row.description && <span class="sl-model-text">{row.description}</span>}
-      <span class="sl-model-facts">
-        {facts.join(" · ")}
-        {row.commercial === false && <span class="sl-chip sl-chip-warn">non-commercial</span>}
-        {row.tags.map((tag) => (
-          <span class="sl-chip" key={tag}>
-            {tag}
-          </span>
-        ))}
-      </span>
-      {row.blocked ? (
-        <span class="sl-blocked">{row.blocked}</span>
-      ) : (
-        picked && row.fit.reason && <span class="sl-model-facts">{row.fit.reason}</span>
+      </button>
+      {picked && row.reference && (
+        <div class="sl-model-more">
+          <button type="button" class="sl-link" onClick={() => store.open(row.reference)}>
+            Card
+          </button>
+          <Lineage reference={row.reference} />
+        </div>
       )}
-    </button>
+    </div>
+  );
+}
+
+/** A checkpoint's folder into the registry. */
+function Import() {
+  const { prefix } = useScope();
+  const store = useStore("_job", "_meta");
+  const [open, setOpen] = useState(false);
+  const [path, setPath] = useState("");
+  const [name, setName] = useState("");
+  const running = isBusy(store.get("_job"));
+  if (store.get("_meta").static) return null;
+  if (!open) {
+    return (
+      <>
+        <button type="button" class="sl-button sl-wide" onClick={() => setOpen(true)}>
+          <Icon name="folder" /> Import a checkpoint's folder…
+        </button>
+        <JobStatus kinds={["import"]} />
+      </>
+    );
+  }
+  const ready = path.trim() !== "" && /^[A-Za-z0-9._-]+$/.test(name.trim());
+  return (
+    <form
+      class="sl-import"
+      aria-label="Import a checkpoint"
+      onSubmit={(event) => {
+        event.preventDefault();
+        if (ready && !running) void store.act({ type: "import", path: path.trim(), name: name.trim() });
+      }}
+    >
+      <label class="sl-field-tall" for={`${prefix}-import-path`}>
+        <span class="sl-muted">Folder on the machine of the kernel, as its authors publish it</span>
+        <input
+          id={`${prefix}-import-path`}
+          class="sl-input"
+          value={path}
+          placeholder="/data/scGPT_human"
+          spellcheck={false}
+          onInput={(event) => {
+            const typed = event.currentTarget.value;
+            setPath(typed);
+            const last =
+              typed
+                .replace(/[\\/]+$/, "")
+                .split(/[\\/]/)
+                .pop() ?? "";
+            setName(last.toLowerCase().replace(/[^a-z0-9.-]+/g, "-"));
+          }}
+        />
+      </label>
+      <label class="sl-field-tall" for={`${prefix}-import-name`}>
+        <span class="sl-muted">Name in the registry</span>
+        <input
+          id={`${prefix}-import-name`}
+          class="sl-input"
+          value={name}
+          spellcheck={false}
+          onInput={(event) => setName(event.currentTarget.value)}
+        />
+      </label>
+      <div class="sl-actions">
+        <button type="submit" class="sl-button sl-primary" disabled={!ready || running}>
+          Import
+        </button>
+        <button type="button" class="sl-button" onClick={() => setOpen(false)}>
+          Close
+        </button>
+      </div>
+      <JobStatus kinds={["import"]} />
+    </form>
   );
 }
 

@@ -1,14 +1,44 @@
 /** Genes at other doses, and what that does to the cells: beside what comparable genes do. */
 
+import { useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { notFound, typeAhead, withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
+import { Changed } from "./Changed.tsx";
 import { DoseCard } from "./DoseCard.tsx";
 import { Effects } from "./Effects.tsx";
+import { ScreenPanel } from "./Screen.tsx";
 
 const SUGGESTED = 50;
 
+/** Doses of single genes, or every gene in turn. */
 export function Perturb({ show }: { show: (component: string) => void }) {
+  const store = useStore("_panels", "_meta");
+  const [screening, setScreening] = useState(false);
+  const offered = (store.get("_panels") ?? []).some(
+    ({ component, error }) => component === "screen" && !error,
+  );
+  if (!offered || store.get("_meta").static) return <DosePanel show={show} />;
+  return (
+    <>
+      <div class="sl-switch" role="group" aria-label="What is asked">
+        <button type="button" aria-pressed={!screening} onClick={() => setScreening(false)}>
+          Doses
+        </button>
+        <button type="button" aria-pressed={screening} onClick={() => setScreening(true)}>
+          Screen every gene
+        </button>
+      </div>
+      {screening ? (
+        <ScreenPanel show={(panel) => (panel === "perturb" ? setScreening(false) : show(panel))} />
+      ) : (
+        <DosePanel show={show} />
+      )}
+    </>
+  );
+}
+
+function DosePanel({ show }: { show: (component: string) => void }) {
   const { prefix } = useScope();
   const store = useStore("doses", "_perturbation", "genes", "state", "_meta", "_job");
   const meta = store.get("_meta");
@@ -107,6 +137,7 @@ export function Perturb({ show }: { show: (component: string) => void }) {
         </label>
       )}
       <Effects />
+      <Changed />
     </div>
   );
 }

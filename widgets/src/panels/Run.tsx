@@ -68,7 +68,37 @@ export function Run({ show }: { show: (component: string) => void }) {
       </button>
       <JobStatus kinds={["embed"]} />
       {ready && plan.audit && <Audit audit={plan.audit} />}
+      <Past />
     </div>
+  );
+}
+
+const ENDED = { done: "done", cancelled: "stopped", failed: "failed" } as const;
+
+/** What has been run on this bench. */
+function Past() {
+  const store = useStore("_runs");
+  const runs = store.get("_runs") ?? [];
+  if (runs.length === 0) return null;
+  return (
+    <section>
+      <h2 class="sl-heading">History</h2>
+      <ul class="sl-runs">
+        {runs.map((run) => (
+          <li key={run.id}>
+            <span class={`sl-run-mark sl-run-${run.status}`}>{ENDED[run.status]}</span>
+            <span class="sl-run-what">
+              {run.label}
+              {run.model && <span class="sl-muted"> {run.model.replace("models:/", "")}</span>}
+              {run.note && <span class="sl-muted sl-run-note">{run.note}</span>}
+            </span>
+            <span class="sl-muted sl-nowrap">
+              {run.at} · {format.duration(run.seconds)}
+            </span>
+          </li>
+        ))}
+      </ul>
+    </section>
   );
 }
 

@@ -6,12 +6,13 @@ import { isBusy } from "../reducers.ts";
 import type { Column } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
+import { Scrubber, Trends } from "./Trends.tsx";
 
 const MAX_GROUPS = 300;
 
 export function TrajectoryPanel() {
   const { prefix, theme } = useScope();
-  const store = useStore("_trajectory", "_job", "state", "_meta", "columns", "rooting");
+  const store = useStore("_trajectory", "_job", "state", "_meta", "columns", "rooting", "_layouts");
   const meta = store.get("_meta");
   const { root, groupby } = store.state;
   const grouping =
@@ -19,6 +20,8 @@ export function TrajectoryPanel() {
     meta.obs.find(({ kind }) => kind === "category");
   const groups: Column | null = store.column(grouping ? { by: "obs", name: grouping.name } : null);
   const found = store.get("_trajectory");
+  const planes = store.get("_layouts") ?? [];
+  const twin = planes.find(({ key, second }) => second && key.startsWith("pca:")) ?? null;
   const running = isBusy(store.get("_job"));
   const shown = store.state.colour?.by === "result" && store.state.colour.name === "pseudotime";
 
@@ -114,7 +117,19 @@ export function TrajectoryPanel() {
               />
               Paths over the cells
             </label>
+            {!meta.static && twin && (
+              <label>
+                <input
+                  type="checkbox"
+                  checked={store.state.second === twin.key}
+                  onChange={(event) => store.patch({ second: event.currentTarget.checked ? twin.key : null })}
+                />
+                The same on {twin.title} beside it
+              </label>
+            )}
           </div>
+          <Scrubber />
+          <Trends />
           {found.charts && (
             <Chart
               svg={theme === "dark" ? found.charts.dark : found.charts.light}

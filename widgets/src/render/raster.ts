@@ -1,6 +1,6 @@
 /**
  * Raster backend: plain JavaScript into an image. For machines whose WebGL is missing or is drawn in software, where it
- * is the faster of the two for many cells.
+ * is the faster of the two for many cells; and for density, on any machine.
  */
 
 import { toScreen, unit } from "./camera.ts";
@@ -9,6 +9,8 @@ import { MISSING, opacity, type PointRenderer, type View } from "./renderer.ts";
 const MAX_16 = 65535;
 /** From so many cells on, whole pixels are drawn instead of blended discs. */
 const MANY = 50_000;
+/** Side of a place at which density counts, in device pixels. */
+const BIN = 2;
 
 /** A disc's coverage per pixel, 0..255; the middle of the disc is the middle of the square. */
 function stamp(diameter: number): { side: number; cover: Uint8Array } {
@@ -25,6 +27,18 @@ function stamp(diameter: number): { side: number; cover: Uint8Array } {
   return { side, cover };
 }
 
+/** Cells in the order in which they are drawn: read from one end to the other, a million take a few milliseconds. */
+interface Drawn {
+  n: number;
+  x: Uint16Array;
+  y: Uint16Array;
+  /** Places after; the same arrays where nothing moves. */
+  x1: Uint16Array;
+  y1: Uint16Array;
+  codes: Uint8Array;
+  flags: Uint8Array;
+}
+
 export function raster(canvas: HTMLCanvasElement): PointRenderer {
   // Every picture is written here pixel by pixel, so the canvas may as well stay in this memory.
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -36,33 +50,53 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
   let order = new Uint32Array(0);
   let lookup = new Uint8Array(1024);
   let image: ImageData | null = null;
+  let drawn: Drawn | null = null;
+  let sums = new Float32Array(0);
+
+  function gathered(): Drawn {
+    if (drawn) return drawn;
+    const n = order.length;
+    const pick = (places: Uint16Array) => {
+      const [x, y] = [new Uint16Array(n), new Uint16Array(n)];
+      for (let k = 0; k < n; k++) {
+        x[k] = places[2 * order[k]];
+        y[k] = places[2 * order[k] + 1];
+      }
+      return [x, y] as const;
+    };
+    const [x, y] = pick(before);
+    const [x1, y1] = after ? pick(after) : [x, y];
+    const bytes = { codes: new Uint8Array(n), flags: new Uint8Array(n) };
+    for (let k = 0; k < n; k++) {
+      bytes.codes[k] = codes[order[k]];
+      bytes.flags[k] = flags[order[k]];
+    }
+    drawn = { n, x, y, x1, y1, ...bytes };
+    return drawn;
+  }
 
   /** Draw one cell's disc over what is there. The image is premultiplied by nothing: its alpha is kept straight. */
   function put(pixels: Uint8ClampedArray, width: number, height: number, view: View) {
-    const n = before.length >> 1;
-    const { camera, frame, ratio } = view;
+    const cells = gathered();
+    const { camera, frame, ratio, t } = view;
     const scale = (unit(camera, frame) * ratio) / MAX_16;
     const [x0, y0] = toScreen(camera, frame, 0, 0).map((value) => value * ratio);
     const { side, cover } = stamp(view.size * ratio);
     const half = (side - 1) / 2;
-    const strong = opacity(n);
+    const strong = opacity(cells.n);
     const weak = strong * (1 - view.fade);
-    const moved = after && view.t > 0 ? after : null;
-    for (let k = 0; k < order.length; k++) {
-      const i = order[k];
-      const entry = 4 * codes[i];
-      if (lookup[entry + 3] === 0 || before[2 * i] === MISSING) continue;
-      let qx = before[2 * i];
-      let qy = before[2 * i + 1];
-      if (moved) {
-        qx += (moved[2 * i] - qx) * view.t;
-        qy += (moved[2 * i + 1] - qy) * view.t;
-      }
+    for (let k = 0; k < cells.n; k++) {
+      const entry = 4 * cells.codes[k];
+      if (lookup[entry + 3] === 0 || cells.x[k] === MISSING) continue;
+      const qx = cells.x[k] + (cells.x1[k] - cells.x[k]) * t;
+      const qy = cells.y[k] + (cells.y1[k] - cells.y[k]) * t;
       const left = Math.round(x0 + qx * scale - half);
       const top = Math.round(y0 - qy * scale - half);
       if (left + side <= 0 || top + side <= 0 || left >= width || top >= height) continue;
-      const alpha = view.emphasis && !(flags[i] & view.emphasis) ? weak : strong;
-      const [r, g, b] = [lookup[entry], lookup[entry + 1], lookup[entry + 2]];
+      const alpha = view.emphasis && !(cells.flags[k] & view.emphasis) ? weak : strong;
+      const r = lookup[entry];
+      const g = lookup[entry + 1];
+      const b = lookup[entry + 2];
       for (let y = Math.max(0, -top); y < side && top + y < height; y++) {
         for (let x = Math.max(0, -left); x < side && left + x < width; x++) {
           const shade = (cover[y * side + x] * alpha) / 255;
@@ -82,9 +116,10 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
 
   /** For masses of small points: whole pixels, one write each. */
   function putMany(pixels: Uint32Array, width: number, height: number, view: View) {
+    const { n, x, y, x1, y1, codes, flags } = gathered();
     const { camera, frame, ratio } = view;
     const scale = (unit(camera, frame) * ratio) / MAX_16;
-    const [x0, y0] = toScreen(camera, frame, 0, 0).map((value) => value * ratio);
+    const [x0, y0] = toScreen(camera, frame, 0, 0).map((value) => value * ratio + 0.5);
     const side = Math.max(1, Math.round(view.size * ratio));
     const paint = (alpha: number) => {
       const table = new Uint8Array(lookup);
@@ -93,21 +128,62 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
     };
     const strong = paint(1);
     const weak = paint(1 - view.fade);
-    const moved = after && view.t > 0 ? after : before;
     const { t, emphasis } = view;
-    for (let k = 0; k < order.length; k++) {
-      const i = order[k];
-      const colour = (emphasis && !(flags[i] & emphasis) ? weak : strong)[codes[i]];
-      if (lookup[4 * codes[i] + 3] === 0 || before[2 * i] === MISSING) continue;
-      const qx = before[2 * i] + (moved[2 * i] - before[2 * i]) * t;
-      const qy = before[2 * i + 1] + (moved[2 * i + 1] - before[2 * i + 1]) * t;
-      const left = Math.round(x0 + qx * scale);
-      const top = Math.round(y0 - qy * scale);
-      if (left < 0 || top < 0 || left + side > width || top + side > height) continue;
-      for (let y = 0; y < side; y++) {
-        const row = (top + y) * width + left;
-        for (let x = 0; x < side; x++) pixels[row + x] = colour;
+    const still = t === 0 || x1 === x;
+    const [right, bottom] = [width - side, height - side];
+    for (let k = 0; k < n; k++) {
+      const colour = (emphasis !== 0 && (flags[k] & emphasis) === 0 ? weak : strong)[codes[k]];
+      if (colour >>> 24 === 0 || x[k] === MISSING) continue;
+      const qx = still ? x[k] : x[k] + (x1[k] - x[k]) * t;
+      const qy = still ? y[k] : y[k] + (y1[k] - y[k]) * t;
+      const left = (x0 + qx * scale) | 0;
+      const top = (y0 - qy * scale) | 0;
+      if (left < 0 || top < 0 || left > right || top > bottom) continue;
+      let p = top * width + left;
+      if (side === 2) {
+        pixels[p] = colour;
+        pixels[p + 1] = colour;
+        p += width;
+        pixels[p] = colour;
+        pixels[p + 1] = colour;
+      } else {
+        for (let row = 0; row < side; row++, p += width) pixels.fill(colour, p, p + side);
       }
+    }
+  }
+
+  /** How many cells lie on each place: the mean of their colours, as strong as the logarithm of their number. */
+  function putDensity(pixels: Uint8ClampedArray, width: number, height: number, view: View) {
+    const { n, x, y, x1, y1, codes, flags } = gathered();
+    const { camera, frame, ratio, t, emphasis, fade } = view;
+    const scale = (unit(camera, frame) * ratio) / MAX_16 / BIN;
+    const [x0, y0] = toScreen(camera, frame, 0, 0).map((value) => (value * ratio) / BIN);
+    if (sums.length !== 4 * width * height) sums = new Float32Array(4 * width * height);
+    else sums.fill(0);
+    for (let k = 0; k < n; k++) {
+      const entry = 4 * codes[k];
+      if (lookup[entry + 3] === 0 || x[k] === MISSING) continue;
+      const left = (x0 + (x[k] + (x1[k] - x[k]) * t) * scale) | 0;
+      const top = (y0 - (y[k] + (y1[k] - y[k]) * t) * scale) | 0;
+      if (left < 0 || top < 0 || left >= width || top >= height) continue;
+      const weight = emphasis !== 0 && (flags[k] & emphasis) === 0 ? 1 - fade : 1;
+      const p = 4 * (top * width + left);
+      sums[p] += weight * lookup[entry];
+      sums[p + 1] += weight * lookup[entry + 1];
+      sums[p + 2] += weight * lookup[entry + 2];
+      sums[p + 3] += weight;
+    }
+    let most = 1;
+    for (let p = 3; p < sums.length; p += 4) if (sums[p] > most) most = sums[p];
+    // Half of the greatest number is as strong as it gets: one heap of cells must not dim all others.
+    const top = 1 / Math.log1p(most / 2);
+    for (let p = 0; p < sums.length; p += 4) {
+      const weight = sums[p + 3];
+      if (weight === 0) continue;
+      pixels[p] = sums[p] / weight;
+      pixels[p + 1] = sums[p + 1] / weight;
+      pixels[p + 2] = sums[p + 2] / weight;
+      pixels[p + 3] = 255 * Math.min(1, 0.12 + 0.88 * Math.log1p(weight) * top);
     }
   }
 
@@ -117,22 +193,27 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
     setPositions(first, second) {
       before = first as Uint16Array<ArrayBuffer>;
       after = second;
+      drawn = null;
     },
     setCodes(next) {
       codes = next as Uint8Array<ArrayBuffer>;
+      drawn = null;
     },
     setFlags(next) {
       flags = next as Uint8Array<ArrayBuffer>;
+      drawn = null;
     },
     setOrder(next) {
       order = next as Uint32Array<ArrayBuffer>;
+      drawn = null;
     },
     setLookup(table) {
       lookup = table as Uint8Array<ArrayBuffer>;
     },
     draw(view) {
-      const width = Math.max(1, Math.round(view.frame.width * view.ratio));
-      const height = Math.max(1, Math.round(view.frame.height * view.ratio));
+      const shrink = view.dense ? BIN : 1;
+      const width = Math.max(1, Math.round((view.frame.width * view.ratio) / shrink));
+      const height = Math.max(1, Math.round((view.frame.height * view.ratio) / shrink));
       if (canvas.width !== width || canvas.height !== height || !image) {
         canvas.width = width;
         canvas.height = height;
@@ -141,11 +222,10 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
         image.data.fill(0);
       }
       if (before.length && codes.length * 2 === before.length) {
-        if (order.length > MANY && view.size * view.ratio < 3.5) {
+        if (view.dense) putDensity(image.data, width, height, view);
+        else if (order.length > MANY && view.size * view.ratio < 3.5)
           putMany(new Uint32Array(image.data.buffer), width, height, view);
-        } else {
-          put(image.data, width, height, view);
-        }
+        else put(image.data, width, height, view);
       }
       context.putImageData(image, 0, 0);
     },
@@ -154,6 +234,7 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
     },
     dispose() {
       image = null;
+      drawn = null;
       canvas.width = 0;
     },
   };

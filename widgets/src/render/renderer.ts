@@ -21,6 +21,8 @@ export interface View {
   emphasis: number;
   /** How much the others fade, 0..1. */
   fade: number;
+  /** Show how many cells lie on a place instead of each of them. */
+  dense: boolean;
 }
 
 export interface PointRenderer {

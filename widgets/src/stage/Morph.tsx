@@ -10,7 +10,7 @@ const PLAY_MS = 1400;
 
 export function Morph({ moved }: { moved: () => number }) {
   const { prefix } = useScope();
-  const store = useStore("_perturbation", "_after", "_after_info", "doses", "t");
+  const store = useStore("_perturbation", "_after", "_after_info", "doses", "t", "state");
   const [playing, setPlaying] = useState(false);
   const frame = useRef(0);
   const shown = store.shown;
@@ -69,6 +69,16 @@ export function Morph({ moved }: { moved: () => number }) {
       />
       <button type="button" class="sl-end" aria-pressed={store.t === 1} onClick={() => jump(1)}>
         After
+      </button>
+      <button
+        type="button"
+        class="sl-tool"
+        aria-label="Arrows from before to after"
+        title="Arrows from before to after, averaged over neighbouring cells"
+        aria-pressed={store.state.field}
+        onClick={() => store.patch({ field: !store.state.field })}
+      >
+        <Icon name="arrows" />
       </button>
       <p class="sl-morph-text" aria-live="polite">
         {(doses.length > 0 || !computing) && <b>{text || "Unchanged"}</b>}

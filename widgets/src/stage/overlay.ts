@@ -3,16 +3,23 @@
 import type { Theme } from "../palette.ts";
 import { type Camera, type Frame, toScreen } from "../render/camera.ts";
 import type { Trajectory } from "../types.ts";
-import type { Drawing } from "./pointer.ts";
+import { displacements } from "./field.ts";
+import { BRUSH_PX, type Drawing } from "./pointer.ts";
 import type { Scene } from "./scene.ts";
+
+export type Paths = Pick<Trajectory, "nodes" | "edges" | "paths">;
 
 export interface Marks {
   theme: Theme;
   labels: { text: string; x: number; y: number }[];
-  trajectory: Trajectory | null;
+  trajectory: Paths | null;
   root: number | null;
   hovered: number;
   drawing: Drawing | null;
+  /** Arrows instead of trails. */
+  field: boolean;
+  /** How far along pseudotime is shown, 0..1; null = everything. */
+  scrub: number | null;
 }
 
 const INK: Record<Theme, { ink: string; halo: string; trail: string; accent: string }> = {
@@ -30,8 +37,12 @@ export function paintOverlay(context: CanvasRenderingContext2D, scene: Scene, ma
   const colours = INK[marks.theme];
   const { camera, frame } = scene;
   if (scene.picture) {
-    if (scene.t > 0 && scene.movedCount) trails(context, scene, colours.trail);
-    if (marks.trajectory) trajectory(context, camera, frame, marks.trajectory, colours);
+    if (scene.movedCount && marks.field) arrows(context, scene, colours);
+    else if (scene.t > 0 && scene.movedCount) trails(context, scene, colours.trail);
+    if (marks.trajectory) {
+      trajectory(context, camera, frame, marks.trajectory, colours);
+      if (marks.scrub !== null) heads(context, camera, frame, marks.trajectory, marks.scrub, colours);
+    }
     const places = scene.places();
     const ring = (cell: number, radius: number, width: number) => {
       const [px, py] = toScreen(camera, frame, places[2 * cell], places[2 * cell + 1]);
@@ -110,11 +121,67 @@ function trails(context: CanvasRenderingContext2D, scene: Scene, colour: string)
   context.stroke();
 }
 
+/** What cells near each other do on average, from where they are before. */
+function arrows(context: CanvasRenderingContext2D, scene: Scene, colours: (typeof INK)[Theme]) {
+  const { camera, frame } = scene;
+  const most = Math.max(1, ...scene.field(displacements).map(({ cells }) => cells));
+  context.lineCap = "round";
+  for (const { x, y, dx, dy, cells } of scene.field(displacements)) {
+    const from = toScreen(camera, frame, x, y);
+    const to = toScreen(camera, frame, x + dx, y + dy);
+    const length = Math.hypot(to[0] - from[0], to[1] - from[1]);
+    if (length < 2.5) continue;
+    const width = 1 + 1.8 * Math.sqrt(cells / most);
+    for (const [extra, style] of [
+      [2.5, colours.halo],
+      [0, colours.ink],
+    ] as const) {
+      context.beginPath();
+      context.moveTo(...from);
+      context.lineTo(...to);
+      context.lineWidth = width + extra;
+      context.strokeStyle = style;
+      context.stroke();
+    }
+    arrow(context, from, to, colours.ink, Math.min(9, 4 + length / 6));
+  }
+}
+
+/** Where each path is at a point of pseudotime. */
+function heads(
+  context: CanvasRenderingContext2D,
+  camera: Camera,
+  frame: Frame,
+  { nodes, paths }: Paths,
+  scrub: number,
+  colours: (typeof INK)[Theme],
+) {
+  for (const { points } of paths) {
+    const stops = [];
+    for (let i = 0; i < points.length; i += 2) {
+      const node = nodes.find(({ x, y }) => x === points[i] && y === points[i + 1]);
+      stops.push({ x: points[i], y: points[i + 1], time: node?.time ?? 0 });
+    }
+    const next = stops.findIndex(({ time }) => time >= scrub);
+    const b = stops[next < 0 ? stops.length - 1 : next];
+    const a = stops[Math.max(0, (next < 0 ? stops.length : next) - 1)];
+    const u = b.time > a.time ? Math.min(1, Math.max(0, (scrub - a.time) / (b.time - a.time))) : 1;
+    const [px, py] = toScreen(camera, frame, a.x + (b.x - a.x) * u, a.y + (b.y - a.y) * u);
+    context.beginPath();
+    context.arc(px, py, 6.5, 0, 2 * Math.PI);
+    context.fillStyle = colours.accent;
+    context.fill();
+    context.lineWidth = 2;
+    context.strokeStyle = colours.halo;
+    context.stroke();
+  }
+}
+
 function trajectory(
   context: CanvasRenderingContext2D,
   camera: Camera,
   frame: Frame,
-  { nodes, edges, paths }: Trajectory,
+  { nodes, edges, paths }: Paths,
   colours: (typeof INK)[Theme],
 ) {
   const at = nodes.map((node) => toScreen(camera, frame, node.x, node.y));
@@ -179,12 +246,13 @@ function arrow(
   from: [number, number],
   to: [number, number],
   colour: string,
+  size = 11,
 ) {
   const angle = Math.atan2(to[1] - from[1], to[0] - from[0]);
   context.beginPath();
   context.moveTo(...to);
   for (const side of [2.65, -2.65]) {
-    context.lineTo(to[0] + 11 * Math.cos(angle + side), to[1] + 11 * Math.sin(angle + side));
+    context.lineTo(to[0] + size * Math.cos(angle + side), to[1] + size * Math.sin(angle + side));
   }
   context.closePath();
   context.fillStyle = colour;
@@ -193,6 +261,18 @@ function arrow(
 
 function outline(context: CanvasRenderingContext2D, { path, tool }: Drawing, accent: string) {
   context.beginPath();
+  if (tool === "brush") {
+    context.lineJoin = "round";
+    context.lineCap = "round";
+    context.moveTo(path[0], path[1]);
+    for (let i = 2; i < path.length; i += 2) context.lineTo(path[i], path[i + 1]);
+    context.lineWidth = 2 * BRUSH_PX;
+    context.strokeStyle = accent;
+    context.globalAlpha = 0.25;
+    context.stroke();
+    context.globalAlpha = 1;
+    return;
+  }
   if (tool === "box") {
     context.rect(path[0], path[1], (path[2] ?? path[0]) - path[0], (path[3] ?? path[1]) - path[1]);
   } else {

@@ -1,12 +1,14 @@
 /** Pointer, wheel and keys on the plane. Nothing of it reaches the notebook around. */
 
-import { boxOutline, type Outline, selectInside, thin } from "../lasso.ts";
+import { boxOutline, nearPath, type Outline, selectInside, thin } from "../lasso.ts";
 import { type Combine, combineMode } from "../reducers.ts";
-import { toPlane } from "../render/camera.ts";
-import type { Scene, Tool } from "./scene.ts";
+import { toPlane, unit } from "../render/camera.ts";
+import type { Mode, Scene, Tool } from "./scene.ts";
 
 export interface Gestures {
   tool: () => Tool;
+  /** What a selection does where no key is held. */
+  mode: () => Mode;
   setTool: (tool: Tool) => void;
   /** A lasso or box was closed: one byte per cell inside it. */
   onSelect: (mask: Uint8Array, mode: Combine) => void;
@@ -16,6 +18,8 @@ export interface Gestures {
 }
 
 const CLICK_PX = 4;
+/** Radius of the brush. */
+export const BRUSH_PX = 18;
 const THIN_PX = 2;
 const PAN_PX = 48;
 const ZOOM_STEP = 1.35;
@@ -108,7 +112,10 @@ export class Pointer {
     this.#begin = null;
     this.drawing = null;
     if (!this.#dragged) this.gestures.onClick(this.scene.pick(x, y));
-    else if (drawing) this.#select(drawing, combineMode(event));
+    else if (drawing) {
+      const held = combineMode(event);
+      this.#select(drawing, held === "replace" ? this.gestures.mode() : held);
+    }
     this.scene.redraw();
   }
 
@@ -121,6 +128,9 @@ export class Pointer {
   #select({ path, tool }: Drawing, mode: Combine) {
     const { scene } = this;
     if (!scene.picture || path.length < 4) return;
+    const { codes, lookup } = scene.picture;
+    const visible = new Uint8Array(codes.length);
+    for (let i = 0; i < codes.length; i++) visible[i] = lookup[4 * codes[i] + 3] ? 1 : 0;
     const screen: Outline =
       tool === "box" ? boxOutline(path[0], path[1], path[2], path[3]) : thin(path, THIN_PX);
     const outline = new Float64Array(screen.length);
@@ -129,10 +139,11 @@ export class Pointer {
       outline[i] = x;
       outline[i + 1] = y;
     }
-    const { codes, lookup } = scene.picture;
-    const visible = new Uint8Array(codes.length);
-    for (let i = 0; i < codes.length; i++) visible[i] = lookup[4 * codes[i] + 3] ? 1 : 0;
-    this.gestures.onSelect(selectInside(scene.places(), outline, visible), mode);
+    const mask =
+      tool === "brush"
+        ? nearPath(scene.places(), outline, BRUSH_PX / unit(scene.camera, scene.frame), visible)
+        : selectInside(scene.places(), outline, visible);
+    this.gestures.onSelect(mask, mode);
   }
 
   #wheel(event: WheelEvent) {
@@ -157,6 +168,7 @@ export class Pointer {
       p: () => this.gestures.setTool("pan"),
       l: () => this.gestures.setTool("lasso"),
       b: () => this.gestures.setTool("box"),
+      r: () => this.gestures.setTool("brush"),
       Escape: () => (this.drawing ? this.#cancel() : this.gestures.onClear()),
     };
     const move = moves[event.key];

@@ -8,7 +8,9 @@ import { layered, shuffled } from "../render/order.ts";
 import { type Choice, choose } from "../render/probe.ts";
 import { MISSING, MOVED, type PointRenderer, pointSize, SELECTED, type View } from "../render/renderer.ts";
 
-export type Tool = "pan" | "lasso" | "box";
+export type Tool = "pan" | "lasso" | "box" | "brush";
+/** What a selection does with the one before; keys that are held go first. */
+export type Mode = "replace" | "add" | "subtract";
 
 /** Everything that decides the picture, besides camera and time. */
 export interface Picture {
@@ -23,6 +25,17 @@ export interface Picture {
   anySelected: boolean;
   /** Whether cells that do not move step back behind those that do. */
   movedFirst: boolean;
+  /** Density instead of points. */
+  dense: boolean;
+}
+
+/** Mean place and displacement of some cells near each other, in the plane's unit square. */
+export interface Arrow {
+  x: number;
+  y: number;
+  dx: number;
+  dy: number;
+  cells: number;
 }
 
 /** Draws what lies over the cells. */
@@ -47,6 +60,7 @@ export class Scene {
   #paint: Painter;
   #host: HTMLElement;
   #request = 0;
+  #field: { key: unknown[]; arrows: Arrow[] } | null = null;
   #base = new Uint32Array(0);
   #flags = new Uint8Array(0);
   #places: Float32Array | null = null;
@@ -74,9 +88,25 @@ export class Scene {
   dispose() {
     cancelAnimationFrame(this.#request);
     this.#observer.disconnect();
-    this.#renderer?.dispose();
-    this.#renderer?.canvas.remove();
+    this.#release();
     this.overlay.remove();
+  }
+
+  /** Cells in the order in which they are drawn, the last on top. */
+  order(): Uint32Array {
+    return layered(this.#base, this.picture?.codes ?? null, this.#flags, this.picture?.ordered ?? false);
+  }
+
+  /** Whether a cell steps back behind those that are selected, or that move. */
+  faded(cell: number): boolean {
+    const { emphasis } = this.#view();
+    return emphasis !== 0 && !(this.#flags[cell] & emphasis);
+  }
+
+  /** The cells alone as an image. */
+  pointsUrl(): string {
+    this.#draw();
+    return this.#renderer?.canvas.toDataURL("image/png") ?? "";
   }
 
   // ---------------------------------------------------------------------------------- content
@@ -94,6 +124,7 @@ export class Scene {
       this.camera = home(picture.extent);
     }
     this.frame = { ...this.frame, extent: picture.extent };
+    if (last && last.dense !== picture.dense) this.#release();
     const placesChanged = last?.before !== picture.before || last?.after !== picture.after;
     if (placesChanged) {
       this.#findMoved();
@@ -169,22 +200,19 @@ export class Scene {
     return found;
   }
 
-  redraw() {
-    if (!this.#request) this.#request = requestAnimationFrame(() => this.#draw());
+  /** Something computed of before and after at this zoom, kept until either changes. */
+  field(compute: (scene: Scene) => Arrow[]): Arrow[] {
+    const { before, after, lookup } = this.picture!;
+    const level = Math.round(Math.log(this.camera.zoom) / Math.log(1.4));
+    const key = [before, after, lookup, level, this.frame.width];
+    if (!this.#field || key.some((part, i) => part !== this.#field!.key[i])) {
+      this.#field = { key, arrows: compute(this) };
+    }
+    return this.#field.arrows;
   }
 
-  /** The picture with what lies over it, on a background. */
-  snapshot(background: string): HTMLCanvasElement {
-    this.#draw();
-    const canvas = document.createElement("canvas");
-    canvas.width = this.overlay.width;
-    canvas.height = this.overlay.height;
-    const context = canvas.getContext("2d")!;
-    context.fillStyle = background;
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    if (this.#renderer) context.drawImage(this.#renderer.canvas, 0, 0);
-    context.drawImage(this.overlay, 0, 0);
-    return canvas;
+  redraw() {
+    if (!this.#request) this.#request = requestAnimationFrame(() => this.#draw());
   }
 
   // --------------------------------------------------------------------------------- internal
@@ -209,6 +237,7 @@ export class Scene {
       size: this.#size(),
       emphasis: selected ? SELECTED : moving ? MOVED : 0,
       fade: selected ? 0.86 : 0.62 * Math.min(1, 2 * this.t),
+      dense: this.picture?.dense ?? false,
     };
   }
 
@@ -280,7 +309,9 @@ export class Scene {
       this.#renderer = renderer;
       this.#feed(renderer, null, true);
     };
-    const { renderer, refused } = choose(make, fill, this.#view(), this.#choice);
+    // Only the raster counts cells per pixel.
+    const choice = this.picture?.dense ? "raster" : this.#choice;
+    const { renderer, refused } = choose(make, fill, this.#view(), choice);
     this.#renderer = renderer;
     renderer.canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
@@ -294,6 +325,12 @@ export class Scene {
     this.#host.prepend(renderer.canvas);
     this.#host.dataset.renderer = renderer.kind;
     if (refused) this.#host.dataset.refused = refused;
+  }
+
+  #release() {
+    this.#renderer?.dispose();
+    this.#renderer?.canvas.remove();
+    this.#renderer = null;
   }
 
   #draw() {

@@ -1,0 +1,230 @@
+"""What a person takes along from the bench: code that gives the same bench again, methods, a page."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from scfm_lab.tasks.compare import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anndata import AnnData
+
+    from scfm_widgets import Lab
+    from tests.widgets.conftest import Bench
+
+MODEL = "models:/pca/1"
+GENE = "CD3D"
+
+
+@pytest.fixture
+def worked(bench: Callable[..., Bench], pbmc68k: AnnData) -> Iterator[Bench]:
+    """A bench on which something was done: an embedding, a path, a knockout, a selection."""
+    opened = bench(model=MODEL)
+    opened.ask(type="run", model=MODEL, layout="X_umap")
+    opened.ask(600, type="trajectory", root={"group": "CD34+"}, groupby="cell_type")
+    opened.ask(600, type="perturb", doses={GENE: 0.0, "LYZ": 1.0})
+    opened.lab.selection = np.flatnonzero(pbmc68k.obs["cell_type"] == "CD56+ NK")
+    opened.lab.state = {"colour": GENE, "hidden": [], "field": True, "second": "pca:X_pca"}
+    return opened
+
+
+@pytest.fixture
+def loaded() -> AnnData:
+    """The same cells once more, untouched."""
+    import scfm_lab as sl
+
+    return sl.datasets.load("pbmc68k")
+
+
+def run(code: str, adata: AnnData) -> dict[str, Any]:
+    scope: dict[str, Any] = {"adata": adata}
+    exec(compile(code, "copied", "exec"), scope)
+    return scope
+
+
+class TestCode:
+    def test_gives_the_same_bench_on_the_cells_as_they_were_loaded(self, worked: Bench, loaded: AnnData) -> None:
+        lab = worked.lab
+        again: Lab = run(lab.code(), loaded)["lab"]
+        try:
+            again.wait(60)
+            assert {**again.state, "model": None, "panel": None} == {**lab.state, "model": None, "panel": None}
+            assert again.doses == lab.doses
+            assert (again.selection == lab.selection).all()
+            assert again.results.keys() == lab.results.keys()
+            mine: Any = lab.results
+            other: Any = again.results
+            np.testing.assert_array_equal(other["embed"].vectors, mine["embed"].vectors)
+            np.testing.assert_array_equal(other["perturb"].shift, mine["perturb"].shift)
+            np.testing.assert_allclose(other["trajectory"].pseudotime, mine["trajectory"].pseudotime, atol=1e-6)
+            assert list(other["perturb"].table["verdict"]) == list(mine["perturb"].table["verdict"])
+            assert bytes(again._after) == bytes(lab._after)
+        finally:
+            again.close()
+
+    def test_names_the_version_and_not_the_alias(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model="models:/pca@champion")
+        opened.ask(type="run", model="models:/pca@champion", layout="X_umap")
+        assert "sl.load_model('models:/pca/1')" in opened.lab.code()
+
+    def test_of_a_fresh_bench_is_that_bench(self, bench: Callable[..., Bench], loaded: AnnData) -> None:
+        lab = bench().lab
+        again: Lab = run(lab.code(), loaded)["lab"]
+        assert again.state == lab.state
+        again.close()
+
+    def test_names_of_cells_and_genes_cannot_become_code(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        hostile = "'] + [__import__('os').getcwd()] + ['"
+        pbmc68k.obs_names = [hostile, *pbmc68k.obs_names[1:]]
+        lab = bench().lab
+        lab.selection = [0]
+        again: Lab = run(lab.code(), pbmc68k)["lab"]
+        assert again.selection.nonzero()[0].tolist() == [0]
+        again.close()
+
+
+class TestMethods:
+    def test_tell_what_was_done_and_cite_it(self, worked: Bench) -> None:
+        answer, _ = worked.ask(type="methods")
+        text, bibtex = answer["text"], answer["bibtex"]
+        assert "700 cells × 765 genes" in text
+        assert f"{GENE} at dose 0" in text
+        assert re.search(r"weights SHA-256 [0-9a-f]{12}", text)
+        cited = set(re.findall(r"\[([a-z0-9]+)\]", text))
+        assert {"haghverdi2016dpt", "wolf2019paga", "benjamini1995fdr"} <= cited
+        # Whatever is cited has an entry, and no entry is idle.
+        assert set(re.findall(r"^@\w+\{(\w+),", bibtex, re.M)) == cited
+        assert bibtex.count("{") == bibtex.count("}")
+
+    def test_of_an_idle_bench_say_so(self, bench: Callable[..., Bench]) -> None:
+        assert "No result has been computed" in bench().lab.methods()
+
+
+class TestPage:
+    def test_comes_as_one_buffer_and_says_what_it_leaves_out(self, bench: Callable[..., Bench]) -> None:
+        answer, buffers = bench(model=MODEL).ask(type="html", genes=[GENE])
+        page = buffers[0].decode()
+        assert page.startswith("<!doctype html>")
+        assert answer["bytes"] == len(buffers[0])
+        assert isinstance(answer["left_out"], list)
+
+
+def test_the_hints_come_once(bench: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    opened = bench()
+    assert opened.lab._meta["tour"] is True
+    opened.ask(type="tour")
+    assert bench().lab._meta["tour"] is False
+
+
+class TestPlanes:
+    def test_a_second_one_stands_beside_the_first(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench().lab
+        pbmc68k.obsm["X_two"] = pbmc68k.obsm["X_umap"] * 2
+        lab.state = {"second": "X_two"}
+        assert len(lab._second) == 4 * pbmc68k.n_obs
+        assert lab._second_info["key"] == "X_two"
+        # Twice as large is the same picture.
+        assert lab._second == lab._xy
+        lab.state = {"second": None}
+        assert lab._second == b""
+
+    def test_principal_components_are_offered_for_the_second_only(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        lab = bench().lab
+        pbmc68k.obsm["X_wide"] = np.random.default_rng(0).normal(size=(pbmc68k.n_obs, 7)).astype(np.float32)
+        lab.state = {"second": "pca:X_wide"}
+        assert lab._second_info["title"] == "PCA of wide"
+        with pytest.raises(Exception, match="no plane 'pca:X_wide'"):
+            lab.state = {"layout": "pca:X_wide"}
+
+
+class TestGenes:
+    def test_tell_groups_and_neighbours(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model="starter")
+        answer, _ = opened.ask(type="gene", gene=GENE)
+        rows = {row["group"]: row for row in answer["groups"]["rows"]}
+        assert rows["all"]["n"] == pbmc68k.n_obs
+        assert rows["CD4+/CD25 T Reg"]["mean"] > rows["CD19+ B"]["mean"]
+        likeness = [item["likeness"] for item in answer["neighbours"]]
+        assert likeness == sorted(likeness, reverse=True)
+        assert GENE not in [item["gene"] for item in answer["neighbours"]]
+
+    def test_attention_goes_both_ways_over_the_cells_that_have_it(self, bench: Callable[..., Bench]) -> None:
+        answer, _ = bench(model="starter").ask(type="attention", gene=GENE)
+        assert answer["cells"] == 24
+        for side in ("to", "from"):
+            weights = [item["weight"] for item in answer[side]]
+            assert weights == sorted(weights, reverse=True)
+            assert 0 < weights[0] < 1
+            assert GENE not in [item["gene"] for item in answer[side]]
+
+    def test_a_model_that_has_none_says_so(self, bench: Callable[..., Bench]) -> None:
+        answer, _ = bench(model=MODEL).ask(type="attention", gene=GENE)
+        assert "attention" in answer["error"]
+
+
+class TestChanged:
+    def test_genes_that_are_expected_to_change_are_told_with_the_doses(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model="starter")
+        opened.ask(type="perturb", doses={GENE: 0.0})
+        told = opened.lab._changed
+        assert told["doses"] == {GENE: 0.0}
+        folds = [abs(row["log2_fold"]) for row in told["rows"]]
+        assert folds == sorted(folds, reverse=True)
+        assert folds[0] > 0
+        assert GENE not in [row["gene"] for row in told["rows"]]
+        opened.ask(type="perturb", doses={})
+        assert opened.lab._changed is None
+
+
+class TestCompare:
+    def test_a_model_agrees_with_itself_and_by_chance_with_noise(self, pbmc68k: AnnData) -> None:
+        cells = pbmc68k[::2].copy()
+        same = compare(cells, MODEL, MODEL, groupby="cell_type", progress=False)
+        assert same.table["overlap"].tolist() == [1.0] * len(same.table)
+        assert (same.table["accuracy_a"] == same.table["accuracy_b"]).all()
+        other = compare(cells, MODEL, "sctop", groupby="cell_type", progress=False)
+        first = other.table.iloc[0]
+        assert first["expected_overlap"] < first["overlap"] < 1
+        assert "nearest neighbours" in other.summary()
+        other.write(cells)
+        assert np.nanmean(cells.obs["neighbours_shared"]) == pytest.approx(first["overlap"])
+
+    def test_is_shown_when_python_sets_it(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench()
+        opened.lab.result = compare(pbmc68k, MODEL, "sctop", progress=False)
+        assert opened.lab._compared["models"] == ["pca/1", "scfm.sctop/0.1.0"]
+        column, _ = opened.ask(type="column", by="result", name="shared")
+        assert column["column"]["missing"] == 0
+
+
+class TestScreen:
+    def test_of_the_selected_cells_is_ranked_and_told(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench(model=MODEL)
+        opened.lab.selection = np.arange(0, 700, 20)
+        opened.ask(type="screen", dose=0.0, selected=True)
+        told = opened.lab._screen
+        assert told["genes"] > 100
+        assert len(told["rows"]) == 100
+        assert told["rows"][0]["p_value"] <= told["rows"][-1]["p_value"]
+        assert opened.lab._runs[0]["kind"] == "screen"
+        assert opened.lab._runs[0]["status"] == "done"
+
+    def test_of_a_selection_that_is_empty_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
+        answer, _ = bench(model=MODEL).ask(type="screen", dose=0.0, selected=True)
+        assert "No cells are selected" in answer["error"]
+
+
+def test_history_keeps_how_runs_ended(bench: Callable[..., Bench]) -> None:
+    opened = bench(model=MODEL)
+    opened.ask(type="run", model=MODEL, layout="X_umap")
+    opened.ask(type="trajectory", root={"group": "nowhere"}, groupby="cell_type")
+    assert [(run["kind"], run["status"]) for run in opened.lab._runs] == [("trajectory", "failed"), ("embed", "done")]

@@ -1,0 +1,185 @@
+"""The Genes panel: where a gene is found, which genes the model holds to be like it, and attention to and from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+from scfm_widgets.panels import Panel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from threading import Event
+
+    from numpy.typing import NDArray
+
+    from scfm_widgets.session import Session
+
+NEIGHBOURS = 12
+PARTNERS = 8
+#: Cells over which attention is averaged: those with most counts of the gene.
+ATTENTION_CELLS = 24
+
+
+class GenesPanel(Panel):
+    """Answers about one gene at a time."""
+
+    title = "Genes"
+    component = "genes"
+    answers = ("gene", "attention")
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._embeddings: dict[str, Any] = {}
+
+    def handle(self, message: dict[str, Any]) -> Any:
+        """Answer ``gene`` (expression by group, and neighbours) or ``attention``."""
+        gene = str(message["gene"])
+        work = self._tell if message["type"] == "gene" else self._attention
+        label = f"Attention to and from {gene}" if message["type"] == "attention" else f"About {gene}"
+        return self._submit(lambda: work(gene), label, aside=message["type"] == "gene")
+
+    def _submit(self, work: Callable[[], dict[str, Any]], label: str, *, aside: bool) -> Future[Any]:
+        def job(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            del progress, cancel
+            return work()
+
+        return self.session.submit("gene", job, label=label, lane="gene", quiet=True, aside=aside)
+
+    def _tell(self, gene: str) -> dict[str, Any]:
+        session = self.session
+        values = session.columns.expression(gene)
+        return {"gene": gene, "groups": self._groups(values), **self._neighbours(gene)}
+
+    def _groups(self, values: NDArray[np.float64]) -> dict[str, Any]:
+        """Mean expression, and the share of cells in which the gene is found, by group."""
+        session = self.session
+        groupby = session.groupby() or session.columns.favourite()
+        members: dict[str, NDArray[Any]] = {"all": np.arange(len(values))}
+        if groupby is not None:
+            labels = session.adata.obs[groupby].astype(str).to_numpy(dtype=object)
+            members |= {str(group): np.flatnonzero(labels == group) for group in sorted(set(labels))}
+        rows = [
+            {
+                "group": group,
+                "n": len(at),
+                "mean": float(np.nanmean(values[at])),
+                "share": float((values[at] > 0).mean()),
+            }
+            for group, at in members.items()
+        ]
+        return {"groupby": groupby, "rows": rows}
+
+    def _neighbours(self, gene: str) -> dict[str, Any]:
+        """Genes whose embeddings point the same way, or why there are none."""
+        session = self.session
+        source = session.state.get("model")
+        if not source:
+            return {"neighbours": [], "note": "Pick a model to see which genes it holds to be alike."}
+        model = session.open_model(str(source))
+        try:
+            model.require("gene_embeddings")
+        except ModelError as error:
+            return {"neighbours": [], "note": str(error)}
+        if source not in self._embeddings:
+            self._embeddings[source] = _Embeddings(model)
+        return self._embeddings[source].near(gene, session)
+
+    def _attention(self, gene: str) -> dict[str, Any]:
+        """Mean attention of the last layer over the cells that hold most of a gene, both ways."""
+        from scfm_lab.cells.cells import Cells
+
+        session = self.session
+        model = session.open_model(session.require_model())
+        model.require("attention")
+        cells = Cells.from_anndata(session.adata, fields=model.fields)
+        match = model.known_genes(cells.genes)
+        columns = np.flatnonzero(session.adata.var_names == gene)
+        known = np.flatnonzero(np.isin(match.columns, columns))
+        if len(known) == 0:
+            message = f"{model.spec.name} does not know {gene}."
+            raise ModelError(message)
+        wanted = int(match.ids[known[0]])
+        counts = np.asarray(cells.counts[:, [int(columns[0])]].todense()).ravel()
+        rows = np.argsort(-counts, kind="stable")[:ATTENTION_CELLS]
+        rows = rows[counts[rows] > 0]
+        if len(rows) == 0:
+            return {"gene": gene, "cells": 0, "to": [], "from": []}
+        tokens = model.tokenize(session.adata[rows].copy())
+        weights = model.attention(tokens, hidden_layer=-1)
+        names = dict(zip(match.ids.tolist(), session.adata.var_names[match.columns].astype(str), strict=True))
+        reads, read = _partners(tokens, weights, wanted, names)
+        return {"gene": gene, "cells": len(rows), "model": model.spec.name, "to": reads, "from": read}
+
+
+class _Embeddings:
+    """A model's gene embeddings as unit vectors, by name."""
+
+    def __init__(self, model: Any) -> None:
+        table = model.gene_embeddings()
+        values = table.to_numpy(dtype=np.float32)
+        norm = np.linalg.norm(values, axis=1, keepdims=True)
+        self.vectors = values / np.maximum(norm, 1e-9)
+        self.names = table.index.astype(str).to_numpy(dtype=object)
+        self.model = model
+
+    def near(self, gene: str, session: Session) -> dict[str, Any]:
+        rows = np.flatnonzero(np.isin(self.names, list(_names_of(gene, session))))
+        if len(rows) == 0:
+            return {"neighbours": [], "note": f"{self.model.spec.name} has no embedding of {gene}."}
+        likeness = self.vectors @ self.vectors[rows[0]]
+        likeness[rows] = -np.inf
+        order = np.argsort(-likeness)[:NEIGHBOURS]
+        symbols = session.genes_by_id
+        found = [
+            {
+                "gene": symbols.get(str(self.names[row]), str(self.names[row])),
+                "likeness": float(likeness[row]),
+                "measured": symbols.get(str(self.names[row]), str(self.names[row])) in session.adata.var_names,
+            }
+            for row in order
+        ]
+        return {"neighbours": found, "note": "", "model": self.model.spec.name}
+
+
+def _names_of(gene: str, session: Session) -> set[str]:
+    """All names under which a model may keep a gene of the cells."""
+    genes = session.genes
+    at = int(np.flatnonzero(session.adata.var_names == gene)[0])
+    return {gene, *(str(names[at]) for names in (genes.symbols, genes.ensembl) if names is not None and names[at])}
+
+
+def _partners(
+    tokens: Any, weights: list[NDArray[np.float32]], wanted: int, names: dict[int, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Genes that a gene reads most, and that read it most: mean over heads and over the cells that hold both."""
+    sums: dict[int, list[float]] = {}
+    for cell, weight in enumerate(weights):
+        ids = tokens.ids[tokens.offsets[cell] : tokens.offsets[cell + 1]]
+        mean = weight.mean(axis=0)
+        # Positions before the genes are the cell itself and the like.
+        mean = mean[len(mean) - len(ids) :, len(mean) - len(ids) :]
+        at = np.flatnonzero(ids == wanted)
+        if len(at) == 0:
+            continue
+        for i, other in enumerate(ids.tolist()):
+            if other != wanted:
+                entry = sums.setdefault(other, [0.0, 0.0, 0.0])
+                entry[0] += float(mean[at[0], i])
+                entry[1] += float(mean[i, at[0]])
+                entry[2] += 1
+    # A gene that one cell alone holds says little.
+    least = max(1, len(weights) // 4)
+    kept = {other: entry for other, entry in sums.items() if entry[2] >= least and other in names}
+
+    def top(which: int) -> list[dict[str, Any]]:
+        ranked = sorted(kept, key=lambda other: -kept[other][which] / kept[other][2])[:PARTNERS]
+        return [
+            {"gene": names[other], "weight": kept[other][which] / kept[other][2], "cells": int(kept[other][2])}
+            for other in ranked
+        ]
+
+    return top(0), top(1)

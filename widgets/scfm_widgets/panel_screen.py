@@ -1,0 +1,107 @@
+"""The Screen panel: every gene in turn at one dose, ranked beside comparable genes; a row goes onto the bench."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import DataError
+from scfm_widgets.codec import plain
+from scfm_widgets.panels import Panel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from threading import Event
+
+    from scfm_lab.results import Result
+    from scfm_widgets.session import Session
+
+#: Rows that go to the browser, by group: the strongest effects; the whole table is in ``lab.results["screen"].table``.
+MOST_ROWS = 100
+_FIELDS = ("gene", "group", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells")
+
+
+class ScreenPanel(Panel):
+    """Runs a screen beside the notebook, and shows one that Python has set."""
+
+    title = "Screen"
+    component = "screen"
+    answers = ("screen",)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        session.on_result.append(self._show)
+
+    def handle(self, message: dict[str, Any]) -> Any:
+        """Answer ``screen``: dose, and whether only the selected cells take part."""
+        return self.run(
+            float(message.get("dose", 0.0)),
+            groupby=message.get("groupby"),
+            selected=bool(message.get("selected")),
+            most_cells=int(message["most_cells"]) if message.get("most_cells") else None,
+        )
+
+    def run(
+        self, dose: float, *, groupby: str | None = None, selected: bool = False, most_cells: int | None = None
+    ) -> Future[Any]:
+        """Screen all genes that the model knows.
+
+        Parameters
+        ----------
+        dose
+            Of each gene in turn.
+        groupby
+            Column of ``obs`` for whose groups effects are told too.
+        selected
+            Only the selected cells.
+        most_cells
+            Most cells of each group; ``None``: all.
+        """
+        session = self.session
+        source = session.require_model()
+
+        def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            import scfm_lab as sl
+
+            cells = session.adata
+            if selected:
+                mask = session.selection
+                if not mask.any():
+                    message = "No cells are selected; draw a lasso around some, or screen all of them."
+                    raise DataError(message)
+                cells = cells[mask].copy()
+            progress(0, 0, "opening the model")
+            result = sl.screen(
+                cells,
+                session.open_model(source),
+                dose=dose,
+                groupby=groupby,
+                max_cells=most_cells,
+                progress=lambda done, total, *_: progress(done, total, "gene after gene"),
+                cancel=cancel,
+            )
+            session.add_result("screen", result)
+            progress(0, 0, "The table is lab.results['screen'].table")
+            return {}
+
+        return session.submit("screen", work, label="Screening", lane="screen")
+
+    def _show(self, task: str, result: Result) -> None:
+        if task != "screen":
+            return
+        screen: Any = result
+        details = screen.details
+        readout = str(details["readout"].iloc[0])
+        rows = details[details["readout"] == readout]
+        kept = rows.groupby("group", sort=False, observed=True).head(MOST_ROWS)
+        self.session.publish(
+            _screen={
+                "version": self.session.next_version(),
+                "dose": float(screen.dose),
+                "model": str(screen.provenance["model"]),
+                "readout": readout,
+                "summary": screen.summary(),
+                "genes": int(screen.provenance["genes"]),
+                "rows": plain(kept[list(_FIELDS)].to_dict(orient="records")),
+            }
+        )

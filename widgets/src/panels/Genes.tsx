@@ -1,0 +1,225 @@
+/** One gene: where it is found, what the model holds to be like it, and attention to and from it. */
+
+import { useEffect, useState } from "preact/hooks";
+import * as format from "../format.ts";
+import { useScope, useStore } from "../hooks.ts";
+import { notFound, typeAhead, withDose } from "../reducers.ts";
+import { Combobox } from "../ui/Combobox.tsx";
+
+const SUGGESTED = 50;
+
+interface Told {
+  gene: string;
+  groups: { groupby: string | null; rows: { group: string; n: number; mean: number; share: number }[] };
+  neighbours: { gene: string; likeness: number; measured: boolean }[];
+  note: string;
+  model?: string;
+}
+
+interface Partner {
+  gene: string;
+  weight: number;
+  cells: number;
+}
+
+interface Attention {
+  gene: string;
+  cells: number;
+  model?: string;
+  to: Partner[];
+  from: Partner[];
+}
+
+export function Genes({ show }: { show: (component: string) => void }) {
+  const store = useStore("state", "genes", "_models");
+  const { gene, model, groupby } = store.state;
+  const [told, setTold] = useState<Told | null>(null);
+  const [fault, setFault] = useState<string | null>(null);
+
+  useEffect(() => {
+    setTold(null);
+    setFault(null);
+    if (!gene) return;
+    let gone = false;
+    store.question<Told>({ type: "gene", gene }, "gene").then(
+      (answer) => !gone && setTold(answer),
+      (error: Error) => !gone && error.message !== "gene" && setFault(error.message),
+    );
+    return () => {
+      gone = true;
+    };
+  }, [gene, model, groupby, store]);
+
+  return (
+    <div class="sl-panel">
+      {!gene && (
+        <p class="sl-empty-line">Pick a gene to see where it is found and what the model makes of it.</p>
+      )}
+      <Combobox
+        name="gene"
+        label="Gene to look at"
+        placeholder="Any gene…"
+        shown={gene ?? ""}
+        suggest={(typed) =>
+          typeAhead(store.genes ?? [], typed, SUGGESTED).map((name) => ({ value: name, label: name }))
+        }
+        onOpen={() => void store.geneNames().catch(() => {})}
+        onPick={({ value }) => store.patch({ gene: value })}
+        empty={(typed) => (store.genes ? notFound("gene", store.genes, typed) : "Reading the gene names…")}
+      />
+      {fault && (
+        <p class="sl-failed" role="alert">
+          {fault}
+        </p>
+      )}
+      {gene && !told && !fault && (
+        <p class="sl-muted sl-computing" role="status">
+          Looking…
+        </p>
+      )}
+      {told && (
+        <>
+          <div class="sl-actions">
+            <button
+              type="button"
+              class="sl-button"
+              onClick={() => store.patch({ colour: { by: "gene", name: told.gene }, hidden: [] })}
+            >
+              Colour by it
+            </button>
+            <button
+              type="button"
+              class="sl-button"
+              onClick={() => {
+                if (!(told.gene in store.doses)) store.setDoses(withDose(store.doses, told.gene, 1), true);
+                show("perturb");
+              }}
+            >
+              Perturb it
+            </button>
+          </div>
+          <Groups told={told} />
+          <Neighbours told={told} />
+          <AttentionOf key={`${told.gene} ${model}`} gene={told.gene} />
+        </>
+      )}
+    </div>
+  );
+}
+
+function Groups({ told }: { told: Told }) {
+  const { rows, groupby } = told.groups;
+  const most = Math.max(...rows.map(({ mean }) => mean), 1e-9);
+  return (
+    <section>
+      <h2 class="sl-heading">Expression{groupby ? ` by ${groupby}` : ""}</h2>
+      <table class="sl-audit">
+        <caption class="sl-muted">
+          mean of log(1 + counts per 10,000), and share of cells that have it
+        </caption>
+        <tbody>
+          {rows.map(({ group, mean, share, n }) => (
+            <tr key={group} title={`${format.count(n)} cells`}>
+              <th scope="row" title={group}>
+                {group === "all" ? "All cells" : group}
+              </th>
+              <td class="sl-audit-bar">
+                <span style={{ width: `${(100 * mean) / most}%` }} />
+              </td>
+              <td class="sl-number">{format.number(mean)}</td>
+              <td class="sl-number sl-muted">{format.percent(share)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+function Neighbours({ told }: { told: Told }) {
+  const store = useStore("state");
+  return (
+    <section>
+      <h2 class="sl-heading">Alike in the model</h2>
+      {told.note ? (
+        <p class="sl-muted">{told.note}</p>
+      ) : (
+        <>
+          <p class="sl-muted">Cosine of gene embeddings of {told.model}; a click looks at that gene.</p>
+          <ul class="sl-chips">
+            {told.neighbours.map(({ gene, likeness, measured }) => (
+              <li key={gene}>
+                <button
+                  type="button"
+                  class="sl-gene-chip"
+                  disabled={!measured}
+                  title={measured ? `Look at ${gene}` : `${gene} is not in these cells`}
+                  onClick={() => store.patch({ gene })}
+                >
+                  <i>{gene}</i> <span class="sl-muted">{likeness.toFixed(2)}</span>
+                </button>
+              </li>
+            ))}
+          </ul>
+        </>
+      )}
+    </section>
+  );
+}
+
+function AttentionOf({ gene }: { gene: string }) {
+  const { store } = useScope();
+  const model = store.get("_models")?.rows?.find(({ source }) => source === store.state.model);
+  const [found, setFound] = useState<Attention | "asking" | { fault: string } | null>(null);
+  if (!store.state.model || (model && !model.abilities.includes("attention"))) return null;
+  const ask = () => {
+    setFound("asking");
+    store
+      .question<Attention>({ type: "attention", gene })
+      .then(setFound, (error: Error) => setFound({ fault: error.message }));
+  };
+  return (
+    <section>
+      <h2 class="sl-heading">Attention</h2>
+      {found === null && (
+        <button type="button" class="sl-button" onClick={ask}>
+          Compute attention to and from {gene}
+        </button>
+      )}
+      {found === "asking" && <p class="sl-muted sl-computing">computing…</p>}
+      {found && typeof found === "object" && "fault" in found && <p class="sl-failed">{found.fault}</p>}
+      {found && typeof found === "object" && "to" in found && (
+        <>
+          <p class="sl-muted">
+            Last layer, mean over heads, in the {format.plural(found.cells, "cell")} with most counts of it.
+            What a model attends to is no proof of regulation.
+          </p>
+          <div class="sl-two-columns">
+            <Partners title={`${gene} reads`} partners={found.to} />
+            <Partners title={`read ${gene}`} partners={found.from} />
+          </div>
+        </>
+      )}
+    </section>
+  );
+}
+
+function Partners({ title, partners }: { title: string; partners: Partner[] }) {
+  const most = Math.max(...partners.map(({ weight }) => weight), 1e-12);
+  return (
+    <div>
+      <h3 class="sl-small-heading">{title}</h3>
+      {partners.length === 0 && <p class="sl-muted">none</p>}
+      <ul class="sl-partners">
+        {partners.map(({ gene, weight, cells }) => (
+          <li key={gene} title={`${format.number(weight)} in ${cells} cells`}>
+            <i>{gene}</i>
+            <span class="sl-partner-bar">
+              <span style={{ width: `${(100 * weight) / most}%` }} />
+            </span>
+          </li>
+        ))}
+      </ul>
+    </div>
+  );
+}

@@ -1,0 +1,215 @@
+/** Along pseudotime: a scrubber that lets cells appear in order, and genes as they rise and fall. */
+
+import { scaleLinear } from "d3-scale";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { useScope, useStore } from "../hooks.ts";
+import { categoryColour, css } from "../palette.ts";
+import { notFound, typeAhead } from "../reducers.ts";
+import { trend } from "../trend.ts";
+import type { Column } from "../types.ts";
+import { Combobox } from "../ui/Combobox.tsx";
+import { Icon } from "../ui/icons.tsx";
+
+const PLAY_MS = 3200;
+const WIDTH = 272;
+const HEIGHT = 92;
+const LEFT = 26;
+const MOST_GENES = 4;
+
+export function Scrubber() {
+  const { prefix } = useScope();
+  const store = useStore("scrub", "_trajectory");
+  const frame = useRef(0);
+  const [playing, setPlaying] = useState(false);
+  useEffect(
+    () => () => {
+      cancelAnimationFrame(frame.current);
+      store.setScrub(null);
+    },
+    [store],
+  );
+  const stop = () => {
+    cancelAnimationFrame(frame.current);
+    setPlaying(false);
+  };
+  const play = () => {
+    stop();
+    setPlaying(true);
+    const begin = performance.now();
+    const step = () => {
+      const u = (performance.now() - begin) / PLAY_MS;
+      store.setScrub(u < 1 ? u : null);
+      if (u < 1) frame.current = requestAnimationFrame(step);
+      else setPlaying(false);
+    };
+    step();
+  };
+  const at = store.scrub ?? 1;
+  return (
+    <div class="sl-scrub">
+      <button
+        type="button"
+        class="sl-tool"
+        aria-label={playing ? "Stop" : "Play along pseudotime"}
+        title={playing ? "Stop" : "Play along pseudotime"}
+        onClick={playing ? stop : play}
+      >
+        <Icon name={playing ? "stop" : "play"} />
+      </button>
+      <label class="sl-muted" for={`${prefix}-scrub`}>
+        up to
+      </label>
+      <input
+        id={`${prefix}-scrub`}
+        class="sl-range"
+        type="range"
+        min={0}
+        max={1}
+        step={0.01}
+        value={at}
+        style={{ "--fill": `${100 * at}%` }}
+        aria-label="Cells up to a pseudotime"
+        onInput={(event) => {
+          stop();
+          const value = Number(event.currentTarget.value);
+          store.setScrub(value >= 1 ? null : value);
+        }}
+      />
+      <output class="sl-number">{at.toFixed(2)}</output>
+    </div>
+  );
+}
+
+export function Trends() {
+  const { theme } = useScope();
+  const store = useStore("genes", "columns", "_trajectory", "scrub");
+  const [genes, setGenes] = useState<string[]>([]);
+  const times = store.column({ by: "result", name: "pseudotime" });
+  const columns = genes.map((name) => store.column({ by: "gene", name }));
+  const shown = columns.filter((column): column is Column => column !== null);
+  const meta = store.get("_meta");
+  return (
+    <section>
+      <h2 class="sl-heading">Genes along the way</h2>
+      {genes.length < MOST_GENES && (
+        <Combobox
+          name="trend"
+          label="Gene to follow along pseudotime"
+          placeholder="Follow a gene…"
+          suggest={(typed) =>
+            typeAhead(
+              (store.genes ?? []).filter((name) => !genes.includes(name)),
+              typed,
+              40,
+            ).map((name) => ({ value: name, label: name }))
+          }
+          onOpen={() => void store.geneNames().catch(() => {})}
+          onPick={({ value }) => setGenes([...genes, value])}
+          empty={(typed) => (store.genes ? notFound("gene", store.genes, typed) : "Reading the gene names…")}
+        />
+      )}
+      {genes.length > 0 && (
+        <ul class="sl-chips">
+          {genes.map((name, index) => (
+            <li key={name}>
+              <button
+                type="button"
+                class="sl-gene-chip"
+                aria-label={`Stop following ${name}`}
+                title={`Stop following ${name}`}
+                onClick={() => setGenes(genes.filter((other) => other !== name))}
+              >
+                <span class="sl-swatch" style={{ background: css(categoryColour(index, theme)) }} />
+                <i>{name}</i> <Icon name="close" />
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
+      {times && shown.length > 0 && <Chart times={times} columns={shown} genes={genes} scrub={store.scrub} />}
+      {genes.length > 0 && (
+        <p class="sl-muted">
+          Mean of {shown[0]?.unit || "expression"} in twelve stretches of pseudotime; the band is its standard
+          error.
+        </p>
+      )}
+      {meta.static && store.genes && store.genes.length < meta.n_genes && (
+        <p class="sl-muted">This page holds {store.genes.length} genes.</p>
+      )}
+    </section>
+  );
+}
+
+interface ChartProps {
+  times: Column;
+  columns: Column[];
+  genes: string[];
+  scrub: number | null;
+}
+
+function Chart({ times, columns, genes, scrub }: ChartProps) {
+  const { theme } = useScope();
+  const lines = columns.map((column) => trend(times.codes, column));
+  const top = Math.max(...lines.flat().map(({ mean, error }) => mean + error), 1e-9);
+  const x = scaleLinear()
+    .domain([0, 1])
+    .range([LEFT, WIDTH - 6]);
+  const y = scaleLinear()
+    .domain([0, top])
+    .nice(3)
+    .range([HEIGHT - 18, 6]);
+  const words = columns
+    .map(
+      (column, i) =>
+        `${column.title} from ${lines[i][0]?.mean.toFixed(2)} to ${lines[i].at(-1)?.mean.toFixed(2)}`,
+    )
+    .join("; ");
+  return (
+    <svg
+      class="sl-trend"
+      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+      role="img"
+      aria-label={`Along pseudotime: ${words}`}
+    >
+      {y.ticks(3).map((tick) => (
+        <g key={tick}>
+          <line class="sl-grid" x1={LEFT} x2={WIDTH - 6} y1={y(tick)} y2={y(tick)} />
+          <text x={LEFT - 4} y={y(tick) + 3.5} text-anchor="end">
+            {tick}
+          </text>
+        </g>
+      ))}
+      {[0, 0.5, 1].map((tick) => (
+        <text
+          key={tick}
+          x={x(tick)}
+          y={HEIGHT - 4}
+          text-anchor={tick === 0 ? "start" : tick === 1 ? "end" : "middle"}
+        >
+          {tick}
+        </text>
+      ))}
+      {columns.map((column, index) => {
+        const colour = css(categoryColour(Math.max(0, genes.indexOf(column.title)), theme));
+        const points = lines[index];
+        const upper = points.map(({ time, mean, error }) => `${x(time)},${y(mean + error)}`);
+        const lower = points
+          .map(({ time, mean, error }) => `${x(time)},${y(Math.max(0, mean - error))}`)
+          .reverse();
+        return (
+          <g key={column.title}>
+            <polygon points={[...upper, ...lower].join(" ")} fill={colour} opacity={0.18} />
+            <polyline
+              points={points.map(({ time, mean }) => `${x(time)},${y(mean)}`).join(" ")}
+              fill="none"
+              stroke={colour}
+              stroke-width={2}
+            />
+          </g>
+        );
+      })}
+      {scrub !== null && <line class="sl-scrub-line" x1={x(scrub)} x2={x(scrub)} y1={4} y2={HEIGHT - 18} />}
+      <title>{words}</title>
+    </svg>
+  );
+}
