@@ -37,7 +37,8 @@ def uce(run: Run) -> Iterator[Found]:
     import pandas as pd
     import torch
 
-    from scfm_lab.models.uce_sentences import CLS, reference_weights
+    from scfm_lab.models.uce_reference import reference_weights
+    from scfm_lab.models.uce_sentences import CLS
 
     z, cells, setup = run.expected, run.cells(), run.about["run"]
     config = {"nhead": run.about["config"]["nhead"]}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.impute import impute as impute
     from scfm_lab.tasks.integrate import integrate as integrate
     from scfm_lab.tasks.perturb import perturb as perturb
+    from scfm_lab.tasks.perturb_plan import plan_perturb as plan_perturb
     from scfm_lab.tasks.response_curves import response_curves as response_curves
     from scfm_lab.tasks.screen import screen as screen
     from scfm_lab.tasks.similar_genes import similar_genes as similar_genes
@@ -68,6 +69,7 @@ _HOMES = {
     "perturb": "scfm_lab.tasks.perturb",
     "plan": "scfm_lab.inference.plan",
     "plan_finetune": "scfm_lab.training.finetune_plan",
+    "plan_perturb": "scfm_lab.tasks.perturb_plan",
     "response_curves": "scfm_lab.tasks.response_curves",
     "screen": "scfm_lab.tasks.screen",
     "similar_genes": "scfm_lab.tasks.similar_genes",

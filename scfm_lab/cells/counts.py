@@ -20,6 +20,7 @@ TOTAL_COLUMN = "total_counts_all_genes"
 _INTEGER_TOLERANCE = 1e-3
 _PROBE_ROWS = 600
 _DENSE_BLOCK = 1 << 24
+_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _fault_of(values: np.ndarray, total_rows: int) -> str | None:
         return None
     if (
         values.min() >= 0
-        and np.isfinite(values.max())
+        and values.max() <= _MOST
         and (values.dtype.kind in "biu" or (np.rint(values) == values).all())
     ):
         return None
@@ -151,6 +152,8 @@ def _fault_of(values: np.ndarray, total_rows: int) -> str | None:
     if np.isinf(values).any():
         return f"it has infinite values ({int(np.isinf(values).sum()):,})"
     low, high = float(values.min()), float(values.max())
+    if high > _MOST:
+        return f"it has values that no count reaches (largest {high:.4g})"
     fractional = np.abs(values - np.rint(values)) > _INTEGER_TOLERANCE
     if low < 0:
         if not fractional.any():
@@ -191,7 +194,10 @@ def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X"
     """
     import scipy.sparse as sp
 
-    csr = read_csr(matrix, rows)
+    try:
+        csr = read_csr(matrix, rows)
+    except ValueError as e:  # scipy's, of arrays that make no matrix
+        raise CountsError(f"{where} is damaged, or of a type that holds no counts: {str(e).rstrip('.')}.") from e
     pointers, columns, data = csr.indptr, csr.indices, csr.data[: csr.nnz]
     if (np.diff(pointers) < 0).any():
         raise CountsError(f"{where} is damaged: its rows end before they begin.")
@@ -229,11 +235,12 @@ def _take_whole(values: np.ndarray, out: np.ndarray) -> bool:
     """Copy values; False if one is not a positive whole number."""
     if values.dtype.kind not in "biuf":
         return False
-    out[:] = values
+    with np.errstate(over="ignore"):  # found below, and told
+        out[:] = values
     if not len(values):
         return True
     whole = values if values.dtype.kind in "biu" else np.rint(values)
-    return bool(whole.min() > 0 and np.isfinite(whole.max()) and (whole is values or (whole == values).all()))
+    return bool(whole.min() > 0 and np.isfinite(out.max()) and (whole is values or (whole == values).all()))
 
 
 def read_csr(matrix: Any, rows: slice | np.ndarray | None = None) -> csr_matrix:
@@ -266,7 +273,13 @@ def _in_memory(block: Any) -> Any:
         block = block.compute()
     if hasattr(block, "to_memory"):
         block = block.to_memory()
-    return block if sp.issparse(block) else np.asarray(block)
+    if sp.issparse(block):
+        return block
+    block = np.asarray(block)
+    # scipy makes no sparse matrix of these: half precision, and the byte order of another machine.
+    if block.dtype.kind == "f" and block.dtype.itemsize == 2:
+        return block.astype(np.float32)
+    return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
 
 
 def library_sizes(obs: pd.DataFrame, counts: csr_matrix) -> np.ndarray:

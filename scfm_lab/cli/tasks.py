@@ -15,16 +15,23 @@ _H5AD = (".h5ad",)
 
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab audit cells.h5ad --model starter\n"
-    "  scfm-lab audit cells.h5ad --model models:/starter@champion --groupby cell_type --json"
+    "  scfm-lab audit cells.h5ad --model models:/starter@champion --groupby cell_type --json\n"
+    "  scfm-lab audit mouse.h5ad --model ./scGPT_human --option orthologs=true"
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
-@options.config_option
+@options.model_options
 @click.option("--groupby", metavar="COL", help="Tell the loss for each value of this obs column too.")
 @options.layer_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def audit(
-    path: str, source: str, config: dict[str, Any], groupby: str | None, layer: str | None, as_json: bool
+    path: str,
+    source: str,
+    config: dict[str, Any],
+    model_options: dict[str, Any],
+    groupby: str | None,
+    layer: str | None,
+    as_json: bool,
 ) -> None:
     """Say how much of your data a model can see.
 
@@ -32,7 +39,8 @@ def audit(
     """
     import scfm_lab as sl
 
-    result = sl.audit_genes(read_h5ad(path), sl.load_model(source, config=config or None), groupby=groupby, layer=layer)
+    model = sl.load_model(source, config=config or None)
+    result = sl.audit_genes(read_h5ad(path), model, groupby=groupby, layer=layer, options=model_options or None)
     say(result.summary(), result.to_json(), as_json=as_json)
 
 

@@ -87,6 +87,8 @@ class Plan:
     peak_gib: float = 0.0
     """Memory of the device above what Python and PyTorch take before the model is opened."""
     sizes: Sizes | None = None
+    longest: int = 0
+    """Tokens of the longest cell that was tried."""
 
     def summary(self) -> str:
         """One line for people."""
@@ -134,7 +136,23 @@ def plan(
     from scfm_lab.models.load import as_model
 
     check_given(adata, model, function="sl.plan")
-    model = as_model(model)
+    return planned(
+        adata, as_model(model), layer=layer, options=options, hardware=hardware, budget_gib=budget_gib, sample=sample
+    )
+
+
+def planned(
+    adata: AnnData,
+    model: Model,
+    *,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    hardware: Hardware | None = None,
+    budget_gib: float | None = None,
+    sample: int = 32,
+    own_precision: bool = False,
+) -> Plan:
+    """:func:`plan`; with `own_precision` for what runs in the model's precision, as perturbations do, not in the one embed chose."""
     options = model.check_options(options)
     reader = model.cell_reader(adata, layer=layer, options=options)
     n = len(reader)
@@ -153,7 +171,7 @@ def plan(
         longest=longest,
         together=not model.cells_alone(options),
     )
-    precision = _precision(model) if here else model.compute
+    precision = _precision(model) if here and not own_precision else model.compute
     if here:
         model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
         started = time.perf_counter()
@@ -174,6 +192,7 @@ def plan(
         chunk_cells=sizes.chunk_cells,
         peak_gib=peak,
         sizes=sizes,
+        longest=longest,
     )
 
 

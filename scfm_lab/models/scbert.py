@@ -16,13 +16,14 @@ import numpy as np
 from scfm_lab.errors import ModelError
 from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
-from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+from scfm_lab.models.published import ortholog_option, take_orthologs
+from scfm_lab.models.scbert_readouts import Readouts, together
 from scfm_lab.models.scbert_tokens import MIN_GENES, tokenize
 from scfm_lab.models.spec import Classes, ModelSpec, Option
 from scfm_lab.models.tokens import Request, States, Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -43,7 +44,7 @@ POOLINGS = {
 }
 
 
-class ScBert(PublishedModel):
+class ScBert(Readouts):
     """scBERT, pre-trained or fine-tuned to classes."""
 
     family = "scbert"
@@ -251,7 +252,7 @@ class ScBert(PublishedModel):
         -------
         States
         """
-        size = _together(tokens)
+        size = together(tokens)
         if size == 1:
             return super().encode(
                 tokens,
@@ -295,62 +296,6 @@ class ScBert(PublishedModel):
             cell = (states if pooling == "mean" else states[:, :-1]).float().mean(dim=1)
         return cell, states.flatten(0, 1) if request.genes else None
 
-    def _positions(self, batch: Batch) -> torch.Tensor:
-        if (batch.lengths != self.net.length).any():
-            raise ModelError(
-                f"scbert reads {self.net.length:,} positions a cell, these tokens have "
-                f"{int(batch.lengths[batch.lengths != self.net.length][0]):,}; make them with model.tokenize."
-            )
-        return batch.ids.view(len(batch), -1)
-
-    @staticmethod
-    def _shared(batch: Batch) -> bool:
-        return bool((batch.cell["together"] > 1).any()) if "together" in batch.cell else False
-
-    # --- heads -------------------------------------------------------------------------
-
-    def token_logits(
-        self, tokens: Tokens, *, progress: Callable[..., None] | None = None, cancel: Any = None
-    ) -> NDArray[np.float32]:
-        """Logits of the pre-trained head at every position, float32 (tokens, bins + 2); NaN for cells without a gene.
-
-        Raises
-        ------
-        ModelError
-            If the checkpoint was fine-tuned to classes.
-        """
-        if self.classes is not None:
-            raise ModelError("This scBERT was fine-tuned to classes and has no head for tokens; use model.predict.")
-        out = np.full((len(tokens.ids), self.bin_num + 2), np.nan, dtype=np.float32)
-
-        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-            states = self.net(self._positions(batch), shared=self._shared(batch))
-            out[places] = self.net.to_out(states).flatten(0, 1).float().cpu().numpy()
-
-        run_groups(self, tokens, _together(tokens), step, progress=progress, cancel=cancel)
-        return out
-
-    def class_logits(
-        self, tokens: Tokens, *, progress: Callable[..., None] | None = None, cancel: Any = None
-    ) -> NDArray[np.float32]:
-        """Logits of a fine-tuned model's classes, float32 (cells, classes); NaN for cells without a gene.
-
-        Raises
-        ------
-        ModelError
-            If the checkpoint was not fine-tuned.
-        """
-        if self.head is not None or self.classes is None:
-            return super().class_logits(tokens, progress=progress, cancel=cancel)
-        out = np.full((len(tokens), len(self.classes.names)), np.nan, dtype=np.float32)
-
-        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-            states = self.net(self._positions(batch), shared=self._shared(batch))
-            out[rows] = self.net.to_out(states).float().cpu().numpy()
-
-        run_groups(self, tokens, _together(tokens), step, progress=progress, cancel=cancel)
-        return out
-
     # --- genes -------------------------------------------------------------------------
 
     def gene_embeddings(self) -> pd.DataFrame:
@@ -359,50 +304,3 @@ class ScBert(PublishedModel):
 
         table = self.net.pos_emb.weight[:-1].float().cpu().numpy()
         return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols, name="gene"))
-
-    def attention_of(
-        self, tokens: Tokens, genes: Sequence[str], *, hidden_layer: int = -1
-    ) -> list[NDArray[np.float32]]:
-        """Attention of some genes over all positions, in float32.
-
-        All positions over all would be 16907² weights a head, so that only the genes asked for are
-        computed.
-
-        Parameters
-        ----------
-        hidden_layer
-            Counted as for :func:`scfm_lab.embed`: 1 the first layer, -1 the last.
-
-        Returns
-        -------
-        list of float32 arrays, one per cell, (heads, genes, positions)
-            Every row sums to 1; the last position is the appended token.
-        """
-        import torch
-
-        from scfm_lab.errors import GenesError, did_you_mean
-        from scfm_lab.inference.engine import make_batch
-        from scfm_lab.models.layers import attention_layer
-
-        layer = attention_layer(hidden_layer, self.spec.layers, "scbert")
-        places = []
-        for gene in genes:
-            hit = self.vocabulary.id_of(str(gene))
-            if hit is None:
-                raise GenesError(
-                    f"scbert does not know the gene {gene!r}." + did_you_mean(str(gene), self.vocabulary.names)
-                )
-            places.append(hit)
-        readers = torch.tensor(places, device=self.device)
-        out = []
-        for row in range(len(tokens)):
-            batch, _ = make_batch(tokens, np.array([row]), torch.device(self.device))
-            with torch.inference_mode():
-                weights = self.net.attention(self._positions(batch), layer, readers)
-            out.append(weights.cpu().numpy())
-        return out
-
-
-def _together(tokens: Tokens) -> int:
-    sizes = tokens.cell.get("together")
-    return 1 if sizes is None or len(sizes) == 0 else int(sizes[0])

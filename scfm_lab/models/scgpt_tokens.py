@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _TIES, _SAMPLE = 0x5C69B1, 0x5C695A
 _SCORE_BITS = np.uint64(44)
 _ALL = ~np.uint64(0)
+_LONG_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,19 @@ def _sampled(
     )
     if not len(long):
         return kept, weakest
-    score, many = _scores(cells if origin is None else origin, long, place, rules.seed)
-    ordered = score | np.repeat(np.arange(len(long), dtype=np.uint64) << _SCORE_BITS, many)
-    ordered.sort()
-    weakest[long] = ordered[np.cumsum(many) - many + rules.limit - 2] & ((np.uint64(1) << _SCORE_BITS) - np.uint64(1))
-    if origin is not None:
-        score, many = _scores(cells, long, place, rules.seed)
-    read = score <= np.repeat(weakest[long], many)
-    kept[long] = np.bincount(np.repeat(np.arange(len(long)), many), weights=read, minlength=len(long)).astype(np.int64)
+    # The number of a cell has the bits beside its genes' scores.
+    for some in np.array_split(long, len(long) // _LONG_AT_ONCE + 1):
+        score, many = _scores(cells if origin is None else origin, some, place, rules.seed)
+        ordered = score | np.repeat(np.arange(len(some), dtype=np.uint64) << _SCORE_BITS, many)
+        ordered.sort()
+        last = ordered[np.cumsum(many) - many + rules.limit - 2]
+        weakest[some] = last & ((np.uint64(1) << _SCORE_BITS) - np.uint64(1))
+        if origin is not None:
+            score, many = _scores(cells, some, place, rules.seed)
+        read = score <= np.repeat(weakest[some], many)
+        kept[some] = np.bincount(np.repeat(np.arange(len(some)), many), weights=read, minlength=len(some)).astype(
+            np.int64
+        )
     return kept, weakest
 
 

@@ -26,7 +26,8 @@ from scfm_lab.models.spec import ModelSpec, Option
 from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.uce_files import UceFiles
 from scfm_lab.models.uce_open import compare_settings, read_settings, token_table
-from scfm_lab.models.uce_sentences import PAD, hashed_sentences, reference_sentences
+from scfm_lab.models.uce_reference import MIN_CELLS, MIN_GENES, as_reference, padding
+from scfm_lab.models.uce_sentences import PAD, hashed_sentences, whole_counts
 from scfm_lab.models.uce_species import Species
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Genes
@@ -44,14 +44,13 @@ if TYPE_CHECKING:
     from scfm_lab.models.published import PublishedMatch
     from scfm_lab.models.tokens import Request, States
     from scfm_lab.models.uce_net import UceNet
-    from scfm_lab.models.uce_sentences import Sentences, SpeciesGenes
+    from scfm_lab.models.uce_sentences import SpeciesGenes
 
 HEADS = 20
 """Attention heads of the published files, which do not hold that number."""
 SAMPLE_SIZE = 1024
 BATCH_SIZE = 25
 """Cells of a batch of the reference."""
-_MIN_CELLS, _MIN_GENES = 10, 25
 
 
 class UCE(PublishedModel):
@@ -107,8 +106,8 @@ class UCE(PublishedModel):
                 "filter": Option(
                     bool,
                     True,
-                    f"With like_reference: leave out genes seen in fewer than {_MIN_CELLS} cells, then cells with fewer than "
-                    f"{_MIN_GENES} genes.",
+                    f"With like_reference: leave out genes seen in fewer than {MIN_CELLS} cells, then cells with fewer than "
+                    f"{MIN_GENES} genes.",
                 ),
             },
             parameters=sum(p.numel() for p in net.parameters()),
@@ -305,18 +304,18 @@ class UCE(PublishedModel):
         size, longest = options["sample_size"], self.spec.max_length
         if not 1 <= size < longest:
             raise ModelError(f"sample_size is {size}; UCE draws between 1 and {longest - 1:,} genes.")
-        counts = _whole(aligned_counts(cells, match, len(genes)))
+        counts = whole_counts(aligned_counts(cells, match, len(genes)))
         seen = np.diff(counts.indptr).astype(np.int64)
         fields: dict[str, Any] = {}
         if options["like_reference"]:
-            made, kept = self._reference(cells, match, genes, options, seed)
+            made, kept = as_reference(cells, match, genes, options, longest=longest, seed=seed)
             fields["left_out"] = ~kept & (seen > 0)
             seen[~kept] = 0
             fields["padded_to"] = padding(made.lengths, kept, options["batch_size"])
         else:
             before = None
             if cells.baseline is not None:
-                before = _whole(aligned_counts(cells.baseline, match, len(genes)))
+                before = whole_counts(aligned_counts(cells.baseline, match, len(genes)))
             made = hashed_sentences(counts, before, cells.keys, genes, size=size, longest=longest, seed=seed)
         return Tokens(
             ids=made.ids,
@@ -324,33 +323,6 @@ class UCE(PublishedModel):
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(made.lengths)]),
             cell={"n_genes": seen, "truncated": made.lost > 0, "share_truncated": made.lost, **fields},
         )
-
-    def _reference(
-        self, cells: Cells, match: PublishedMatch, genes: SpeciesGenes, options: Mapping[str, Any], seed: int
-    ) -> tuple[Sentences, NDArray[np.bool_]]:
-        """The reference's sentences, and which cells its filter keeps."""
-        if cells.baseline is not None:
-            raise ModelError(
-                "like_reference draws anew in every call, so that an effect could not be told from chance; perturb without it."
-            )
-        there = cells.counts > 0
-        columns = np.ones(cells.counts.shape[1], dtype=bool)
-        kept = np.ones(len(cells), dtype=bool)
-        if options["filter"]:
-            columns = np.asarray(there.sum(axis=0)).ravel() >= _MIN_CELLS
-            kept = np.asarray(there[:, columns].sum(axis=1)).ravel() >= _MIN_GENES
-        use = columns[match.columns]
-        if not use.any():
-            raise GenesError(
-                f"The reference keeps genes seen in at least {_MIN_CELLS} cells, and none of these is; leave out like_reference, "
-                "or pass options={'filter': False}."
-            )
-        counts = _whole(cells.counts[:, match.columns[use]])
-        kept &= np.diff(counts.indptr) > 0
-        made = reference_sentences(
-            counts, match.ids[use], ~kept, genes, size=options["sample_size"], longest=self.spec.max_length, seed=seed
-        )
-        return made, kept
 
     # --- vectors -----------------------------------------------------------------------
 
@@ -407,26 +379,6 @@ class UCE(PublishedModel):
         if len(tokens) < len(real):
             tokens = tokens.new_full((len(real), tokens.shape[1]), torch.nan).masked_scatter(real[:, None], tokens)
         return cell, tokens
-
-
-def padding(lengths: NDArray[np.int64], kept: NDArray[np.bool_], batch_size: int) -> NDArray[np.int64]:
-    """Length to which the reference pads each cell: the longest of its batch, in the order of the kept cells."""
-    if batch_size < 1:
-        raise ModelError(f"batch_size is {batch_size}; at least one cell is needed.")
-    out = lengths.astype(np.int64, copy=True)
-    rows = np.flatnonzero(kept)
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        out[part] = lengths[part].max()
-    return out
-
-
-def _whole(counts: csr_matrix) -> csr_matrix:
-    """Counts without their fractions, as the reference stores them."""
-    counts = counts.copy()
-    np.trunc(counts.data, out=counts.data)
-    counts.eliminate_zeros()
-    return counts
 
 
 def _vocabulary(genes: SpeciesGenes) -> Any:

@@ -69,6 +69,14 @@ class Sentences:
     """Share of a cell's draws beyond the longest sentence."""
 
 
+def whole_counts(counts: csr_matrix) -> csr_matrix:
+    """Counts without their fractions, as the reference stores them."""
+    counts = counts.copy()
+    np.trunc(counts.data, out=counts.data)
+    counts.eliminate_zeros()
+    return counts
+
+
 def hashed_sentences(
     counts: csr_matrix,
     before: csr_matrix | None,
@@ -247,58 +255,3 @@ def _assemble(
         ids = ids[inside]
     lengths[there] = np.minimum(full, longest)
     return Sentences(ids, lengths, lost)
-
-
-def reference_weights(counts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities with which the reference draws the genes of one cell, from its counts (genes,)."""
-    import torch
-
-    logged = torch.log1p(torch.from_numpy(np.trunc(counts)).float())
-    weights = (logged / logged.sum()).numpy()
-    # Twice normalised; the second sum runs from left to right in float32.
-    return weights / np.cumsum(weights, dtype=np.float32)[-1]
-
-
-def reference_sentences(
-    counts: csr_matrix,
-    columns: NDArray[np.int64],
-    skipped: NDArray[np.bool_],
-    genes: SpeciesGenes,
-    *,
-    size: int,
-    longest: int,
-    seed: int,
-) -> Sentences:
-    """Sentences as the reference draws them after ``numpy.random.seed(seed)``, cell after cell.
-
-    Parameters
-    ----------
-    counts
-        Cells × kept columns, in the order of the file.
-    columns
-        Gene of each kept column.
-    skipped
-        Cells that the reference's filter removes: they draw nothing.
-    """
-    random = np.random.RandomState(seed)
-    n = counts.shape[0]
-    lengths = np.zeros(n, np.int64)
-    lost = np.zeros(n, np.float32)
-    parts = []
-    for i in np.flatnonzero(~skipped & (np.diff(counts.indptr) > 0)).tolist():
-        # One generator runs on from cell to cell, so that the cells have to wait for each other.
-        weights = reference_weights(counts[i].toarray().ravel())
-        drawn = columns[random.choice(len(columns), size=size, p=weights, replace=True)]
-        chromosomes = np.unique(genes.chromosomes[drawn])
-        random.shuffle(chromosomes)
-        sentence = [np.array([CLS])]
-        for code in chromosomes:
-            of_code = drawn[genes.chromosomes[drawn] == code]
-            of_code = of_code[np.argsort(genes.starts[of_code])]
-            sentence += [np.array([genes.chromosome_row + code]), genes.rows[of_code], np.array([CHROMOSOME_END])]
-        ids = np.concatenate(sentence)
-        lengths[i] = min(len(ids), longest)
-        if len(ids) > longest:
-            lost[i] = 1 - np.isin(ids[:longest], genes.rows).sum() / size
-        parts.append(ids[:longest])
-    return Sentences(np.concatenate(parts) if parts else np.empty(0, np.int64), lengths, lost)

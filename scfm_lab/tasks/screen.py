@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,12 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.dose import check_dose
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError, GenesError, plural
+from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.nulls import check_n_null, comparable_genes
 from scfm_lab.tasks.baseline import Baseline
 from scfm_lab.tasks.gene_null import subsample
 from scfm_lab.tasks.journal import Journal, digest
+from scfm_lab.tasks.perturb_plan import PerturbPlan, peak_gib
 from scfm_lab.tasks.perturb_result import ALL, group_rows
 from scfm_lab.tasks.progress import as_progress, somebody_looks
 from scfm_lab.tasks.readouts import make_readouts
@@ -37,34 +37,6 @@ if TYPE_CHECKING:
 _NULL_OF_LIST, _NULL_OF_ALL, _NULL_OF_PAIR = 50, 500, 50
 _MOST_PAIRED = 50
 _TRIED = 64
-
-
-@dataclass(frozen=True)
-class ScreenPlan:
-    """What a screen will take, told before it starts."""
-
-    n_genes: int
-    n_null: int
-    """Genes that are computed besides, as their null."""
-    n_cells: int
-    perturbed_cells: int
-    """Cells that change under some gene, and so go through the model."""
-    finished: int
-    """… of which the journal holds so many already."""
-    seconds: float
-    device: str
-
-    def summary(self) -> str:
-        """One sentence for people."""
-        clock = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
-        if self.seconds >= 7200:
-            clock = f"{self.seconds / 3600:.1f} h"
-        null = f" and {plural(self.n_null, 'null gene', 'null genes')}" if self.n_null else ""
-        done = f", {self.finished:,} of them finished before" if self.finished else ""
-        return (
-            f"{plural(self.n_genes, 'gene', 'genes')}{null} in {plural(self.n_cells, 'cell', 'cells')}: "
-            f"{self.perturbed_cells:,} cells change{done}; about {clock} on {self.device}."
-        )
 
 
 def screen(
@@ -96,7 +68,7 @@ def screen(
     The unperturbed cells are encoded once, of each gene only the cells that it changes are computed, and those of many genes
     go through the model in one batch. Finished genes are kept in a journal on disk: the same call after a crash, or with the
     same `resume`, goes on where it was and gives the same result. What it will take is told before it starts
-    (:class:`Screen` has it as ``plan()``).
+    (:class:`Screen` has it as ``plan()``, :func:`scfm_lab.plan_perturb` without the unperturbed cells being encoded).
 
     Parameters
     ----------
@@ -271,7 +243,7 @@ class Screen:
         self.null = [] if self.whole or contrast is not None else self._null()
         self.given = None if resume is None else Path(resume).expanduser()
 
-    def plan(self) -> ScreenPlan:
+    def plan(self) -> PerturbPlan:
         """What :meth:`run` will take, from a trial of some cells on this machine."""
         questions = [*self.singles, *self.null]
         costs = np.array([q.cost(self.lab.cells, self.draws) for q in questions])
@@ -283,13 +255,15 @@ class Screen:
         left = np.array([self.text(q) not in finished for q in questions], dtype=bool)
         cells = self.lab.cells
         tried = cells.take(self.used[np.linspace(0, len(self.used) - 1, _TRIED).astype(int)])
-        self.lab.encode(tried.take(np.arange(min(8, len(tried)))))
+        few = tried.take(np.arange(min(8, len(tried))))
+        longest = int(self.lab.model.tokenize(few, options=self.lab.options).lengths.max(initial=1))
+        self.lab.encode(few)
         started = time.perf_counter()
         self.lab.encode(tried)
         each = (time.perf_counter() - started) / len(tried)
         # Pairs and their nulls are chosen by what the single genes do; most they can cost is told.
         more = len(self.used) * (self.pairs * (self.pairs - 1) // 2) * (1 + _NULL_OF_PAIR)
-        return ScreenPlan(
+        return PerturbPlan(
             n_genes=len(self.singles),
             n_null=len(self.null),
             n_cells=len(self.used),
@@ -297,6 +271,8 @@ class Screen:
             finished=int(costs[~left].sum()),
             seconds=each * (float(costs[left].sum()) + more),
             device=f"{self.lab.model.device} in {self.lab.model.precision}",
+            draws=self.draws if any(q.random for q in self.singles) else 1,
+            peak_gib=peak_gib(self.lab.model, cells, int(costs.sum()) + more, longest=longest),
         )
 
     def run(

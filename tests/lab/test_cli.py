@@ -385,6 +385,12 @@ def test_audit_tells_what_the_library_tells(run, cells, pbmc68k):
     assert run("audit", cells, "--model", MODEL)[1].strip() == sl.audit_genes(pbmc68k, sl.load_model(MODEL)).summary()
 
 
+def test_audit_takes_the_options_of_the_family_and_no_others(run, cells):
+    code, _, err = run("audit", cells, "--model", MODEL, "--option", "nonsense=1")
+    assert code == 1
+    assert "nonsense" in err
+
+
 def test_embed_writes_the_vectors_beside_everything_that_was_there(run, cells, pbmc68k, tmp_path):
     before = digest(cells)
     code, out, err = run("embed", cells, "--model", MODEL, "-o", tmp_path / "o.h5ad", "--key", "X_mine", "--json")

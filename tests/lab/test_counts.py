@@ -189,3 +189,24 @@ def test_a_matrix_that_names_columns_it_does_not_have_is_refused(wrong):
     matrix.indices[-1] = wrong
     with pytest.raises(CountsError, match="names columns that it does not have"):
         to_csr(matrix)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i8", ">f8", "f2"])
+def test_dense_counts_of_another_byte_order_or_half_precision_are_read(pbmc68k, dtype):
+    expected = to_csr(pbmc68k.X)
+    assert (to_csr(pbmc68k.X.toarray().astype(dtype)) != expected).nnz == 0
+
+
+def test_a_value_beyond_all_counts_is_refused(pbmc68k):
+    counts = pbmc68k.X.astype(np.float64)
+    counts.data[1000] = 1e39
+    with pytest.raises(CountsError, match="no count reaches"):
+        to_csr(counts)
+
+
+def test_pointers_beyond_the_counts_are_refused(pbmc68k):
+    counts = pbmc68k.X.copy()
+    counts.indptr = counts.indptr.copy()
+    counts.indptr[-1] += 10
+    with pytest.raises(CountsError, match="damaged"):
+        to_csr(counts)

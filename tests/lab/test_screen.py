@@ -320,3 +320,29 @@ def test_the_command_tells_its_plan_streams_and_writes(small, tmp_path):
     assert list(table.columns) == COLUMNS
     assert set(table["gene"]) == {"CD3D", "LYZ"}
     assert not (tmp_path / "screen.partial.csv").exists()
+
+
+def test_a_plan_counts_what_changes_before_anything_is_computed(pbmc68k):
+    small = pbmc68k[:60].copy()
+    expressing = {gene: int((small[:, gene].X > 0).sum()) for gene in ("CD3D", "LYZ")}
+    either = int(((small[:, ["CD3D", "LYZ"]].X > 0).sum(axis=1) > 0).sum())
+    one = sl.plan_perturb(small, "pca", ["CD3D", "LYZ"], n_null=0)
+    assert (one.n_genes, one.n_cells, one.perturbed_cells, one.draws) == (2, 60, sum(expressing.values()), 1)
+    both = sl.plan_perturb(small, "pca", {"CD3D": 0.0, "LYZ": 0.0}, n_null=0)
+    assert both.perturbed_cells == either
+    half = sl.plan_perturb(small, "pca", {"CD3D": 0.5}, n_draws=3, n_null=0)
+    assert (half.perturbed_cells, half.draws) == (3 * expressing["CD3D"], 3)
+    assert sl.plan_perturb(small, "pca", {"CD3D": 2.0}, n_draws=3, n_null=0).perturbed_cells == 3 * 60
+    nulls = sl.plan_perturb(small, "pca", {"CD3D": 0.0}, n_null=19)
+    assert (nulls.n_null, nulls.perturbed_cells) == (19, 20 * expressing["CD3D"])
+    assert sl.plan_perturb(small, "pca").perturbed_cells == Screen(small, "pca").plan().perturbed_cells
+    assert one.peak_gib > 0
+    assert "cells change" in one.summary()
+    elsewhere = sl.Hardware("a laptop", cores=8, ram_gib=16, free_gib=7)
+    assert "a time that is not known" in sl.plan_perturb(small, "pca", ["CD3D"], hardware=elsewhere).summary()
+
+
+@pytest.mark.parametrize("more", [{"n_draws": 0}, {"dose": -1.0}, {"n_null": -1}, {"budget_gib": 1e-6}])
+def test_a_plan_that_makes_no_sense_is_refused(pbmc68k, more):
+    with pytest.raises(DataError):
+        sl.plan_perturb(pbmc68k[:20].copy(), "pca", ["CD3D"], **more)

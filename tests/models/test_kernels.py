@@ -126,6 +126,39 @@ def test_a_digest_is_the_sum_of_its_hashed_pairs() -> None:
         assert cell_keys(counts, hashes, salt).tolist() == mix64(sums).tolist()
 
 
+def test_long_cells_are_sampled_alike_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, copy, match = random_cells(1)
+    rules = scgpt_tokens.Rules(cls_id=0, cls_value=-2.0, limit=60, seed=7)
+    together = [scgpt_tokens.tokenize(some, match, rules) for some in (cells, copy)]
+    monkeypatch.setattr(scgpt_tokens, "_LONG_AT_ONCE", 1)
+    for some, before in zip((cells, copy), together, strict=True):
+        after = scgpt_tokens.tokenize(some, match, rules)
+        assert after.ids.tolist() == before.ids.tolist()
+        assert after.offsets.tolist() == before.offsets.tolist()
+
+
+def test_blocks_in_threads_are_those_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scfm_lab.cells import blocks
+
+    cells, _, match = random_cells(2)
+    medians = np.full(match.ids.max() + 1, np.nan)
+    medians[match.ids] = 1.0
+
+    def made() -> list[object]:
+        bins = scgpt_tokens.tokenize(cells, match, scgpt_tokens.Rules(0, -2.0, 200, 7))
+        ranks = geneformer_rank.tokenize(cells, match, medians, geneformer_rank.Rules(100, 2, 3))
+        keys = cell_keys(cells.counts, cells.gene_hashes)
+        return [
+            x.tolist() for x in (bins.ids, bins.values, bins.offsets, ranks.ids, ranks.offsets, keys) if x is not None
+        ]
+
+    alone = made()
+    monkeypatch.setattr(blocks, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(blocks, "_cores", lambda: 4)
+    monkeypatch.setattr(blocks.over_blocks, "__defaults__", (100,))
+    assert made() == alone
+
+
 def test_machine_code_is_kept_for_the_next_process(tmp_path) -> None:
     code = (
         "import numpy as np, scipy.sparse as sp\n"
@@ -142,3 +175,20 @@ def test_machine_code_is_kept_for_the_next_process(tmp_path) -> None:
         )
 
     assert [hits(), hits()] == [0, 1]
+    # What a full disk or a lost write leaves behind is compiled anew, and kept again.
+    for index in tmp_path.rglob("*.nbi"):
+        index.write_bytes(b"")
+    assert [hits(), hits()] == [0, 1]
+
+
+def test_machine_code_that_cannot_be_kept_runs_all_the_same(tmp_path) -> None:
+    code = (
+        "import resource, numpy as np, scipy.sparse as sp\n"
+        "from scfm_lab.cells import digest\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "print(digest.cell_keys(sp.csr_matrix(np.ones((1, 1), np.float32)), np.ones(1, np.uint64))[0])\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert int(told.stdout) == cell_keys(sparse.csr_matrix(np.ones((1, 1), np.float32)), np.ones(1, np.uint64))[0]
+    assert not [p for p in tmp_path.rglob("*.nbi") if p.stat().st_size]
