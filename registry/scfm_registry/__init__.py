@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scfm_registry.files import Verification
+    from scfm_registry.gates import Gate
     from scfm_registry.measuring import Measurement
     from scfm_registry.registry import Registry
+    from scfm_registry.spool import Spool
     from scfm_registry.version import ModelVersion, Versions
 
 _HOMES = {
+    "Gate": "scfm_registry.gates",
     "Measurement": "scfm_registry.measuring",
     "ModelVersion": "scfm_registry.version",
     "Registry": "scfm_registry.registry",
+    "Spool": "scfm_registry.spool",
     "Verification": "scfm_registry.files",
     "Versions": "scfm_registry.version",
 }
 
-__all__ = ["Measurement", "ModelVersion", "Registry", "Verification", "Versions"]
+__all__ = ["Gate", "Measurement", "ModelVersion", "Registry", "Spool", "Verification", "Versions"]
 
 
 def __getattr__(name: str) -> Any:

@@ -85,5 +85,7 @@ def _promote(registry: Registry, known: version.ModelVersion) -> None:
         others = registry.versions(known.name)
         holder = next((other for other in others if CHAMPION in other.aliases), None)
         newer = any(other.origin == ORIGIN and other.version > known.version for other in others)
-        if not newer and (holder is None or (holder.origin == ORIGIN and holder.version < known.version)):
+        # Where people have set a gate, they promote.
+        gated = registry.gate(known.name, CHAMPION) is not None
+        if not newer and not gated and (holder is None or (holder.origin == ORIGIN and holder.version < known.version)):
             registry.promote(known.reference, CHAMPION)

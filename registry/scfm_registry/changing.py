@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError
 from scfm_registry import names
+from scfm_registry.gates import Gatekeeper
 from scfm_registry.names import CHAMPION
-from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
+    from scfm_registry.gates import Gate
     from scfm_registry.version import ModelVersion, Record, Versions
 
 #: What `promote` is told when it is to compare nothing.
 ANYTHING = "anything"
 
 
-class Changer(Reader):
+class Changer(Gatekeeper):
     """What changes which versions people see, and under which alias."""
 
-    def promote(self, reference: str, alias: str = CHAMPION, *, expect: str | int | None = ANYTHING) -> ModelVersion:
+    def promote(
+        self, reference: str, alias: str = CHAMPION, *, expect: str | int | None = ANYTHING, gate: Gate | None = None
+    ) -> ModelVersion:
         """Point an alias at a version.
 
         Parameters
@@ -30,8 +33,11 @@ class Changer(Reader):
             A lower-case word; ``champion`` is what ``models:/name`` means.
         expect
             The version that the alias points at as far as you know (its number, ``name/3`` or digest; ``None``: that nobody
-            has it). If it does not, nothing is changed: two people cannot overwrite each other unseen. On an embedded
-            registry comparing and setting are one step; on a server they follow each other, since MLflow offers no such step.
+            has it). If it does not, nothing is changed: two people cannot overwrite each other unseen. Comparing and setting
+            happen under a lock; on a server, which MLflow's own clients pass by, under a claim
+            (:mod:`scfm_registry.store.claims` says what it promises).
+        gate
+            What must hold as well, beside what :meth:`set_gate` has asked for this alias.
 
         Returns
         -------
@@ -41,11 +47,28 @@ class Changer(Reader):
         Raises
         ------
         ModelError
-            The version is unknown, the alias breaks the rule, or it points elsewhere than expected.
+            The version is unknown or retracted, the alias breaks the rule, it points elsewhere than expected, or a gate is not
+            passed; then the message says what is missing.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> Registry().promote("starter/1", "candidate", expect=None).aliases
+        ('candidate', 'champion')
         """
+        from scfm_registry import gates
+
         names.check_alias(alias)
-        found, _ = self._find(names.parse(reference))
-        with self._place.locked():
+        found, record = self._find(names.parse(reference))
+        if found.retracted:
+            message = f"{found.reference} was retracted ({found.retracted}); it is not promoted."
+            raise ModelError(message)
+        asked = [item for item in (self.gate(found.name, alias), gate) if item is not None]
+        lacks = list(dict.fromkeys(word for item in asked for word in gates.missing(self, found, record, alias, item)))
+        if lacks:
+            message = f"{found.reference} does not pass the gate of '{alias}'; missing: {'; '.join(lacks)}. Nothing was changed."
+            raise ModelError(message)
+        with self._store.exclusive(f"{found.name}.{alias}"):
             holder = self._store.record_by_alias(found.name, alias)
             if expect != ANYTHING and not _is_expected(holder, expect):
                 now = f"{holder.name}/{holder.version}" if holder else "no version"
@@ -55,6 +78,9 @@ class Changer(Reader):
                 )
                 raise ModelError(message)
             self._store.set_alias(found.name, alias, found.version)
+            self.note(
+                "promote", record, {"alias": alias, "instead_of": f"{holder.name}/{holder.version}" if holder else ""}
+            )
         return self.get(found.reference)
 
     def delete(self, reference: str, *, because: str = "", force: bool = False) -> ModelVersion:
@@ -82,7 +108,9 @@ class Changer(Reader):
             raise ModelError(message)
         with self._place.locked():
             found, record = self._find(asked)
-            return trash.delete(self._store, found, record, because, force=force)
+            gone = trash.delete(self._store, found, record, because, force=force)
+            self.note("delete", record, {"because": because, "aliases": list(found.aliases)})
+            return gone
 
     def trash(self) -> Versions:
         """List the deleted versions; tag ``scfm.trashed`` says since when, ``scfm.trashed_because`` why."""
@@ -102,6 +130,7 @@ class Changer(Reader):
 
         with self._place.locked():
             record = trash.restore(self._store, reference)
+            self.note("restore", record)
         return self.get(f"{record.name}/{record.version}")
 
     def purge(self, reference: str) -> None:
@@ -115,7 +144,7 @@ class Changer(Reader):
         from scfm_registry import trash
 
         with self._place.locked():
-            trash.purge(self._store, reference)
+            self.note("purge", trash.purge(self._store, reference))
 
 
 def _is_expected(holder: Record | None, expect: str | int | None) -> bool:

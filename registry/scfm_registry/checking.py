@@ -12,7 +12,7 @@ from scfm_lab.errors import ScfmError, StorageError
 from scfm_lab.home import data_home
 from scfm_registry import builtin, manifest
 from scfm_registry.files import workshop
-from scfm_registry.store import embedded
+from scfm_registry.store import embedded, mounts
 from scfm_registry.store.place import resolve
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Below this many bytes a disk counts as nearly full.
 _LITTLE = 200 * 2**20
-#: File systems on which SQLite's locks cannot be relied upon.
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "lustre", "beegfs"})
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,8 @@ def _embedded(place: Place) -> Iterator[Finding]:
     if marker is not None and marker.get("root") != place.artifacts.as_uri():
         yield Finding("moved", "note", "the folder was moved; its paths are set right when it is next used")
     yield _writable(folder)
-    kind = file_system(folder)
-    if kind in NETWORK:
+    kind = mounts.kind_of(folder)
+    if kind in mounts.NETWORK:
         yield Finding(
             "file system",
             "fault",
@@ -240,15 +238,3 @@ def _journal(database: Path) -> str:
         return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
     finally:
         connection.close()
-
-
-def file_system(folder: Path) -> str:
-    """Name of the file system that holds a folder, where the system tells (Linux), else nothing."""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8") as lines:
-            mounts = [line.split()[1:3] for line in lines]
-    except OSError:
-        return ""
-    real = folder.resolve()
-    holding = [(point, kind) for point, kind in mounts if real.is_relative_to(point.replace("\\040", " "))]
-    return max(holding, key=lambda item: len(item[0]), default=("", ""))[1]

@@ -56,14 +56,21 @@ class Measurer(Reader):
         )
         run = self._store.log_run(
             f"measure {found.reference}",
-            {"scfm.digest": found.digest, "scfm.version": found.reference, "scfm.task": "measure"},
+            {
+                "scfm.task": "measure",
+                "scfm.digest": found.digest,
+                "scfm.version": found.reference,
+                "scfm.device": result.device,
+                "scfm.precision": str(result.evidence["settings"]["precision"]),
+                "scfm.machine": str(result.evidence["machine"]["description"]),
+            },
             result.metrics,
-            result.evidence,
-            measuring.DOCUMENT,
+            {measuring.DOCUMENT: result.evidence},
         )
         with self._place.locked():
             current = self._store.record(found.name, found.version)
             self._store.set_tags(record, measuring.tags(result, run, (current or record).tags))
+        self.note("measure", record, {"device": result.device, "run": run})
         return replace(result, run=run)
 
     def evidence(self, run: str) -> dict[str, Any]:

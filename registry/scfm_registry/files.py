@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from scfm_registry.certificate import PanelCheck
     from scfm_registry.store.facade import Store
     from scfm_registry.version import ModelVersion, Record
 
@@ -39,15 +40,25 @@ class Verification:
         Which version was checked.
     files
         File → ``"ok"``, or what is wrong with it.
+    panel
+        What the panel of its certificate gave; ``None`` where there is no certificate, or where files are wrong.
     """
 
     version: ModelVersion
     files: dict[str, str]
+    panel: PanelCheck | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether every file is what was registered."""
-        return all(state == "ok" for state in self.files.values())
+        """Whether every file is what was registered, and the panel the same or within tolerance."""
+        return all(state == "ok" for state in self.files.values()) and (self.panel is None or self.panel.ok)
+
+    @property
+    def first_difference(self) -> str:
+        """The first stage that differs, ``"files"``, ``"gene_map"``, ``"tokens"`` or ``"vectors"``; empty where none does."""
+        if any(state != "ok" for state in self.files.values()):
+            return "files"
+        return self.panel.first if self.panel is not None else ""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -60,7 +71,15 @@ class Verification:
         """One line for people, and one more per file that is wrong."""
         wrong = [f"  {file} {state}" for file, state in self.files.items() if state != "ok"]
         head = f"{self.version.reference}: {len(self.files) - len(wrong)} of {len(self.files)} files are as registered"
-        return "\n".join([f"{head} ({self.version.digest}).", *wrong])
+        if self.panel is not None:
+            last = [self.panel.summary()]
+        elif wrong:
+            last = ["It first differs in its files, which are not opened."]
+        else:
+            last = [
+                f"Its vectors were not compared: there is no certificate (scfm-lab models certify {self.version.reference})."
+            ]
+        return "\n".join([f"{head} ({self.version.digest}).", *wrong, *last])
 
 
 def require_ok(states: dict[str, str], folder: Path, label: str) -> None:

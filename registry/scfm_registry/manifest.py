@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ NOTE = "registered_model_meta"
 _LONGEST_NOTE = 4096
 #: No checkpoint that is known has more; a folder with more is a mistake or an attack.
 MAX_FILES = 2_000
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -186,13 +189,17 @@ def check(folder: Path, digest: str, label: str, *, deferred: str = "") -> dict[
     ModelError
         There is no manifest, or it is not the one on record.
     """
-    manifest = registered(folder, digest, label)
+    return compare(folder, registered(folder, digest, label), deferred=deferred)
+
+
+def compare(folder: Path, manifest: Manifest, *, deferred: str = "") -> dict[str, str]:
+    """Compare the files in `folder` with those that `manifest` lists; see :func:`check`."""
     found = {item.relative_to(folder).as_posix() for item in folder.rglob("*") if not item.is_dir()} - {FILENAME}
     states = {
         relative: _state(folder / relative, entry, hashed=not deferred or not relative.endswith(deferred))
         for relative, entry in sorted(manifest.files.items())
     }
-    found -= {name for name in (SERVING, NOTE) if name in found and _is_of_mlflow(folder / name, digest)}
+    found -= {name for name in (SERVING, NOTE) if name in found and _is_of_mlflow(folder / name, manifest.digest)}
     states.update(dict.fromkeys(sorted(found - set(manifest.files)), "is not part of this version"))
     return states
 
@@ -249,6 +256,11 @@ def serving(digest: str) -> bytes:
         "metadata:\n"
         f"  scfm_digest: {digest}\n"
     ).encode()
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is ``sha256:`` and 64 hexadecimal digits."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _state(path: Path, entry: FileEntry, *, hashed: bool) -> str:

@@ -42,6 +42,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import scfm_lab as sl
+    from scfm_lab.inference import engine
 
     cells = sl.datasets.load("pbmc68k")
     cells = cells[np.arange(request["cells"]) % cells.n_obs].copy()
@@ -75,11 +76,13 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             "scfm-lab": sl.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "cuda": torch.version.cuda or "",
         },
         "settings": {
             "device": model.device,
             "precision": model.precision,
             "threads": torch.get_num_threads(),
+            "batch_tokens": engine.TOKENS_PER_BATCH.get(kind, engine.TOKENS_PER_BATCH["cpu"]),
             "attention": "fused" if hasattr(torch.nn.functional, "scaled_dot_product_attention") else "plain",
         },
         "cells": {

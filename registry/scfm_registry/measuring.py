@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, StorageError
-from scfm_registry import version
+from scfm_registry import hardware_tags, version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +135,9 @@ def run(
     if "error" in result:
         message = f"{found.reference} could not be measured: {result['error']}"
         raise ModelError(message)
-    return Measurement(found, {"schema": SCHEMA, "digest": found.digest, "version": found.reference, **result})
+    measured = Measurement(found, {"schema": SCHEMA, "digest": found.digest, "version": found.reference, **result})
+    hardware_tags.check_measured(measured.metrics, found.reference)
+    return measured
 
 
 def tags(result: Measurement, run_id: str, current: Mapping[str, str]) -> dict[str, str]:
@@ -146,16 +148,17 @@ def tags(result: Measurement, run_id: str, current: Mapping[str, str]) -> dict[s
     device = result.device
     peak = math.ceil(result.metrics["peak_mib"])
     if current.get(f"scfm.mem.{device}.source") == "measured":
-        peak = max(peak, version.number(current.get(f"scfm.mem.{device}.peak_mib")) or 0)
+        peak = max(peak, hardware_tags.number(current, "mem", device) or 0)
     found = {
         f"scfm.device.{device}": "verified",
         f"scfm.dtype.{result.evidence['settings']['precision']}": "verified",
         f"scfm.mem.{device}.peak_mib": str(peak),
         f"scfm.mem.{device}.source": "measured",
+        f"scfm.mem.{device}.run": run_id,
         **version.fits_tags(device, peak),
     }
     speed = math.floor(result.metrics["cells_per_minute_best"])
-    if speed > (version.number(current.get(f"scfm.speed.{device}.best_cpm")) or 0):
+    if speed > (hardware_tags.number(current, "speed", device) or 0):
         found[f"scfm.speed.{device}.best_cpm"] = str(speed)
         found[f"scfm.speed.{device}.length"] = str(round(result.metrics["tokens_per_cell"]))
         found[f"scfm.speed.{device}.run"] = run_id

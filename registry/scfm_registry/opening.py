@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from scfm_registry import files, manifest, names
+from scfm_registry import files, manifest, names, retracting
 from scfm_registry.names import CHAMPION
-from scfm_registry.reading import Reader
+from scfm_registry.retracting import Retractor
 
 if TYPE_CHECKING:
     from scfm_lab.models.contract import Model
     from scfm_registry.source import ResolvedSource
 
 
-class Opener(Reader):
+class Opener(Retractor):
     """What gives the model of a version, or tells about it."""
 
     def load(
-        self, reference: str, device: str = "auto", precision: str = "auto", *, config: dict[str, Any] | None = None
+        self,
+        reference: str,
+        device: str = "auto",
+        precision: str = "auto",
+        *,
+        config: dict[str, Any] | None = None,
+        even_retracted: bool = False,
     ) -> Model:
         """Open a version's model; its files are checked against their hashes first.
 
@@ -27,27 +34,51 @@ class Opener(Reader):
             ``name/3``, ``name@alias`` or ``name``.
         device, precision, config
             As in :func:`scfm_lab.load_model`.
+        even_retracted
+            Open it, with a warning, although it was retracted.
 
         Raises
         ------
         ModelError
-            The version is unknown, a file is damaged, or no installed plugin opens its family.
+            The version is unknown or retracted, a file is damaged, or no installed plugin opens its family.
         """
         from scfm_registry import source
 
-        with source.using(self):
-            return source.open_model(self.resolve_to_open(reference), device, precision, config)
+        found = self.resolve_to_open(reference, even_retracted=even_retracted)
+        # What it was made from opens with it.
+        with source.using(self), retracting.allowing() if even_retracted else nullcontext():
+            return source.open_model(found, device, precision, config)
 
-    def resolve(self, reference: str) -> ResolvedSource:
-        """Find a version and its files, every one of them checked."""
+    def resolve(self, reference: str, *, even_retracted: bool = False) -> ResolvedSource:
+        """Find a version and its files, every one of them checked.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, damaged, or retracted.
+        """
+        self.check_usable(self.get(reference), even_retracted=even_retracted)
         return self._resolved(reference, weights=True)
 
-    def resolve_to_open(self, reference: str) -> ResolvedSource:
+    def resolve_to_open(self, reference: str, *, even_retracted: bool = False) -> ResolvedSource:
         """Find a version and its files for :func:`scfm_lab.load_model`, which hashes the weights as it reads them.
 
         The other files are checked here, and the weights' sizes.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, damaged, or retracted.
         """
+        self.check_usable(self.get(reference), even_retracted=even_retracted)
         return self._resolved(reference, weights=False)
+
+    def open_anyway(self, reference: str, device: str, precision: str) -> Model:
+        """Open a version whether it was retracted or not, for what looks at it and does not use it."""
+        from scfm_registry import source
+
+        with source.using(self), retracting.allowing():
+            return source.open_model(self._resolved(reference, weights=False), device, precision)
 
     def _resolved(self, reference: str, *, weights: bool) -> ResolvedSource:
         from scfm_registry.importing import config_of
@@ -78,7 +109,13 @@ class Opener(Reader):
 
     def card(self, reference: str) -> str:
         """Give a version's model card as Markdown: what is on record about it, then the card that came with its files."""
-        from scfm_registry import cards
+        from scfm_registry import cards, scores
 
         found, record = self._find(names.parse(reference))
-        return cards.render(found, files.checked(self._store, found, record))
+        folder = files.checked(self._store, found, record)
+        about = cards.About(
+            scores=scores.of(self, found, record),
+            measurements=self._store.runs("measure", {"scfm.digest": found.digest}),
+            parents=[item.reference for item in self.with_digest(found.tags.get("scfm.parent_digest", ""))],
+        )
+        return cards.render(found, folder, about)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.home import data_home
@@ -111,6 +111,27 @@ class Reader:
         found = self._read(self._store.records(name, {"scfm.digest": digest}))
         return min(found, key=lambda item: item.version) if found else None
 
+    def with_digest(self, digest: str) -> list[ModelVersion]:
+        """Versions, of whatever name, whose files have this digest."""
+        return self._read(self._store.records(tags={"scfm.digest": digest})) if digest else []
+
+    def family_of(self, digest: str) -> list[Record]:
+        """Versions with this digest and all that were made from them, deleted ones too, each once; circles end."""
+        found: dict[str, Record] = {}
+        waiting, seen = [digest], set()
+        while waiting:
+            current = waiting.pop(0)
+            if current in seen:
+                continue
+            seen.add(current)
+            children = self._store.records(tags={"scfm.parent_digest": current})
+            for item in [*self._store.records(tags={"scfm.digest": current}), *children]:
+                # What somebody registered through MLflow itself has no digest, and is not ours to flag.
+                if item.tags.get("scfm.digest"):
+                    found.setdefault(item.reference, item)
+                    waiting.append(item.tags["scfm.digest"])
+        return list(found.values())
+
     @property
     def scratch(self) -> Path:
         """Folder for private copies, on the disk where their files will stay."""
@@ -120,6 +141,19 @@ class Reader:
     def writing(self) -> AbstractContextManager[None]:
         """Hold the lock under which this machine's processes change the registry."""
         return self._place.locked()
+
+    def note(
+        self,
+        action: str,
+        record: Record | None = None,
+        details: dict[str, Any] | None = None,
+        *,
+        must: bool = True,
+    ) -> None:
+        """Add a line to the audit trail; for the package's own use, see :func:`scfm_registry.audit.note`."""
+        from scfm_registry import audit
+
+        audit.note(self._store, action, record, details, must=must)
 
     def _read(self, records: Iterable[Record]) -> list[ModelVersion]:
         return [found for record in records if (found := version.read(record)) is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import manifest
+from scfm_registry import annotating, manifest, people
 from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Registrar(Reader):
         (folder / manifest.FILENAME).write_bytes(described.canonical())
         (folder / manifest.SERVING).write_bytes(manifest.serving(described.digest))
         complete = {**tags, "scfm.digest": described.digest, "scfm.size": str(described.size)}
+        if tags.get("scfm.origin") != "built-in":
+            me = people.who(self._place)
+            inherited = annotating.inherited(self, tags)
+            complete = {"scfm.owner": me, **complete, **inherited, "scfm.registered_by": me}
         with self._place.locked():
             known = self.by_digest(name, described.digest) or self._deleted(name, described.digest)
             if known is not None:
@@ -126,6 +130,15 @@ class Registrar(Reader):
                 raise ModelError(message)
             if first.version < added.version:
                 self._store.remove(added)
+                return first
+            try:
+                self.note(
+                    "register", added, {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
+                )
+            except BaseException:
+                # What is not on record is not registered, or the trail would have holes.
+                self._store.remove(added)
+                raise
         return first
 
     def _deleted(self, name: str, digest: str) -> ModelVersion | None:
@@ -135,7 +148,7 @@ class Registrar(Reader):
         found = next((item for item in trash.listed(self._store, name) if item.digest == digest), None)
         if found is None:
             return None
-        trash.restore(self._store, found.reference)
+        self.note("restore", trash.restore(self._store, found.reference))
         return self.get(found.reference)
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scfm_registry.annotating import Annotator
+from scfm_registry.auditing import Auditor
 from scfm_registry.changing import Changer
+from scfm_registry.comparing import Comparer
 from scfm_registry.evidence import Measurer
 from scfm_registry.keeping import Keeper
 from scfm_registry.lineage import Genealogist
-from scfm_registry.opening import Opener
-from scfm_registry.registering import Registrar
 from scfm_registry.reproducing import Reproducer
+from scfm_registry.scores import Evaluator
 from scfm_registry.sharing.sharer import Sharer
+from scfm_registry.spool import Syncer
 from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
@@ -26,7 +29,20 @@ if TYPE_CHECKING:
     from scfm_registry.version import Versions
 
 
-class Registry(Sharer, Keeper, Genealogist, Reproducer, Opener, Verifier, Measurer, Changer, Registrar):
+class Registry(
+    Sharer,
+    Keeper,
+    Genealogist,
+    Reproducer,
+    Verifier,
+    Comparer,
+    Measurer,
+    Changer,
+    Syncer,
+    Annotator,
+    Auditor,
+    Evaluator,
+):
     """A lab's models: versions with aliases, tags, cards and evidence, kept in MLflow.
 
     Parameters
@@ -54,12 +70,13 @@ class Registry(Sharer, Keeper, Genealogist, Reproducer, Opener, Verifier, Measur
     """
 
     def __init__(self, uri: str | os.PathLike[str] | None = None) -> None:
-        from scfm_registry.store import opened
+        from scfm_registry.store import mounts, opened
         from scfm_registry.store.place import resolve
 
         self._place = resolve(uri)
         self._store = opened(self._place)
         if self._place.embedded and not self._place.read_only:
+            mounts.tell(self._place.artifacts.parent)
             # A server belongs to a lab: what is put there is put there by name, with `ensure_builtin`.
             self.ensure_builtin()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError, did_you_mean
-from scfm_registry import version
+from scfm_registry import hardware_tags, version
 from scfm_registry.names import CHAMPION
 from scfm_registry.version import KINDS
 
@@ -94,7 +94,7 @@ def needs(item: ModelVersion, device: str = "cpu") -> Needs:
     """
     from scfm_lab.inference.hardware import Needs
 
-    peak = version.number(item.tags.get(f"scfm.mem.{device}.peak_mib"))
+    peak = hardware_tags.number(item.tags, "mem", device)
     measured = item.tags.get(f"scfm.mem.{device}.source") == "measured"
     shape = {key: version.number(item.tags.get(f"scfm.{key}")) or 0 for key in ("layers", "heads", "feed_forward")}
     return Needs(

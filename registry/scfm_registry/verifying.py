@@ -1,23 +1,96 @@
-"""Checking versions: the part of a registry that says whether a version still is what was registered."""
+"""Checking versions: the part of a registry that says whether a version still is what was registered, and still does the same."""
 
 from __future__ import annotations
 
-from scfm_registry import files, manifest, names
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from scfm_registry import certificate, files, manifest, names
 from scfm_registry.files import Verification
-from scfm_registry.reading import Reader
+from scfm_registry.opening import Opener
+
+if TYPE_CHECKING:
+    from scfm_registry.certificate import Certificate
 
 
-class Verifier(Reader):
+class Verifier(Opener):
     """What compares a version with what is on record about it."""
 
-    def verify(self, reference: str) -> Verification:
-        """Compare every file of a version with the hash under which it was registered.
+    def verify(self, reference: str, *, recompute: bool = True, device: str | None = None) -> Verification:
+        """Compare a version with what was registered: every file by its hash, then the panel of its certificate.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        recompute
+            Whether to run the panel, where there is a certificate. Files that are damaged are not opened.
+        device
+            Where; default: where the certificate was made.
+
+        Returns
+        -------
+        Verification
+            ``.ok``; ``.summary()`` says which stage differs first: files, gene map, tokens, vectors.
 
         Raises
         ------
         ModelError
-            The version is unknown, or its manifest itself is missing or not the one on record.
+            The version is unknown, its manifest or its certificate is not the one on record, or it does not run there.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> registry = Registry()
+        >>> registry.verify("starter").ok
+        True
         """
         found, record = self._find(names.parse(reference))
         folder = files.local(self._store, found, record)
-        return Verification(found, manifest.check(folder, found.digest, found.reference))
+        result = Verification(found, manifest.check(folder, found.digest, found.reference))
+        # Certificates stay with the registry that a mirror was made from.
+        if self._place.read_only or not (recompute and result.ok):
+            return result
+        with files.workshop(self.scratch) as private:
+            known = certificate.read(self._store, found, private)
+        if known is None:
+            return result
+        then = known.record["settings"]
+        model = self.open_anyway(found.reference, device or then["device"], then["precision"])
+        return replace(result, panel=certificate.check(known, model))
+
+    def certify(self, reference: str, *, device: str = "cpu", precision: str = "float32") -> Certificate:
+        """Record what a version makes of a fixed panel of real cells, so that :meth:`verify` can tell whether it still does.
+
+        Hashes of the files, of the map of genes, of the tokens and of the vectors, the settings under which they were made, and
+        the vectors themselves become evidence of the version; a new certificate takes the place of an old one.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        device, precision
+            As in :func:`scfm_lab.load_model`. The CPU in float32 is what every machine has.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown or does not run there.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> registry = Registry()
+        >>> registry.certify("starter").record["cells"]
+        64
+        """
+        found, record = self._find(names.parse(reference))
+        model = self.open_anyway(found.reference, device, precision)
+        with files.workshop(self.scratch) as private:
+            made = certificate.make(self._store, model, found, private)
+        with self._place.locked():
+            self._store.set_tags(
+                record, {certificate.RUN: made.run, certificate.HASH: certificate.digest_of(made.record)}
+            )
+            self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16]})
+        return made

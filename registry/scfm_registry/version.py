@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from scfm_registry import hardware_tags
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -33,6 +35,10 @@ SIZES_GIB = (2, 4, 8, 16, 24, 40, 80)
 #: Tags of a version that was deleted: since when, and why.
 TRASHED, BECAUSE = "scfm.trashed", "scfm.trashed_because"
 
+#: Tags of a version that should not be used any more: since when, and a reason for each retraction that concerns it, its own or
+#: an ancestor's (``scfm.retracted_because.<beginning of that digest>``).
+RETRACTED, RETRACTED_BECAUSE = "scfm.retracted", "scfm.retracted_because"
+
 _PREFIX = "scfm."
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -48,6 +54,21 @@ class Record:
     description: str
     source: str
     created: datetime
+
+    @property
+    def reference(self) -> str:
+        """``"name/version"``."""
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run that is evidence, or a line of the audit trail, as the store keeps it: its id, tags and metrics."""
+
+    run: str
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    started: datetime
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,27 @@ class ModelVersion:
         return f"{self.name}/{self.version}"
 
     @property
+    def owner(self) -> str:
+        """Who answers for it; whoever registered it, unless somebody else was named."""
+        return self.tags.get("scfm.owner", "")
+
+    @property
+    def project(self) -> str:
+        """What it was made for; empty where nobody said."""
+        return self.tags.get("scfm.project", "")
+
+    @property
+    def consent(self) -> str:
+        """What the donors of its data agreed to, ``"open"``, ``"patient-data"``, …; empty where nobody said."""
+        return self.tags.get("scfm.consent", "")
+
+    @property
+    def retracted(self) -> str:
+        """Why it was retracted, or because of which ancestor; empty where it was not."""
+        said = [value for key, value in sorted(self.tags.items()) if key.startswith(f"{RETRACTED_BECAUSE}.")]
+        return "; ".join(said) or ("no reason was given" if RETRACTED in self.tags else "")
+
+    @property
     def uri(self) -> str:
         """What :func:`scfm_lab.load_model` takes: ``"models:/name/version"``."""
         return f"models:/{self.reference}"
@@ -156,6 +198,10 @@ class ModelVersion:
             "weight_bytes": self.weight_bytes,
             "hardware": self.hardware,
             "origin": self.origin,
+            "owner": self.owner,
+            "project": self.project,
+            "consent": self.consent,
+            "retracted": self.retracted or None,
             "created": self.created.isoformat(timespec="seconds"),
             "fit": None if self.fit is None else {"verdict": self.fit.verdict, "reason": self.fit.reason},
         }
@@ -190,6 +236,10 @@ class Versions(list[ModelVersion]):
                 "parameters": item.parameters,
                 "size_mib": None if item.size is None else round(item.size / 2**20, 2),
                 "licence": item.licence,
+                "owner": item.owner,
+                "project": item.project,
+                "consent": item.consent,
+                "retracted": item.retracted,
                 "fits": "" if item.fit is None else item.fit.verdict,
                 "created": item.created,
                 "digest": item.digest,
@@ -255,6 +305,7 @@ def tags(
         "scfm.abilities": ",".join(abilities),
         "scfm.organism": ",".join(spec.organisms),
         "scfm.license": spec.licence if licence is None else licence,
+        "scfm.citation": spec.citation,
         "scfm.commercial": ""
         if spec.commercial is None or licence not in (None, spec.licence)
         else str(spec.commercial).lower(),
@@ -297,11 +348,7 @@ def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:
         parameters=number(found.get("scfm.params")),
         size=number(found.get("scfm.size")),
         weight_bytes=number(found.get("scfm.weight_bytes")),
-        hardware={
-            key.removeprefix(_PREFIX): value
-            for key, value in sorted(found.items())
-            if key.startswith(("scfm.device.", "scfm.dtype.", "scfm.mem.", "scfm.fits.", "scfm.speed."))
-        },
+        hardware=hardware_tags.believable(found),
         origin=found.get("scfm.origin", ""),
         card=record.description,
         created=record.created,
@@ -331,3 +378,10 @@ def number(text: str | None) -> int | None:
 def is_key(text: str) -> bool:
     """Whether `text` can be part of a tag's key."""
     return _KEY.fullmatch(text) is not None
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """Write a value that somebody else chose so that it stays on one line, without control characters, and short."""
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = "".join(letter if letter.isprintable() else "·" for letter in text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -138,6 +138,46 @@ def test_a_failure_is_one_sentence(
     assert err.count("\n") == 1
 
 
+def test_the_life_of_a_version(
+    scfm: Callable[..., tuple[int, str, str]],
+    data: Callable[..., Any],
+    basis: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOGNAME", "anna")
+    spool = str(tmp_path / "spool")
+    assert (
+        data("models", "spool", str(basis()), "--name", "mine", "--to", spool, "--project", "atlas")["name"] == "mine"
+    )
+    assert data("models", "sync", spool)["registered"][0]["project"] == "atlas"
+    assert data("models", "annotate", "mine/1", "--limits", "blood only")["owner"] == "anna"
+    assert "## Limits\n\nblood only" in scfm("models", "show", "mine", "--card")[1]
+    assert "## Limits" not in scfm("models", "show", "mine")[1]
+    assert "atlas" in scfm("models", "list", "mine")[1]
+    data("models", "gate", "mine", "--approvals", "1")
+    assert data("models", "gate", "mine")["gate"]["approvals"] == 1
+    code, _, err = scfm("models", "promote", "mine/1")
+    assert (code, "missing: 1 more of other people's word" in err) == (1, True)
+    monkeypatch.setenv("LOGNAME", "ben")
+    assert data("models", "approve", "mine/1")["approved_by"] == ["ben"]
+    assert data("models", "promote", "mine/1")["aliases"] == ["champion"]
+    assert len(data("models", "certify", "mine")["hashes"]["vectors"]) == 64
+    assert data("models", "verify", "mine")["panel"]["stages"]["vectors"] == "same"
+    assert data("models", "compare", "mine", "mine", "--cells", "10")["relation"] == "the same files"
+    assert [item["name"] for item in data("models", "retract", "mine", "--because", "a test")["retracted"]] == ["mine"]
+    assert "RETRACTED" in scfm("models", "list", "mine")[1]
+    assert scfm("models", "affected", str(tmp_path / "none.h5ad"))[0] == 1
+    assert data("models", "retract", "mine", "--undo")["retracted"] is None
+    told = data("models", "log", "mine")
+    wanted = ["register", "sync", "annotate", "gate", "approve", "promote", "certify", "retract", "reinstate"]
+    assert ([entry["action"] for entry in told["entries"]], told["ok"]) == (wanted, True)
+    trail = Registry()._place.folder / "audit.jsonl"  # type: ignore[operator]
+    trail.write_text(trail.read_text().replace("blood only", "all tissues"))
+    code, out, _ = scfm("models", "log")
+    assert (code, "was changed after it was written" in out) == (1, True)
+
+
 @pytest.mark.parametrize("words", [["models", "measure"], ["models", "list", "--kind", "x"], ["models", "nope"]])
 def test_a_usage_error_exits_2(scfm: Callable[..., tuple[int, str, str]], words: list[str]) -> None:
     assert scfm(*words)[0] == 2
@@ -149,6 +189,11 @@ def test_a_usage_error_exits_2(scfm: Callable[..., tuple[int, str, str]], words:
         ["models"],
         *(["models", name] for name in ("list", "show", "promote", "verify", "measure", "import")),
         *(["models", name] for name in ("export", "import-bundle", "keys", "mirror", "adopt")),
+        *(
+            ["models", name]
+            for name in ("annotate", "log", "gate", "approve", "retract", "affected", "certify", "compare")
+        ),
+        *(["models", name] for name in ("spool", "sync")),
         ["registry"],
         ["registry", "check"],
         ["registry", "setup"],

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import click
 
-from scfm_registry.cli import changing, checking, finding, importing, lineage, serving, setting_up, sharing
+from scfm_registry.cli import (
+    changing,
+    checking,
+    finding,
+    importing,
+    lineage,
+    records,
+    serving,
+    setting_up,
+    sharing,
+    spooling,
+)
 
 
 @click.group(
@@ -29,6 +40,8 @@ for _command in (
     *changing.COMMANDS,
     *lineage.COMMANDS,
     *sharing.COMMANDS,
+    *records.COMMANDS,
+    *spooling.COMMANDS,
 ):
     models.add_command(_command)
 

@@ -28,6 +28,59 @@ def promote(reference: str, alias: str, expect: str | None, uri: str | None, as_
 
 
 @click.command(
+    epilog="\b\nExamples:\n  scfm-lab models approve my-model/2\n  scfm-lab models approve my-model/2 --alias trusted --withdraw"
+)
+@click.argument("reference")
+@click.option("--alias", default="champion", show_default=True, help="For which alias.")
+@click.option("--withdraw", is_flag=True, help="Take it back.")
+@registry_option
+@json_option
+def approve(reference: str, alias: str, withdraw: bool, uri: str | None, as_json: bool) -> None:
+    """Give your word that REFERENCE may have an alias.
+
+    A gate can ask for it; whoever registered a version cannot approve it.
+    """
+    said = opened(uri).approve(reference, alias, withdraw=withdraw)
+    say(
+        f"Approved for '{alias}' by {', '.join(said) or 'nobody'}.",
+        {"alias": alias, "approved_by": said},
+        as_json=as_json,
+    )
+
+
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab models gate my-model --alias champion --metric macro_f1 --approvals 1\n"
+    "  scfm-lab models gate my-model --none"
+)
+@click.argument("name")
+@click.option("--alias", default="champion", show_default=True, help="The gate of which alias.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="A recorded score that must be above floor and parent. Several times: all.",
+)
+@click.option("--approvals", type=click.IntRange(min=0), default=0, help="How many other people must have approved.")
+@click.option("--none", "gone", is_flag=True, help="Take the gate away.")
+@registry_option
+@json_option
+def gate(
+    name: str, alias: str, metrics: tuple[str, ...], approvals: int, gone: bool, uri: str | None, as_json: bool
+) -> None:
+    """Say what a version of NAME must show to get an alias; without options, show the gate."""
+    from scfm_registry.gates import Gate
+
+    here = opened(uri)
+    if metrics or approvals or gone:
+        here.set_gate(name, alias, None if gone else Gate(metrics, approvals=approvals))
+    found = here.gate(name, alias)
+    asks = [f"{metric} above floor and parent" for metric in found.metrics] if found else []
+    asks += [f"{found.approvals} approvals"] if found and found.approvals else []
+    text = f"'{alias}' of {name} asks for {' and '.join(asks) or 'nothing'}."
+    say(text, {"name": name, "alias": alias, "gate": found.to_dict() if found else None}, as_json=as_json)
+
+
+@click.command(
     epilog="\b\nExamples:\n  scfm-lab models delete my-model/1 --because 'trained on the wrong labels'\n"
     "  scfm-lab models restore my-model/1"
 )
@@ -60,4 +113,4 @@ def restore(reference: str, uri: str | None, as_json: bool) -> None:
 
 
 #: What is attached to the group.
-COMMANDS = (promote, delete, restore)
+COMMANDS = (promote, approve, gate, delete, restore)

@@ -57,15 +57,23 @@ def list_(
     say(table(found), {"models": [item.to_dict() for item in found]}, as_json=as_json)
 
 
-@click.command(epilog="\b\nExamples:\n  scfm-lab models show starter\n  scfm-lab models show starter/1 --json")
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab models show starter\n  scfm-lab models show starter/1 --card > card.md"
+)
 @click.argument("reference")
+@click.option("--card", "whole", is_flag=True, help="The whole card as Markdown: data, licence, use, limits, scores, …")
 @registry_option
 @json_option
-def show(reference: str, uri: str | None, as_json: bool) -> None:
-    """Print the card of REFERENCE: a name, NAME/3 or NAME@alias."""
+def show(reference: str, whole: bool, uri: str | None, as_json: bool) -> None:
+    """Tell what is on record about REFERENCE: a name, NAME/3 or NAME@alias."""
     here = opened(uri)
     card = here.card(reference)
-    say(card.rstrip(), {**here.get(reference).to_dict(), "card": card}, as_json=as_json)
+    text = (
+        card
+        if whole
+        else f"{card.partition(chr(10) + '## ')[0].rstrip()}\n\nMore: scfm-lab models show {reference} --card"
+    )
+    say(text.rstrip(), {**here.get(reference).to_dict(), "card": card}, as_json=as_json)
 
 
 @click.command(epilog="\b\nExamples:\n  scfm-lab models catalog\n  scfm-lab models catalog geneformer --json")

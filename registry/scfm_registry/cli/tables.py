@@ -13,11 +13,12 @@ def table(found: Versions) -> str:
     if not found:
         return "No model matches."
     rows = [
-        ("NAME", "VERSION", "ALIASES", "KIND", "CAN", "ORGANISMS", "LICENCE", "SIZE", "FITS"),
+        ("NAME", "VERSION", "ALIASES", "OWNER", "PROJECT", "KIND", "CAN", "ORGANISMS", "LICENCE", "SIZE", "FITS"),
         *(_row(item) for item in found),
     ]
-    if not any(row[-1] for row in rows[1:]):
-        rows = [row[:-1] for row in rows]
+    # Columns that would be empty are left out.
+    shown = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
+    rows = [tuple(row[index] for index in shown) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -34,7 +35,9 @@ def _row(item: ModelVersion) -> tuple[str, ...]:
     return (
         item.name,
         str(item.version),
-        ",".join(item.aliases),
+        ",".join(item.aliases) + (" RETRACTED" if item.retracted else ""),
+        item.owner,
+        item.project + (f" ({item.consent})" if item.consent else ""),
         item.kind,
         ",".join(sorted(item.abilities)),
         ",".join(item.organisms),

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm_lab.errors import StorageError
-from scfm_registry.checking import NETWORK, file_system, nearest
-from scfm_registry.store import database
+from scfm_registry.checking import nearest
+from scfm_registry.store import database, mounts
 from scfm_registry.store.place import make_folder, storage_error
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def check(settings: Settings) -> None:
             raise StorageError(message)
     if not database.is_postgresql(settings.database):
         folder = nearest(Path(settings.database.removeprefix("sqlite:///")).parent)
-        if (kind := file_system(folder)) in NETWORK:
+        if (kind := mounts.kind_of(folder)) in mounts.NETWORK:
             message = (
                 f"{folder} is on a network file system ({kind}), where SQLite's locks cannot be relied upon; give a --folder on a "
                 "local disk, or a PostgreSQL with --database."

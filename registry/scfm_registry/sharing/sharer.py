@@ -10,6 +10,7 @@ from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import files, names
 from scfm_registry.evidence import Measurer
 from scfm_registry.registering import Registrar
+from scfm_registry.retracting import Retractor
 
 if TYPE_CHECKING:
     import os
@@ -26,7 +27,7 @@ CARRIED = ("scfm.weights", "scfm.source", "scfm.parent_digest", "scfm.data_diges
 _LONGEST = 2_000
 
 
-class Sharer(Measurer, Registrar):
+class Sharer(Retractor, Measurer, Registrar):
     """What brings versions from one registry to another."""
 
     def export_bundle(
@@ -59,7 +60,7 @@ class Sharer(Measurer, Registrar):
         Raises
         ------
         ModelError
-            The version is unknown or damaged, its consent tag keeps it here, or the file is there already.
+            The version is unknown, damaged or retracted, its consent tag keeps it here, or the file is there already.
         StorageError
             The file cannot be written.
 
@@ -76,9 +77,10 @@ class Sharer(Measurer, Registrar):
 
         found, record = self._find(names.parse(reference))
         check_may_leave(found)
+        self.check_usable(found)
         folder = files.checked(self._store, found, record)
         signer = Keyring().signer(sign if isinstance(sign, str) else None) if sign else None
-        return bundle.write(
+        written = bundle.write(
             Path(file).expanduser(),
             found,
             folder,
@@ -87,6 +89,8 @@ class Sharer(Measurer, Registrar):
             signer=signer,
             overwrite=overwrite,
         )
+        self.note("export", record, {"to": Path(file).name}, must=False)
+        return written
 
     def import_bundle(
         self,
@@ -195,6 +199,7 @@ class Sharer(Measurer, Registrar):
         for reference in wanted:
             found, record = self._find(names.parse(reference))
             check_may_leave(found)
+            self.check_usable(found)
             chosen[found.reference] = (found, record, files.checked(self._store, found, record))
         with files.workshop(self.scratch) as work:
             evidence = {}
@@ -202,7 +207,10 @@ class Sharer(Measurer, Registrar):
                 for run, content in self._measured(found).items():
                     evidence[run] = work / f"{run}.json"
                     evidence[run].write_bytes(content)
-            return mirroring.write(Path(folder).expanduser(), list(chosen.values()), evidence)
+            mirrored = mirroring.write(Path(folder).expanduser(), list(chosen.values()), evidence)
+        for _, record, _ in chosen.values():
+            self.note("mirror", record, {"to": Path(folder).name}, must=False)
+        return mirrored
 
     def find_strays(self, folder: str | os.PathLike[str], *, progress: bool | Callable[..., None] = False) -> Strays:
         """Find the checkpoints that lie below a folder, and which of them are registered; nothing is changed.

@@ -30,8 +30,9 @@ EXPERIMENT = "scfm-registry"
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _levels: dict[str, int] = {}
-_BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-_bars: str | None = None
+#: What MLflow writes to the terminal: progress bars, and the address of each run that ends on a server.
+_TALK = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+_talk: dict[str, str | None] = {}
 _warnings: warnings.catch_warnings[None] | None = None
 
 
@@ -46,8 +47,8 @@ def mlflow_module() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back log lines, warnings and progress bars of MLflow and what it uses; counted, so that threads may overlap."""
-    global _quiet_depth, _bars, _warnings
+    """Hold back log lines, warnings, progress bars and addresses of MLflow and what it uses; counted, so that threads may overlap."""
+    global _quiet_depth, _warnings
     with _quiet_lock:
         if _quiet_depth == 0:
             # Deprecations inside MLflow are its authors' business, also where a program turns warnings into errors.
@@ -55,8 +56,8 @@ def quiet() -> Iterator[None]:
             _warnings.__enter__()
             warnings.simplefilter("ignore")
             mlflow_module()
-            _bars = os.environ.get(_BARS)
-            os.environ[_BARS] = "false"
+            _talk.update({name: os.environ.get(name) for name in _TALK})
+            os.environ.update(_TALK)
             for name in ("mlflow", "alembic"):
                 logger = logging.getLogger(name)
                 _levels[name] = logger.level
@@ -70,10 +71,11 @@ def quiet() -> Iterator[None]:
             if _quiet_depth == 0:
                 for name, level in _levels.items():
                     logging.getLogger(name).setLevel(level)
-                if _bars is None:
-                    del os.environ[_BARS]
-                else:
-                    os.environ[_BARS] = _bars
+                for name, value in _talk.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
                 if _warnings is not None:
                     _warnings.__exit__(None, None, None)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
-from scfm_registry.store import embedded
+from scfm_registry.store import claims, embedded
 from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
 from scfm_registry.store.runs import Runs
 from scfm_registry.store.words import in_words, is_denied, is_missing, unreachable
-from scfm_registry.version import TRASHED, Record, when
+from scfm_registry.version import TRASHED, Evidence, Record, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -213,21 +213,82 @@ class Store(Runs):
                 self.client.set_model_version_tag(record.name, str(record.version), key, value)
 
     def log_run(
-        self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float], document: Mapping[str, Any], file: str
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float],
+        documents: Mapping[str, Mapping[str, Any]] | None = None,
+        files: Iterable[Path] = (),
     ) -> str:
-        """Keep evidence: a finished run with metrics and one JSON document; returns the run's id."""
+        """Keep evidence: a finished run with metrics, JSON documents by file name, and files; returns the run's id."""
         with self._speaking():
             run = self.client.create_run(self._experiment, run_name=name, tags=dict(tags))
             identifier = run.info.run_id
             try:
                 for key, value in metrics.items():
                     self.client.log_metric(identifier, key, value)
-                self.client.log_dict(identifier, dict(document), file)
+                for file, document in (documents or {}).items():
+                    self.client.log_dict(identifier, dict(document), file)
+                for path in files:
+                    self.client.log_artifact(identifier, str(path))
             except BaseException:
                 self.client.set_terminated(identifier, "FAILED")
                 raise
             self.client.set_terminated(identifier, "FINISHED")
             return str(identifier)
+
+    def runs(self, task: str, tags: Mapping[str, str] | None = None, *, newest: int = 0) -> list[Evidence]:
+        """Our runs of a task, oldest first; `newest` gives only the last so many."""
+        conditions = [f"tags.`{key}` = {_quoted(value)}" for key, value in {"scfm.task": task, **(tags or {})}.items()]
+        found: list[Any] = []
+        token = None
+        with self._speaking():
+            while True:
+                page = self.client.search_runs(
+                    [self._experiment],
+                    " AND ".join(conditions),
+                    order_by=["attributes.start_time DESC"],
+                    max_results=newest or _PAGE,
+                    page_token=token,
+                )
+                found += page
+                token = page.token
+                if newest or not token:
+                    break
+        return [
+            Evidence(str(run.info.run_id), dict(run.data.tags), dict(run.data.metrics), when(int(run.info.start_time)))
+            for run in reversed(found)
+        ]
+
+    @contextmanager
+    def exclusive(self, what: str) -> Iterator[None]:
+        """Change `what` with nobody else changing it: under the folder's lock, or under a claim on a server."""
+        with self.place.locked():
+            if self.place.embedded:
+                yield
+                return
+            with quiet(), claims.claimed(self.client, what, mlflow_module().MlflowException):
+                yield
+
+    def set_model_tag(self, name: str, key: str, value: str) -> None:
+        """Set a tag of a model, which all its versions share."""
+        with self._speaking():
+            self.client.set_registered_model_tag(name, key, value)
+
+    def drop_model_tag(self, name: str, key: str) -> None:
+        """Take a tag from a model."""
+        with self._speaking():
+            self.client.delete_registered_model_tag(name, key)
+
+    def model_tag(self, name: str, key: str) -> str:
+        """A tag of a model; empty where there is no such model or tag."""
+        with self._speaking():
+            try:
+                return str(self.client.get_registered_model(name).tags.get(key, ""))
+            except mlflow_module().MlflowException as error:
+                if is_missing(error):
+                    return ""
+                raise
 
     # ------------------------------------------------------------------------------------------------- inside
 

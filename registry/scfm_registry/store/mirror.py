@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from scfm_lab.errors import ModelError, StorageError
 from scfm_registry.names import check_alias, check_name
 from scfm_registry.store.place import MIRROR
-from scfm_registry.version import Record
+from scfm_registry.version import Evidence, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +80,16 @@ class Mirror:
             message = f"The mirror {self.place.shown} holds no record {run[:80]!r} ({name})."
             raise ModelError(message)
         return path
+
+    def runs(self, task: str, tags: Mapping[str, str] | None = None, *, newest: int = 0) -> list[Evidence]:
+        """None: runs stay with the registry that the mirror was made from."""
+        del task, tags, newest
+        return []
+
+    def model_tag(self, name: str, key: str) -> str:
+        """Nothing: gates and the like stay there too."""
+        del name, key
+        return ""
 
     @property
     def _folder(self) -> Path:

@@ -1,0 +1,188 @@
+"""What a version must show before an alias points at it: scores above floor and parent, and other people's word."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+from scfm_registry import audit, names, people, scores
+from scfm_registry.reading import Reader
+
+if TYPE_CHECKING:
+    from scfm_registry.version import ModelVersion, Record
+
+#: Tag of a model that holds the gate of an alias.
+GATE = "scfm.gate"
+_ABOVE = ("floor", "parent")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What must hold before an alias points at a version.
+
+    Parameters
+    ----------
+    metrics
+        Recorded scores that must be better than what `above` names.
+    above
+        ``"floor"``: the whole interval, else the value, is better than the best parameter-free method's value.
+        ``"parent"``: the value is better than the parent's on the same cells; a version without parent passes.
+    approvals
+        How many people other than whoever registered it must have approved it.
+
+    Examples
+    --------
+    >>> Gate(metrics=("macro_f1",), approvals=1).to_dict()
+    {'metrics': ['macro_f1'], 'above': ['floor', 'parent'], 'approvals': 1}
+    """
+
+    metrics: tuple[str, ...] = ()
+    above: tuple[str, ...] = _ABOVE
+    approvals: int = 0
+
+    def __post_init__(self) -> None:
+        if not set(self.above) <= set(_ABOVE) or isinstance(self.metrics, str) or self.approvals < 0:
+            message = f"A gate has metrics=('…',), above= some of {_ABOVE}, and approvals= a number from 0."
+            raise ModelError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+class Gatekeeper(Reader):
+    """What keeps the conditions of a promotion."""
+
+    def set_gate(self, name: str, alias: str, gate: Gate | None) -> None:
+        """Say what must hold before `alias` of the model `name` points at a version; ``None`` takes the gate away.
+
+        Examples
+        --------
+        >>> from scfm_registry import Gate, Registry
+        >>> Registry().set_gate("starter", "trusted", Gate(approvals=1))
+        """
+        names.check_alias(alias)
+        newest = self.versions(name)[0]
+        record = self._find(names.parse(newest.reference))[1]
+        with self._place.locked():
+            if gate is not None:
+                self._store.set_model_tag(name, f"{GATE}.{alias}", json.dumps(gate.to_dict(), sort_keys=True))
+            elif self._store.model_tag(name, f"{GATE}.{alias}"):
+                self._store.drop_model_tag(name, f"{GATE}.{alias}")
+            self.note("gate", record, {"alias": alias, "gate": "none" if gate is None else json.dumps(gate.to_dict())})
+
+    def gate(self, name: str, alias: str) -> Gate | None:
+        """The gate of an alias, or ``None``.
+
+        Raises
+        ------
+        ModelError
+            What stands there is no gate: nothing is promoted until somebody sets it anew.
+        """
+        text = self._store.model_tag(names.check_name(name), f"{GATE}.{names.check_alias(alias)}")
+        if not text:
+            return None
+        try:
+            told = json.loads(text)
+            return Gate(tuple(map(str, told["metrics"])), tuple(map(str, told["above"])), int(told["approvals"]))
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"The gate of '{alias}' of {name} cannot be read (tag {GATE}.{alias}); set it anew."
+            raise ModelError(message) from error
+
+    def approve(self, reference: str, alias: str = names.CHAMPION, *, withdraw: bool = False) -> list[str]:
+        """Give your word that a version may have an alias, or take it back.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        alias
+            For which alias.
+        withdraw
+            Take it back.
+
+        Returns
+        -------
+        list of str
+            Who has approved it now.
+
+        Raises
+        ------
+        ModelError
+            You registered the version yourself, or it is unknown.
+        """
+        names.check_alias(alias)
+        with self._place.locked():
+            found, record = self._find(names.parse(reference))
+            me = people.who(self._place)
+            if me == found.tags.get("scfm.registered_by") and not withdraw:
+                message = (
+                    f"{found.reference} was registered by you ({me}); somebody else must approve it for '{alias}'."
+                )
+                raise ModelError(message)
+            self.note("withdraw" if withdraw else "approve", record, {"alias": alias})
+        return approvers(self, found, alias)
+
+
+def approvers(registry: Reader, found: ModelVersion, alias: str) -> list[str]:
+    """Who, other than whoever registered it, has approved a version for an alias: what the audit trail tells."""
+    said: dict[str, bool] = {}
+    for entry in audit.about(registry._store, found.digest):  # noqa: SLF001 - the registry's own parts
+        here = entry["reference"] == found.reference and entry["details"].get("alias") == alias
+        if here and entry["action"] in ("approve", "withdraw"):
+            said[entry["who"]] = entry["action"] == "approve"
+    return sorted(who for who, yes in said.items() if yes and who != found.tags.get("scfm.registered_by"))
+
+
+def missing(registry: Reader, found: ModelVersion, record: Record, alias: str, gate: Gate) -> list[str]:
+    """What a version lacks to pass a gate, in words; nothing where it passes."""
+    lacks = []
+    if gate.metrics:
+        own = scores.of(registry, found, record)
+        for metric in gate.metrics:
+            lacks += _below(registry, found, [row for row in own if row["metric"] == metric], metric, gate)
+    said = approvers(registry, found, alias)
+    if len(said) < gate.approvals:
+        need = gate.approvals - len(said)
+        whose = f"; {', '.join(said)} did" if said else ""
+        lacks.append(
+            f"{need} more of other people's word (scfm-lab models approve {found.reference} --alias {alias}{whose})"
+        )
+    return lacks
+
+
+def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], metric: str, gate: Gate) -> list[str]:
+    if not own:
+        return [f"a recorded score '{metric}'"]
+    row = own[-1]
+    sign = 1 if row.get("higher_is_better", True) else -1
+    lacks = []
+    if "floor" in gate.above:
+        low = row.get("low" if sign > 0 else "high")
+        worst = row["value"] if low is None else low
+        if row.get("floor") is None:
+            lacks.append(f"the floor of {metric}, which was not recorded")
+        elif sign * worst <= sign * row["floor"]:
+            lacks.append(
+                f"{metric} above the floor: {worst:.3f} at the worse end is not better than {row['floor']:.3f}"
+            )
+    if "parent" in gate.above and found.tags.get("scfm.parent_digest"):
+        value = row.get("parent")
+        if value is None:
+            value = _parents(registry, found, metric, row.get("data_digest"))
+        if value is None:
+            lacks.append(f"{metric} of the parent on the same cells, which was not recorded")
+        elif sign * row["value"] <= sign * value:
+            lacks.append(f"{metric} above the parent: {row['value']:.3f} is not better than {value:.3f}")
+    return lacks
+
+
+def _parents(registry: Reader, found: ModelVersion, metric: str, data: object) -> float | None:
+    for parent in registry.with_digest(found.tags["scfm.parent_digest"]):
+        item, record = registry._find(names.parse(parent.reference))  # noqa: SLF001 - the registry's own parts
+        for row in reversed(scores.of(registry, item, record)):
+            if row["metric"] == metric and row.get("data_digest") == data:
+                return float(row["value"])
+    return None

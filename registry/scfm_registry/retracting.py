@@ -1,0 +1,284 @@
+"""Retracting versions: what should not be used any more, all that was made from it, and the files made with it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import DataError, ModelError
+from scfm_registry import names, version
+from scfm_registry.reading import Reader
+from scfm_registry.version import RETRACTED, Versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pandas as pd
+
+    from scfm_registry.version import ModelVersion, Record
+
+#: Set to ``1``: retracted versions open, with a warning.
+VARIABLE = "SCFM_ALLOW_RETRACTED"
+_LONGEST = 500
+
+
+@dataclass(frozen=True)
+class Affected:
+    """Files that were made with certain versions.
+
+    Attributes
+    ----------
+    rows
+        file, key, version, weights, by (what it was recognised by), retracted (why; empty where it is not).
+    unread
+        Files that could not be read, and why.
+    """
+
+    rows: list[dict[str, str]]
+    unread: dict[str, str]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per result in a file: file, key, version, by, retracted."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=["file", "key", "version", "weights", "by", "retracted"])
+
+    def summary(self) -> str:
+        """A line per file."""
+        lines = []
+        for file in dict.fromkeys(row["file"] for row in self.rows):
+            told = [f"{row['key']} by {row['version']}" for row in self.rows if row["file"] == file]
+            why = next((row["retracted"] for row in self.rows if row["file"] == file and row["retracted"]), "")
+            lines.append(f"{file}: {', '.join(told)}" + (f"; retracted: {why}" if why else ""))
+        lines += [f"{file} could not be read: {why}" for file, why in self.unread.items()]
+        return "\n".join(lines) or "None of these files was made with them."
+
+
+#: Whether retracted versions are opened without a word: parents of a version that was asked for in so many words.
+_allowed: ContextVar[bool] = ContextVar("scfm_even_retracted", default=False)
+
+
+@contextmanager
+def allowing() -> Iterator[None]:
+    """Open retracted versions in the block, for what looks at them and does not use them."""
+    token = _allowed.set(True)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+class Retractor(Reader):
+    """What says that a version should not be used, and finds what was made with it."""
+
+    def retract(self, reference: str, *, because: str) -> Versions:
+        """Say that a version should not be used any more; all versions made from it are flagged with it.
+
+        They stay where they are and keep their aliases, but do not open unless asked for in so many words
+        (``load(…, even_retracted=True)``, or ``SCFM_ALLOW_RETRACTED=1``), are not promoted, and say so in cards and lists.
+        Versions that are made from it later do not open either.
+
+        Parameters
+        ----------
+        reference
+            Which version; copies of its files under other names are meant too.
+        because
+            One line that says why.
+
+        Returns
+        -------
+        Versions
+            All that are flagged, the version itself first.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, or there is no reason.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> registry = Registry()
+        >>> [str(item) for item in registry.retract("sctop/1", because="a test")]
+        ['sctop/1 (champion)']
+        >>> registry.reinstate("sctop/1").retracted
+        ''
+        """
+        if not because or len(because) > _LONGEST or not because.isprintable():
+            message = f"A retraction needs a reason: one line of at most {_LONGEST} printable characters."
+            raise ModelError(message)
+        with self._place.locked():
+            found, record = self._find(names.parse(reference))
+            now = datetime.now(tz=UTC).isoformat(timespec="seconds")
+            flagged = [record, *(item for item in self.family_of(found.digest) if item.reference != record.reference)]
+            for item in flagged:
+                own = item.tags["scfm.digest"] == found.digest
+                told = because if own else f"made from {found.reference}, which was retracted: {because}"
+                self._store.set_tags(item, {RETRACTED: now, _key(found.digest): told})
+            others = [item.reference for item in flagged[1:]]
+            self.note("retract", record, {"because": because, "also": others})
+            for item in flagged[1:]:
+                self.note("retract", item, {"because": f"made from {found.reference}"})
+        return Versions(self.get(item.reference) for item in flagged if version.TRASHED not in item.tags)
+
+    def reinstate(self, reference: str, *, because: str = "") -> ModelVersion:
+        """Take a retraction back, of a version and of all that were flagged with it.
+
+        Raises
+        ------
+        ModelError
+            It was not retracted itself; the message says what was.
+        """
+        with self._place.locked():
+            found, record = self._find(names.parse(reference))
+            key = _key(found.digest)
+            if key not in record.tags:
+                why = f": {found.retracted}" if found.retracted else ""
+                message = f"{found.reference} was not retracted itself{why}; nothing was changed."
+                raise ModelError(message)
+            for item in self._store.records():
+                if key not in item.tags:
+                    continue
+                left = [
+                    other for other in item.tags if other.startswith(f"{version.RETRACTED_BECAUSE}.") and other != key
+                ]
+                self._store.drop_tags(item, [key] if left else [key, RETRACTED])
+                self.note("reinstate", item, {"because": because} if because else {})
+        return self.get(found.reference)
+
+    def affected(self, files: Iterable[Any], reference: str | None = None) -> Affected:
+        """Find which files were made with retracted versions, by the provenance that scfm-lab writes into them.
+
+        Parameters
+        ----------
+        files
+            ``.h5ad`` files, or AnnData objects. Only their provenance is read, and nothing is changed.
+        reference
+            A version: find instead what was made with it and with versions made from it, retracted or not.
+
+        Returns
+        -------
+        Affected
+            ``.table``, ``.summary()``. Versions are recognised by the hash of their weights; where that is not on record, by
+            name and number.
+
+        Examples
+        --------
+        >>> from scfm_registry import Registry
+        >>> Registry().affected([]).rows
+        []
+        """
+        if reference is None:
+            meant = [item for item in self._store.records() if RETRACTED in item.tags]
+        else:
+            found, record = self._find(names.parse(reference))
+            meant = [record, *self.family_of(found.digest)]
+        rows: list[dict[str, str]] = []
+        unread: dict[str, str] = {}
+        for file in files:
+            name = str(file) if isinstance(file, (str, os.PathLike)) else f"AnnData with {file.n_obs} cells"
+            try:
+                told = provenance(file)
+            except DataError as error:
+                unread[name] = str(error)
+                continue
+            for key, entry in told.items():
+                hit = next(((item, by) for item in meant if (by := _made_by(entry, item))), None)
+                if hit is not None:
+                    item = version.read(hit[0]) or version.read(hit[0], trashed=True)
+                    why = item.retracted if item else ""
+                    row = {"file": name, "key": key, "version": hit[0].reference, "by": hit[1], "retracted": why}
+                    rows.append({**row, "weights": str(entry.get("weights_sha256", ""))})
+        return Affected(rows, unread)
+
+    def check_usable(self, found: ModelVersion, *, even_retracted: bool = False) -> None:
+        """Refuse a retracted version, or warn of it where that was asked for.
+
+        Raises
+        ------
+        ModelError
+            It was retracted, or something that it was made from.
+        """
+        if _allowed.get():
+            return
+        why = found.retracted or self._ancestor(found)
+        if not why:
+            return
+        if not (even_retracted or os.environ.get(VARIABLE) == "1"):
+            message = (
+                f"{found.reference} was retracted ({why}). Use another version; to open it all the same, say "
+                f"load(…, even_retracted=True) or set {VARIABLE}=1."
+            )
+            raise ModelError(message)
+        warnings.warn(f"{found.reference} was retracted: {why}", RuntimeWarning, stacklevel=4)
+
+    def _ancestor(self, found: ModelVersion) -> str:
+        """Why an ancestor was retracted: a version made after the retraction has no flag of its own."""
+        seen: set[str] = set()
+        digest = found.tags.get("scfm.parent_digest", "")
+        while digest and digest not in seen:
+            seen.add(digest)
+            records = self._store.records(tags={"scfm.digest": digest})
+            for record in records:
+                if _key(digest) in record.tags:
+                    return f"made from {record.reference}, which was retracted: {record.tags[_key(digest)]}"
+            digest = next(
+                (item.tags["scfm.parent_digest"] for item in records if item.tags.get("scfm.parent_digest")), ""
+            )
+        return ""
+
+
+def provenance(file: Any) -> dict[str, dict[str, Any]]:
+    """Read what scfm-lab wrote into a file about how its results were made: key → record.
+
+    Raises
+    ------
+    DataError
+        It is no file that can be read.
+    """
+    from scfm_lab.cells.provenance import UNS
+
+    if not isinstance(file, (str, os.PathLike)):
+        return {str(key): dict(entry) for key, entry in file.uns.get(UNS, {}).items() if hasattr(entry, "items")}
+    import h5py  # type: ignore[import-untyped]
+
+    path = Path(file)
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with h5py.File(path, "r") as opened:
+            group = opened.get(f"uns/{UNS}")
+            for key in group if isinstance(group, h5py.Group) else ():
+                entry = group[key]
+                if isinstance(entry, h5py.Group):
+                    found[str(key)] = {
+                        name: _text(entry[name]) for name in ("version", "weights_sha256", "digest") if name in entry
+                    }
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        message = f"{path} is no AnnData file that can be read ({error})."
+        raise DataError(message) from error
+    return found
+
+
+def _text(item: Any) -> str:
+    value = item[()]
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _made_by(entry: dict[str, Any], item: Record) -> str:
+    """By what a record is recognised as made with a version; empty where it is not."""
+    weights, known = str(entry.get("weights_sha256") or ""), item.tags.get("scfm.weights", "")
+    if weights and known:
+        return "weights" if weights == known else ""
+    return "name and number" if entry.get("version") == item.reference else ""
+
+
+def _key(digest: str) -> str:
+    """Tag that holds the reason of one retraction: a version can be flagged because of several."""
+    return f"{version.RETRACTED_BECAUSE}.{digest.removeprefix('sha256:')[:16]}"

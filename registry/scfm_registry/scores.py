@@ -1,0 +1,150 @@
+"""What a version reached in evaluations, beside floors: recorded once, read by gates, comparisons and cards.
+
+Scores come from two places: the record of its fine-tuning among its files (``finetuning.json``), and evaluations that were
+recorded later as runs. Each is tied to the digest of the data it was taken on, and only scores on the same data are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+from scfm_registry import files, names
+from scfm_registry.reading import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from scfm_lab.evaluation.score import Score
+    from scfm_registry.version import ModelVersion, Record
+
+#: Name of the document among a run's files, and of a fine-tuning's record among a version's.
+DOCUMENT, FINETUNING = "scores.json", "finetuning.json"
+TASK = "evaluate"
+_METRICS = ("macro_f1", "accuracy")
+
+
+class Evaluator(Reader):
+    """What keeps the scores of versions."""
+
+    def record_scores(self, reference: str, scores: Iterable[Score], *, data_digest: str) -> str:
+        """Keep scores of a version, as evidence that gates and comparisons read.
+
+        Parameters
+        ----------
+        reference
+            Which version.
+        scores
+            Each with its value, interval and floor, as evaluations give them.
+        data_digest
+            Of the cells they were taken on (``sha256:…``): only scores on the same cells are compared.
+
+        Returns
+        -------
+        str
+            Id of the MLflow run that keeps them.
+
+        Raises
+        ------
+        ModelError
+            The version is unknown, or a score is no finite number.
+
+        Examples
+        --------
+        >>> from scfm_lab.evaluation.score import Score
+        >>> from scfm_registry import Registry
+        >>> score = Score("macro_f1", "starter", 0.71, low=0.66, high=0.75, floor=0.64, floor_name="pca")
+        >>> run = Registry().record_scores("starter/1", [score], data_digest="sha256:" + "0" * 64)
+        """
+        found, record = self._find(names.parse(reference))
+        rows = [_row(score, data_digest) for score in scores]
+        if not rows:
+            message = f"There are no scores to keep for {found.reference}."
+            raise ModelError(message)
+        tags = {"scfm.task": TASK, "scfm.digest": found.digest, "scfm.version": found.reference}
+        metrics = {row["metric"].replace("Δ", "delta"): row["value"] for row in rows}
+        run = self._store.log_run(
+            f"evaluate {found.reference}",
+            tags,
+            metrics,
+            {DOCUMENT: {"schema": 1, "digest": found.digest, "scores": rows}},
+        )
+        self.note("evaluate", record, {"run": run, "metrics": sorted(metrics)})
+        return run
+
+    def scores(self, reference: str) -> list[dict[str, Any]]:
+        """Scores of a version, newest last: metric, value, low, high, floor, floor_name, parent, data_digest, source."""
+        found, record = self._find(names.parse(reference))
+        return of(self, found, record)
+
+
+def of(registry: Reader, found: ModelVersion, record: Record) -> list[dict[str, Any]]:
+    """All scores of a version; see :meth:`Evaluator.scores`."""
+    store = registry._store  # noqa: SLF001 - the registry's own parts
+    rows = finetuned(files.local(store, found, record))
+    for run in store.runs(TASK, {"scfm.digest": found.digest}):
+        with files.workshop(registry.scratch) as folder:
+            text = store.document(run.run, DOCUMENT, folder).read_text(encoding="utf-8")
+        try:
+            told = json.loads(text)
+            fine = [row for row in told["scores"] if _is_number(row["value"]) and isinstance(row["metric"], str)]
+        except (ValueError, KeyError, TypeError):
+            # Somebody else's document; what cannot be read says nothing.
+            continue
+        rows += [{**row, "source": f"run {run.run}"} for row in fine if told.get("digest") == found.digest]
+    return rows
+
+
+def finetuned(folder: Path) -> list[dict[str, Any]]:
+    """Scores that the record of a fine-tuning holds: the model beside its parent's head alone, and the best floor."""
+    try:
+        record = json.loads((folder / FINETUNING).read_text(encoding="utf-8"))
+        table = {what: [row for row in record["metrics"] if row["what"] == what] for what in ("model", "head", "floor")}
+        (model,) = table["model"]
+        digest = str(record["data"]["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    found = []
+    for metric in _METRICS:
+        if not _is_number(model.get(metric)):
+            continue
+        best: dict[str, Any] = max(
+            (row for row in table["floor"] if _is_number(row.get(metric))), key=lambda row: row[metric], default={}
+        )
+        row = {
+            "metric": metric,
+            "value": model[metric],
+            "low": model.get(f"{metric}_low"),
+            "high": model.get(f"{metric}_high"),
+            "floor": best.get(metric),
+            "floor_name": str(best.get("method", "")),
+            "parent": table["head"][0].get(metric) if table["head"] else None,
+            "n": model.get("n_cells"),
+            "higher_is_better": True,
+            "data_digest": digest,
+            "source": FINETUNING,
+        }
+        found.append(row)
+    return found
+
+
+def _row(score: Score, data_digest: str) -> dict[str, Any]:
+    if not _is_number(score.value):
+        message = f"{score.metric} of {score.model} is no number ({score.missing or score.value}); it was not kept."
+        raise ModelError(message)
+    numbers = {key: getattr(score, key) for key in ("value", "low", "high", "floor", "ceiling")}
+    return {
+        "metric": score.metric,
+        **{key: float(value) if _is_number(value) else None for key, value in numbers.items()},
+        "floor_name": score.floor_name,
+        "n": int(score.n),
+        "higher_is_better": bool(score.higher_is_better),
+        "data_digest": data_digest,
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,90 @@
+"""Who did what: recorded on every kind of store, and a line that is changed or gone is noticed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_what_is_done_to_a_version_is_on_record_in_order(
+    registry: Registry, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"audited-{'local' if 'sqlite' in registry.uri else 'server'}"
+    added = registry.import_checkpoint(basis(), name)
+    registry.promote(added.reference, "candidate")
+    registry.annotate(added.reference, project="atlas", consent="patient-data")
+    registry.delete(added.reference, because="wrong labels", force=True)
+    registry.restore(added.reference)
+    found = registry.audit(name)
+    assert found.ok, found.problems
+    assert [entry["action"] for entry in found.entries] == ["register", "promote", "annotate", "delete", "restore"]
+    assert {entry["digest"] for entry in found.entries} == {added.digest}
+    assert found.entries[3]["details"] == {"because": "wrong labels", "aliases": ["candidate"]}
+    assert len({entry["who"] for entry in found.entries} | {added.owner}) == 1
+    assert "delete" in found.summary()
+    assert list(found.table["action"]) == [entry["action"] for entry in found.entries]
+    item = registry.get(added.reference)
+    assert (item.project, item.consent) == ("atlas", "patient-data")
+    assert registry.annotate(added.reference, project="").project == ""
+    with pytest.raises(ModelError, match=r"Did you mean 'patient-data'"):
+        registry.annotate(added.reference, consent="patient data")
+    with pytest.raises(ModelError, match="one line"):
+        registry.annotate(added.reference, owner="a\nb")
+    assert added.reference not in str(registry.audit(name).notes)
+
+
+@pytest.fixture
+def trail(made_home: Path) -> tuple[Registry, Path]:
+    registry = Registry()
+    registry.promote("pca/1", "candidate")
+    registry.promote("pca/1", "other")
+    return registry, made_home / "registry" / "audit.jsonl"
+
+
+def test_a_changed_line_is_noticed(trail: tuple[Registry, Path]) -> None:
+    registry, path = trail
+    assert registry.audit().ok
+    path.write_text(path.read_text().replace('"alias":"candidate"', '"alias":"champion"'))
+    found = registry.audit("starter")
+    assert not found.ok
+    assert any("promote pca/1" in problem and "was changed" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("which", [0, 2, -2, -1], ids=["first", "middle", "last but one", "last"])
+def test_a_line_that_is_taken_away_is_noticed(trail: tuple[Registry, Path], which: int) -> None:
+    registry, path = trail
+    lines = path.read_text().splitlines()
+    del lines[which]
+    path.write_text("\n".join(lines) + "\n")
+    assert not registry.audit().ok
+
+
+def test_a_forged_line_with_a_right_hash_does_not_fit_into_the_chain(trail: tuple[Registry, Path]) -> None:
+    from scfm_registry import audit
+
+    registry, path = trail
+    lines = path.read_text().splitlines()
+    entry = json.loads(lines[-2])
+    entry["who"] = "somebody"
+    entry["hash"] = audit._hash(entry)
+    lines[-2] = json.dumps(entry)
+    path.write_text("\n".join(lines) + "\n")
+    assert not registry.audit().ok
+
+
+def test_a_line_that_was_cut_off_while_it_was_written_is_no_change(trail: tuple[Registry, Path]) -> None:
+    registry, path = trail
+    with path.open("a") as file:
+        file.write('{"action":"prom')
+    registry.promote("pca/1", "third")
+    assert registry.audit().ok
+    assert registry.audit().entries[-1]["details"]["alias"] == "third"

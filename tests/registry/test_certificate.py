@@ -1,0 +1,94 @@
+"""A certificate tells whether a version still does the same, and where it first differs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from scfm_lab.cells.genes import Vocabulary
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry, certificate, panel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_a_certified_version_is_the_same_here_and_now(registry: Registry, basis: Callable[..., Path]) -> None:
+    name = f"certified-{'local' if 'sqlite' in registry.uri else 'server'}"
+    added = registry.import_checkpoint(basis(), name)
+    assert registry.verify(name).panel is None
+    assert "scfm-lab models certify" in registry.verify(name).summary()
+    made = registry.certify(name)
+    assert made.record["digest"] == added.digest
+    assert made.vectors.shape == (64, 8)
+    result = registry.verify(name)
+    assert result.ok
+    assert result.panel is not None
+    assert result.panel.stages == {"gene_map": "same", "tokens": "same", "vectors": "same"}
+    assert result.first_difference == ""
+    assert registry.audit(name).entries[-1]["action"] == "certify"
+    # Somebody puts another certificate in its place.
+    registry.client.set_model_version_tag(name, "1", certificate.HASH, "0" * 64)
+    with pytest.raises(ModelError, match="its hash differs"):
+        registry.verify(name)
+    assert registry.verify(name, recompute=False).ok
+
+
+@pytest.fixture
+def certified(made_home: Path, basis: Callable[..., Path]) -> tuple[certificate.Certificate, Registry]:
+    registry = Registry()
+    registry.import_checkpoint(basis(), "mine")
+    return registry.certify("mine"), registry
+
+
+def test_each_stage_that_differs_is_the_first_one_named(certified: tuple[certificate.Certificate, Registry]) -> None:
+    made, registry = certified
+    model: Any = registry.load("mine", device="cpu", precision="float32")
+
+    def again(components: Any = model.components, vocabulary: Vocabulary = model.vocabulary) -> certificate.PanelCheck:
+        return certificate.check(made, type(model)(components, model.mean, vocabulary, basis="another"))
+
+    assert again().first == ""
+    near = again(model.components * (1 + 1e-6))
+    assert (near.ok, near.stages["vectors"], near.first) == (True, "within tolerance", "vectors")
+    assert 0 < near.agreement["max_abs"] < 1e-3
+    assert "nothing that is recorded" in near.summary()
+    far = again(-model.components)
+    assert (far.ok, far.stages["tokens"], far.first) == (False, "same", "vectors")
+    assert far.agreement["min_cosine"] == pytest.approx(-1)
+    # Two genes swap their names, so that counts go to the wrong rows.
+    known = [model.vocabulary.symbols.copy(), model.vocabulary.ensembl.copy()]
+    for names in known:
+        names[:2] = names[1::-1]
+    assert again(vocabulary=Vocabulary(*known)).first == "gene_map"
+
+
+def test_damaged_files_are_not_opened(certified: tuple[certificate.Certificate, Registry]) -> None:
+    _, registry = certified
+    path = registry.resolve("mine").path / "vocabulary.csv"
+    path.write_text(path.read_text() + "X,Y\n")
+    result = registry.verify("mine")
+    assert (result.ok, result.first_difference, result.panel) == (False, "files", None)
+
+
+def test_agreement_counts_a_cell_that_only_one_sees_as_the_worst() -> None:
+    here = np.ones((3, 2), np.float32)
+    there = here.copy()
+    there[1] = np.nan
+    assert panel.agreement(here, there)["min_cosine"] == -1
+    both = panel.agreement(there, there)
+    assert (both["min_cosine"], both["max_abs"]) == (pytest.approx(1), 0)
+    tilted = panel.agreement(np.float32([[1, 0]]), np.float32([[1, 1]]))
+    assert tilted["min_cosine"] == pytest.approx(2**-0.5)
+    assert tilted["max_relative"] == 1
+
+
+def test_a_certificate_is_plain_json_and_numbers(certified: tuple[certificate.Certificate, Registry]) -> None:
+    made, _ = certified
+    assert json.loads(json.dumps(made.to_json()))["hashes"] == made.record["hashes"]
+    assert made.record["settings"]["device"] == "cpu"
+    assert {"files", "cells", "gene_map", "tokens", "vectors"} == set(made.table["stage"])

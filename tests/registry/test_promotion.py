@@ -1,0 +1,137 @@
+"""Promotion: nobody overwrites another unseen, and a gate says what is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scfm_lab.errors import ModelError
+from scfm_lab.evaluation.score import Score
+from scfm_registry import Gate, Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DATA = "sha256:" + "0" * 64
+
+
+def _name(test: str, registry: Registry) -> str:
+    return f"{test}-{'local' if 'sqlite' in registry.uri else 'server'}"
+
+
+def _as(monkeypatch: pytest.MonkeyPatch, person: str) -> None:
+    monkeypatch.setenv("LOGNAME", person)
+
+
+def test_of_two_people_on_two_machines_one_promotes(
+    registry: Registry, basis: Callable[..., Path], home: Path, tmp_path: Path
+) -> None:
+    name = _name("race", registry)
+    for width in (8, 5, 3):
+        registry.import_checkpoint(basis(width=width), name)
+    registry.promote(f"{name}/1")
+    # On a server, each has a home, and so a lock, of its own: what keeps them apart is the server alone.
+    local = "sqlite" in registry.uri
+    code = (
+        "import sys\nfrom scfm_lab.errors import ModelError\nfrom scfm_registry import Registry\n"
+        "registry, won = Registry(), 0\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        f"for round in range(5):\n    sys.stdin.readline()\n    try:\n        registry.promote('{name}/' + sys.argv[1], expect=1)\n"
+        "        won = 1\n    except ModelError as error:\n        won = 0\n        assert 'points at' in str(error), error\n"
+        "    print(won, flush=True)\n"
+    )
+    processes = []
+    for number in (2, 3):
+        variables = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if not local:
+            variables["SCFM_HOME"] = str(tmp_path / f"person{number}")
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(number)],
+                env=variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        _tell(process)
+    for _ in range(5):
+        registry.promote(f"{name}/1")
+        for process in processes:
+            _tell(process)
+        won = [int(process.stdout.readline()) for process in processes if process.stdout is not None]
+        assert sum(won) == 1
+        assert registry.get(name).version == 2 + won.index(1)
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    claims = [item.name for item in registry.client.search_registered_models() if item.name.startswith("scfm.claim")]
+    assert claims == []
+    assert registry.audit(name).ok
+
+
+def _tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
+    made_home: Path, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, name = Registry(), "gated"
+    _as(monkeypatch, "anna")
+    parent = registry.import_checkpoint(basis(), name)
+    child = registry.import_checkpoint(basis(width=5), name)
+    registry.client.set_model_version_tag(name, "2", "scfm.parent_digest", parent.digest)
+    registry.set_gate(name, "champion", Gate(metrics=("macro_f1",), approvals=1))
+    with pytest.raises(ModelError, match=r"missing: a recorded score 'macro_f1'; 1 more of other people's word"):
+        registry.promote(child.reference)
+    with pytest.raises(ModelError, match=r"was registered by you \(anna\)"):
+        registry.approve(child.reference)
+
+    def score(reference: str, value: float, low: float, data: str = DATA) -> None:
+        given = Score("macro_f1", "m", value, low=low, high=0.9, floor=0.6, floor_name="pca")
+        registry.record_scores(reference, [given], data_digest=data)
+
+    score(child.reference, 0.7, 0.55)
+    with pytest.raises(ModelError, match=r"above the floor: 0\.550.*of the parent on the same cells, which was not"):
+        registry.promote(child.reference)
+    score(parent.reference, 0.9, 0.8, data="sha256:other")
+    score(child.reference, 0.7, 0.65)
+    with pytest.raises(ModelError, match="of the parent on the same cells, which was not recorded"):
+        registry.promote(child.reference)
+    score(parent.reference, 0.71, 0.6)
+    with pytest.raises(ModelError, match=r"above the parent: 0\.700 is not better than 0\.710"):
+        registry.promote(child.reference)
+    score(child.reference, 0.75, 0.65)
+    _as(monkeypatch, "ben")
+    assert registry.approve(child.reference) == ["ben"]
+    _as(monkeypatch, "anna")
+    assert registry.promote(child.reference).aliases == ("champion",)
+    with pytest.raises(ModelError, match="approvals"):
+        registry.promote(parent.reference, "candidate", gate=Gate(approvals=-1))
+    with pytest.raises(ModelError, match="other people's word"):
+        registry.promote(parent.reference, "candidate", gate=Gate(approvals=1))
+    registry.set_gate(name, "champion", None)
+    assert registry.promote(parent.reference).version == 1
+    assert registry.audit(name).ok
+
+
+def test_a_score_that_is_no_number_is_not_kept(made_home: Path) -> None:
+    with pytest.raises(ModelError, match="is no number"):
+        Registry().record_scores("pca/1", [Score("macro_f1", "m", float("nan"), missing="no cells")], data_digest=DATA)
+
+
+def test_a_gate_that_cannot_be_read_lets_nobody_through(made_home: Path) -> None:
+    registry = Registry()
+    registry.client.set_registered_model_tag("pca", "scfm.gate.candidate", "{}")
+    with pytest.raises(ModelError, match="cannot be read"):
+        registry.promote("pca/1", "candidate")

@@ -1,0 +1,111 @@
+"""What was retracted does not open by accident, nor does what was made from it, and files made with it are found."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+@pytest.fixture
+def line(registry: Registry, basis: Callable[..., Path]) -> tuple[Registry, str]:
+    """Three versions, each made from the one before, and a fourth that has nothing to do with them."""
+    name = f"line-{'local' if 'sqlite' in registry.uri else 'server'}"
+    added = [registry.import_checkpoint(basis(width=width), name) for width in (8, 7, 6, 5)]
+    for parent, child in itertools.pairwise(added[:3]):
+        registry.client.set_model_version_tag(name, str(child.version), "scfm.parent_digest", parent.digest)
+    return registry, name
+
+
+def test_a_retraction_reaches_all_that_was_made_from_it(
+    line: tuple[Registry, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, name = line
+    found = registry.retract(f"{name}/2", because="mislabelled cells")
+    assert [item.version for item in found] == [2, 3]
+    with pytest.raises(ModelError, match=rf"{name}/2 was retracted \(mislabelled cells\)"):
+        registry.load(f"{name}/2")
+    with pytest.raises(ModelError, match=rf"made from {name}/2, which was retracted: mislabelled cells"):
+        sl.load_model(f"models:/{name}/3")
+    assert registry.load(f"{name}/1").spec.width == 8
+    assert registry.load(f"{name}/4").spec.width == 5
+    with pytest.warns(RuntimeWarning, match="was retracted"):
+        assert registry.load(f"{name}/2", even_retracted=True).spec.width == 7
+    with pytest.raises(ModelError, match="is not promoted"):
+        registry.promote(f"{name}/3")
+    assert "**Retracted: made from" in registry.card(f"{name}/3")
+    assert registry.verify(f"{name}/3").ok, "looking at it is no use of it"
+    # Flagged for two reasons, it stays flagged until both are taken back.
+    registry.retract(f"{name}/3", because="too small")
+    registry.reinstate(f"{name}/2")
+    assert registry.get(f"{name}/2").retracted == ""
+    assert registry.get(f"{name}/3").retracted == "too small"
+    registry.reinstate(f"{name}/3")
+    assert registry.load(f"{name}/3").spec.width == 6
+    with pytest.raises(ModelError, match="was not retracted itself"):
+        registry.reinstate(f"{name}/3")
+    actions = [entry["action"] for entry in registry.audit(name).entries][-6:]
+    assert actions == ["retract", "retract", "retract", "reinstate", "reinstate", "reinstate"]
+
+
+def test_what_is_made_later_does_not_open_either_and_circles_end(line: tuple[Registry, str]) -> None:
+    registry, name = line
+    registry.retract(f"{name}/1", because="no consent")
+    first, fourth = registry.get(f"{name}/1"), registry.get(f"{name}/4")
+    registry.client.set_model_version_tag(name, "4", "scfm.parent_digest", first.digest)
+    with pytest.raises(ModelError, match=rf"made from {name}/1, which was retracted: no consent"):
+        registry.load(f"{name}/4")
+    registry.client.set_model_version_tag(name, "1", "scfm.parent_digest", fourth.digest)
+    assert len(registry.retract(f"{name}/4", because="a circle")) == 4
+    with pytest.raises(ModelError, match="needs a reason"):
+        registry.retract(f"{name}/4", because="")
+
+
+def test_files_made_with_a_retracted_version_are_found(made_home: Path, pbmc68k: AnnData, tmp_path: Path) -> None:
+    registry = Registry()
+    cells = pbmc68k[:20].copy()
+    sl.embed(cells, registry.load("pca"))
+    other = pbmc68k[:20].copy()
+    sl.embed(other, registry.load("sctop"))
+    cells.write_h5ad(tmp_path / "made.h5ad")
+    other.write_h5ad(tmp_path / "other.h5ad")
+    pbmc68k[:5].copy().write_h5ad(tmp_path / "plain.h5ad")
+    (tmp_path / "broken.h5ad").write_bytes(b"no file at all")
+    paths = sorted(tmp_path.glob("*.h5ad"))
+    assert registry.affected(paths).rows == []
+    registry.retract("pca/1", because="a test")
+    found = registry.affected([*paths, cells])
+    assert [row["file"] for row in found.rows] == [str(tmp_path / "made.h5ad"), "AnnData with 20 cells"]
+    assert {(row["key"], row["version"], row["by"], row["retracted"]) for row in found.rows} == {
+        ("X_pca_scfm" if "X_pca_scfm" in cells.obsm else next(iter(cells.uns["scfm"])), "pca/1", "weights", "a test")
+    }
+    assert list(found.unread) == [str(tmp_path / "broken.h5ad")]
+    assert "could not be read" in found.summary()
+    assert list(registry.affected(paths, "sctop/1").table["file"]) == [str(tmp_path / "other.h5ad")]
+
+
+def test_consent_is_handed_down(line: tuple[Registry, str], basis: Callable[..., Path]) -> None:
+    registry, name = line
+    registry.annotate(f"{name}/3", consent="open")
+    registry.annotate(f"{name}/1", consent="patient-data")
+    assert [registry.get(f"{name}/{number}").consent for number in (1, 2, 3, 4)] == [
+        "patient-data",
+        "patient-data",
+        "open",
+        "",
+    ]
+    later = basis(width=4)
+    parent = registry.get(f"{name}/2").digest
+    tags = {"scfm.schema": "1", "scfm.kind": "fine-tuned", "scfm.family": "scfm.pca", "scfm.parent_digest": parent}
+    assert registry.add_files(name, later, "scfm.pca", tags, "").consent == "patient-data"

@@ -1,0 +1,136 @@
+"""A node without network puts models into a folder; they come in later, checked, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry, Spool
+from scfm_registry.spool import DESCRIPTION, FILES
+from scfm_registry.store import mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def test_what_waits_comes_in_with_what_was_said_of_it(
+    made_home: Path, spool: Spool, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "node-user")
+    parent = "sha256:" + "a" * 64
+    spool.put(basis(), "mine", kind="baseline", project="atlas", consent="patient-data", parent_digest=parent)
+    spool.put(basis(width=5), "mine")
+    assert [path.suffix for path in spool.folder.rglob("*") if "db" in path.suffix] == [], (
+        "no database on a shared disk"
+    )
+    assert len(spool.waiting()) == 2
+    monkeypatch.setenv("LOGNAME", "anna")
+    registry = Registry()
+    found = registry.sync(spool.folder)
+    assert found.ok, found.summary()
+    assert [item.version for item in found.registered] == [1, 2]
+    first = next(item for item in found.registered if item.width == 8)
+    assert (first.kind, first.project, first.consent, first.owner) == ("baseline", "atlas", "patient-data", "node-user")
+    assert first.tags["scfm.registered_by"] == "anna"
+    assert first.tags["scfm.parent_digest"] == parent
+    assert registry.import_checkpoint(basis(), "mine").digest == first.digest, "the same as an import of the same files"
+    assert spool.waiting() == []
+    assert [entry["action"] for entry in registry.audit("mine").entries] == ["register", "sync"] * 2
+    spool.put(basis(), "mine", project="other")
+    again = registry.sync(spool.folder)
+    assert [item.reference for item in again.known] == [first.reference]
+    assert registry.get(first.reference).project == "atlas"
+    assert registry.sync(spool.folder).summary() == "Nothing waits in the spool."
+
+
+def test_what_was_changed_in_the_spool_stays_there_and_the_rest_comes_in(
+    made_home: Path, spool: Spool, basis: Callable[..., Path]
+) -> None:
+    names = ["swapped", "more", "escape", "badname", "nothing"]
+    entries = {name: spool.put(basis(), f"m-{name}") for name in names}
+    spool.put(basis(), "benign")
+    weights = entries["swapped"] / FILES / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    (entries["more"] / FILES / "extra.json").write_text("{}")
+
+    def edit(name: str, change: Callable[[dict[str, object]], None]) -> None:
+        path = entries[name] / DESCRIPTION
+        told = json.loads(path.read_text())
+        change(told)
+        path.write_text(json.dumps(told))
+
+    edit("escape", lambda told: told["files"]["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}))  # type: ignore[index]
+    edit("badname", lambda told: told.update(name="../../etc"))
+    (entries["nothing"] / DESCRIPTION).write_text("[" * 100_000)
+    found = Registry().sync(spool.folder)
+    assert [item.name for item in found.registered] == ["benign"]
+    assert set(found.refused) == {entry.name for entry in entries.values()}
+    assert "is damaged" in found.refused[entries["swapped"].name]
+    assert "is not part of this version" in found.refused[entries["more"].name]
+    assert len(spool.waiting()) == len(names)
+    assert {item.name for item in Registry().search()} == {"benign", "pca", "sctop", "starter"}
+
+
+def test_what_cannot_be_registered_is_not_put_there(home: Path, spool: Spool, basis: Callable[..., Path]) -> None:
+    with pytest.raises(ModelError, match="cannot be a model's name"):
+        spool.put(basis(), "Not A Name")
+    with pytest.raises(ModelError, match="Did you mean"):
+        spool.put(basis(), "mine", consent="patientdata")
+    with pytest.raises(ModelError, match="nothing that is said"):
+        spool.put(basis(), "mine", colour="red")
+    with pytest.raises(ModelError, match="no checkpoint's folder"):
+        spool.put("nowhere", "mine")
+    assert spool.waiting() == []
+    assert not spool.folder.exists() or not list(spool.folder.iterdir())
+
+
+#: As clusters and laptops have them.
+MOUNTS = r"""
+/dev/nvme0n1p2 / ext4 rw,relatime 0 0
+proc /proc proc rw,nosuid 0 0
+systemd-1 /home autofs rw,relatime,fd=60 0 0
+nas01.lab:/export/home /home nfs4 rw,vers=4.2,rsize=1048576,addr=10.0.0.7 0 0
+10.0.0.8@o2ib:/scratch /scratch lustre rw,flock,lazystatfs 0 0
+//files.lab/share\040one /mnt/share\040one cifs rw,vers=3.1.1 0 0
+tmpfs /home/local tmpfs rw 0 0
+anna@host:/ /home/anna/far fuse.sshfs rw,user_id=1000 0 0
+beegfs_nodev /mnt/beegfs beegfs rw,relatime 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/var/lib", "ext4"),
+        ("/home", "nfs4"),
+        ("/home/anna/.local/share/scfm-lab", "nfs4"),
+        ("/homework", "ext4"),
+        ("/home/local/x", "tmpfs"),
+        ("/home/anna/far/x", "fuse.sshfs"),
+        ("/scratch/a", "lustre"),
+        ("/mnt/share one/x", "cifs"),
+        ("/mnt/beegfs/x", "beegfs"),
+    ],
+)
+def test_the_file_system_of_a_folder_is_found(folder: str, kind: str) -> None:
+    assert mounts.kind_of(Path(folder), MOUNTS) == kind
+    assert (kind in mounts.NETWORK) == (kind not in ("ext4", "tmpfs"))
+
+
+def test_a_registry_on_a_network_file_system_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "mounts"
+    table.write_text(f"/dev/sda1 / ext4 rw 0 0\nnas:/lab {str(tmp_path).replace(' ', chr(92) + '040')} nfs4 rw 0 0\n")
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
+    with pytest.warns(RuntimeWarning, match=r"network file system \(nfs4\).*SCFM_HOME"):
+        mounts.tell(tmp_path / "home")
+    table.write_text("/dev/sda1 / ext4 rw 0 0\n")
+    mounts.tell(tmp_path / "home")
