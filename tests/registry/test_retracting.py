@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _own(folder: Path, name: str) -> Path:
+    """Files that no other test has: a server is shared, and a retraction reaches every copy of the same files."""
+    (folder / "card.md").write_text(f"# Of {name}\n")
+    return folder
+
+
 @pytest.fixture
-def line(registry: Registry, basis: Callable[..., Path]) -> tuple[Registry, str]:
+def line(registry: Registry, basis: Callable[..., Path], request: pytest.FixtureRequest) -> tuple[Registry, str]:
     """Three versions, each made from the one before, and a fourth that has nothing to do with them."""
-    name = f"line-{'local' if 'sqlite' in registry.uri else 'server'}"
-    added = [registry.import_checkpoint(basis(width=width), name) for width in (8, 7, 6, 5)]
+    test = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
+    name = f"line-{test}"
+    added = [registry.import_checkpoint(_own(basis(width=width), name), name) for width in (8, 7, 6, 5)]
     for parent, child in itertools.pairwise(added[:3]):
         registry.client.set_model_version_tag(name, str(child.version), "scfm.parent_digest", parent.digest)
     return registry, name
@@ -105,7 +113,7 @@ def test_consent_is_handed_down(line: tuple[Registry, str], basis: Callable[...,
         "open",
         "",
     ]
-    later = basis(width=4)
+    later = _own(basis(width=4), name)
     parent = registry.get(f"{name}/2").digest
     tags = {"scfm.schema": "1", "scfm.kind": "fine-tuned", "scfm.family": "scfm.pca", "scfm.parent_digest": parent}
     assert registry.add_files(name, later, "scfm.pca", tags, "").consent == "patient-data"
