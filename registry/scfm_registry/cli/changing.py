@@ -49,8 +49,9 @@ def approve(reference: str, alias: str, withdraw: bool, uri: str | None, as_json
 
 
 @click.command(
+    short_help="Say what a version must show to get an alias.",
     epilog="\b\nExamples:\n  scfm-lab models gate my-model --alias champion --metric macro_f1 --approvals 1\n"
-    "  scfm-lab models gate my-model --none"
+    "  scfm-lab models gate my-model --none",
 )
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help="The gate of which alias.")

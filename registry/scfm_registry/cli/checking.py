@@ -9,7 +9,8 @@ from scfm_registry.cli.common import json_option, leave, opened, registry_option
 
 
 @click.command(
-    epilog="\b\nExamples:\n  scfm-lab models verify starter@champion\n  scfm-lab models verify my-model/2 --json"
+    short_help="Check that a version still is what was registered.",
+    epilog="\b\nExamples:\n  scfm-lab models verify starter@champion\n  scfm-lab models verify my-model/2 --json",
 )
 @click.argument("reference")
 @click.option("--files-only", is_flag=True, help="Do not compute the panel of its certificate.")
@@ -51,7 +52,8 @@ def certify(reference: str, device: str, precision: str, uri: str | None, as_jso
 
 
 @click.command(
-    epilog="\b\nExamples:\n  scfm-lab models measure starter\n  scfm-lab models measure my-model/2 --cells 64 --json"
+    short_help="Run a version here; record its speed and memory.",
+    epilog="\b\nExamples:\n  scfm-lab models measure starter\n  scfm-lab models measure my-model/2 --cells 64 --json",
 )
 @click.argument("reference")
 @click.option("--device", default="auto", show_default=True, help="cuda, mps, cpu or auto.")

@@ -58,7 +58,8 @@ def list_(
 
 
 @click.command(
-    epilog="\b\nExamples:\n  scfm-lab models show starter\n  scfm-lab models show starter/1 --card > card.md"
+    short_help="Tell what is on record about a version.",
+    epilog="\b\nExamples:\n  scfm-lab models show starter\n  scfm-lab models show starter/1 --card > card.md",
 )
 @click.argument("reference")
 @click.option("--card", "whole", is_flag=True, help="The whole card as Markdown: data, licence, use, limits, scores, …")

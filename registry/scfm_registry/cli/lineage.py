@@ -8,7 +8,10 @@ from scfm_lab.cli.output import progress_bar, say
 from scfm_registry.cli.common import json_option, leave, opened, registry_option
 
 
-@click.command(epilog="\b\nExamples:\n  scfm-lab models lineage my-model\n  scfm-lab models lineage starter/1 --json")
+@click.command(
+    short_help="Show what a version was made from, and what from it.",
+    epilog="\b\nExamples:\n  scfm-lab models lineage my-model\n  scfm-lab models lineage starter/1 --json",
+)
 @click.argument("reference")
 @registry_option
 @json_option
@@ -47,6 +50,7 @@ def reproduce(reference: str, path: str, progress: bool | None, uri: str | None,
 
 @click.command(
     "made-with",
+    short_help="Say which versions made what is in data files.",
     epilog="\b\nExamples:\n  scfm-lab models made-with ./results\n  scfm-lab models made-with ./results --model my-model/2",
 )
 @click.argument("path", metavar="FILE_OR_FOLDER")

@@ -35,7 +35,10 @@ def annotate(reference: str, uri: str | None, as_json: bool, **said: str | None)
     say(f"{done.reference}: {told or 'nothing was said'}.", done.to_dict(), as_json=as_json)
 
 
-@click.command(epilog="\b\nExamples:\n  scfm-lab models log\n  scfm-lab models log my-model --json")
+@click.command(
+    short_help="Tell who did what, when: the audit trail.",
+    epilog="\b\nExamples:\n  scfm-lab models log\n  scfm-lab models log my-model --json",
+)
 @click.argument("name", required=False)
 @registry_option
 @json_option

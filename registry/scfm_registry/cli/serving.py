@@ -15,9 +15,10 @@ _PASSWORDS = "the address holds a password, which every process of this machine 
 
 
 @click.command(
+    short_help="Run the lab's registry on a server.",
     epilog="\b\nExamples:\n  scfm-lab registry serve\n"
     "  scfm-lab registry serve --database postgresql://scfm@db.lab/registry --host 0.0.0.0 --allowed-host registry.lab\n"
-    "  scfm-lab registry serve --write-recipe ./lab-registry"
+    "  scfm-lab registry serve --write-recipe ./lab-registry",
 )
 @click.option(
     "--database",
@@ -138,6 +139,7 @@ def _artifacts(given: str | None, folder: Path) -> str:
 
 @click.command(
     "add-person",
+    short_help="Let a person into the lab's server.",
     epilog="\b\nExamples:\n  scfm-lab registry add-person ada --registry http://registry.lab:5000\n"
     "  scfm-lab registry add-person class --reader",
 )

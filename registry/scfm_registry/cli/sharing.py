@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Write a version as one signed file, for another lab.",
     epilog="\b\nExamples:\n  scfm-lab models export my-model -o my-model.scfm\n"
-    "  scfm-lab models export my-model/2 -o my-model.scfm --key ana-lab"
+    "  scfm-lab models export my-model/2 -o my-model.scfm --key ana-lab",
 )
 @click.argument("reference")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The file, such as my-model.scfm.")
@@ -41,6 +42,7 @@ def export(
 
 @click.command(
     "import-bundle",
+    short_help="Register the version in another lab's bundle.",
     epilog="\b\nExamples:\n  scfm-lab models import-bundle my-model.scfm\n"
     "  scfm-lab models import-bundle my-model.scfm --name theirs --trust SHA256:…",
 )
@@ -77,7 +79,8 @@ def _ask(signer: Signer) -> bool:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  scfm-lab models keys\n  scfm-lab models keys --make ana-lab\n  scfm-lab models keys --forget ben"
+    short_help="List the keys that sign bundles.",
+    epilog="\b\nExamples:\n  scfm-lab models keys\n  scfm-lab models keys --make ana-lab\n  scfm-lab models keys --forget ben",
 )
 @click.option("--make", metavar="NAME", help="Make a key of your own, under this name.")
 @click.option("--forget", metavar="NAME", help="Forget somebody's key: they are asked about anew.")
@@ -107,7 +110,8 @@ def keys(make: str | None, forget: str | None, as_json: bool) -> None:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  scfm-lab models mirror /media/usb/models starter my-model\n  scfm-lab models mirror ./classroom --json"
+    short_help="Make a read-only registry of chosen versions.",
+    epilog="\b\nExamples:\n  scfm-lab models mirror /media/usb/models starter my-model\n  scfm-lab models mirror ./classroom --json",
 )
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.argument("references", nargs=-1)
@@ -123,7 +127,8 @@ def mirror(folder: str, references: tuple[str, ...], uri: str | None, as_json: b
 
 
 @click.command(
-    epilog="\b\nExamples:\n  scfm-lab models adopt /home --dry-run\n  scfm-lab models adopt ./old-projects --yes --json"
+    short_help="Find checkpoints below FOLDER and register the new ones.",
+    epilog="\b\nExamples:\n  scfm-lab models adopt /home --dry-run\n  scfm-lab models adopt ./old-projects --yes --json",
 )
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--yes", is_flag=True, help="Register all that are new, without asking.")

@@ -13,8 +13,9 @@ from scfm_registry.cli.common import KINDS, json_option, leave, opened, registry
 
 
 @click.command(
+    short_help="Put a checkpoint aside, to be registered later.",
     epilog="\b\nExamples:\n  scfm-lab models spool ./my-checkpoint --name my-model --to /shared/spool\n"
-    "  scfm-lab models spool ./run7 --name my-model --to /shared/spool --kind fine-tuned --project atlas"
+    "  scfm-lab models spool ./run7 --name my-model --to /shared/spool --kind fine-tuned --project atlas",
 )
 @click.argument("path", metavar="FOLDER")
 @click.option("--name", required=True, help="What the model will be called.")
