@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
-from scfm_registry import builtin, files, names
+from scfm_registry import builtin, files, manifest, names
 from scfm_registry.version import KINDS
 
 if TYPE_CHECKING:
@@ -237,7 +237,12 @@ def listing(path: Path) -> tuple[list[Path], list[str]]:
         if any(part.startswith(".") for part in relative.parts) or item.is_dir():
             continue
         suffix = item.suffix.lower()
-        if suffix in _PICTURES or any(item.match(pattern) for pattern in _TRAINING) or _is_copy(item):
+        if (
+            suffix in _PICTURES
+            or any(item.match(pattern) for pattern in _TRAINING)
+            or _is_copy(item)
+            or _is_serving(item)
+        ):
             left_out.append(str(relative))
             continue
         if suffix not in SAFE and not is_pickle(item):
@@ -265,6 +270,14 @@ def is_taken(item: Path) -> bool:
 def _is_copy(item: Path) -> bool:
     """Whether these are weights that lie beside in safetensors as well, as Hugging Face publishes them."""
     return item.name == "pytorch_model.bin" and item.with_name("model.safetensors").is_file()
+
+
+def _is_serving(item: Path) -> bool:
+    """Whether a registry has put this beside a version's files for MLflow: the folder of a version is taken anew without it."""
+    listed = item.with_name(manifest.FILENAME)
+    if item.name not in (manifest.SERVING, manifest.NOTE) or not listed.is_file():
+        return False
+    return manifest.is_of_mlflow(item, f"sha256:{manifest.sha256(listed)}")
 
 
 def copy(places: Mapping[str, Path], private: Path, path: Path) -> None:

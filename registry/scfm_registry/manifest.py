@@ -199,7 +199,7 @@ def compare(folder: Path, manifest: Manifest, *, deferred: str = "") -> dict[str
         relative: _state(folder / relative, entry, hashed=not deferred or not relative.endswith(deferred))
         for relative, entry in sorted(manifest.files.items())
     }
-    found -= {name for name in (SERVING, NOTE) if name in found and _is_of_mlflow(folder / name, manifest.digest)}
+    found -= {name for name in (SERVING, NOTE) if name in found and is_of_mlflow(folder / name, manifest.digest)}
     states.update(dict.fromkeys(sorted(found - set(manifest.files)), "is not part of this version"))
     return states
 
@@ -230,7 +230,7 @@ def registered(folder: Path, digest: str, label: str) -> Manifest:
     return parse(content, str(path))
 
 
-def _is_of_mlflow(path: Path, digest: str) -> bool:
+def is_of_mlflow(path: Path, digest: str) -> bool:
     """Whether a file that lets MLflow serve the version is what it should be."""
     if path.is_symlink() or not path.is_file():
         return False

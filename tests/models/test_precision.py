@@ -162,6 +162,9 @@ def test_a_models_own_perturbation_takes_a_precision_that_keeps_its_effects(gene
     truth, found = (m.perturb_each(tokens, "delete", genes=genes) for m in (exact, model))
     assert (truth.precision, truth.precision_found) == ("float32", {})
     told = found.precision_found
+    if not p.candidates(model, tokens):
+        assert (found.precision, told) == ("float32", {}), "no lower precision is faster on this machine"
+        return
     holds = told["precision_effect_error"] <= p.MAX_EFFECT_ERROR and told["precision_speedup"] >= 1.3
     assert found.precision == (told["precision_tried"] if holds else "float32")
     named = sl.load_model(geneformer, device="cpu", precision=told["precision_tried"])
@@ -186,7 +189,7 @@ def test_some_of_the_perturbed_cells_are_those_of_all(geneformer, pbmc68k):
     tokens = model.tokenize(pbmc68k[:6].copy())
     few = {"hidden_layer": None, "states": None, "precision": FLOAT32}
     for pairs in (
-        each(tokens, "delete", _specials(model), np.arange(20, 30)),
+        *each(tokens, "delete", _specials(model), np.arange(20, 30)),
         overexpressed(tokens, np.array([20]), _specials(model), max_length=model.spec.max_length),
     ):
         rows = np.arange(1, len(pairs.cells), 2)
