@@ -96,7 +96,7 @@ calls = []
 sys.addaudithook(lambda name, args: calls.append((name, args)) if name in ("socket.getaddrinfo", "socket.connect") else None)
 from scfm_registry import Registry
 registry = Registry()
-registry._store.log_run("test", {}, {"x": 1.0}, {"y": 2}, "z.json")
+registry._store.log_run("test", {}, {"x": 1.0}, {"z.json": {"y": 2}})
 import time
 time.sleep(3)
 print(calls)
