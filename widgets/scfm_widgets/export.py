@@ -164,6 +164,10 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     # Panels that ask Python have nobody to answer them here.
     kept = {"embedding", *(["perturb"] if asked else []), *(["trajectory"] if "trajectory" in lab.results else [])}
     payload.traits["_panels"] = [row for row in payload.traits["_panels"] if row["component"] in kept]
+    # What could be fetched is of no use here, and a page that stands alone names no other place.
+    models = payload.traits["_models"]
+    here = [row for row in models.get("rows", []) if not str(row.get("source", "")).startswith("published:")]
+    payload.traits["_models"] = {**models, "rows": here}
     colour = payload.traits["state"]["colour"]
     if colour and f"column:{colour['by']}:{colour['name']}" not in payload.replies:
         payload.traits["state"] = {**payload.traits["state"], "colour": None}
