@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 OWN = {"scfm_lab", "scfm_registry", "scfm_widgets"}
 FOLDERS = ("scfm_lab", "registry/scfm_registry", "widgets/scfm_widgets")
 #: Imported only where a person asked for it, behind a sentence that says what to install.
-OPTIONAL = {"jupyterlab", "ipykernel", "playwright", "distributed", "psycopg"}
+OPTIONAL = {
+    *("jupyterlab", "ipykernel", "playwright", "distributed", "psycopg"),
+    *("cell_eval2", "harmonypy", "pronto", "scib_metrics"),
+}
 #: The example plugins that the tests install.
 OF_THE_TESTS = {"scfm_example", "scfm_broken"}
 
@@ -60,7 +63,7 @@ def imported(repository: Path, folders: tuple[str, ...]) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(FOLDERS, []), (("tests", "benchmarks", "scripts"), ["lab", "test", "dev"])],
+    [(FOLDERS, []), (("tests", "benchmarks", "scripts"), ["lab", "science", "server", "test", "dev"])],
     ids=["packages", "checks"],
 )
 def test_every_import_is_of_a_declared_dependency(
