@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import scfm_lab as sl
-from scfm_lab.cli import main
+from scfm_lab.cli import cli
 from scfm_lab.errors import DataError, ModelError
 from scfm_registry import Registry
 
@@ -146,13 +146,13 @@ def test_the_command_line(here, cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     given = [str(tmp_path / "cells.h5ad"), "--model", "starter", "--labels", "cell_type", "--freeze", "all"]
     given += ["--option", "max_length=16"]
-    done = CliRunner().invoke(main, ["finetune", *given, "--register", "blood", "--json"])
+    done = CliRunner().invoke(cli, ["finetune", *given, "--register", "blood", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["registered"] == "blood/1"
-    plan = CliRunner().invoke(main, ["finetune", *given, "--plan"])
+    plan = CliRunner().invoke(cli, ["finetune", *given, "--plan"])
     assert "the head alone" in plan.output
-    assert CliRunner().invoke(main, ["finetune", *given]).exit_code == 2
-    graph = CliRunner().invoke(main, ["models", "lineage", "blood", "--json"])
+    assert CliRunner().invoke(cli, ["finetune", *given]).exit_code == 2
+    graph = CliRunner().invoke(cli, ["models", "lineage", "blood", "--json"])
     assert {node["reference"] for node in json.loads(graph.stdout)["nodes"]} == {"starter/1", "blood/1"}
-    again = CliRunner().invoke(main, ["models", "reproduce", "blood", "--data", str(tmp_path / "cells.h5ad"), "--json"])
+    again = CliRunner().invoke(cli, ["models", "reproduce", "blood", "--data", str(tmp_path / "cells.h5ad"), "--json"])
     assert json.loads(again.stdout)["exact"]
