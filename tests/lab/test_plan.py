@@ -148,7 +148,10 @@ print(json.dumps(peak() - before))
 
 
 @pytest.mark.alone
-@pytest.mark.xfail(strict=False, reason="0.295 GiB planned, 0.127 GiB used in one run: 2.3 times; the cause is not known, and other runs passed")
+@pytest.mark.xfail(
+    strict=False,
+    reason="0.295 GiB planned, 0.127 GiB used in one run: 2.3 times; the cause is not known, and other runs passed",
+)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc, which Linux has")
 def test_the_memory_that_is_planned_is_between_one_and_two_times_what_is_used(pbmc68k, starter):
     done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
