@@ -18,7 +18,10 @@ HOW = {"labels_key": "cell_type", "options": {"max_length": 16}, "floors": False
 
 @pytest.fixture(scope="module")
 def cells(_pbmc68k):
-    return _pbmc68k[_pbmc68k.obs["cell_type"].isin(["CD14+ Monocyte", "CD56+ NK"])].copy()
+    """Twenty cells of each of two types."""
+    types = _pbmc68k.obs["cell_type"]
+    some = np.concatenate([np.flatnonzero(types == name)[:20] for name in ("CD14+ Monocyte", "CD56+ NK")])
+    return _pbmc68k[some].copy()
 
 
 @pytest.fixture
@@ -26,7 +29,6 @@ def here(made_home) -> Registry:
     return Registry()
 
 
-@pytest.mark.xfail(strict=False, reason="fails, and at which step and why was not found yet")
 def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     tuned = sl.finetune("starter", cells, register="blood", epochs=1, learning_rate=0.01, head_rate=1e-5, **HOW)
     assert tuned.registered == "blood/1"
@@ -79,7 +81,7 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     assert again.agreement == 1
     assert again.weights[1] < 1e-3
     other = cells.copy()
-    other.X[0, 0] = 3
+    other.X.data[0] += 1
     with pytest.raises(DataError, match="are not those that blood/1 was fine-tuned with"):
         here.reproduce("blood", other, progress=False)
 
