@@ -44,6 +44,8 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         "licence": model.spec.licence,
         "citation": model.spec.citation,
         "packages": package_versions(),
+        # Whoever scores these vectors later has a training record to look into.
+        **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
         **more,
     }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.splits import balanced_folds, spread
 from scfm_lab.tasks.annotate import label_map
@@ -46,6 +47,7 @@ def annotation(
     n_boot: int = 1000,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    seen: str = "refuse",
     seed: int = 0,
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
@@ -76,6 +78,8 @@ def annotation(
         Of reference and query each; rare labels are kept first.
     n_boot
         Bootstrap samples: of samples where there are five or more, else of cells.
+    seen
+        What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
@@ -86,7 +90,7 @@ def annotation(
     Raises
     ------
     DataError
-        If labels are missing or have one value, or no label is shared.
+        If labels are missing or have one value, no label is shared, or a model was trained on scored cells.
 
     Examples
     --------
@@ -109,6 +113,8 @@ def annotation(
         known = names.apply(known)
         truth = None if truth is None else names.apply(truth)
     data = _prepare(reference, known, query, truth, sample_key, max_cells, seed)
+    scored = data.reference if data.query is None else data.query
+    flags = check_unseen(opened, scored, seen=seen, layer=layer, options=options)
     guesses: dict[str, NDArray[np.int64]] = {}
     told: dict[str, NDArray[np.float64]] = {}
     how = {"layer": layer, "options": dict(options or {}), "seed": seed, "progress": progress, "cancel": cancel}
@@ -125,7 +131,8 @@ def annotation(
     if second_labels_key is not None:
         second = _texts(reference if query is None else query, second_labels_key, "The second label column")
         second = (second if names is None else names.apply(second))[data.scored_rows]
-    return _scores(data, guesses, told, floor_names, second, n_boot=n_boot, seed=seed, method=method, k=k)
+    scores = _scores(data, guesses, told, floor_names, second, n_boot=n_boot, seed=seed, method=method, k=k)
+    return replace(scores, scores=flagged(scores, flags))
 
 
 @dataclass(frozen=True)

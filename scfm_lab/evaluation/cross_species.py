@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells.cells import column_of
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.annotation import annotation
+from scfm_lab.evaluation.overlap import check_unseen, flagged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,7 @@ def cross_species(
     orthologs: Any = None,
     harmonise: Any = False,
     layer: str | None = None,
+    seen: str = "refuse",
     **more: Any,
 ) -> Scores:
     """Macro-F1 on the labels that both species have, between floors on one-to-one orthologs.
@@ -48,8 +51,9 @@ def cross_species(
         Models or sources.
     orthologs
         As for :func:`scfm_lab.cells.orthologs.to_human`.
-    more
-        As for :func:`scfm_lab.evaluate.annotation`.
+    seen, more
+        As for :func:`scfm_lab.evaluate.annotation`; cells are looked for in a training record by their own genes' names and by
+        the human ones.
 
     Returns
     -------
@@ -65,8 +69,11 @@ def cross_species(
     """
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.orthologs import to_human
+    from scfm_lab.models.load import as_model
     from scfm_lab.tasks.annotate import label_map
 
+    given: Any = models if isinstance(models, (list, tuple)) else [models]
+    opened = [as_model(m) for m in given]
     for what, adata in (("reference", reference), ("query", query)):
         column_of(adata, labels_key, what=f"The label column of the {what}")
     if Cells.from_anndata(reference, layer=layer).genes.organism not in ("human", None):
@@ -103,15 +110,24 @@ def cross_species(
     notes.append(
         f"{len(shared)} labels are shared: {', '.join(map(str, shared))}. Cells of other labels are left out on both sides."
     )
+    flags: dict[str, str] = {}
+    for model in opened if mapped is not query else ():
+        # A model that does not read the species cannot have been trained on it.
+        with suppress(GenesError):
+            flags |= check_unseen([model], query, seen=seen, layer=layer, options=more.get("options"))
     scores = annotation(
         kept,
-        models,
+        opened,
         query=mapped,
         labels_key=labels_key,
         harmonise=False if names is None else names,
         layer=place,
+        seen=seen,
         **more,
     )
     return replace(
-        scores, title="Labels of the other species after the human reference.", notes=(*notes, *scores.notes)
+        scores,
+        scores=flagged(scores, flags),
+        title="Labels of the other species after the human reference.",
+        notes=(*notes, *scores.notes),
     )

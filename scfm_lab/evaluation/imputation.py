@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def imputation(
     n_boot: int = 500,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    seen: str = "refuse",
     seed: int = 0,
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
@@ -58,6 +61,8 @@ def imputation(
         Genes with fewer molecules in the hidden half are not scored.
     max_cells
         Scored, chosen by their digests.
+    seen
+        What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
@@ -70,7 +75,7 @@ def imputation(
     ModelError
         If a model cannot impute.
     DataError
-        If no gene has enough molecules.
+        If no gene has enough molecules, or a model was trained on scored cells.
 
     Examples
     --------
@@ -91,7 +96,8 @@ def imputation(
     cells = Cells.from_anndata(adata, layer=layer)
     rows = np.sort(np.argsort(cells.keys, kind="stable")[:max_cells])
     cells = cells.take(rows)
-    seen, hidden = thinned(cells, share, seed)
+    flags = check_unseen(opened, adata[rows], seen=seen, layer=layer, options=options)
+    half, hidden = thinned(cells, share, seed)
     known = [_columns(model, cells, options) for model in opened]
     scored = np.flatnonzero(np.asarray(hidden.sum(axis=0)).ravel() >= min_molecules)
     for match in known:
@@ -100,23 +106,23 @@ def imputation(
         raise DataError(
             f"No gene that all models know has {min_molecules} hidden molecules in these cells; lower min_molecules or give more."
         )
-    total = np.asarray(seen.counts.sum(axis=1)).ravel().astype(np.float64)
+    total = np.asarray(half.counts.sum(axis=1)).ravel().astype(np.float64)
     rates: dict[str, NDArray[np.float64]] = {}
     for model, (columns, ids) in zip(opened, known, strict=True):
-        tokens = model.tokenize(seen, options=options, seed=seed)
+        tokens = model.tokenize(half, options=options, seed=seed)
         at = {int(c): int(i) for c, i in zip(columns, ids, strict=True)}
         wanted = np.array([at[int(c)] for c in scored], dtype=np.int64)
         rates[model.name] = model.impute(tokens, wanted, progress=None, cancel=cancel).astype(np.float64)
-    floors = _floors(seen.counts, total, scored, n_neighbors)
+    floors = _floors(half.counts, total, scored, n_neighbors)
     units = {m.name: m.decode_unit for m in opened}
     exposure = total * (1 - share) / share / 1e4
-    return _scores(rates, floors, units, hidden[:, scored].toarray().astype(np.float64), exposure, n_boot, seed, share)
+    measured = hidden[:, scored].toarray().astype(np.float64)
+    found = _scores(rates, floors, units, measured, exposure, n_boot, seed, share)
+    return replace(found, scores=flagged(found, flags))
 
 
 def thinned(cells: Cells, share: float, seed: int) -> tuple[Cells, csr_matrix]:
     """Cells with a part of their molecules, and the counts of the rest; by cell, so that order does not matter."""
-    from dataclasses import replace
-
     counts = cells.counts
     seen = counts.copy()
     drawn = np.empty(len(counts.data), dtype=np.float32)

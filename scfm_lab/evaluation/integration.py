@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +83,13 @@ class IntegrationScores(Result):
 
 
 def integration(
-    adata: AnnData, keys: str | Sequence[str], *, batch_key: str, labels_key: str | None = None, seed: int = 0
+    adata: AnnData,
+    keys: str | Sequence[str],
+    *,
+    batch_key: str,
+    labels_key: str | None = None,
+    seen: str = "refuse",
+    seed: int = 0,
 ) -> IntegrationScores:
     """Score representations in ``obsm`` with scib-metrics.
 
@@ -96,11 +102,14 @@ def integration(
     labels_key
         Column of ``obs`` with cell types; without it only the mixing of batches over all cells (iLISI) can be told, which
         also counts it as failure where batches hold different cells.
+    seen
+        What happens where a fine-tuned model made the vectors (their provenance says so) and the cells are in its training
+        record: ``"refuse"``, or ``"flag"`` (a note says so).
 
     Raises
     ------
     DataError
-        If a key or column is missing, has NaN or one value, or scib-metrics is not installed.
+        If a key or column is missing, has NaN or one value, scib-metrics is not installed, or a model was trained on these cells.
 
     References
     ----------
@@ -113,8 +122,38 @@ def integration(
         if name not in adata.obsm:
             known = ", ".join(map(repr, adata.obsm)) or "none"
             raise DataError(f"obsm has no {name!r}; there are: {known}." + did_you_mean(name, adata.obsm))
+    flags = makers_seen(adata, names, seen)
     found = {name: np.asarray(adata.obsm[name], dtype=np.float32) for name in names}
-    return score_integration(found, *columns_of(adata, batch_key, labels_key))
+    scores = score_integration(found, *columns_of(adata, batch_key, labels_key))
+    return replace(scores, notes=(*scores.notes, *flags))
+
+
+def makers_seen(adata: AnnData, names: Sequence[str], seen: str) -> list[str]:
+    """Look into the training records of the fine-tuned models that vectors are of, as their provenance names them."""
+    from scfm_lab.cells.provenance import UNS
+    from scfm_lab.errors import ScfmError
+    from scfm_lab.evaluation.overlap import check_unseen
+    from scfm_lab.models.load import load_model
+
+    flags = []
+    for name in names:
+        entry = dict(dict(adata.uns.get(UNS, {})).get(name, {}))
+        if not entry.get("finetuned"):
+            continue
+        maker = f"models:/{entry['version']}" if entry.get("version") else str(entry.get("source", ""))
+        try:
+            model = load_model(maker, device="cpu")
+        except ScfmError as error:
+            why = (
+                f"obsm[{name!r}] is of a fine-tuned model ({maker or 'not kept'}) that cannot be opened to see whether these cells "
+                "are in its training record"
+            )
+            if seen != "flag":
+                raise DataError(f"{why}; register or save it, or have the scores flagged with seen='flag'.") from error
+            flags.append(f"Flagged: {why}.")
+            continue
+        flags += [f"{name}: {said}." for said in check_unseen([model], adata, seen=seen).values()]
+    return flags
 
 
 def columns_of(adata: AnnData, batch_key: str, labels_key: str | None) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,13 @@ from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.evaluation.score import Score
     from scfm_lab.models.contract import Model
 
 #: Strongest use first: a cell that was in several fine-tunings counts as what it was used for most.
@@ -38,9 +41,14 @@ class Overlap(Result):
     known: bool
 
     @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Whether the model was trained on each cell, or the cell decided when training stopped."""
+        return np.asarray(np.isin(self.parts, ("train", "validation")))
+
+    @property
     def share(self) -> float:
         """Share of the cells that the model was trained on, or that decided when training stopped."""
-        return float(np.isin(self.parts, ("train", "validation")).mean()) if len(self.parts) else 0.0
+        return float(self.trained.mean()) if len(self.parts) else 0.0
 
     @property
     def table(self) -> pd.DataFrame:
@@ -83,7 +91,7 @@ class Overlap(Result):
         DataError
             There are such cells.
         """
-        seen = int(np.isin(self.parts, ("train", "validation")).sum())
+        seen = int(self.trained.sum())
         if seen:
             raise DataError(
                 f"{seen:,} of the {len(self.parts):,} cells were used to train {self.model}; leave them out "
@@ -132,3 +140,72 @@ def overlap(model: Model, adata: AnnData, *, layer: str | None = None, options: 
                 parts[hit] = part
     recorded = any(tuning.cells for tuning in tunings)
     return Overlap(model.version or model.name, parts, recorded)
+
+
+def trained_on(
+    model: Model, adata: AnnData, *, layer: str | None = None, options: Mapping[str, Any] | None = None
+) -> NDArray[np.bool_]:
+    """Which cells stand in a model's training record: it was trained on them, or they decided when training stopped.
+
+    Nothing is read of the cells where the model has no record.
+    """
+    if getattr(model, "finetuning", None) is None:
+        return np.zeros(adata.n_obs, dtype=bool)
+    return overlap(model, adata, layer=layer, options=options).trained
+
+
+def check_unseen(
+    models: Iterable[Model],
+    adata: AnnData,
+    *,
+    seen: str = "refuse",
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Refuse to score models on cells of their training record, or say what their scores must be flagged with.
+
+    Parameters
+    ----------
+    models
+        Opened models.
+    adata
+        The cells that are scored.
+    seen
+        ``"refuse"``, or ``"flag"``: score all the same, and say so with every score.
+
+    Returns
+    -------
+    dict
+        Model's name → remark, for those that have seen some of the cells.
+
+    Raises
+    ------
+    DataError
+        A model was trained on some of the cells, and `seen` is ``"refuse"``.
+    """
+    if seen not in ("refuse", "flag"):
+        raise DataError(
+            f"seen is {seen!r}; cells of a model's training record are refused ('refuse') or flagged ('flag')."
+        )
+    flags: dict[str, str] = {}
+    for model in models:
+        trained = trained_on(model, adata, layer=layer, options=options)
+        n = int(trained.sum())
+        if not n:
+            continue
+        if seen == "refuse":
+            raise DataError(
+                f"{n:,} of the {len(trained):,} cells to be scored are in the training record of {model.version or model.name}, so "
+                "that a score on them says nothing; leave them out (scfm_lab.evaluation.overlap tells which), or have the score "
+                "flagged with seen='flag'."
+            )
+        flags[model.name] = f"Flagged: {n:,} of the {len(trained):,} scored cells are in its training record"
+    return flags
+
+
+def flagged(scores: Iterable[Score], flags: Mapping[str, str]) -> tuple[Score, ...]:
+    """Scores with the remark that :func:`check_unseen` gave for their model."""
+    return tuple(
+        replace(s, remark=". ".join(filter(None, [flags[s.model], s.remark]))) if s.model in flags else s
+        for s in scores
+    )

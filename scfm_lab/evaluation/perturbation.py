@@ -12,6 +12,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, did_you_mean, plural
 from scfm_lab.evaluation import perturbation_floors as floors
+from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.perturbation_metrics import COLLAPSED, METRICS, ceilings, collapse, scored
 from scfm_lab.evaluation.profiles import Profiles
 from scfm_lab.evaluation.score import Score, Scores, best_floor, bootstrap_interval, macro
@@ -61,6 +62,7 @@ def perturbation(
     splits: int = 10,
     cell_eval: bool = False,
     layer: str | None = None,
+    seen: str = "refuse",
     seed: int = 0,
     progress: bool | Callable[..., None] = True,
 ) -> PerturbationScores:
@@ -89,6 +91,8 @@ def perturbation(
         Random halvings for the ceiling.
     cell_eval
         Whether to compute the six metrics of cell-eval2 as well (needs the extra ``science``; minutes).
+    seen
+        What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
@@ -97,7 +101,7 @@ def perturbation(
     Raises
     ------
     DataError
-        If there are no control cells, or too few perturbations.
+        If there are no control cells, too few perturbations, or a model was trained on these cells.
     ModelError
         If a model has no gene embeddings.
 
@@ -125,6 +129,9 @@ def perturbation(
     if splits < 1:
         raise DataError(f"splits is {splits}; at least one halving is needed for a ceiling.")
     data = Profiles.of(adata, perturbation_key=perturbation_key, control=control, layer=layer)
+    flags = {
+        _name(m, opened): said for m in opened for said in check_unseen([m], adata, seen=seen, layer=layer).values()
+    }
     given = {name: _aligned(name, frame, data) for name, frame in (predictions or {}).items()}
     tables = {_name(model, opened): floors.reduced(model.gene_embeddings()) for model in opened}
     genes = sorted({t for name in data.names for t in data.targets(name)})
@@ -155,7 +162,7 @@ def perturbation(
         "seconds": time.perf_counter() - started,
     }
     return PerturbationScores(
-        scores=tuple(scores),
+        scores=flagged(scores, flags),
         title=f"{len(data.names)} perturbations held out, {len(data.genes):,} genes, counts per 10,000 of {data.total}.",
         notes=tuple(notes),
         provenance=record,

@@ -13,6 +13,7 @@ from scfm_lab.cells.audit import AuditResult, audit_cells
 from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError
+from scfm_lab.evaluation.overlap import trained_on
 from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_scores, label_table
 from scfm_lab.tasks.label_names import LabelMap, harmonise_labels
 from scfm_lab.tasks.progress import as_progress
@@ -123,10 +124,11 @@ def annotate(
     started = time.perf_counter()
     how = _How(method, k, unknown, unknown_rate, seed, dict(options or {}), progress, cancel)
     how.check()
+    fresh = ~trained_on(model, query, layer=layer, options=how.options)
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
     provenance.free_key(query, "obs", f"{key}_confidence", given=True)
     if method == "head":
-        result = _by_head(query, model, how, layer=layer, key=key, labels_key=labels_key)
+        result = _by_head(query, model, how, fresh, layer=layer, key=key, labels_key=labels_key)
     else:
         assert reference is not None
         result = _by_reference(
@@ -134,6 +136,7 @@ def annotate(
             reference,
             model,
             how,
+            fresh,
             layer=layer,
             key=key,
             labels_key=labels_key,
@@ -141,9 +144,7 @@ def annotate(
             harmonise=harmonise,
         )
         if beside:
-            result = replace(
-                result, beside=_beside(query, reference, model, result, how, labels_key, sample_key, layer)
-            )
+            result = _with_floors(query, reference, model, result, how, fresh, labels_key, sample_key, layer)
     result.provenance["seconds"] = time.perf_counter() - started
     result.write(query)
     return result
@@ -174,6 +175,7 @@ def _by_reference(
     reference: AnnData,
     model: Model,
     how: _How,
+    fresh: NDArray[np.bool_],
     *,
     layer: str | None,
     key: str,
@@ -243,10 +245,11 @@ def _by_reference(
         confidence=confidence,
         distance=distance,
         table=label_table(labels, confidence),
-        scores=None if truth is None else label_scores(truth, labels),
+        scores=_scores(truth, labels, fresh),
         provenance=record,
         trust=trusted,
         names=names,
+        unscored="" if truth is None else _unscored(model, fresh),
     )
 
 
@@ -272,7 +275,14 @@ def label_cells(
 
 
 def _by_head(
-    query: AnnData, model: Model, how: _How, *, layer: str | None, key: str, labels_key: str
+    query: AnnData,
+    model: Model,
+    how: _How,
+    fresh: NDArray[np.bool_],
+    *,
+    layer: str | None,
+    key: str,
+    labels_key: str,
 ) -> AnnotateResult:
     """Labels of the model's own fine-tuned head."""
     head: Any = model
@@ -310,9 +320,24 @@ def _by_head(
         confidence=confidence,
         distance=np.full(len(logits), np.nan, dtype=np.float32),
         table=label_table(labels, confidence),
-        scores=None if truth is None else label_scores(truth, labels),
+        scores=_scores(truth, labels, fresh),
         provenance=record,
+        unscored="" if truth is None else _unscored(model, fresh),
     )
+
+
+def _scores(truth: NDArray[Any] | None, labels: NDArray[Any], fresh: NDArray[np.bool_]) -> dict[str, float] | None:
+    """Scores on the cells that the model was not trained on; None without labels or such cells."""
+    return None if truth is None or not fresh.any() else label_scores(truth[fresh], labels[fresh])
+
+
+def _unscored(model: Model, fresh: NDArray[np.bool_]) -> str:
+    """Which cells are in no score, and why."""
+    n = len(fresh) - int(fresh.sum())
+    if not n:
+        return ""
+    told = f"{n:,} of the {len(fresh):,} cells are in the training record of {model.version or model.name}"
+    return f"{told}: they are labelled, and no score counts them."
 
 
 def own_labels(query: AnnData, labels_key: str) -> NDArray[Any] | None:
@@ -336,29 +361,38 @@ def label_map(harmonise: Any, reference: Any, query: Any) -> LabelMap | None:
     return harmonise_labels(reference, query, ontology=harmonise)
 
 
-def _beside(
+def _with_floors(
     query: AnnData,
     reference: AnnData,
     model: Model,
     result: AnnotateResult,
     how: _How,
+    fresh: NDArray[np.bool_],
     labels_key: str,
     sample_key: str | None,
     layer: str | None,
-) -> Any:
+) -> AnnotateResult:
+    """The result with what the model and simple methods reach on the same cells, none of which the model was trained on."""
     from scfm_lab.evaluation.annotation import annotation
 
+    scored: AnnData | None = query if fresh.all() else query[fresh].copy()
     truth = own_labels(query, labels_key)
     names = result.names
     if truth is not None:
+        truth = truth[fresh]
         known = reference.obs[labels_key].astype(str).to_numpy(dtype=object)
         shared = set(truth) & set(known) if names is None else set(names.apply(truth)) & set(names.apply(known))
         # A query of other labels than the reference's has no right answer here; the reference itself has.
-        truth = truth if shared else None
-    return annotation(
+        scored = scored if shared else None
+    else:
+        scored = None
+    if scored is None and (seen := trained_on(model, reference, layer=layer, options=how.options)).any():
+        told = f"Beside parameter-free methods there is no score: {int(seen.sum()):,} of the {len(seen):,} reference cells are in "
+        return replace(result, unscored=" ".join(filter(None, [result.unscored, f"{told}its training record."])))
+    beside = annotation(
         reference,
         [model],
-        query=None if truth is None else query,
+        query=scored,
         labels_key=labels_key,
         sample_key=sample_key,
         method=how.method,
@@ -370,3 +404,4 @@ def _beside(
         progress=how.progress,
         cancel=how.cancel,
     )
+    return replace(result, beside=beside)

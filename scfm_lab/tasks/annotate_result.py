@@ -38,7 +38,7 @@ class AnnotateResult(Result):
     table: pd.DataFrame
     """One row per label: n_cells, median_confidence."""
     scores: dict[str, float] | None
-    """Accuracy and macro-F1 against the query's own labels, where it has them."""
+    """Accuracy and macro-F1 against the query's own labels, where it has them and the model was not trained on the cells."""
     provenance: dict[str, Any]
     trust: Trust | None = None
     """Calibration and threshold, as chosen on the reference."""
@@ -46,6 +46,8 @@ class AnnotateResult(Result):
     """Macro-F1 of the model, of ``pca`` and of ``sctop``, with intervals."""
     names: LabelMap | None = None
     """How labels were harmonised."""
+    unscored: str = ""
+    """Which of the cells are in the model's training record, and so are in no score; empty where none is."""
 
     def summary(self) -> str:
         """How many cells got which label, how far that can be believed, and what simple methods reach."""
@@ -70,6 +72,8 @@ class AnnotateResult(Result):
                 f"Against the query's own labels: accuracy {self.scores['accuracy']:.3f}, "
                 f"macro-F1 {self.scores['macro_f1']:.3f} (an 'unknown' counts as wrong)."
             )
+        if self.unscored:
+            lines.append(self.unscored)
         if self.beside is not None:
             lines.append(self._beside(self.beside))
         if self.names is not None:

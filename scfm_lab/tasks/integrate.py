@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.integration import IntegrationScores, columns_of, score_integration
+from scfm_lab.evaluation.integration import IntegrationScores, columns_of, makers_seen, score_integration
+from scfm_lab.evaluation.overlap import check_unseen
 from scfm_lab.results import Result
 
 if TYPE_CHECKING:
@@ -130,12 +131,17 @@ def integrate(
     >>> sl.integrate(adata, "pca", batch_key="batch", score=False, progress=False).vectors.shape
     (700, 50)
     """
+    from scfm_lab.models.load import as_model
+
     check_given(adata, model, function="sl.integrate")
     started = time.perf_counter()
     if (model is None) == (use_rep is None):
         raise DataError("Name either a model or a representation in obsm (use_rep=), one of the two.")
     batches, labels = columns_of(adata, batch_key, labels_key)
-    name, vectors, record = _representation(adata, model, use_rep, layer, options, seed, progress, cancel)
+    opened = [] if model is None else [as_model(model)]
+    name, vectors, record = _representation(
+        adata, opened[0] if opened else None, use_rep, layer, options, seed, progress, cancel
+    )
     key = provenance.free_key(adata, "obsm", key_added or f"{name}_harmony", given=key_added is not None)
     corrected, rounds = harmony(vectors, batches, seed=seed)
     scores = None
@@ -144,6 +150,9 @@ def integrate(
         if beside:
             found |= _floor(adata, batches, layer, seed)
         scores = score_integration(found, batches, labels)
+        flags = makers_seen(adata, [use_rep], "flag") if use_rep else []
+        flags += [f"{name}: {said}." for said in check_unseen(opened, adata, seen="flag", layer=layer).values()]
+        scores = replace(scores, notes=(*scores.notes, *flags))
     result = IntegrateResult(
         key=key,
         vectors=corrected,
@@ -181,10 +190,9 @@ def _representation(
         of = dict(dict(adata.uns.get(provenance.UNS, {})).get(use_rep, {}))
         return use_rep, np.asarray(adata.obsm[use_rep], dtype=np.float32), {"model": use_rep, **of}
     from scfm_lab.cells.audit import audit_cells
-    from scfm_lab.models.load import as_model
     from scfm_lab.tasks.progress import as_progress
 
-    opened = as_model(model)
+    opened: Model = model
     opened.require("embed")
     cells = opened.read_cells(adata, layer=layer, options=options)
     audit = audit_cells(cells, opened.known_genes(cells.genes, options), opened.spec.name)

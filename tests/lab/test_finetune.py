@@ -281,6 +281,33 @@ def test_overlap_finds_the_cells_that_were_seen(starter, cells, tuned, pbmc68k):
     assert not overlap(starter, cells).known
 
 
+def test_cells_of_the_training_record_are_in_no_score(cells, tuned):
+    fresh = (tuned.parts != "train") & (tuned.parts != "validation")
+    own = cells.copy()
+    truth = own.obs["cell_type"].astype(str).to_numpy()
+    found = sl.annotate(own, model=tuned.model, progress=False, options={"max_length": 24})
+    assert found.scores["accuracy"] == pytest.approx((found.labels == truth)[fresh].mean())
+    assert "in the training record" in found.summary()
+    again = sl.annotate(own[~fresh].copy(), model=tuned.model, progress=False, options={"max_length": 24})
+    assert again.scores is None
+    short = {"options": {"max_length": 24}, "n_boot": 5, "floors": False}
+    with pytest.raises(DataError, match="in the training record"):
+        sl.evaluate.annotation(own, tuned.model, **short)
+    flags = [s.remark for s in sl.evaluate.annotation(own, tuned.model, seen="flag", **short)]
+    assert all("Flagged" in remark for remark in flags)
+    unseen = sl.evaluate.annotation(own[~fresh].copy(), tuned.model, query=own[fresh].copy(), **short)
+    assert not any("Flagged" in s.remark for s in unseen)
+    with pytest.raises(DataError, match="in the training record"):
+        sl.evaluate.imputation(own, tuned.model, options={"max_length": 24})
+    own.obs["perturbation"] = np.where(np.arange(own.n_obs) % 4, [f"g{i % 4}" for i in range(own.n_obs)], "control")
+    with pytest.raises(DataError, match="in the training record"):
+        sl.evaluate.perturbation(own, tuned.model, progress=False)
+    # Vectors remember that a fine-tuned model made them; one that is kept nowhere cannot be asked.
+    key = sl.embed(own, tuned.model, progress=False, options={"max_length": 24}).key
+    with pytest.raises(DataError, match="cannot be opened to see whether"):
+        sl.evaluate.integration(own, key, batch_key="donor")
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
