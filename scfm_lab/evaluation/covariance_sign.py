@@ -1,0 +1,399 @@
+"""Do imputed genes go together as measured ones do? The published test of signs, and what it takes to believe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells.given import check_given
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.annotation import resamples
+from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, type_means, without_genes
+from scfm_lab.evaluation.score import Score, Scores, best_floor
+from scfm_lab.evaluation.set_correlations import KINDS, PUBLISHED, SetCorrelations
+from scfm_lab.tasks.progress import as_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.models.contract import Model
+
+AGREE, ERROR = "sign agreement", "error of magnitude"
+DEPTH, TYPE_MEAN, REGRESSION, HALVES = "depth alone", "cell-type mean", "PCA regression", "halves of the cells"
+_FEWEST_IN_SET = 3
+_SPLITS = 20
+
+
+@dataclass(frozen=True, repr=False)
+class CovarianceSigns(Scores):
+    """Scores of the covariance-sign test, with the correlations behind them."""
+
+    correlations: pd.DataFrame | None = None
+    """kind, block, model, real, imputed, sign_agrees, error: mean Spearman correlations over the pairs of genes of a block."""
+    random_sets: pd.DataFrame | None = None
+    """draw, kind, model, agreement, error: the same test on random gene sets of the same sizes and detection."""
+
+
+def covariance_sign(
+    adata: AnnData,
+    models: Model | str | Sequence[Model | str] = ("starter",),
+    *,
+    sets: Mapping[str, Sequence[str]],
+    labels_key: str | None = "cell_type",
+    sample_key: str | None = None,
+    imputed: Mapping[str, Any] | None = None,
+    min_cells: int = 10,
+    n_random: int = 50,
+    n_boot: int = 200,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool | Callable[..., None] = False,
+    cancel: Any = None,
+) -> CovarianceSigns:
+    """Hide two gene sets, predict them, and compare how genes go together with how they really do.
+
+    As published: the mean pairwise Spearman correlation over cells within the first set, within the second and between them, of
+    measured and of imputed values; the score is the share of the three signs that agree. Passing says little, since sequencing
+    depth alone, and random gene sets, can pass. Beside it stand therefore the same with depth partialled out (ranks of library
+    size and of the number of genes seen), the same within cell types (mean over types, weighted by cells), the mean error of the
+    correlations over all pairs of genes, and the score of random sets.
+
+    Parameters
+    ----------
+    adata
+        With raw counts.
+    models
+        That predict expression.
+    sets
+        Two sets: name → genes. Genes that are not measured, not known to a model, or expressed in fewer than `min_cells` cells
+        are left out and named.
+    labels_key, sample_key
+        Columns of ``obs`` with cell types (None: neither correlations within types nor their floor) and donors or samples.
+    imputed
+        Values that were predicted elsewhere from cells without these genes: name → table with a column for each gene.
+    n_random
+        Pairs of random sets: same sizes, genes matched by the share of cells that express them. All are hidden at once.
+    n_boot
+        Bootstrap samples: of samples where there are five or more, else of cells.
+
+    Returns
+    -------
+    CovarianceSigns
+
+    Raises
+    ------
+    DataError
+        If there are not two sets of three usable genes each, or an argument does not fit the cells.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> cells = sl.datasets.load("pbmc68k")
+    >>> sets = {"T": ["CD3D", "CD3E", "IL32"], "monocytes": ["LYZ", "S100A9", "S100A8"]}
+    >>> found = sl.evaluate.covariance_sign(cells, [], sets=sets, n_random=0, n_boot=0)
+    >>> found.of("sign agreement (as published)", "cell-type mean").value
+    1.0
+    """
+    from scfm_lab.cells.cells import Cells, column_of
+    from scfm_lab.cells.provenance import refuse_imputed
+    from scfm_lab.models.load import as_model
+
+    check_given(adata, function="sl.evaluate.covariance_sign")
+    if not hasattr(sets, "items") or len(sets) != 2:
+        raise DataError(
+            "sets must be two named gene sets, such as {'neurons': ['SNAP25', …], 'respiration': ['NDUFA4', …]}."
+        )
+    refuse_imputed(adata, layer, what="The truth of the covariance-sign test")
+    given: Any = models if isinstance(models, (list, tuple)) else [models]
+    opened = [as_model(m) for m in given]
+    for model in opened:
+        model.require("impute")
+    cells = Cells.from_anndata(adata, layer=layer)
+    labels = (
+        None if labels_key is None else column_of(adata, labels_key, what="The label column").astype(str).to_numpy()
+    )
+    samples = (
+        None if sample_key is None else column_of(adata, sample_key, what="The sample column").astype(str).to_numpy()
+    )
+    usable = _usable(cells, opened, min_cells, options)
+    chosen, notes = _chosen(cells, sets, usable)
+    fold, how = folds_of(len(cells), samples, seed)
+    test = SetCorrelations.of(cells, labels)
+    columns = np.concatenate(list(chosen.values()))
+    genes = [str(g) for g in cells.genes.names[columns]]
+    found: dict[str, NDArray[np.float64]] = {}
+    for model in opened:
+        with as_progress(progress, f"Hidden sets, with {model.name}") as report:
+            found[model.name] = predict_hidden(
+                model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel
+            ).astype(np.float64)
+    for name, values in (imputed or {}).items():
+        found[name] = given_values(values, genes, len(cells), name)
+    real = test.values(columns)
+    floors = _floors(test, cells, columns, real, labels, fold, seed)
+    random = _random_draws(cells, chosen, usable, n_random, seed)
+    drawn = None
+    if random:
+        drawn = _random_scores(
+            test, cells, opened, random, [len(c) for c in chosen.values()], options, seed, progress, cancel
+        )
+    return _scored(test, real, found, floors, chosen, drawn, samples, n_boot, seed, [*notes, how])
+
+
+def _usable(
+    cells: Cells, models: Sequence[Model], min_cells: int, options: Mapping[str, Any] | None
+) -> NDArray[np.int64]:
+    usable = np.flatnonzero(np.diff(cells.by_gene.indptr) >= min_cells)
+    for model in models:
+        usable = np.intersect1d(usable, model.known_genes(cells.genes, options).columns)
+    return usable
+
+
+def _chosen(
+    cells: Cells, sets: Mapping[str, Sequence[str]], usable: NDArray[np.int64]
+) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Columns of the genes of both sets, and what was left out."""
+    chosen: dict[str, NDArray[np.int64]] = {}
+    before: dict[int, str] = {}
+    notes = []
+    good = set(usable.tolist())
+    for name, genes in sets.items():
+        columns, left = [], []
+        for gene in dict.fromkeys([genes] if isinstance(genes, str) else genes):
+            column = cells.genes.index.get(str(gene))
+            if column is None or column not in good:
+                left.append(str(gene))
+                continue
+            if column in before:
+                raise DataError(
+                    f"{gene} is in both sets ({before[column]!r} and {name!r}); the sets must have no gene in common."
+                )
+            columns.append(column)
+        if len(columns) < _FEWEST_IN_SET:
+            raise DataError(
+                f"Only {len(columns)} genes of the set {name!r} are measured, expressed and known to the models; at least "
+                f"{_FEWEST_IN_SET} are needed."
+            )
+        before.update(dict.fromkeys(columns, name))
+        chosen[str(name)] = np.array(columns)
+        notes.append(
+            f"{name}: {len(columns)} genes"
+            + (f" ({', '.join(left[:8])}{', …' if len(left) > 8 else ''} left out)." if left else ".")
+        )
+    return chosen, notes
+
+
+def _floors(
+    test: SetCorrelations,
+    cells: Cells,
+    columns: NDArray[np.int64],
+    real: NDArray[np.float64],
+    labels: NDArray[Any] | None,
+    fold: NDArray[np.int64],
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Values of the hidden genes without a model."""
+    from scfm_lab.models.pca import log_normalised
+
+    # Every gene more in cells with more of everything: one number per cell.
+    floors = {DEPTH: np.tile(np.log1p(cells.total)[:, None], (1, len(columns)))}
+    if labels is not None:
+        floors[TYPE_MEAN] = type_means(real, labels, fold)
+    seen = without_genes(cells, columns)
+    often = np.flatnonzero(np.diff(seen.counts.tocsc().indptr) >= max(3, len(cells) // 50))
+    if len(often) > 1:
+        floors[REGRESSION] = pca_regression(
+            log_normalised(seen.counts[:, often], seen.total).toarray(), real, fold, seed=seed
+        )
+    return floors
+
+
+def _random_draws(
+    cells: Cells, chosen: dict[str, NDArray[np.int64]], usable: NDArray[np.int64], n_random: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Columns of random genes, one for each gene of the sets, seen in about as many cells; no gene twice in a draw."""
+    own = np.concatenate(list(chosen.values()))
+    pool = np.setdiff1d(usable, own)
+    seen = np.diff(cells.by_gene.indptr)
+    if len(pool) < 4 * len(own) and n_random:
+        raise DataError(
+            f"Only {len(pool)} other genes are usable, too few for random sets of {len(own)}; give n_random=0 to do without."
+        )
+    order = pool[np.argsort(seen[pool], kind="stable")]
+    rank = np.searchsorted(seen[order], seen[own])
+    reach = max(2 * len(own), len(order) // 20)
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(n_random):
+        taken: list[int] = []
+        for r in rank:
+            near = order[max(0, r - reach) : r + reach]
+            taken.append(int(rng.choice(np.setdiff1d(near, taken))))
+        draws.append(np.array(taken))
+    return draws
+
+
+def _random_scores(
+    test: SetCorrelations,
+    cells: Cells,
+    models: Sequence[Model],
+    draws: list[NDArray[np.int64]],
+    sizes: list[int],
+    options: Mapping[str, Any] | None,
+    seed: int,
+    progress: bool | Callable[..., None],
+    cancel: Any,
+) -> pd.DataFrame:
+    """The test on random sets, of each model and of depth alone."""
+    import pandas as pd
+
+    columns = np.unique(np.concatenate(draws))
+    made = {DEPTH: np.tile(np.log1p(cells.total)[:, None], (1, len(columns)))}
+    for model in models:
+        with as_progress(progress, f"Random sets, with {model.name}") as report:
+            made[model.name] = predict_hidden(
+                model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel
+            ).astype(np.float64)
+    rows = []
+    for number, draw in enumerate(draws):
+        at = np.searchsorted(columns, draw)
+        real = test.values(draw)
+        for name, values in made.items():
+            good = np.flatnonzero(np.isfinite(values).all(axis=1))
+            for kind in test.kinds:
+                truth = test.matrix(real, kind, good)
+                guess = test.matrix(values[:, at], kind, good)
+                agreement, error = test.compare(truth, guess, sizes)
+                rows.append({"draw": number, "kind": kind, "model": name, "agreement": agreement, "error": error})
+    return pd.DataFrame(rows)
+
+
+def _scored(
+    test: SetCorrelations,
+    real: NDArray[np.float64],
+    found: dict[str, NDArray[np.float64]],
+    floors: dict[str, NDArray[np.float64]],
+    chosen: dict[str, NDArray[np.int64]],
+    drawn: pd.DataFrame | None,
+    samples: NDArray[Any] | None,
+    n_boot: int,
+    seed: int,
+    notes: list[str],
+) -> CovarianceSigns:
+    import pandas as pd
+
+    sizes = [len(c) for c in chosen.values()]
+    first, second = chosen
+    blocks = (f"within {first}", f"within {second}", "between")
+    everything = {**found, **floors}
+    good = np.flatnonzero(np.all([np.isfinite(v).all(axis=1) for v in everything.values()], axis=0))
+    samples = None if samples is None else samples[good]
+    draws, unit = resamples(len(good), samples, n_boot, seed)
+    halves = _halves(test, real, good, sizes, seed)
+    scores, rows = [], []
+    for kind in test.kinds:
+        truth = test.matrix(real, kind, good)
+        at = {m: test.matrix(v, kind, good) for m, v in everything.items()}
+        told = {m: test.compare(truth, r, sizes) for m, r in at.items()}
+        boot: dict[str, list[tuple[float, float]]] = {m: [] for m in everything}
+        for draw in draws:
+            again = test.matrix(real, kind, good[draw])
+            for m, v in everything.items():
+                boot[m].append(test.compare(again, test.matrix(v, kind, good[draw]), sizes))
+        for place, metric in enumerate((AGREE, ERROR)):
+            floor = best_floor({m: told[m][place] for m in floors}, higher_is_better=place == 0)
+            for m in everything:
+                values = [b[place] for b in boot[m]]
+                low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
+                scores.append(
+                    Score(
+                        f"{metric} ({kind})",
+                        m,
+                        told[m][place],
+                        low=float(low),
+                        high=float(high),
+                        floor=floor[1],
+                        floor_name=floor[0],
+                        ceiling=halves[kind][place],
+                        ceiling_name=HALVES,
+                        higher_is_better=place == 0,
+                        interval=f"95 % bootstrap over {unit}",
+                        n=len(good),
+                        remark=_beside_random(drawn, kind, m, told[m], place),
+                    )
+                )
+        real_means = test.blocks(truth, sizes)
+        for m, r in at.items():
+            means, errors = test.blocks(r, sizes), test.blocks(np.abs(np.nan_to_num(r) - truth), sizes)
+            for b, name in enumerate(blocks):
+                rows.append(
+                    {
+                        "kind": kind,
+                        "block": name,
+                        "model": m,
+                        "real": real_means[b],
+                        "imputed": means[b],
+                        "sign_agrees": bool(np.sign(np.nan_to_num(means[b])) == np.sign(real_means[b])),
+                        "error": errors[b],
+                    }
+                )
+    notes = [
+        *notes,
+        "The score is the share of three signs; a share of 1 as published is passed by depth alone wherever all three are positive.",
+        f"The ceiling is the agreement of random halves of the cells, which are noisier than all of them; n = {len(good):,} cells.",
+    ]
+    if drawn is not None:
+        notes.append(f"Random sets: {drawn['draw'].nunique()} draws, matched by detection, all hidden at once.")
+    if len(good) < len(real):
+        notes.append(f"{len(real) - len(good):,} cells without a prediction are left out.")
+    if KINDS[2] not in test.kinds:
+        notes.append(
+            "Correlations within cell types are not measured: no column of cell types with ten cells each was named."
+        )
+    return CovarianceSigns(
+        tuple(scores),
+        title=f"Signs of correlation of {first} and {second}, imputed from cells without them.",
+        notes=tuple(notes),
+        provenance={
+            "task": "evaluate.covariance_sign",
+            "sets": {k: [str(g) for g in test.cells.genes.names[c]] for k, c in chosen.items()},
+            "seed": seed,
+        },
+        correlations=pd.DataFrame(rows),
+        random_sets=drawn,
+    )
+
+
+def _halves(
+    test: SetCorrelations, real: NDArray[np.float64], good: NDArray[np.int64], sizes: list[int], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Agreement and error of measured values in one half of the cells after the other."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in test.kinds}
+    for _ in range(_SPLITS):
+        one, two = np.array_split(rng.permutation(good), 2)
+        for kind in test.kinds:
+            found[kind].append(test.compare(test.matrix(real, kind, one), test.matrix(real, kind, two), sizes))
+    return {kind: (float(np.mean([a for a, _ in v])), float(np.mean([e for _, e in v]))) for kind, v in found.items()}
+
+
+def _beside_random(drawn: pd.DataFrame | None, kind: str, model: str, told: tuple[float, float], place: int) -> str:
+    """What random sets reach with the same model."""
+    if drawn is None:
+        return ""
+    own = drawn[(drawn["kind"] == kind) & (drawn["model"] == model)]
+    if own.empty:
+        return ""
+    if place:
+        return f"Random sets: {own['error'].mean():.3f} on average"
+    at_least = (own["agreement"] >= told[0] - 1e-9).mean()
+    text = f"Random sets: {own['agreement'].mean():.3f} on average, {at_least:.0%} of them as good"
+    return text + (" (the published test alone)" if kind == PUBLISHED else "")

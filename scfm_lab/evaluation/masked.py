@@ -1,0 +1,167 @@
+"""Genes hidden from a model and predicted by it, and what parameter-free methods make of the same cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError, GenesError
+from scfm_lab.evaluation.splits import balanced_folds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from scfm_lab.cells.cells import Cells
+    from scfm_lab.models.contract import Model
+
+_COMPONENTS = 20
+_FOLDS = 5
+
+
+def without_genes(cells: Cells, columns: NDArray[np.int64]) -> Cells:
+    """The cells as if some genes had never been measured: neither their counts nor their part of the library size are left."""
+    keep = np.setdiff1d(np.arange(len(cells.genes)), columns)
+    genes = cells.genes
+    hidden = np.asarray(cells.counts[:, columns].sum(axis=1)).ravel()
+    return replace(
+        cells,
+        counts=cells.counts[:, keep],
+        genes=replace(genes, names=genes.names[keep], symbols=genes.symbols[keep], ensembl=genes.ensembl[keep]),
+        total=cells.total - hidden,
+        baseline=None,
+    )
+
+
+def predict_hidden(
+    model: Model,
+    cells: Cells,
+    columns: NDArray[np.int64],
+    *,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Callable[..., None] | None = None,
+    cancel: Any = None,
+) -> NDArray[np.float32]:
+    """What a model expects of genes that it does not see.
+
+    Parameters
+    ----------
+    columns
+        Genes to hide and to predict; other columns that the model sums into one of them are hidden too.
+
+    Returns
+    -------
+    float32 (cells, columns), in the model's ``decode_unit``; NaN for cells in which it then sees no gene
+
+    Raises
+    ------
+    ModelError
+        If the model does not predict expression.
+    GenesError
+        If it does not know one of the genes.
+    """
+    model.require("impute")
+    match = model.known_genes(cells.genes, options)
+    id_of = dict(zip(match.columns.tolist(), match.ids.tolist(), strict=True))
+    unknown = [str(cells.genes.names[c]) for c in columns if int(c) not in id_of]
+    if unknown:
+        raise GenesError(
+            f"{model.spec.name} does not know {', '.join(unknown[:8])}, so it cannot predict them; leave them out."
+        )
+    ids = np.array([id_of[int(c)] for c in columns], dtype=np.int64)
+    hidden = np.union1d(columns, match.columns[np.isin(match.ids, ids)])
+    seen = without_genes(cells, hidden)
+    tokens = model.tokenize(seen, options=options, seed=seed)
+    return model.impute(tokens, ids, progress=progress, cancel=cancel)
+
+
+def folds_of(n: int, samples: NDArray[Any] | None, seed: int) -> tuple[NDArray[np.int64], str]:
+    """Fold of each cell, whole samples where they are known, and a sentence that tells which."""
+    if samples is not None and len(set(samples)) > 1:
+        return balanced_folds(samples, _FOLDS), "Floors are fitted to other samples than they predict."
+    fold = np.random.default_rng(seed).permutation(n) % _FOLDS
+    return fold, "Floors are fitted to other cells than they predict, of the same samples (name them with sample_key)."
+
+
+def type_means(values: NDArray[Any], labels: NDArray[Any], fold: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean of each gene over the cells of the same type in other folds; over all of these where the type is not there."""
+    out = np.empty(values.shape, dtype=np.float64)
+    for f in np.unique(fold):
+        train, test = fold != f, fold == f
+        out[test] = values[train].mean(axis=0)
+        for name in np.unique(labels[test]):
+            same = train & (labels == name)
+            if same.any():
+                out[test & (labels == name)] = values[same].mean(axis=0)
+    return out
+
+
+def pca_regression(
+    seen: NDArray[np.float32], targets: NDArray[Any], fold: NDArray[np.int64], *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Targets predicted from the principal components of what is seen, out of fold.
+
+    Parameters
+    ----------
+    seen
+        log1p of counts per 10,000 of the genes that are not hidden, (cells, genes).
+    targets
+        (cells, n): numbers (ridge regression), or bools (logistic regression, the probability of True).
+
+    Returns
+    -------
+    float64 (cells, n)
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    out = np.empty(targets.shape, dtype=np.float64)
+    for f in np.unique(fold):
+        train, test = fold != f, fold == f
+        width = min(_COMPONENTS, int(train.sum()) - 1, seen.shape[1])
+        if width < 1:
+            raise DataError("Too few cells to fit a regression on principal components; at least a dozen are needed.")
+        pca = PCA(
+            width,
+            svd_solver="randomized" if width < min(int(train.sum()), seen.shape[1]) else "full",
+            random_state=seed,
+        )
+        scale = StandardScaler()
+        x, y = scale.fit_transform(pca.fit_transform(seen[train])), targets[train]
+        at = scale.transform(pca.transform(seen[test]))
+        if targets.dtype != np.bool_:
+            out[test] = Ridge(alpha=1.0).fit(x, y).predict(at).reshape(len(at), -1)
+            continue
+        for j in range(y.shape[1]):
+            both = 0 < y[:, j].sum() < len(y)
+            out[test, j] = (
+                LogisticRegression(max_iter=1000).fit(x, y[:, j]).predict_proba(at)[:, 1] if both else y[:, j].mean()
+            )
+    return out
+
+
+def given_values(given: Any, names: Sequence[str], n_cells: int, what: str) -> NDArray[np.float64]:
+    """Values that were predicted elsewhere, (cells, names), checked.
+
+    Raises
+    ------
+    DataError
+        If they have another shape, or a table lacks a column.
+    """
+    if hasattr(given, "columns"):
+        missing = [name for name in names if name not in given.columns]
+        if missing:
+            raise DataError(f"The prediction {what!r} has no column for {', '.join(missing[:8])}.")
+        given = given[list(names)]
+    values = np.asarray(given, dtype=np.float64)
+    if values.shape != (n_cells, len(names)):
+        raise DataError(
+            f"The prediction {what!r} has the shape {values.shape}; it must have a row for each of the {n_cells:,} cells and a "
+            f"column for each of {', '.join(map(str, names[:6]))}{', …' if len(names) > 6 else ''}."
+        )
+    return values

@@ -1,0 +1,161 @@
+"""The published sanity checks: hidden genes, signs of covariance, and the exclusive-or of two markers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.sparse import csr_matrix
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+import scfm_lab as sl
+from scfm_lab.cells.cells import Cells
+from scfm_lab.errors import DataError, ModelError
+from scfm_lab.evaluation.masked import predict_hidden, without_genes
+from scfm_lab.evaluation.set_correlations import spearman
+from scfm_lab.evaluation.xor import auroc, balanced_accuracy, exactly_one
+
+MARKERS = ("CD79A", "CST3")
+SETS = {"T": ["CD3D", "CD3E", "IL32", "LCK"], "monocytes": ["LYZ", "S100A9", "S100A8", "CST3"]}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    adata = sl.datasets.load("pbmc68k")
+    return adata[np.random.default_rng(0).permutation(700)[:240]].copy()
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3, 0.5, 1.0])
+def test_a_constant_predictor_scores_a_half_and_a_half(cells, constant):
+    made = {"constant guess": np.full((cells.n_obs, 2), constant)}
+    scores = sl.evaluate.xor(
+        cells,
+        [],
+        markers=MARKERS,
+        groups=("CD14+ Monocyte", "CD19+ B"),
+        labels_key="cell_type",
+        predictions=made,
+        n_boot=20,
+    )
+    for score in scores:
+        if score.model in ("constant guess", "constant"):
+            assert score.value == score.low == score.high == 0.5
+
+
+def test_the_truth_and_the_perfect_predictor_of_xor(cells):
+    values = Cells.from_anndata(cells)
+    columns = [values.genes.find(g) for g in MARKERS]
+    logged = np.log1p(values.counts[:, columns].toarray() / values.total[:, None] * 1e4)
+    on = logged > np.quantile(logged, 0.6, axis=0)
+    table = pd.DataFrame(on.astype(float)[:, ::-1], columns=MARKERS[::-1])
+    scores = sl.evaluate.xor(cells, [], markers=MARKERS, groups=None, predictions={"oracle": table}, n_boot=0)
+    assert scores.of("balanced accuracy (all cells)", "oracle").value == 1
+    assert scores.of("AUROC (all cells)", "oracle").value == 1
+    own = scores.confusion.query("model == 'oracle'").set_index(["truth", "predicted"])["n_cells"]
+    truth = on[:, 0] ^ on[:, 1]
+    assert own[True, True] == truth.sum()
+    assert own[False, True] == own[True, False] == 0
+    assert own.sum() == len(truth)
+
+
+def test_the_metrics_are_scikit_learns():
+    rng = np.random.default_rng(1)
+    truth, p = rng.random(200) < 0.3, np.round(rng.random(200), 1)
+    assert auroc(truth, p) == pytest.approx(roc_auc_score(truth, p))
+    assert balanced_accuracy(truth, p) == pytest.approx(balanced_accuracy_score(truth, p > 0.5))
+    assert np.isnan(auroc(np.ones(3, bool), np.ones(3)))
+    assert exactly_one(np.array([1.0, 0.5, 0.2]), np.array([1.0, 0.9, 0.0])) == pytest.approx([0, 0.5, 0.2])
+
+
+def test_hidden_genes_leave_no_trace_in_what_the_model_sees(cells):
+    cells = cells[:90].copy()
+    given = Cells.from_anndata(cells)
+    columns = np.array([given.genes.find(g) for g in ("LYZ", "CD3D")])
+    seen = without_genes(given, columns)
+    assert not set(seen.genes.names) & {"LYZ", "CD3D"}
+    model = sl.load_model("starter")
+    before = predict_hidden(model, given, columns)
+    other = cells.copy()
+    x = other.X.toarray()
+    x[:, columns] = np.random.default_rng(0).poisson(20, size=(cells.n_obs, 2))
+    other.X = csr_matrix(x)
+    other.obs["total_counts_all_genes"] = given.total + (x.sum(axis=1) - np.asarray(given.counts.sum(axis=1)).ravel())
+    after = predict_hidden(model, Cells.from_anndata(other), columns)
+    np.testing.assert_allclose(before, after, rtol=1e-4)
+    kind = cells.obs["cell_type"].astype(str).to_numpy()
+    assert before[kind == "CD14+ Monocyte", 0].mean() > 3 * before[kind == "CD19+ B", 0].mean()
+
+
+def test_spearman_is_scipys_and_a_part_is_taken_out():
+    rng = np.random.default_rng(2)
+    depth = rng.random(300)
+    x = np.column_stack([depth + 0.5 * rng.random(300), depth + 0.5 * rng.random(300), np.ones(300), depth**3])
+    plain = spearman(x)
+    assert plain[0, 1] == pytest.approx(stats.spearmanr(x[:, 0], x[:, 1])[0])
+    assert np.isnan(plain[2]).all()
+    partial = spearman(x, depth[:, None])
+    r01, r0, r1 = plain[0, 1], *(stats.spearmanr(x[:, i], depth)[0] for i in (0, 1))
+    assert partial[0, 1] == pytest.approx((r01 - r0 * r1) / np.sqrt((1 - r0**2) * (1 - r1**2)))
+    assert np.isnan(partial[3]).all(), "a gene that is nothing but depth has no correlation beyond it"
+
+
+def test_depth_alone_fails_where_depth_is_taken_out(cells):
+    sets = {
+        "class II": ["HLA-DRA", "HLA-DRB1", "CD74", "HLA-DPB1"],
+        "also": ["HLA-DPA1", "HLA-DQA1", "HLA-DRB5", "HLA-DMA"],
+    }
+    genes = [g for s in sets.values() for g in s]
+    measured = pd.DataFrame(
+        np.log1p(cells[:, genes].X.toarray() / cells.obs["total_counts_all_genes"].to_numpy()[:, None] * 1e4),
+        columns=genes,
+    )
+    made = {"measured": measured, "mirrored": -measured}
+    found = sl.evaluate.covariance_sign(cells, [], sets=sets, imputed=made, n_random=3, n_boot=5)
+    assert found.of("sign agreement (as published)", "depth alone").value == 1
+    assert found.of("sign agreement (depth partialled)", "depth alone").value == 0
+    for kind in ("as published", "depth partialled", "within cell types"):
+        perfect = found.of(f"error of magnitude ({kind})", "measured")
+        assert perfect.value == perfect.low == perfect.high == pytest.approx(0, abs=1e-12)
+        assert found.of(f"sign agreement ({kind})", "measured").value == 1
+        # Turned upside down together, genes still go together.
+        assert found.of(f"error of magnitude ({kind})", "mirrored").value == pytest.approx(0, abs=1e-9)
+    half = measured.copy()
+    half[sets["also"]] *= -1
+    turned = sl.evaluate.covariance_sign(cells, [], sets=sets, imputed={"turned": half}, n_random=0, n_boot=0)
+    assert turned.of("sign agreement (as published)", "turned").value == pytest.approx(2 / 3)
+    assert set(found.random_sets["draw"]) == {0, 1, 2}
+
+
+def test_a_model_is_scored_between_floors_and_halves(cells):
+    found = sl.evaluate.covariance_sign(cells[:90].copy(), "starter", sets=SETS, n_random=2, n_boot=3)
+    assert {s.model for s in found} == {"starter", "depth alone", "cell-type mean", "PCA regression"}
+    mine = found.of("error of magnitude (as published)", "starter")
+    assert 0 < mine.ceiling < mine.value < 1
+    between = found.correlations.query("kind == 'as published' and block == 'between' and model == 'starter'")
+    assert between["real"].item() < 0
+    assert "Random sets: 2 draws" in found.summary()
+    assert found.plot().to_dict()["layer"]
+
+
+def test_checks_that_make_no_sense_are_refused(cells):
+    with pytest.raises(DataError, match="two named gene sets"):
+        sl.evaluate.covariance_sign(cells, [], sets=["CD3D", "LYZ"])
+    with pytest.raises(DataError, match="in both sets"):
+        sl.evaluate.covariance_sign(cells, [], sets={"a": SETS["T"], "b": SETS["T"]})
+    with pytest.raises(DataError, match="Only 0 genes of the set 'b'"):
+        sl.evaluate.covariance_sign(cells, [], sets={"a": SETS["T"], "b": ["NOPE"]})
+    with pytest.raises(ModelError, match="cannot predict expression"):
+        sl.evaluate.xor(cells, "pca", markers=MARKERS, groups=None)
+    with pytest.raises(DataError, match="No cell is 'neurons'"):
+        sl.evaluate.xor(cells, [], markers=MARKERS)
+    with pytest.raises(DataError, match="has the shape"):
+        sl.evaluate.xor(cells, [], markers=MARKERS, groups=None, predictions={"x": np.zeros((3, 2))})
+    with pytest.raises(DataError, match="outside of 0 to 1"):
+        sl.evaluate.xor(cells, [], markers=MARKERS, groups=None, predictions={"x": np.full((cells.n_obs, 2), 2.0)})
+    silent = cells.copy()
+    x = silent.X.toarray()
+    x[:, [silent.var_names.get_loc(g) for g in MARKERS]] = 0
+    silent.X = csr_matrix(x)
+    with pytest.raises(DataError, match="in none of the"):
+        sl.evaluate.xor(silent, [], markers=MARKERS, groups=None)
