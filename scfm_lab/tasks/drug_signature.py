@@ -1,0 +1,359 @@
+"""Which way a treatment moves cells in an embedding, how well replicates agree on it, and whether it grows with the dose."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.cells import provenance
+from scfm_lab.cells.given import check_given
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import bootstrap_interval, macro, spearman_brown
+from scfm_lab.results import Result, charts
+from scfm_lab.tasks.responses import Responses, cosine, halves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scfm_lab.models.contract import Model
+
+ALL = "all"
+_NULLS = 200
+
+
+@dataclass(frozen=True, repr=False)
+class DrugSignature(Result):
+    """Directions of treatments in an embedding."""
+
+    table: pd.DataFrame
+    """treatment, context, n_treated, n_control, n_samples, norm, null_norm, p_value, replicates, dose_tau, dose_low, dose_high."""
+    doses: pd.DataFrame | None
+    """treatment, context, dose, sample, projection (0 control, 1 the highest dose elsewhere); None without doses."""
+    responses: Responses
+    vectors: NDArray[np.float32]
+    """The cells' vectors, (cells, width)."""
+    cells: tuple[NDArray[Any], NDArray[Any]]
+    """Treatment and context of each cell."""
+    control: str
+    space: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def direction(self, treatment: str, context: str = ALL) -> NDArray[np.float64]:
+        """The direction, mean of the treated minus mean of the control cells, (width,).
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        found = self.responses.direction(treatment, context)
+        if found is None:
+            known = ", ".join(f"{r.treatment!r} in {r.context!r}" for r in self.table.itertuples())
+            raise DataError(f"There is no direction of {treatment!r} in {context!r}; there are: {known}.")
+        return found
+
+    def summary(self) -> str:
+        """How far each treatment moves cells, beside chance, and how far replicates agree."""
+        lines = [
+            f"Directions in {self.space}, treated minus {self.control!r}; replicates are {self.responses.replicates}."
+        ]
+        for row in self.table.itertuples():
+            moved = "more than relabelled cells" if row.p_value <= 0.05 else "no more than relabelled cells"
+            agree = (
+                f"replicates agree at {row.replicates:.2f} (cosine, stepped up from halves)"
+                if np.isfinite(row.replicates)
+                else "replicates: not measured (fewer than two samples with enough cells)"
+            )
+            text = f"{row.treatment} in {row.context}: moves cells by {row.norm:.3g}, {moved} (p = {row.p_value:.2g}); {agree}"
+            if np.isfinite(row.dose_tau):
+                interval = f" [{row.dose_low:+.2f}, {row.dose_high:+.2f}]" if np.isfinite(row.dose_low) else ""
+                text += f"; with the dose: Kendall's tau-b {row.dose_tau:+.2f}{interval}"
+            lines.append(text + ".")
+        return "\n".join(lines)
+
+    def plot(self) -> Any:
+        """Norm against what relabelled cells give; with doses, the projection at each dose (Altair)."""
+        alt = charts()
+        if self.doses is not None and len(self.doses):
+            base = alt.Chart(self.doses).encode(
+                x=alt.X("dose:Q", scale=alt.Scale(type="symlog")), y=alt.Y("mean(projection):Q", title="projection")
+            )
+            return (base.mark_line() + base.mark_point()).encode(color="treatment:N", detail="context:N")
+        table = self.table.assign(what=self.table["treatment"] + " in " + self.table["context"])
+        base = alt.Chart(table).encode(y=alt.Y("what:N", sort="-x", title=None))
+        bar = base.mark_bar(opacity=0.7).encode(
+            x=alt.X("norm:Q", title="distance moved"), tooltip=list(self.table.columns)
+        )
+        return bar + base.mark_tick(color="#D55E00", thickness=3).encode(x="null_norm:Q")
+
+    def write(self, adata: AnnData) -> None:
+        """Each cell's place along the direction of each treatment in its own context: 0 the control's mean, 1 the treated's.
+
+        Written to ``obs["signature_<treatment>"]``; NaN where the context has no direction.
+        """
+        if adata.n_obs != len(self.vectors):
+            raise DataError(f"The AnnData has {adata.n_obs:,} cells, the signature {len(self.vectors):,}.")
+        places = {t: f"signature_{t}" for t in self.responses.treatments}
+        for key in places.values():
+            provenance.free_key(adata, "obs", key, given=True)
+        _, context = self.cells
+        for treatment, key in places.items():
+            along = np.full(len(self.vectors), np.nan)
+            for name in self.responses.contexts:
+                way = self.responses.direction(treatment, name)
+                if way is None or not way.any():
+                    continue
+                rows = np.flatnonzero(context == name)
+                start = self.responses.controls[name].mean(axis=0)
+                along[rows] = (self.vectors[rows] - start) @ way / (way @ way)
+            adata.obs[key] = along
+            provenance.record(adata, key, self.provenance, slot="obs")
+
+
+def drug_signature(
+    adata: AnnData,
+    model: Model | str | Path | None = None,
+    *,
+    treatment_key: str,
+    control: str,
+    groupby: str | None = None,
+    sample_key: str | None = None,
+    dose_key: str | None = None,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool | Callable[..., None] = True,
+    cancel: Any = None,
+) -> DrugSignature:
+    """The direction in which each treatment moves cells, in each context.
+
+    A direction is the mean of treated minus the mean of control cells of the same sample, averaged over samples. Beside its
+    length stand the length that relabelled cells give (treated and control shuffled within samples), and how far halves of the
+    replicates agree: samples in halves, each with its own control cells, the cosine stepped up by Spearman and Brown.
+
+    Parameters
+    ----------
+    adata
+        With raw counts; nothing is written (the result's ``write`` does).
+    model
+        A model or source; or name vectors that are there with `use_rep`.
+    treatment_key
+        Column of ``obs`` with the treatments, and `control` for untreated cells.
+    groupby
+        Column of contexts, such as cell types or cell lines; None: all cells are one.
+    sample_key
+        Column of donors, samples or plates: the replicates. Without it random parts of the cells stand in for them, which says
+        nothing about differences between donors.
+    dose_key
+        Column of doses, numbers (control cells' are not read): directions are then those of the highest dose, and each sample's
+        projections on the direction of the *other* samples are compared with the dose by Kendall's tau-b.
+    use_rep
+        Key of ``obsm``.
+
+    Returns
+    -------
+    DrugSignature
+
+    Raises
+    ------
+    DataError
+        If the control is not there, or no sample has three treated and three control cells of a context.
+
+    Examples
+    --------
+    >>> import numpy as np, scfm_lab as sl
+    >>> cells = sl.datasets.load("pbmc68k")
+    >>> cells.obs["drug"] = np.where(np.arange(cells.n_obs) % 2, "A", "none")
+    >>> found = sl.drug_signature(cells, "pca", treatment_key="drug", control="none", progress=False)
+    >>> found.table["treatment"].tolist()
+    ['A']
+    """
+    from scfm_lab.cells.cells import column_of
+
+    check_given(adata, model, function="sl.drug_signature")
+    started = time.perf_counter()
+    treatment = column_of(adata, treatment_key, what="The treatment column").astype(str).to_numpy(dtype=object)
+    context = np.full(adata.n_obs, ALL, dtype=object)
+    if groupby is not None:
+        context = column_of(adata, groupby, what="The context column").astype(str).to_numpy(dtype=object)
+    sample = None
+    if sample_key is not None:
+        sample = column_of(adata, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
+    dose = None if dose_key is None else _doses(adata, dose_key, treatment, str(control))
+    vectors, space, record = _vectors(adata, model, use_rep, layer, options, seed, progress, cancel)
+    responses = Responses.of(vectors, treatment, str(control), context, sample, dose, seed)
+    doses = None if dose is None else _projections(responses)
+    import pandas as pd
+
+    table = pd.DataFrame(
+        [
+            _row(responses, vectors, treatment, str(control), context, sample, dose, t, c, doses, seed)
+            for t in responses.treatments
+            for c in responses.contexts
+            if responses.direction(t, c) is not None
+        ]
+    )
+    record = {
+        **record,
+        "task": "drug_signature",
+        "treatment_key": treatment_key,
+        "control": str(control),
+        "groupby": groupby,
+        "sample_key": sample_key,
+        "seed": seed,
+        "seconds": time.perf_counter() - started,
+    }
+    return DrugSignature(table, doses, responses, vectors, (treatment, context), str(control), space, record)
+
+
+def _doses(adata: AnnData, key: str, treatment: NDArray[Any], control: str) -> NDArray[np.float64]:
+    import pandas as pd
+
+    if key not in adata.obs:
+        raise DataError(f"The dose column {key!r} is not in obs.")
+    dose = pd.to_numeric(adata.obs[key].astype(object), errors="coerce").to_numpy(dtype=np.float64)
+    bad = int((~np.isfinite(dose) & (treatment != control)).sum())
+    if bad:
+        raise DataError(
+            f"{bad:,} treated cells have no number in the dose column {key!r}; fill or drop those cells first."
+        )
+    return dose
+
+
+def _vectors(
+    adata: AnnData,
+    model: Model | str | Path | None,
+    use_rep: str | None,
+    layer: str | None,
+    options: Mapping[str, Any] | None,
+    seed: int,
+    progress: bool | Callable[..., None],
+    cancel: Any,
+) -> tuple[NDArray[np.float32], str, dict[str, Any]]:
+    """Vectors of the cells, how the space is called, and its provenance."""
+    if (model is None) == (use_rep is None):
+        raise DataError("Give a model, or name vectors that are there with use_rep: one of the two.")
+    if model is None:
+        if use_rep not in adata.obsm:
+            raise DataError(f"obsm has no {use_rep!r}; keys there: {', '.join(map(repr, adata.obsm)) or 'none'}.")
+        made = dict(adata.uns.get(provenance.UNS, {}).get(use_rep, {}))
+        return np.asarray(adata.obsm[use_rep], dtype=np.float32), f"obsm[{use_rep!r}]", {**made, "use_rep": use_rep}
+    from scfm_lab.evaluation.annotation import vectors_of
+    from scfm_lab.models.load import as_model
+
+    opened = as_model(model)
+    opened.require("embed")
+    found = vectors_of(adata, opened, layer=layer, options=options, seed=seed, progress=progress, cancel=cancel)
+    return found, f"the vectors of {opened.name}", provenance.of_model(opened)
+
+
+def _row(
+    responses: Responses,
+    vectors: NDArray[np.float32],
+    treatment: NDArray[Any],
+    control: str,
+    context: NDArray[Any],
+    sample: NDArray[Any] | None,
+    dose: NDArray[np.float64] | None,
+    name: str,
+    where: str,
+    doses: pd.DataFrame | None,
+    seed: int,
+) -> dict[str, Any]:
+    way = responses.direction(name, where)
+    norm = float(np.linalg.norm(way)) if way is not None else np.nan
+    own = responses.rows(name, where)
+    inside = np.isfinite(vectors).all(axis=1) & (context == where) & np.isin(treatment, [name, control])
+    if dose is not None:
+        inside &= (treatment == control) | (dose == responses.doses(name, where)[-1])
+    null = _null_norms(vectors, treatment == name, inside, sample, seed)
+    agree = [
+        cosine(a, b)
+        for one, two in halves(responses.usable(name, where), seed)
+        if (a := responses.direction(name, where, one)) is not None
+        and (b := responses.direction(name, where, two)) is not None
+    ]
+    tau, low, high = _monotone(doses, name, where)
+    return {
+        "treatment": name,
+        "context": where,
+        "n_treated": int(responses.n_treated[own].sum()),
+        "n_control": int(responses.n_control[own].sum()),
+        "n_samples": len(own),
+        "norm": norm,
+        "null_norm": float(np.mean(null)),
+        "p_value": float((1 + np.sum(null >= norm)) / (1 + len(null))),
+        "replicates": float(spearman_brown(macro(agree))) if agree else np.nan,
+        "dose_tau": tau,
+        "dose_low": low,
+        "dose_high": high,
+    }
+
+
+def _null_norms(
+    vectors: NDArray[np.float32],
+    treated: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    sample: NDArray[Any] | None,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Lengths of the direction with treated and control shuffled among the cells of each sample."""
+    from scfm_lab.tasks.responses import FEWEST
+
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(inside)
+    units = np.zeros(len(rows), dtype=object) if sample is None else sample[rows]
+    total, weights = np.zeros((_NULLS, vectors.shape[1])), 0.0
+    for unit in np.unique(units):
+        own = rows[units == unit]
+        n, m = int(treated[own].sum()), int((~treated[own]).sum())
+        if min(n, m) < FEWEST:
+            continue
+        x = vectors[own].astype(np.float64)
+        marks = np.array([rng.permutation(n + m) < n for _ in range(_NULLS)], dtype=np.float64)
+        weight = n * m / (n + m)
+        total += weight * (marks @ x / n - (1 - marks) @ x / m)
+        weights += weight
+    return np.asarray(np.linalg.norm(total / max(weights, 1e-12), axis=1))
+
+
+def _projections(responses: Responses) -> pd.DataFrame:
+    """Of each sample at each dose, on the direction of the highest dose in the other samples."""
+    import pandas as pd
+
+    rows = []
+    for t in responses.treatments:
+        for c in responses.contexts:
+            for s in responses.usable(t, c):
+                others = tuple(o for o in responses.samples if o != s)
+                way = responses.direction(t, c, others)
+                if way is None or not way.any():
+                    continue
+                for d in responses.doses(t, c):
+                    here = responses.direction(t, c, (s,), d)
+                    if here is not None:
+                        along = float(here @ way / (way @ way))
+                        rows.append({"treatment": t, "context": c, "dose": d, "sample": s, "projection": along})
+    return pd.DataFrame(rows, columns=["treatment", "context", "dose", "sample", "projection"])
+
+
+def _monotone(doses: pd.DataFrame | None, treatment: str, context: str) -> tuple[float, float, float]:
+    """Mean over samples of Kendall's tau-b of projection and dose (three doses or more), with its interval over samples."""
+    from scipy.stats import kendalltau
+
+    if doses is None:
+        return np.nan, np.nan, np.nan
+    own = doses[(doses["treatment"] == treatment) & (doses["context"] == context)]
+    taus = [kendalltau(p["dose"], p["projection"])[0] for _, p in own.groupby("sample") if p["dose"].nunique() >= 3]
+    if not taus:
+        return np.nan, np.nan, np.nan
+    return float(np.mean(taus)), *bootstrap_interval(taus, resamples=500)

@@ -1,0 +1,189 @@
+"""Directions of treatments: what was planted is found, carried over, and told from chance."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError
+from scfm_lab.tasks.responses import cosine, halves
+
+WIDTH, DONORS = 20, ("d1", "d2", "d3", "d4")
+
+
+def _planted(effects, *, doses=(1.0,), n=12, seed=0, noise=0.2):
+    """Vectors of cells: treatment → context → direction at the highest dose; every donor has an offset of its own."""
+    rng = np.random.default_rng(seed)
+    rows, vectors = [], []
+    contexts = sorted({c for e in effects.values() for c in e})
+    for donor in DONORS:
+        offset = rng.normal(size=WIDTH)
+        for context in contexts:
+            where = rng.normal(size=WIDTH) * 3
+            for treatment, dose in [("none", 0.0), *((t, d) for t in effects for d in doses)]:
+                way = np.zeros(WIDTH) if treatment == "none" else effects[treatment][context] * dose / max(doses)
+                for _ in range(n):
+                    rows.append((treatment, dose, context, donor))
+                    vectors.append(offset + where + way + noise * rng.normal(size=WIDTH))
+    obs = pd.DataFrame(rows, columns=["drug", "dose", "line", "donor"]).astype({"drug": str})
+    obs.index = obs.index.astype(str)
+    adata = ad.AnnData(np.ones((len(obs), 3), np.float32), obs=obs)
+    adata.obsm["X_made"] = np.array(vectors, dtype=np.float32)
+    return adata
+
+
+def _axis(i):
+    return np.eye(WIDTH)[i]
+
+
+def _signature(adata, **more):
+    return sl.drug_signature(
+        adata, use_rep="X_made", treatment_key="drug", control="none", groupby="line", sample_key="donor", **more
+    )
+
+
+@pytest.fixture(scope="module")
+def two_drugs():
+    """Drug a goes the same way in both lines; b the opposite way in the second."""
+    return _planted(
+        {"a": {"A549": 2 * _axis(0), "K562": 2 * _axis(0)}, "b": {"A549": 2 * _axis(1), "K562": -2 * _axis(1)}}
+    )
+
+
+def test_a_planted_direction_is_found_and_nothing_is_found_where_nothing_is(two_drugs):
+    found = _signature(two_drugs)
+    assert cosine(found.direction("a", "K562"), _axis(0)) > 0.98
+    own = found.table.set_index(["treatment", "context"])
+    assert own.loc[("a", "A549"), "norm"] == pytest.approx(2, abs=0.3)
+    assert (own["p_value"] < 0.01).all()
+    assert (own["replicates"] > 0.9).all()
+    idle = _signature(_planted({"water": {"A549": 0 * _axis(0), "K562": 0 * _axis(0)}}, seed=3))
+    assert (idle.table["p_value"] > 0.02).all()
+    assert (idle.table["norm"] < 2 * idle.table["null_norm"]).all()
+    assert (idle.table["replicates"].abs() < 0.9).all()
+
+
+def test_a_shared_direction_transfers_and_an_opposite_one_does_not(two_drugs):
+    table = sl.transfer_signature(_signature(two_drugs), n_random=200).table.set_index(
+        ["treatment", "source", "target"]
+    )
+    same, opposite = table.loc[("a", "A549", "K562")], table.loc[("b", "A549", "K562")]
+    assert same["cosine"] > 0.95
+    assert same["low"] <= same["cosine"] <= same["high"]
+    assert same["p_value"] < 0.02
+    assert same["relative_error"] < 0.4
+    assert opposite["cosine"] < -0.95
+    assert opposite["p_value"] > 0.9
+    assert opposite["relative_error"] > 1.5, "worse than predicting no change"
+    assert (table["ceiling"] > 0.95).all()
+    assert abs(same["random"]) < 0.1
+    # The other drug goes along another axis: the mean treatment knows nothing of this one.
+    assert abs(same["mean_treatment"]) < 0.2
+    assert same["above_mean_treatment"] == pytest.approx(same["cosine"] - same["mean_treatment"])
+
+
+def test_a_treatment_is_no_better_than_the_mean_one_where_all_do_the_same():
+    stress = {line: 2 * _axis(0) for line in ("A549", "K562")}
+    adata = _planted({"a": stress, "b": stress, "c": stress})
+    table = sl.transfer_signature(_signature(adata), source="A549", target="K562", n_random=50).table
+    assert (table["cosine"] > 0.95).all()
+    assert (table["above_mean_treatment"].abs() < 0.05).all()
+
+
+def test_with_one_treatment_the_mean_one_is_said_to_be_missing():
+    adata = _planted({"a": {"A549": _axis(0), "K562": _axis(0)}})
+    found = sl.transfer_signature(_signature(adata), n_random=20)
+    assert found.table["mean_treatment"].isna().all()
+    assert found.table["missing"].str.contains("one treatment only").all()
+    assert "not measured (one treatment)" in found.summary()
+    assert found.plot().to_dict()["layer"]
+    again = sl.transfer_signature(_signature(adata), source="A549", target="A549", n_random=20).table
+    assert again["cosine"].item() == pytest.approx(again["ceiling"].item()), "to other samples of the same context"
+
+
+def test_a_direction_of_one_dataset_is_carried_into_another(two_drugs):
+    one = _signature(two_drugs[two_drugs.obs["line"] == "A549"].copy())
+    two = _signature(two_drugs[two_drugs.obs["line"] == "K562"].copy())
+    table = sl.transfer_signature(one, into=two, treatment="a", n_random=20).table
+    assert table[["source", "target"]].to_numpy().tolist() == [["A549", "K562"]]
+    assert table["cosine"].item() > 0.95
+
+
+@pytest.mark.parametrize(("shape", "low", "high"), [("grows", 0.95, 1.0), ("is flat", -0.6, 0.6)])
+def test_an_effect_that_grows_with_the_dose_is_monotone(shape, low, high):
+    adata = _planted({"a": {"A549": 3 * _axis(0), "K562": 3 * _axis(0)}}, doses=(1.0, 10.0, 100.0, 1000.0), n=8)
+    if shape == "is flat":
+        # Doses dealt out anew among treated cells of a donor and line: the direction stays, its order goes.
+        rng = np.random.default_rng(0)
+        dose = adata.obs["dose"].to_numpy().copy()
+        for rows in adata.obs[adata.obs["drug"] == "a"].groupby(["line", "donor"]).indices.values():
+            at = np.flatnonzero((adata.obs["drug"] == "a").to_numpy())[rows]
+            dose[at] = rng.permutation(dose[at])
+        adata.obs["dose"] = dose
+    else:
+        adata.obsm["X_made"] += np.log10(np.maximum(adata.obs["dose"].to_numpy(), 1))[:, None] * _axis(0).astype("f4")
+    found = _signature(adata, dose_key="dose")
+    assert found.table["dose_tau"].between(low, high).all()
+    if shape == "grows":
+        top = found.doses.query("dose == 1000")["projection"]
+        assert top.mean() == pytest.approx(1, abs=0.1)
+        assert "Kendall's tau-b" in found.summary()
+        assert found.plot().to_dict()["layer"]
+
+
+def test_cells_are_placed_between_control_and_treated(two_drugs):
+    adata = two_drugs.copy()
+    _signature(adata).write(adata)
+    mean = adata.obs.groupby(["line", "drug"])["signature_a"].mean()
+    assert mean["A549", "none"] == pytest.approx(0, abs=1e-3)
+    assert mean["A549", "a"] == pytest.approx(1, abs=0.05)
+    assert adata.uns["scfm"]["signature_a"]["control"] == "none"
+
+
+def test_halves_are_disjoint_and_all_ways_are_taken():
+    found = halves(("a", "b", "c", "d"), 0)
+    assert len(found) == 6
+    assert all(not set(one) & set(two) and len(one) == len(two) == 2 for one, two in found)
+    assert len(halves(tuple("abcdefgh"), 0)) == 20
+    assert halves(("a",), 0) == []
+
+
+def test_a_real_model_and_cells_without_samples(pbmc68k):
+    pbmc68k.obs["drug"] = np.where(np.arange(700) % 2, "placebo", "none")
+    found = sl.drug_signature(pbmc68k, "pca", treatment_key="drug", control="none", progress=False)
+    assert found.table["p_value"].item() > 0.01
+    assert "random parts of the cells" in found.summary()
+    assert found.provenance["model"] == "pca"
+
+
+def test_signatures_that_make_no_sense_are_refused(two_drugs, pbmc68k):
+    with pytest.raises(DataError, match="No cell is 'dmso'"):
+        sl.drug_signature(two_drugs, use_rep="X_made", treatment_key="drug", control="dmso")
+    with pytest.raises(DataError, match="one of the two"):
+        sl.drug_signature(two_drugs, treatment_key="drug", control="none")
+    with pytest.raises(DataError, match="obsm has no 'X_other'"):
+        sl.drug_signature(two_drugs, use_rep="X_other", treatment_key="drug", control="none")
+    few = two_drugs[:14].copy()
+    with pytest.raises(DataError, match="In no sample and context"):
+        sl.drug_signature(
+            few, use_rep="X_made", treatment_key="drug", control="none", groupby="line", sample_key="dose"
+        )
+    bad = two_drugs.copy()
+    bad.obs["dose"] = "much"
+    with pytest.raises(DataError, match="have no number in the dose column"):
+        _signature(bad, dose_key="dose")
+    made = _signature(two_drugs)
+    with pytest.raises(DataError, match="There is no target 'HeLa'"):
+        sl.transfer_signature(made, target="HeLa")
+    with pytest.raises(DataError, match="There is no direction"):
+        made.direction("c", "A549")
+    alone = sl.drug_signature(two_drugs, use_rep="X_made", treatment_key="drug", control="none", sample_key="donor")
+    with pytest.raises(DataError, match="one context only"):
+        sl.transfer_signature(alone)
+    pbmc68k.obs["drug"] = np.where(np.arange(700) % 2, "a", "none")
+    other = sl.drug_signature(pbmc68k, "pca", treatment_key="drug", control="none", progress=False)
+    with pytest.raises(DataError, match="lie in different spaces"):
+        sl.transfer_signature(made, into=other)
