@@ -29,15 +29,19 @@ if TYPE_CHECKING:
     from scfm_lab.models.tokens import States as States
     from scfm_lab.models.tokens import Tokens as Tokens
     from scfm_lab.tasks.annotate import annotate as annotate
+    from scfm_lab.tasks.drug_signature import drug_signature as drug_signature
     from scfm_lab.tasks.embed import embed as embed
+    from scfm_lab.tasks.generate import generate as generate
     from scfm_lab.tasks.impute import impute as impute
     from scfm_lab.tasks.integrate import integrate as integrate
     from scfm_lab.tasks.perturb import perturb as perturb
     from scfm_lab.tasks.perturb_plan import plan_perturb as plan_perturb
+    from scfm_lab.tasks.regulators import regulators as regulators
     from scfm_lab.tasks.response_curves import response_curves as response_curves
     from scfm_lab.tasks.screen import screen as screen
     from scfm_lab.tasks.similar_genes import similar_genes as similar_genes
     from scfm_lab.tasks.trajectory import trajectory as trajectory
+    from scfm_lab.tasks.transfer_signature import transfer_signature as transfer_signature
     from scfm_lab.training.finetune import finetune as finetune
     from scfm_lab.training.finetune_plan import plan_finetune as plan_finetune
 
@@ -59,9 +63,11 @@ _HOMES = {
     "Tokens": "scfm_lab.models.tokens",
     "annotate": "scfm_lab.tasks.annotate",
     "audit_genes": "scfm_lab.cells.audit",
+    "drug_signature": "scfm_lab.tasks.drug_signature",
     "embed": "scfm_lab.tasks.embed",
     "finetune": "scfm_lab.training.finetune",
     "fits": "scfm_lab.inference.hardware",
+    "generate": "scfm_lab.tasks.generate",
     "impute": "scfm_lab.tasks.impute",
     "integrate": "scfm_lab.tasks.integrate",
     "list_models": "scfm_lab.models.load",
@@ -70,10 +76,12 @@ _HOMES = {
     "plan": "scfm_lab.inference.plan",
     "plan_finetune": "scfm_lab.training.finetune_plan",
     "plan_perturb": "scfm_lab.tasks.perturb_plan",
+    "regulators": "scfm_lab.tasks.regulators",
     "response_curves": "scfm_lab.tasks.response_curves",
     "screen": "scfm_lab.tasks.screen",
     "similar_genes": "scfm_lab.tasks.similar_genes",
     "trajectory": "scfm_lab.tasks.trajectory",
+    "transfer_signature": "scfm_lab.tasks.transfer_signature",
 }
 _MODULES = ("datasets", "errors", "evaluate", "evaluation", "plugins")
 

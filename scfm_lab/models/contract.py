@@ -67,6 +67,8 @@ class Model(Trainable):
     """Pooling of the vectors that :meth:`expected_counts` reads; None: as published."""
     decode_unit: str = "counts per 10,000"
     """What :meth:`expected_counts` predicts."""
+    attention_lead: int = 0
+    """Positions of :meth:`attention` before a cell's first token, where the model puts the cell itself there."""
 
     @property
     def name(self) -> str:
@@ -349,7 +351,7 @@ class Model(Trainable):
         able = models_that_can(ability)
         raise ModelError(
             f"{self.spec.name} cannot {ABILITIES.get(ability, ability)}"
-            + (f"; models that can: {', '.join(able)}." if able else ".")
+            + (f"; models that can: {', '.join(able)}." if able else "; no model that is installed can.")
         )
 
     def gene_embeddings(self) -> pd.DataFrame:
@@ -360,6 +362,11 @@ class Model(Trainable):
     def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> Any:
         """Attention between the tokens of each cell."""
         self.require("attention")
+        raise NotImplementedError
+
+    def generate(self, n_cells: int, *, condition: Mapping[str, Any] | None = None, seed: int = 0) -> csr_matrix:
+        """Counts of cells that the model makes up, (cells, vocabulary)."""
+        self.require("generate")
         raise NotImplementedError
 
     def fit(self, *args: Any, **options: Any) -> Model:

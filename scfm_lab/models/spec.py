@@ -14,6 +14,7 @@ ABILITIES: dict[str, str] = {
     "embed": "give each cell a vector",
     "perturb": "answer graded perturbations",
     "impute": "predict expression",
+    "generate": "generate cells",
     "gene_embeddings": "give each gene a vector",
     "attention": "show attention between genes",
     "fit": "be fitted to a reference",

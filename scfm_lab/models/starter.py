@@ -44,6 +44,7 @@ class Starter(Model):
     """The shipped transformer, or one trained anew by ``python -m scfm_lab.training.starter``."""
 
     family = "starter"
+    attention_lead = 1
 
     def __init__(self, net: StarterNet, vocabulary: Vocabulary, config: Mapping[str, Any]) -> None:
         self.net = net

@@ -1,0 +1,268 @@
+"""Scored edges against a known network, over what the degrees of that network alone would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import Score, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from scfm_lab.tasks.regulators import RegulatorResult
+
+RATIO, EPR, AUPRC = "EPR over the degree null", "EPR", "AUPRC"
+_TRUTHS = {"human": "dorothea_human", "mouse": "dorothea_mouse"}
+_TRADES = 5
+"""Trades per regulator of one rewiring."""
+
+
+@dataclass(frozen=True, repr=False)
+class RegulatorScores(Scores):
+    """Scores of each method, and of each layer and head."""
+
+    heads: pd.DataFrame | None = None
+    """layer, head, epr, over_null, p_value: choosing the best of them after the fact is no test."""
+
+
+def regulators(
+    found: RegulatorResult,
+    truth: pd.DataFrame | Iterable[tuple[str, str]] | None = None,
+    *,
+    confidence: str = "ABC",
+    n_null: int = 200,
+    n_boot: int = 500,
+    seed: int = 0,
+) -> RegulatorScores:
+    """Early precision and area under the precision-recall curve of each method's edges.
+
+    EPR, the early precision ratio, is the precision among the k first edges over that of random edges, with k the number of true
+    edges (as BEELINE). A method that merely knows which genes have many edges does well at it; the degree null tells how well: the
+    true network is rewired, every regulator and every target keeping its number of edges (the curveball algorithm of Strona et
+    al. 2014), and the same edges are scored against it. Intervals are a bootstrap over regulators.
+
+    Parameters
+    ----------
+    found
+        Of :func:`scfm_lab.regulators`.
+    truth
+        True edges: a table with the columns ``tf`` and ``target`` (and ``confidence``), or pairs. None: DoRothEA of the organism.
+    confidence
+        Levels that count, where the truth tells them.
+    n_null
+        Rewired networks, at least 19.
+    n_boot
+        Bootstrap samples.
+
+    Returns
+    -------
+    RegulatorScores
+        Regulators without a true edge among the targets are left out. The floor is the degree null, never co-expression.
+
+    Raises
+    ------
+    DataError
+        If fewer than three regulators have a true edge, or the truth has no such columns.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> cells = sl.datasets.load("pbmc68k")
+    >>> named = ["SPI1", "IRF8", "JUNB"]
+    >>> edges = sl.regulators(cells, "starter", "embedding", beside=False, regulators=named, n_genes=60, progress=False)
+    >>> known = [(gene, target) for gene in named for target in edges.targets[:20]]
+    >>> sl.evaluate.regulators(edges, known, n_null=19, n_boot=20).of("EPR", "embedding").value > 0
+    True
+    """
+    import pandas as pd
+
+    if n_null < 19:
+        raise DataError(f"n_null is {n_null}; at least 19 rewired networks are needed for a p of 0.05.")
+    known = _network(found, truth, confidence)
+    edges = found.regulators[:, None] != found.targets[None, :]
+    kept = np.flatnonzero((known & edges).any(axis=1))
+    if len(kept) < 3:
+        raise DataError(
+            f"{len(kept)} of the {len(found.regulators):,} regulators have a known target among the {len(found.targets):,} genes; at "
+            "least three are needed. Score more genes (n_genes), or name another truth."
+        )
+    net, edges = (known & edges)[kept], edges[kept]
+    rng = np.random.default_rng(seed)
+    rewired = [_rewired(net, edges, rng) for _ in range(n_null)]
+    expected = np.mean(rewired, axis=0)
+    draws = [np.bincount(rng.integers(0, len(kept), len(kept)), minlength=len(kept)) for _ in range(n_boot)]
+    scores = []
+    for method, values in found.scores.items():
+        ranked = _Ranked.of(values[kept], edges, net, expected, rng)
+        scores += _of_method(method, ranked, rewired, draws, len(kept))
+    heads = []
+    for (layer, head), values in found.heads.items():
+        ranked = _Ranked.of(values[kept], edges, net, expected, rng)
+        null = [ranked.epr(r) for r in rewired]
+        heads.append(
+            {
+                "layer": layer,
+                "head": head,
+                "epr": ranked.epr(net),
+                "over_null": ranked.ratio(None),
+                "p_value": (1 + sum(n >= ranked.epr(net) - 1e-12 for n in null)) / (1 + n_null),
+            }
+        )
+    notes = (
+        f"{int(net.sum()):,} true edges of {len(kept)} regulators among {int(edges.sum()):,} possible ones "
+        f"({net.sum() / edges.sum():.2%}); {len(found.regulators) - len(kept)} regulators without a true edge are left out.",
+        "The floor is what the same edges reach against networks rewired with all degrees kept. Co-expression and boosted regression "
+        "stand beside, and are no yardstick: co-expression itself is near chance.",
+        "The known network is neither complete nor of these cells, so that no ceiling is known.",
+    )
+    return RegulatorScores(
+        tuple(scores),
+        title=f"Edges against the known network ({'DoRothEA ' + confidence if truth is None else 'given'}).",
+        notes=notes,
+        provenance={**found.provenance, "task": "evaluate.regulators", "confidence": confidence, "n_null": n_null},
+        heads=pd.DataFrame(heads) if heads else None,
+    )
+
+
+def _network(
+    found: RegulatorResult, truth: pd.DataFrame | Iterable[tuple[str, str]] | None, confidence: str
+) -> NDArray[np.bool_]:
+    """Known edges, bool (regulators, targets)."""
+    from scfm_lab import datasets
+
+    if truth is None:
+        organism = found.organism or "human"
+        if organism not in _TRUTHS:
+            raise DataError(f"No known network of {organism} comes along; give one with truth=.")
+        truth = datasets.load(_TRUTHS[organism])
+    known: Any = truth
+    if hasattr(known, "columns"):
+        missing = {"tf", "target"} - set(known.columns)
+        if missing:
+            raise DataError(f"The truth has no column {' and '.join(sorted(missing))}; it needs 'tf' and 'target'.")
+        if "confidence" in known.columns:
+            known = known[known["confidence"].isin(list(confidence))]
+        known = zip(known["tf"], known["target"], strict=True)
+    pairs = [(str(a), str(b)) for a, b in known]
+    row = {str(g).upper(): i for i, g in enumerate(found.regulators)}
+    column = {str(g).upper(): i for i, g in enumerate(found.targets)}
+    out = np.zeros((len(row), len(column)), dtype=bool)
+    for a, b in pairs:
+        if a.upper() in row and b.upper() in column:
+            out[row[a.upper()], column[b.upper()]] = True
+    return out
+
+
+def _rewired(net: NDArray[np.bool_], edges: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A network with the same number of edges at every regulator and every target, none where there can be none."""
+    out = net.copy()
+    n = len(out)
+    for _ in range(_TRADES * n):
+        a, b = rng.choice(n, 2, replace=False)
+        # What only one of the two has, and either may have.
+        free = np.flatnonzero((out[a] ^ out[b]) & edges[a] & edges[b])
+        if len(free) < 2:
+            continue
+        own = int(out[a, free].sum())
+        dealt = rng.permutation(free)
+        out[a, free], out[b, free] = False, False
+        out[a, dealt[:own]] = True
+        out[b, dealt[own:]] = True
+    return out
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Possible edges from the highest score to the lowest."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    true: NDArray[np.bool_]
+    expected: NDArray[np.float64]
+    """Chance of each to be an edge of a rewired network."""
+
+    @classmethod
+    def of(
+        cls,
+        values: NDArray[np.float64],
+        edges: NDArray[np.bool_],
+        net: NDArray[np.bool_],
+        expected: NDArray[np.float64],
+        rng: np.random.Generator,
+    ) -> _Ranked:
+        """Ties are broken by chance, scores that are not there come last."""
+        r, c = np.nonzero(edges)
+        order = np.lexsort((rng.random(len(r)), -np.nan_to_num(values[r, c], nan=-np.inf)))
+        r, c = r[order], c[order]
+        return cls(r, c, net[r, c], expected[r, c])
+
+    def _first(self, weight: NDArray[np.int64] | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Weight of each edge, and whether it is among the first k of them, k the weight of all true edges."""
+        w = np.ones(len(self.rows)) if weight is None else weight[self.rows].astype(np.float64)
+        return w, np.cumsum(w) <= (w * self.true).sum()
+
+    def epr(self, net: NDArray[np.bool_] | None = None, weight: NDArray[np.int64] | None = None) -> float:
+        """Precision among the first edges over that of all; of another network with as many edges where one is given."""
+        true = self.true if net is None else net[self.rows, self.columns]
+        w, first = self._first(weight)
+        if not first.any() or not (w * true).sum():
+            return np.nan
+        return float((w * true)[first].sum() / w[first].sum() / ((w * true).sum() / w.sum()))
+
+    def ratio(self, weight: NDArray[np.int64] | None) -> float:
+        """True edges among the first over what rewired networks have there."""
+        w, first = self._first(weight)
+        chance = (w * self.expected)[first].sum()
+        return float((w * self.true)[first].sum() / chance) if chance > 0 else np.nan
+
+    def auprc(self, net: NDArray[np.bool_] | None = None, weight: NDArray[np.int64] | None = None) -> float:
+        """Average precision."""
+        true = self.true if net is None else net[self.rows, self.columns]
+        w = np.ones(len(self.rows)) if weight is None else weight[self.rows].astype(np.float64)
+        hits = np.cumsum(w * true)
+        if hits[-1] == 0:
+            return np.nan
+        return float((w * true * hits / np.maximum(np.cumsum(w), 1)).sum() / hits[-1])
+
+
+def _of_method(
+    method: str, ranked: _Ranked, rewired: list[NDArray[np.bool_]], draws: list[NDArray[np.int64]], n: int
+) -> list[Score]:
+    null = np.array([ranked.epr(net) for net in rewired])
+    value = ranked.epr()
+    p = float((1 + np.sum(null >= value - 1e-12)) / (1 + len(null)))
+    areas = np.array([ranked.auprc(net) for net in rewired])
+    area = ranked.auprc()
+    p_area = float((1 + np.sum(areas >= area - 1e-12)) / (1 + len(areas)))
+    told = (
+        (RATIO, ranked.ratio(None), [ranked.ratio(d) for d in draws], 1.0, p),
+        (EPR, value, [ranked.epr(weight=d) for d in draws], float(null.mean()), p),
+        (AUPRC, area, [ranked.auprc(weight=d) for d in draws], float(areas.mean()), p_area),
+    )
+    out = []
+    for metric, number, drawn, floor, chance in told:
+        known = [d for d in drawn if np.isfinite(d)]
+        low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
+        out.append(
+            Score(
+                metric,
+                method,
+                number,
+                low=float(low),
+                high=float(high),
+                floor=floor,
+                floor_name="degree null",
+                interval="95 % bootstrap over regulators",
+                n=n,
+                missing="no ceiling is known",
+                remark=f"p = {chance:.2g} against {len(rewired)} rewired networks",
+            )
+        )
+    return out

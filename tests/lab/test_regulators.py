@@ -1,0 +1,198 @@
+"""Edges from regulators to genes, and what they are worth against a known network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+import scfm_lab as sl
+from scfm_lab.cells.cells import Cells
+from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.evaluation.regulators import AUPRC, EPR, RATIO, _rewired
+from scfm_lab.tasks.regulators import RegulatorResult
+
+FACTORS = ["SPI1", "IRF8", "JUNB", "KLF6"]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return sl.datasets.load("pbmc68k")
+
+
+@pytest.fixture(scope="module")
+def found(cells):
+    return sl.regulators(cells, "starter", regulators=FACTORS, n_genes=25, max_cells=60, progress=False)
+
+
+def test_every_method_scores_every_edge_but_those_to_itself(found):
+    assert set(found.scores) == {"embedding", "attention", "perturbation", "coexpression", "boosting"}
+    itself = found.regulators[:, None] == found.targets[None, :]
+    assert itself.sum() == len(found.regulators) >= 3
+    for values in found.scores.values():
+        assert np.isnan(values[itself]).all()
+        assert np.isfinite(values[~itself]).all()
+        assert values[~itself].std() > 0
+    assert len(found.table) == (~itself).sum()
+    assert "no evidence of regulation" in found.summary()
+    assert "coexpression:" not in found.summary(), "nothing is ranked by co-expression alone"
+    assert found.plot().to_dict()["layer"]
+
+
+def test_the_extractors_are_what_they_say(cells, found):
+    model = sl.load_model("starter")
+    table = model.gene_embeddings()
+    # The least expressed, so that all cells that express it are knocked out.
+    seen = (cells[:, found.regulators].X > 0).sum(axis=0)
+    at = (int(np.argmin(seen)), 1)
+    r, t = found.regulators[at[0]], found.targets[1]
+    a, b = table.loc[r].to_numpy(np.float64), table.loc[t].to_numpy(np.float64)
+    assert found.scores["embedding"][at] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
+
+    given = Cells.from_anndata(cells)
+    given = given.take(np.sort(np.argsort(given.keys, kind="stable")[:60]))
+    tokens = model.tokenize(given)
+    ids = [model.vocabulary.id_of(g) for g in (r, t)]
+    read = []
+    for i, weights in enumerate(model.attention(tokens, hidden_layer=1)):
+        own = list(tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]])
+        if all(g in own for g in ids):
+            # Position 0 is the cell itself; the target's row, the regulator's column.
+            read.append(weights[:, own.index(ids[1]) + 1, own.index(ids[0]) + 1] * weights.shape[-1])
+    for head in range(model.spec.heads):
+        assert found.heads[1, head + 1][at] == pytest.approx(np.mean(read, axis=0)[head], rel=1e-4)
+    assert found.scores["attention"][at] == pytest.approx(np.mean([h[at] for h in found.heads.values()]))
+
+    logged = np.log1p(given.counts.toarray() / given.total[:, None] * 1e4)
+    place = [list(given.genes.names).index(g) for g in (r, t)]
+    assert found.scores["coexpression"][at] == pytest.approx(abs(stats.spearmanr(*logged[:, place].T)[0]), abs=1e-5)
+
+    rows = np.flatnonzero(given.counts[:, place[0]].toarray().ravel())
+    assert 0 < len(rows) <= 30
+    some = given.take(rows)
+    without = some.counts.tolil()
+    without[:, place[0]] = 0
+    after = some.with_counts(without.tocsr())
+    change = [np.log1p(model.impute(model.tokenize(c), np.array(ids[1:]))) for c in (some, after)]
+    assert found.scores["perturbation"][at] == pytest.approx(np.abs(change[1] - change[0]).mean(), rel=1e-3)
+
+
+def test_boosting_finds_a_planted_regulator():
+    import anndata as ad
+
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(5, size=(150, 8)).astype(np.float32)
+    names = ["SPI1", "IRF8", "JUNB", "CD3D", "LYZ", "CD79A", "NKG7", "MS4A1"]
+    counts[:, 4] = rng.poisson(3 * counts[:, 0])
+    adata = ad.AnnData(counts, var=pd.DataFrame(index=names))
+    # Of few genes the library would be mostly the planted one.
+    adata.obs["total_counts_all_genes"] = 1000
+    made = sl.regulators(
+        adata, "pca", "embedding", regulators=names[:3], targets=names[3:], max_cells=150, progress=False
+    )
+    lyz = list(made.targets).index("LYZ")
+    assert made.scores["boosting"][:, lyz].argmax() == 0
+    assert made.scores["boosting"][0, lyz] > 1.5 * made.scores["boosting"][1:, lyz].max()
+    assert made.scores["boosting"][0, lyz] > 1.5 * np.delete(made.scores["boosting"], lyz, axis=1).max()
+
+
+def _made(scores, regulators, targets):
+    return RegulatorResult(np.array(regulators, object), np.array(targets, object), scores, {})
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A network in which two targets have most edges, and the scores of an oracle, of degrees alone, and of noise."""
+    rng = np.random.default_rng(0)
+    regulators, targets = [f"R{i}" for i in range(20)], [f"T{i}" for i in range(60)]
+    popular = np.linspace(0.9, 0.02, 60)
+    net = rng.random((20, 60)) < popular
+    scores = {
+        "oracle": net + rng.random(net.shape) / 10,
+        "degrees": np.tile(popular, (20, 1)) + rng.random(net.shape) / 100,
+        "noise": rng.random(net.shape),
+    }
+    truth = [(regulators[r], targets[t]) for r, t in np.argwhere(net)]
+    return net, _made(scores, regulators, targets), truth
+
+
+def test_degrees_alone_are_no_better_than_the_degree_null(toy):
+    net, made, truth = toy
+    scores = sl.evaluate.regulators(made, truth, n_null=60, n_boot=100)
+    density = net.mean()
+    assert scores.of(EPR, "oracle").value == pytest.approx(1 / density)
+    assert scores.of(EPR, "noise").value == pytest.approx(1, abs=0.25)
+    assert scores.of(EPR, "degrees").value > 1.5, "early precision alone takes degrees for knowledge"
+    degrees, oracle = scores.of(RATIO, "degrees"), scores.of(RATIO, "oracle")
+    assert degrees.low < 1 < degrees.high or abs(degrees.value - 1) < 0.05
+    assert oracle.low > 1.2
+    assert oracle.above_floor
+    assert "p = 0.016" in oracle.remark
+    for method, values in made.scores.items():
+        expected = average_precision_score(net.ravel(), values.ravel())
+        assert scores.of(AUPRC, method).value == pytest.approx(expected, abs=1e-3)
+        assert scores.of(AUPRC, method).low <= expected <= scores.of(AUPRC, method).high
+    assert scores.of(RATIO, "noise").floor_name == "degree null"
+
+
+def test_rewiring_keeps_every_degree_and_puts_no_edge_where_none_can_be(toy):
+    net = toy[0]
+    edges = np.ones(net.shape, bool)
+    edges[np.arange(20), np.arange(20)] = False
+    start = net & edges
+    made = [_rewired(start, edges, np.random.default_rng(i)) for i in range(5)]
+    for other in made:
+        np.testing.assert_array_equal(other.sum(axis=0), start.sum(axis=0))
+        np.testing.assert_array_equal(other.sum(axis=1), start.sum(axis=1))
+        assert not (other & ~edges).any()
+        assert (other != start).any()
+
+
+def test_dorothea_and_the_heads(shared_data):
+    table = sl.datasets.load("dorothea_human")
+    # A confidence is one of a regulator: three of each level, those with most targets.
+    by_level = table.groupby(["confidence", "tf"]).size().sort_values(ascending=False)
+    names = np.array([tf for level in "ACD" for tf in by_level[level].index[:3]], object)
+    own = table[table["tf"].isin(names)]
+    targets = own["target"].drop_duplicates().to_numpy(dtype=object)[::40]
+    rng = np.random.default_rng(0)
+    made = _made({"noise": rng.random((9, len(targets)))}, names, targets)
+    made = replace(made, heads={(1, 1): rng.random((9, len(targets)))})
+    scores = sl.evaluate.regulators(made, n_null=19, n_boot=20)
+    strong = own[own["confidence"].isin(["A", "C"]) & own["target"].isin(targets) & (own["tf"] != own["target"])]
+    known = len(strong[["tf", "target"]].drop_duplicates())
+    assert f"{known:,} true edges of 6 regulators" in scores.notes[0]
+    assert "3 regulators without a true edge" in scores.notes[0]
+    assert scores.heads[["layer", "head"]].to_numpy().tolist() == [[1, 1]]
+    assert "of 3 regulators" in sl.evaluate.regulators(made, confidence="A", n_null=19, n_boot=0).notes[0]
+
+
+def test_questions_about_regulators_that_make_no_sense_are_refused(cells, found):
+    with pytest.raises(DataError, match="There is no method 'atention'"):
+        sl.regulators(cells, "starter", "atention", regulators=FACTORS, progress=False)
+    with pytest.raises(ModelError, match="cannot show attention"):
+        sl.regulators(cells, "pca", "attention", regulators=FACTORS, beside=False, progress=False)
+    told = sl.regulators(cells, "pca", regulators=FACTORS, n_genes=20, beside=False, progress=False)
+    assert set(told.scores) == {"embedding"}
+    assert "Not by attention" in told.summary()
+    with pytest.raises(GenesError, match="No gene called 'NOPE'"):
+        sl.regulators(cells, "pca", "embedding", regulators=["NOPE"], progress=False)
+    with pytest.raises(DataError, match="at least three are needed"):
+        sl.evaluate.regulators(found, [("SPI1", "LYZ")])
+    with pytest.raises(DataError, match="has no column tf"):
+        sl.evaluate.regulators(found, pd.DataFrame({"source": ["a"], "target": ["b"]}))
+    imputed = cells[:60].copy()
+    sl.impute(imputed, "starter", progress=False)
+    with pytest.raises(DataError, match="Regulators must not be made of 'imputed_starter'"):
+        sl.regulators(imputed, "starter", layer="imputed_starter", regulators=FACTORS, progress=False)
+
+
+def test_edges_are_written_with_their_provenance(cells, found):
+    adata = cells[:5].copy()
+    found.write(adata)
+    assert adata.uns["regulators_starter"].shape == found.table.shape
+    assert adata.uns["scfm"]["regulators_starter"]["weights_sha256"].startswith("sha256:")
