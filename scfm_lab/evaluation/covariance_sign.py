@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, type_means, without_genes
+from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.set_correlations import KINDS, PUBLISHED, SetCorrelations
 from scfm_lab.tasks.progress import as_progress
@@ -54,6 +55,7 @@ def covariance_sign(
     n_boot: int = 200,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    seen: str = "refuse",
     seed: int = 0,
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
@@ -83,6 +85,8 @@ def covariance_sign(
         Pairs of random sets: same sizes, genes matched by the share of cells that express them. All are hidden at once.
     n_boot
         Bootstrap samples: of samples where there are five or more, else of cells.
+    seen
+        What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
@@ -91,7 +95,7 @@ def covariance_sign(
     Raises
     ------
     DataError
-        If there are not two sets of three usable genes each, or an argument does not fit the cells.
+        If there are not two sets of three usable genes each, an argument does not fit the cells, or a model was trained on them.
 
     Examples
     --------
@@ -116,6 +120,7 @@ def covariance_sign(
     opened = [as_model(m) for m in given]
     for model in opened:
         model.require("impute")
+    flags = check_unseen(opened, adata, seen=seen, layer=layer, options=options)
     cells = Cells.from_anndata(adata, layer=layer)
     labels = (
         None if labels_key is None else column_of(adata, labels_key, what="The label column").astype(str).to_numpy()
@@ -145,7 +150,8 @@ def covariance_sign(
         drawn = _random_scores(
             test, cells, opened, random, [len(c) for c in chosen.values()], options, seed, progress, cancel
         )
-    return _scored(test, real, found, floors, chosen, drawn, samples, n_boot, seed, [*notes, how])
+    scores = _scored(test, real, found, floors, chosen, drawn, samples, n_boot, seed, [*notes, how])
+    return replace(scores, scores=flagged(scores, flags))
 
 
 def _usable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, type_means, without_genes
+from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.tasks.progress import as_progress
 
@@ -53,6 +54,7 @@ def xor(
     n_boot: int = 1000,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    seen: str = "refuse",
     seed: int = 0,
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
@@ -86,6 +88,8 @@ def xor(
         Probabilities made elsewhere: name → (cells, 2), a table with a column for each marker or an array.
     n_boot
         Bootstrap samples.
+    seen
+        What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
@@ -96,7 +100,7 @@ def xor(
     Raises
     ------
     DataError
-        If the truth is the same in all cells, or an argument does not fit the cells.
+        If the truth is the same in all cells, an argument does not fit the cells, or a model was trained on some of them.
     ModelError
         If a model does not predict counts.
 
@@ -126,6 +130,7 @@ def xor(
     opened = [as_model(m) for m in given]
     for model in opened:
         _require_counts(model)
+    flags = check_unseen(opened, adata, seen=seen, layer=layer, options=options)
     cells = Cells.from_anndata(adata, layer=layer)
     columns = np.array([cells.genes.find(gene) for gene in markers])
     labels = (
@@ -149,7 +154,8 @@ def xor(
         if np.nanmin(found[name]) < 0 or np.nanmax(found[name]) > 1:
             raise DataError(f"The prediction {name!r} holds values outside of 0 to 1; XOR needs probabilities.")
     floors = _floors(cells, columns, on, labels, fold, seed)
-    return _scored(found, floors, on, parts, samples, tuple(markers), threshold, quantile, how, n_boot, seed)
+    scores = _scored(found, floors, on, parts, samples, tuple(markers), threshold, quantile, how, n_boot, seed)
+    return replace(scores, scores=flagged(scores, flags))
 
 
 def exactly_one(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -299,6 +299,10 @@ def test_cells_of_the_training_record_are_in_no_score(cells, tuned):
     assert not any("Flagged" in s.remark for s in unseen)
     with pytest.raises(DataError, match="in the training record"):
         sl.evaluate.imputation(own, tuned.model, options={"max_length": 24})
+    with pytest.raises(DataError, match="in the training record"):
+        sl.evaluate.xor(own, tuned.model, markers=("CD79A", "CST3"), groups=None, options={"max_length": 24})
+    with pytest.raises(DataError, match="in the training record"):
+        sl.evaluate.covariance_sign(own, tuned.model, sets={"a": ["CD3D"], "b": ["LYZ"]}, options={"max_length": 24})
     own.obs["perturbation"] = np.where(np.arange(own.n_obs) % 4, [f"g{i % 4}" for i in range(own.n_obs)], "control")
     with pytest.raises(DataError, match="in the training record"):
         sl.evaluate.perturbation(own, tuned.model, progress=False)
