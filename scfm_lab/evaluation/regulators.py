@@ -141,7 +141,10 @@ def _network(
         organism = found.organism or "human"
         if organism not in _TRUTHS:
             raise DataError(f"No known network of {organism} comes along; give one with truth=.")
-        truth = datasets.load(_TRUTHS[organism])
+        try:
+            truth = datasets.load(_TRUTHS[organism])
+        except DataError as error:
+            raise DataError(f"{error} Or give a network of your own with truth=.") from error
     known: Any = truth
     if hasattr(known, "columns"):
         missing = {"tf", "target"} - set(known.columns)

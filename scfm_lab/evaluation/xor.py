@@ -131,7 +131,7 @@ def xor(
     for model in opened:
         _require_counts(model)
     flags = check_unseen(opened, adata, seen=seen, layer=layer, options=options)
-    cells = Cells.from_anndata(adata, layer=layer)
+    cells = Cells.from_anndata(adata, layer=layer, fields=sorted({f for model in opened for f in model.fields}))
     columns = np.array([cells.genes.find(gene) for gene in markers])
     labels = (
         None if labels_key is None else column_of(adata, labels_key, what="The label column").astype(str).to_numpy()

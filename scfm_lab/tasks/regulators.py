@@ -233,7 +233,8 @@ def regulators(
                 notes.append(f"Not by {name}: {error}")
     if not any(name in scores for name in wanted):
         raise ModelError(" ".join(notes))
-    names = np.asarray(cells.genes.names, dtype=object)
+    # Known networks are told in symbols.
+    names = np.where(cells.genes.symbols != "", cells.genes.symbols, cells.genes.names).astype(object)
     itself = asked.regulators[:, None] == asked.targets[None, :]
     for values in (*scores.values(), *heads.values()):
         values[itself] = np.nan
@@ -321,10 +322,12 @@ def _factors(cells: Cells, often: set[int]) -> NDArray[np.int64]:
         raise DataError(
             f"No list of transcription factors of {organism} is known; name the regulators with regulators=."
         )
+    try:
+        known = datasets.load(_FACTORS[organism])
+    except DataError as error:
+        raise DataError(f"{error} Or name the regulators yourself with regulators=.") from error
     index = cells.genes.index
-    return np.array(
-        sorted({index[g] for g in datasets.load(_FACTORS[organism]) if index.get(g) in often}), dtype=np.int64
-    )
+    return np.array(sorted({index[g] for g in known if index.get(g) in often}), dtype=np.int64)
 
 
 def _variable(cells: Cells, columns: NDArray[np.int64], n: int) -> NDArray[np.int64]:

@@ -196,3 +196,21 @@ def test_edges_are_written_with_their_provenance(cells, found):
     found.write(adata)
     assert adata.uns["regulators_starter"].shape == found.table.shape
     assert adata.uns["scfm"]["regulators_starter"]["weights_sha256"].startswith("sha256:")
+
+
+def test_without_the_named_lists_the_way_out_is_told(cells, found, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_DATA", str(tmp_path))
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    with pytest.raises(DataError, match="name the regulators yourself"):
+        sl.regulators(cells, "pca", "embedding", progress=False)
+    with pytest.raises(DataError, match="a network of your own"):
+        sl.evaluate.regulators(found)
+
+
+def test_genes_named_by_ensembl_ids_are_told_in_symbols(cells):
+    known = cells[:, cells.var["ensembl_id"] != ""].copy()
+    symbols = known.var_names[:40].tolist()
+    known.var_names = known.var["ensembl_id"].astype(str)
+    made = sl.regulators(known, "pca", "embedding", beside=False, regulators=FACTORS, targets=symbols, progress=False)
+    assert set(made.regulators) <= set(FACTORS)
+    assert set(made.targets) <= set(symbols)
