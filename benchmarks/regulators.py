@@ -12,9 +12,9 @@ import click
 
 @click.command(help=__doc__)
 @click.option("--model", default="starter", show_default=True)
-@click.option("--dataset", default="pbmc3k_raw", show_default=True)
+@click.option("--dataset", default="kang_ifnb_pbmc", show_default=True)
 @click.option("--genes", default=400, show_default=True, help="Most variable genes, beside all transcription factors.")
-@click.option("--cells", default=150, show_default=True)
+@click.option("--cells", default=200, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(model: str, dataset: str, genes: int, cells: int, as_json: bool) -> None:
     """Print the scores of every method, and of every layer and head."""
