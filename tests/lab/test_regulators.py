@@ -26,7 +26,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def found(cells):
-    return sl.regulators(cells, "starter", regulators=FACTORS, n_genes=25, max_cells=60, progress=False)
+    return sl.regulators(cells, "starter", regulators=FACTORS, n_genes=16, max_cells=40, progress=False)
 
 
 def test_every_method_scores_every_edge_but_those_to_itself(found):
@@ -54,7 +54,7 @@ def test_the_extractors_are_what_they_say(cells, found):
     assert found.scores["embedding"][at] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
 
     given = Cells.from_anndata(cells)
-    given = given.take(np.sort(np.argsort(given.keys, kind="stable")[:60]))
+    given = given.take(np.sort(np.argsort(given.keys, kind="stable")[:40]))
     tokens = model.tokenize(given)
     ids = [model.vocabulary.id_of(g) for g in (r, t)]
     read = []

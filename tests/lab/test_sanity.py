@@ -26,7 +26,7 @@ def cells():
     return adata[np.random.default_rng(0).permutation(700)[:240]].copy()
 
 
-@pytest.mark.parametrize("constant", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("constant", [0.0, 0.5, 0.9])
 def test_a_constant_predictor_scores_a_half_and_a_half(cells, constant):
     made = {"constant guess": np.full((cells.n_obs, 2), constant)}
     scores = sl.evaluate.xor(
@@ -69,7 +69,7 @@ def test_the_metrics_are_scikit_learns():
 
 
 def test_hidden_genes_leave_no_trace_in_what_the_model_sees(cells):
-    cells = cells[:90].copy()
+    cells = cells[:50].copy()
     given = Cells.from_anndata(cells)
     columns = np.array([given.genes.find(g) for g in ("LYZ", "CD3D")])
     seen = without_genes(given, columns)
@@ -128,7 +128,7 @@ def test_depth_alone_fails_where_depth_is_taken_out(cells):
 
 
 def test_a_model_is_scored_between_floors_and_halves(cells):
-    found = sl.evaluate.covariance_sign(cells[:90].copy(), "starter", sets=SETS, n_random=2, n_boot=3)
+    found = sl.evaluate.covariance_sign(cells[:60].copy(), "starter", sets=SETS, n_random=2, n_boot=3)
     assert {s.model for s in found} == {"starter", "depth alone", "cell-type mean", "PCA regression"}
     mine = found.of("error of magnitude (as published)", "starter")
     assert 0 < mine.ceiling < mine.value < 1
