@@ -10,7 +10,7 @@ import numpy as np
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.annotation import resamples
-from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, type_means, without_genes
+from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.set_correlations import KINDS, SetCorrelations
@@ -207,18 +207,13 @@ def _floors(
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
     """Values of the hidden genes without a model."""
-    from scfm_lab.models.pca import log_normalised
-
     # Every gene more in cells with more of everything: one number per cell.
     floors = {DEPTH: np.tile(np.log1p(cells.total)[:, None], (1, len(columns)))}
     if labels is not None:
         floors[TYPE_MEAN] = type_means(real, labels, fold)
-    seen = without_genes(cells, columns)
-    often = np.flatnonzero(np.diff(seen.counts.tocsc().indptr) >= max(3, len(cells) // 50))
-    if len(often) > 1:
-        floors[REGRESSION] = pca_regression(
-            log_normalised(seen.counts[:, often], seen.total).toarray(), real, fold, seed=seed
-        )
+    seen = seen_values(cells, columns)
+    if seen.shape[1] > 1:
+        floors[REGRESSION] = pca_regression(seen, real, fold, seed=seed)
     return floors
 
 

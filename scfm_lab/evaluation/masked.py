@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
@@ -87,6 +88,15 @@ def folds_of(n: int, samples: NDArray[Any] | None, seed: int) -> tuple[NDArray[n
     return fold, "Floors are fitted to other cells than they predict, of the same samples (name them with sample_key)."
 
 
+def seen_values(cells: Cells, columns: NDArray[np.int64]) -> csr_matrix:
+    """log1p of counts per 10,000 of the genes that are not hidden, without those that hardly any cell expresses."""
+    from scfm_lab.models.pca import log_normalised
+
+    seen = without_genes(cells, columns)
+    often = np.flatnonzero(np.bincount(seen.counts.indices, minlength=len(seen.genes)) >= max(3, len(cells) // 50))
+    return log_normalised(seen.counts[:, often], seen.total).astype(np.float64)
+
+
 def type_means(values: NDArray[Any], labels: NDArray[Any], fold: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean of each gene over the cells of the same type in other folds; over all of these where the type is not there."""
     out = np.empty(values.shape, dtype=np.float64)
@@ -101,7 +111,7 @@ def type_means(values: NDArray[Any], labels: NDArray[Any], fold: NDArray[np.int6
 
 
 def pca_regression(
-    seen: NDArray[np.float32], targets: NDArray[Any], fold: NDArray[np.int64], *, seed: int = 0
+    seen: csr_matrix, targets: NDArray[Any], fold: NDArray[np.int64], *, seed: int = 0
 ) -> NDArray[np.float64]:
     """Targets predicted from the principal components of what is seen, out of fold.
 
@@ -123,14 +133,11 @@ def pca_regression(
     out = np.empty(targets.shape, dtype=np.float64)
     for f in np.unique(fold):
         train, test = fold != f, fold == f
-        width = min(_COMPONENTS, int(train.sum()) - 1, seen.shape[1])
+        width = min(_COMPONENTS, int(train.sum()) - 1, seen.shape[1] - 1)
         if width < 1:
             raise DataError("Too few cells to fit a regression on principal components; at least a dozen are needed.")
-        pca = PCA(
-            width,
-            svd_solver="randomized" if width < min(int(train.sum()), seen.shape[1]) else "full",
-            random_state=seed,
-        )
+        # Of sparse values, which are never made dense.
+        pca = PCA(width, svd_solver="arpack", random_state=seed)
         scale = StandardScaler()
         x, y = scale.fit_transform(pca.fit_transform(seen[train])), targets[train]
         at = scale.transform(pca.transform(seen[test]))

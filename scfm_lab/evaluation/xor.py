@@ -10,7 +10,7 @@ import numpy as np
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.evaluation.annotation import resamples
-from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, type_means, without_genes
+from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.tasks.progress import as_progress
@@ -231,18 +231,12 @@ def _floors(
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
     """Probabilities of both markers without a model."""
-    from scfm_lab.models.pca import log_normalised
-
     floors = {CONSTANT: np.full(on.shape, 0.5)}
     if labels is not None:
         floors[TYPE_MEAN] = type_means(on.astype(np.float64), labels, fold)
-    seen = without_genes(cells, columns)
-    # Genes that hardly any cell expresses tell a regression nothing and cost memory.
-    often = np.flatnonzero(np.diff(seen.counts.tocsc().indptr) >= max(3, len(cells) // 50))
-    if len(often) > 1:
-        floors[REGRESSION] = pca_regression(
-            log_normalised(seen.counts[:, often], seen.total).toarray(), on, fold, seed=seed
-        )
+    seen = seen_values(cells, columns)
+    if seen.shape[1] > 1:
+        floors[REGRESSION] = pca_regression(seen, on, fold, seed=seed)
     return floors
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.drug_signature import DrugSignature
     from scfm_lab.tasks.responses import Responses
 
+_MOST_CONTROLS = 2000
 _COLUMNS = (
     "treatment",
     "source",
@@ -198,6 +199,8 @@ def _like_cells(controls: NDArray[np.float64], n: int, rng: np.random.Generator)
     """Unit vectors in random directions, drawn with the covariance of the cells; in all directions alike below three cells."""
     width = controls.shape[1]
     drawn = rng.normal(size=(n, width))
+    if len(controls) > _MOST_CONTROLS:
+        controls = controls[rng.choice(len(controls), _MOST_CONTROLS, replace=False)]
     if len(controls) >= 3:
         drawn = rng.normal(size=(n, len(controls))) @ (controls - controls.mean(axis=0))
     return np.asarray(drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-12))
