@@ -38,6 +38,7 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         "version": model.version,
         "source": model.source,
         "weights_sha256": model.digest,
+        "settings_sha256": model.settings_digest,
         "device": model.device,
         "precision": model.precision,
         "determinism": model.spec.determinism,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
 
-VERSION = 1
+VERSION = 2
 DEFAULT_GB = 2.0
 _VARIABLE = "SCFM_CACHE_GB"
 _CHECK = 8

@@ -136,6 +136,7 @@ def _order(job: Job, asked: Any, folder: RunFolder) -> dict[str, Any]:
         "model": {
             "source": str(model.path) if model.path is not None else model.source,
             "digest": model.digest,
+            "settings": model.settings_digest,
             "device": model.device,
             "precision": str(job.precision),
             **model.opened,
@@ -181,6 +182,11 @@ def _open(order: dict[str, Any]) -> Job:
         raise ModelError(
             f"A worker finds other weights at {wanted['source']} than the machine that asked ({model.digest[:19]}… and "
             f"{wanted['digest'][:19]}…); let all of them open the same files."
+        )
+    if model.settings_digest != wanted["settings"]:
+        raise ModelError(
+            f"A worker finds other settings, vocabularies or dictionaries at {wanted['source']} than the machine that asked, beside "
+            "the same weights; let all of them open the same files."
         )
     options = order["options"]
     reader = model.cell_reader(open_stored(order["path"]), layer=order["layer"], options=options)

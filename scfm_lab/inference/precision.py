@@ -355,7 +355,8 @@ def _machine(device: str) -> str:
 
 
 def _where(model: Model, request: Request) -> str:
-    return f"{_machine(model.device)} {model.digest} {request.hidden_layer} {request.pooling} {request.genes}"
+    made = f"{model.digest} {model.settings_digest}"
+    return f"{_machine(model.device)} {made} {request.hidden_layer} {request.pooling} {request.genes}"
 
 
 def _store() -> Path:

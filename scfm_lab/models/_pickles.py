@@ -76,15 +76,34 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
     return made
 
 
+class _Kind:
+    """What the name of a built-in type becomes here: nothing that could be called."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *_: Any) -> Any:
+        raise Refused(f"builtins.{self.name}")
+
+
+def _defaultdict(factory: Any = None, *_: Any) -> dict[Any, Any]:
+    # What it would make of a key that is not there is not data; its entries follow in the pickle.
+    if factory is not None and not isinstance(factory, _Kind):
+        raise Refused("collections.defaultdict of something that is no built-in type")
+    return {}
+
+
 def _plain(value: Any) -> Any:
     """A value with its arrays finished."""
+    if isinstance(value, _Kind):
+        raise Refused(f"builtins.{value.name}")
     if isinstance(value, _Array):
         if value.value is None:
             raise Refused("a numpy array without its state")
         return value.value
     if isinstance(value, dict):
-        return type(value)((k, _plain(v)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
+        return type(value)((_plain(k), _plain(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
         return type(value)(_plain(v) for v in value)
     return value
 
@@ -96,8 +115,11 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return str(text).encode("latin1")
 
 
+_KINDS = ("int", "float", "str", "bool", "list", "dict", "set", "tuple")
 _ALLOWED: dict[tuple[str, str], Any] = {
+    **{(module, name): _Kind(name) for module in ("builtins", "__builtin__") for name in _KINDS},
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): _defaultdict,
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Array,
     ("numpy.core.multiarray", "_reconstruct"): _Array,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from scfm_lab.errors import ModelError, did_you_mean
+from scfm_lab.errors import ModelError
 from scfm_lab.inference.precision import FLOAT32, Precision
+from scfm_lab.models.options import TakesOptions
 from scfm_lab.models.spec import ABILITIES, ModelSpec
 from scfm_lab.models.tokens import Request, States, Tokens
 from scfm_lab.models.trainable import Trainable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
 
 
-class Model(Trainable):
+class Model(TakesOptions, Trainable):
     """Base of all families."""
 
     family: ClassVar[str]
@@ -45,7 +46,28 @@ class Model(Trainable):
     spec: ModelSpec
     vocabulary: Vocabulary
     digest: str = ""
-    """SHA-256 of the weights, ``sha256:<hex>``."""
+    """SHA-256 of the weights, ``sha256:<hex>``: of every file that tensors were read from."""
+    settings_digest: str = ""
+    """Digest of what it was opened with besides (:mod:`scfm_lab.models.identity`); ``""`` where it was made otherwise."""
+    places: ClassVar[frozenset[str]] = frozenset(
+        [
+            "path",
+            "base_path",
+            "source",
+            "version",
+            "registered_as",
+            "registered_digest",
+            "opened",
+            "digest",
+            "settings_digest",
+            "finetuning",
+            "device",
+            "compute",
+            "auto_precision",
+            "_last_match",
+        ]
+    )
+    """Attributes that say where something lies, runs or came from, and nothing about a vector."""
     version: str = ""
     """Resolved version in a registry, never only an alias."""
     registered_digest: str = ""
@@ -55,7 +77,7 @@ class Model(Trainable):
     source: str = ""
     path: Path | None = None
     opened: dict[str, Any] | None = None
-    """``config`` and ``files`` that :func:`scfm_lab.load_model` opened it with; None where it was made otherwise."""
+    """``config`` and ``files`` as :func:`scfm_lab.load_model` was given them; None where it was made otherwise."""
     device: str = "cpu"
     compute: Precision = FLOAT32
     """What products and attention are computed in, unless a call says otherwise."""
@@ -288,48 +310,6 @@ class Model(Trainable):
     def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:
         """:meth:`require_genes` under the family's options: a species may decide which genes are meant."""
         return self.require_genes(genes)
-
-    def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The family's options, completed by their defaults.
-
-        Raises
-        ------
-        ModelError
-            If an option is unknown or of the wrong type.
-        """
-        given = dict(options or {})
-        full = {name: option.default for name, option in self.spec.options.items()}
-        for name, value in given.items():
-            option = self.spec.options.get(name)
-            if option is None:
-                known = ", ".join(self.spec.options) or "none"
-                raise ModelError(
-                    f"{self.spec.name} has no option {name!r}; its options: {known}."
-                    + did_you_mean(name, self.spec.options)
-                )
-            if option.choices and value not in option.choices:
-                raise ModelError(f"Option {name!r} must be one of {option.choices}, not {value!r}.")
-            full[name] = self._option(name, option, value)
-        return full
-
-    @staticmethod
-    def _option(name: str, option: Any, value: Any) -> Any:
-        """A value of the option's type; text is no truth value, and nothing is cut to a whole number."""
-        if value is None and (option.optional or option.default is None):
-            return None
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        fits = {
-            bool: isinstance(value, (bool, np.bool_)),
-            int: number and np.isfinite(value) and int(value) == value,
-            float: number,
-            str: isinstance(value, str),
-        }
-        if option.type not in fits:
-            return value
-        if not fits[option.type]:
-            kind = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[option.type]
-            raise ModelError(f"Option {name!r} must be {kind}, not {value!r}.")
-        return option.type(value)
 
     def require(self, ability: str) -> None:
         """Raise unless the model can do something.

@@ -12,8 +12,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.converted import is_converted, names, read, stored
+from scfm_lab.models.converted import is_converted, read, stored
 from scfm_lab.models.pinned import pins_of
+from scfm_lab.models.sharded import is_index, read_sharded, shards
+from scfm_lab.models.tensor_names import named_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-_LARGEST_HEADER = 1 << 26
 _WRAPPERS = ("model_state_dict", "state_dict")
 _PARALLEL = "module."
 
@@ -36,6 +37,15 @@ def sha256(path: Path) -> str:
         return f"sha256:{pins.hash_of(path)}"
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(*paths: Path) -> str:
+    """``sha256:<hex>`` of the files that a model's tensors are read from: of one file its own, of several that of theirs.
+
+    An index stands for the files that it names.
+    """
+    parts = [sha256(part) for path in paths for part in (shards(path) if is_index(path) else [path])]
+    return parts[0] if len(parts) == 1 else "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
@@ -137,9 +147,9 @@ def read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)  # noqa: TID251
     except pickle.UnpicklingError as error:
-        raise ModelError(_refusal(path, str(error) + _named_code(path))) from error
+        raise ModelError(_refusal(path, str(error) + named_code(path))) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, TypeError, AttributeError) as error:
-        code = _named_code(path)
+        code = named_code(path)
         raise ModelError(_refusal(path, code) if code else _damage(path, "torch checkpoint", error)) from error
     except (MemoryError, OverflowError) as error:
         raise ModelError(
@@ -150,7 +160,7 @@ def read_torch(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a checkpoint file, in safetensors or as ``torch.save`` wrote it.
+    """The state dict of a checkpoint: of a file in safetensors or as ``torch.save`` wrote it, or of the files that an index names.
 
     A training script may have put it under ``model_state_dict`` or ``state_dict``, and parallel
     training ``module.`` before every name: both are taken off.
@@ -163,6 +173,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
+    if is_index(path):
+        return read_sharded(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     content = read_torch(path)
@@ -186,83 +198,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if all(name.startswith(_PARALLEL) for name in content):
         return {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
     return dict(content)
-
-
-def tensor_names(path: Path) -> frozenset[str]:
-    """Names of the tensors in a safetensors file or torch archive, without opening them; empty if it is neither.
-
-    For a torch archive they are all texts in its pickle, which is taken apart and not run.
-    """
-    import pickletools
-
-    path = stored(path)
-    if is_converted(path):
-        return names(path)
-    found: set[str] = set()
-    try:
-        if path.suffix == ".safetensors":
-            with path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                return frozenset(json.loads(file.read(size))) if size < _LARGEST_HEADER else frozenset()
-        data = _pickle_of(path)
-        # Files of torch < 1.6 are several pickles, one behind the other; the fourth holds the names.
-        for _ in range(5):
-            end = 0
-            for _, value, at in pickletools.genops(data):
-                end = at or 0
-                if isinstance(value, str):
-                    found.add(value)
-            data = data[end + 1 :]
-            if not data:
-                break
-    # What was read before the damage, or before the tensors' own bytes begin, counts.
-    except Exception:  # noqa: BLE001
-        return frozenset(found)
-    return frozenset(found)
-
-
-def _pickle_of(path: Path) -> bytes:
-    """The pickle of a torch archive, or the beginning of a file that is none; it is not run."""
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            return file.read(_LARGEST_HEADER)
-    with zipfile.ZipFile(path) as archive:
-        index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
-        return archive.read(index[0]) if index and index[0].compress_type == zipfile.ZIP_STORED else b""
-
-
-def _named_code(path: Path) -> str:
-    """The first thing that a pickle names and that is neither torch's nor numpy's, as ``GLOBAL <name>``; ``""`` without one.
-
-    The pickle is taken apart and not run, whatever its protocol.
-    """
-    import pickletools
-    import zipfile
-
-    try:
-        data = _pickle_of(path)
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return ""
-    texts: list[str] = []
-    try:
-        while data:
-            end = 0
-            for code, value, at in pickletools.genops(data):
-                name = str(value).replace(" ", ".") if code.name in ("GLOBAL", "INST") else ""
-                if code.name == "STACK_GLOBAL":
-                    name = ".".join(texts[-2:])
-                elif isinstance(value, str):
-                    texts.append(value)
-                if name and name.split(".")[0] not in ("torch", "numpy", "collections", "_codecs"):
-                    return f" GLOBAL {name}"
-                end = at or 0
-            data = data[end + 1 :]
-    # A damaged pickle names nothing any more.
-    except Exception:  # noqa: BLE001
-        return ""
-    return ""
 
 
 def read_pickle(path: Path) -> Any:

@@ -188,6 +188,6 @@ def _torch_save(content: Any, path: Path) -> None:
     torch.save(plain(content), path)
 
 
-def _given(model: Model) -> dict[str, str]:
+def _given(model: Model) -> dict[str, Any]:
     """Files that were named when the model was opened."""
     return dict((model.opened or {}).get("files") or {})

@@ -18,10 +18,12 @@ from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import is_stored
-from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors, require_keys, sha256, tensor_names
+from scfm_lab.models.files import CONFIG, WEIGHTS, digest_of, read_config, read_tensors, require_keys
 from scfm_lab.models.published import PublishedModel, ortholog_option, overridden, take_orthologs
 from scfm_lab.models.resemblance import not_of
+from scfm_lab.models.sharded import ENDING, is_index
 from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tensor_names import tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from scfm_lab.models.tokens import Request, Tokens
 
 TORCH_WEIGHTS = "pytorch_model.bin"
+# Whole files before those in several parts.
+_ANY_WEIGHTS = (WEIGHTS, TORCH_WEIGHTS, WEIGHTS + ENDING, TORCH_WEIGHTS + ENDING)
 PUBLISHED_LAYER = -2
 """The reference's ``emb_layer=-1``: the second to last layer."""
 POOLINGS = ("cls", "mean")
@@ -66,12 +70,13 @@ class Geneformer(PublishedModel):
     head_kinds = ("linear", "published")
     published_files = (
         ("config.json",),
-        ("model.safetensors", "pytorch_model.bin"),
+        ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
         ("token_dictionary*.pkl", "dictionaries/token_dictionary*.pkl"),
         ("gene_median_dictionary*.pkl", "dictionaries/gene_median_dictionary*.pkl"),
     )
     telling = (("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"),)
     fields = ("n_counts", "filter_pass")
+    places = PublishedModel.places | {"dictionaries"}
 
     def __init__(self, net: GeneformerNet, dictionaries: Dictionaries, *, orthologs: bool = False) -> None:
         from scfm_lab.models.geneformer_files import EnsemblVocabulary
@@ -140,14 +145,14 @@ class Geneformer(PublishedModel):
     def recognises(cls, path: Path) -> bool:
         """Whether a folder has the configuration of a BERT, or the weights have its tensors; opens no weights."""
         if path.is_file():
-            return path.suffix in (".safetensors", ".bin", ".pt") and _is_bert(path)
+            return (path.suffix in (".safetensors", ".bin", ".pt") or is_index(path)) and _is_bert(path)
         try:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             if isinstance(config, dict) and config.get("model_type") == "bert":
                 return True
         except (OSError, ValueError):
             pass
-        return any(is_stored(path / name) and _is_bert(path / name) for name in (WEIGHTS, TORCH_WEIGHTS))
+        return any(is_stored(path / name) and _is_bert(path / name) for name in _ANY_WEIGHTS)
 
     @classmethod
     def beside(cls, path: Path) -> dict[str, Path]:
@@ -209,7 +214,7 @@ class Geneformer(PublishedModel):
         dictionaries = find_dictionaries(folder, shape.vocabulary, files)
         model = cls(GeneformerNet.from_tensors(shape, tensors), dictionaries, orthologs=orthologs)
         model.aside = aside
-        model.digest, model.path = sha256(weights), path
+        model.digest, model.path = digest_of(weights), path
         return model
 
     def _modules(self) -> list[torch.nn.Module]:
@@ -391,7 +396,7 @@ def _is_bert(weights: Path) -> bool:
 
 
 def _weights(folder: Path) -> Path:
-    for name in (WEIGHTS, TORCH_WEIGHTS):
+    for name in _ANY_WEIGHTS:
         if is_stored(folder / name):
             return folder / name
     raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,8 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
         )
     if "<pad>" not in tokens:
         raise ModelError(f"{token_file} has no '<pad>'; it is no token dictionary of Geneformer.")
-    medians = _dictionary(place("median"), float)
+    # Published medians name more genes than there are tokens for; what they say of those is nobody's concern.
+    medians = _dictionary(place("median"), float, of=tokens)
     bad = [gene for gene, value in medians.items() if not np.isfinite(value) or value <= 0]
     if bad:
         raise ModelError(
@@ -156,21 +158,53 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
             f"{place('median')} has no median for {len(lacking):,} of the genes in {token_file.name} (such as {lacking[0]}); "
             "the files do not belong together."
         )
-    # Dictionaries of 2023 come without a mapping: every id means itself.
-    mapping = _dictionary(place("mapping"), str) if is_stored(place("mapping")) or "mapping" in given else {}
-    names = _dictionary(place("names"), str) if is_stored(place("names")) or "names" in given else {}
+    mapping = _names(place("mapping")) if is_stored(place("mapping")) or "mapping" in given else {}
+    # Dictionaries of 2023 come without a mapping: every id means itself. Those with <cls> are read through theirs.
+    if not mapping and "<cls>" in tokens:
+        raise ModelError(
+            f"{place('mapping')} is missing: this generation of Geneformer reads names and retired ids through it, and would make "
+            "other vectors without. Put it beside the other dictionaries, or name it with files={'mapping': …}."
+        )
+    names = _names(place("names")) if is_stored(place("names")) or "names" in given else {}
     return Dictionaries(tokens, medians, mapping, names, token_file.parent)
 
 
-def _dictionary(path: Path, kind: type) -> dict[str, Any]:
-    content = read_pickle(path)
-    numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating) if kind is float else (str,)
-    if not isinstance(content, dict) or not content:
-        raise ModelError(f"{path} holds a {type(content).__name__}, not a dictionary; get the file again.")
-    for key, value in content.items():
+def _dictionary(path: Path, kind: type, *, of: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Names to numbers; `of`: of these names alone."""
+    content = _content(path)
+    numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    wanted = (
+        content if of is None else {key: value for key, value in content.items() if isinstance(key, str) and key in of}
+    )
+    for key, value in wanted.items():
         if not isinstance(key, str) or not isinstance(value, numbers) or isinstance(value, (bool, np.bool_)):
             raise ModelError(f"{path} maps {key!r} to {value!r}; it is not the dictionary that its name says.")
-    return {key: kind(value) for key, value in content.items()}
+    return {key: kind(value) for key, value in wanted.items()}
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Names to names; tables made by pandas hold a few that are no text (None, NaN), which are left out and told."""
+    content = _content(path)
+    usable = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, str)}
+    left_out = [k for k in content if k not in usable]
+    if 2 * len(left_out) > len(content):
+        raise ModelError(
+            f"{path} maps {left_out[0]!r} to {content[left_out[0]]!r}; it is not the dictionary that its name says."
+        )
+    if left_out:
+        warnings.warn(
+            f"{len(left_out):,} of the {len(content):,} entries of {path} are no names (such as {left_out[0]!r}: "
+            f"{content[left_out[0]]!r}) and are left out.",
+            stacklevel=6,
+        )
+    return usable
+
+
+def _content(path: Path) -> dict[Any, Any]:
+    content = read_pickle(path)
+    if not isinstance(content, dict) or not content:
+        raise ModelError(f"{path} holds a {type(content).__name__}, not a dictionary; get the file again.")
+    return content
 
 
 @dataclass(frozen=True)

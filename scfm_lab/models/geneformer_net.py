@@ -76,7 +76,8 @@ class GeneformerShape:
         kind = config.get("position_embedding_type", "absolute")
         if kind != "absolute":
             raise ModelError(f"config.json says position_embedding_type={kind!r}; Geneformer has absolute positions.")
-        activation = str(config.get("hidden_act", "relu"))
+        # What BertConfig takes where a configuration does not say; the published ones do.
+        activation = str(config.get("hidden_act", "gelu"))
         if activation not in ACTIVATIONS:
             raise ModelError(f"config.json says hidden_act={activation!r}; known are {', '.join(ACTIVATIONS)}.")
         eps = config.get("layer_norm_eps", 1e-12)

@@ -78,7 +78,7 @@ def load_model(
     else:
         model = open_name(text, config=config, files=files)
     model.source = text
-    model.opened = {"config": dict(config or {}), "files": {k: str(v) for k, v in (files or {}).items()}}
+    model.opened = {"config": dict(config or {}), "files": dict(files or {})}
     return model.to(device, precision)
 
 
@@ -231,7 +231,7 @@ def _registered(name: str) -> str:
 def open_name(name: str, **kwargs: Any) -> Model:
     """Open a model that a plugin brings, by its name; the device is not chosen yet."""
     contribution = _named(name)
-    model = _open_contribution(contribution, **kwargs)
+    model = _identified(_open_contribution(contribution, **kwargs))
     model.version = _plugin_version(contribution)
     return model
 
@@ -282,8 +282,16 @@ def open_files(path: Path, adapter: str | None, *, depth: int = 0, **kwargs: Any
     from scfm_lab.models.finetuned import is_finetuned, open_folder
 
     if is_finetuned(path):
-        return open_folder(path, config=kwargs.get("config"), depth=depth)
-    return _open_path(path, adapter=adapter, **kwargs)
+        return _identified(open_folder(path, config=kwargs.get("config"), depth=depth))
+    return _identified(_open_path(path, adapter=adapter, **kwargs))
+
+
+def _identified(model: Model) -> Model:
+    """Note what the model was opened with, before it is used; a fine-tuned one keeps what its parent was opened with."""
+    from scfm_lab.models.identity import settings_digest
+
+    model.settings_digest = model.settings_digest or settings_digest(model)
+    return model
 
 
 def _open_path(path: Path, *, adapter: str | None = None, **kwargs: Any) -> Model:

@@ -16,8 +16,8 @@ from scfm_lab.cells.counts import TOTAL_COLUMN
 from scfm_lab.errors import Cancelled, ModelError
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.converted import is_converted, stored
-from scfm_lab.models.files import tensor_names
 from scfm_lab.models.published import PublishedMatch, SymbolVocabulary, symbol_vocabulary
+from scfm_lab.models.tensor_names import tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -46,6 +46,10 @@ class ProteinTable:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def identity_parts(self) -> list[int]:
+        """Its size: the rows are the weights' own, or in their digest."""
+        return [self.width, len(self)]
+
     def check(self) -> None:
         """Refuse to read a mapped file that was written to since: the process would be stopped, or read other numbers.
 
@@ -120,6 +124,9 @@ class EncodedRows:
         self._slots = np.full(len(table), -1, np.int64)
         self._used = 0
         self._kept: torch.Tensor | None = None
+
+    def identity_parts(self) -> None:
+        """Nothing: what is kept is made anew of the table and the network."""
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Encoded rows of token ids (tokens,) → (tokens, width)."""

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".torch")
 # Names that say little: many models have them.
-_COMMON = ("config.json", "model.safetensors", "pytorch_model.bin")
+_COMMON = (
+    "config.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 _MOST_FILES = 4
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.files import sha256
+from scfm_lab.models.files import digest_of
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
 from scfm_lab.models.published import ortholog_option, take_orthologs
 from scfm_lab.models.scbert_readouts import Readouts, together
@@ -53,7 +53,7 @@ class ScBert(Readouts):
         ("panglao_pretrain.pth", "*.pth"),
         ("panglao_10000.h5ad", "data/panglao_10000.h5ad", "../data/panglao_10000.h5ad"),
     )
-    telling = (("pos_emb.emb.weight", "0.fn.to_q.weight"),)
+    telling = (("pos_emb.emb.weight", "0.fn.to_q.weight"), ("token_emb.weight", "0.fn.to_q.weight"))
 
     def __init__(
         self,
@@ -179,13 +179,14 @@ class ScBert(Readouts):
         if checkpoint is None:
             raise ModelError(f"{path} looks like scBERT and has no {PUBLISHED}; give the files as published.")
         gene2vec = locate(checkpoint, places, "gene2vec", GENE2VEC)
-        net = read_network(checkpoint, None if gene2vec is None else Path(gene2vec))
+        net, completed = read_network(checkpoint, None if gene2vec is None else Path(gene2vec))
         genes = read_genes(checkpoint, places, net.length - 1)
         classes = None
         if isinstance(net.to_out, ClassHead):
             classes = read_classes(checkpoint, places, net.to_out.fc3.out_features)
         model = cls(net, SummedSymbols.of(genes), classes=classes, orthologs=orthologs)
-        model.digest, model.path = sha256(checkpoint), checkpoint
+        model.digest = digest_of(checkpoint) if completed is None else digest_of(checkpoint, completed)
+        model.path = checkpoint
         return model
 
     def batch_bytes(self, tokens: int, longest: int) -> int:

@@ -32,12 +32,15 @@ GENE_ORDER, GENE2VEC, LABELS, LABEL_CODES = "panglao_10000.h5ad", "gene2vec_1690
 AUXILIARY = {"gene_order": GENE_ORDER, "gene2vec": GENE2VEC, "label_dict": LABELS, "label": LABEL_CODES}
 FILES = tuple(AUXILIARY)
 _STATE = "model_state_dict"
-_TELLING = ("token_emb.weight", "pos_emb.emb.weight", "fast_attention.projection_matrix")
+# Not the embedding of positions: a file may come without it, its table beside it.
+_TELLING = ("token_emb.weight", "performer.net.layers", "fast_attention.projection_matrix")
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file names the tensors that only scBERT has."""
-    return names_tensors(path, *_TELLING) and not names_tensors(path, "token_emb.mlp2")
+    return names_tensors(path, *_TELLING) and not any(
+        names_tensors(path, name) for name in ("token_emb.mlp2", "decoder.")
+    )
 
 
 def find_checkpoint(path: Path, *, told: bool = False) -> Path | None:
@@ -75,8 +78,8 @@ def find_checkpoint(path: Path, *, told: bool = False) -> Path | None:
     return None
 
 
-def read_network(checkpoint: Path, gene2vec: Path | None) -> ScBertNet:
-    """The network of a checkpoint, in float32 on the CPU.
+def read_network(checkpoint: Path, gene2vec: Path | None) -> tuple[ScBertNet, Path | None]:
+    """The network of a checkpoint, in float32 on the CPU, and the table that completed its tensors, if one did.
 
     Raises
     ------
@@ -88,8 +91,14 @@ def read_network(checkpoint: Path, gene2vec: Path | None) -> ScBertNet:
     from scfm_lab.models.scbert_net import ScBertNet
 
     tensors = _state(read_torch(checkpoint), checkpoint)
-    if "pos_emb.emb.weight" not in tensors and gene2vec is not None:
-        tensors["pos_emb.emb.weight"] = _read_gene2vec(gene2vec)
+    completed = None if "pos_emb.emb.weight" in tensors else gene2vec
+    if completed is not None:
+        tensors["pos_emb.emb.weight"] = _read_gene2vec(completed)
+    elif "pos_emb.emb.weight" not in tensors and "token_emb.weight" in tensors:
+        raise ModelError(
+            f"{checkpoint} has no 'pos_emb.emb.weight', and {GENE2VEC}, which would stand for it, is neither beside it nor in "
+            f"{checkpoint.parent.parent / 'data'}; name it with files={{'gene2vec': …}}."
+        )
     try:
         n_tokens, width = tensors["token_emb.weight"].shape
         length = len(tensors["pos_emb.emb.weight"])
@@ -116,7 +125,7 @@ def read_network(checkpoint: Path, gene2vec: Path | None) -> ScBertNet:
     net.load_state_dict(
         {names[name]: tensor.detach().to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
     )
-    return net.requires_grad_(False).eval()
+    return net.requires_grad_(False).eval(), completed
 
 
 def _state(content: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -44,6 +44,10 @@ class Weights:
     stamp: tuple[int, int]
     """Size and time of the file when it was checked."""
 
+    def identity_parts(self) -> list[Any]:
+        """What a network is made with, besides the tensors."""
+        return [self.name, self.shape]
+
     def network(self) -> ScFoundationNet:
         """The network in float32 on the CPU.
 

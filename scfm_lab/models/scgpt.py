@@ -15,7 +15,7 @@ import numpy as np
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import is_stored, listed
-from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256, tensor_names
+from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
 from scfm_lab.models.published import (
     PublishedModel,
     ortholog_option,
@@ -25,6 +25,7 @@ from scfm_lab.models.published import (
 )
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.tensor_names import tensor_names
 from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:

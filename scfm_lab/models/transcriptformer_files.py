@@ -166,6 +166,9 @@ class TfFiles:
     pretrained: tuple[Path, ...] = ()
     """Protein embeddings of species outside the training set."""
 
+    def identity_parts(self) -> None:
+        """Nothing: what they say is held by the model, the rest is in the digest of its weights."""
+
     @classmethod
     def find(cls, path: Path, given: Mapping[str, Any] | None) -> TfFiles:
         """Look for the files in a folder; `given` ones lie elsewhere.

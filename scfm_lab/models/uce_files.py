@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import numpy as np
 
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.models.converted import is_converted, is_stored, listed, stored
-from scfm_lab.models.files import read_pickle, read_torch, tensor_names
+from scfm_lab.models.files import read_pickle, read_torch
+from scfm_lab.models.tensor_names import pickle_of, tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +131,13 @@ class UceFiles:
             proteins |= _new_species(csv)
         return cls(checkpoint, chrom, offsets, tokens, proteins, _added(given.get("species")))
 
+    def identity_parts(self) -> dict[str, Any]:
+        """What of these files is read later: the genes of each published species, whose rows the token table holds."""
+        return {
+            species: hashlib.sha256(pickle_of(stored(path))).hexdigest()
+            for species, path in sorted(self.proteins.items())
+        }
+
     def read_offsets(self) -> dict[str, int]:
         """First row of each species in the token table."""
         if isinstance(self.offsets, dict):
@@ -231,6 +240,10 @@ def _new_species(csv: Path) -> dict[str, Path]:
 
 def _added(given: Any) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
+    if given is not None and not isinstance(given, dict):
+        raise ModelError(
+            f"files['species'] must be {{name: {{'protein_embeddings': …, 'chrom': …, 'taxon': …}}}}, not {given!r}."
+        )
     for name, parts in (given or {}).items():
         needed = ("protein_embeddings", "chrom", "taxon")
         missing = [key for key in needed if not isinstance(parts, dict) or key not in parts]
@@ -253,7 +266,7 @@ class Positions:
     """Columns symbol (upper case), species, code, start; doubled symbols keep the first."""
     names: NDArray[Any]
     """Name of each chromosome code: species, underscore, chromosome; sorted."""
-    path: Path
+    path: Path = field(compare=False)
 
     @classmethod
     def read(cls, path: Path) -> Positions:

@@ -186,18 +186,14 @@ def depends_on(
     """Everything besides a cell that its vector depends on; None for a model whose making is not known."""
     import torch
 
-    if model.opened is None or not model.digest:
+    if model.opened is None or not model.digest or not model.settings_digest:
         return None
-    named = {
-        name: [path, *_stat(Path(path))] for name, path in model.opened["files"].items() if Path(path).exists()
-    } or model.opened["files"]
     return {
         "version": VERSION,
         "model": model.spec.name,
         "digest": model.digest,
         "family": f"{type(model).__module__}.{type(model).__qualname__}",
-        "config": model.opened["config"],
-        "files": named,
+        "settings": model.settings_digest,
         "code": _code(inspect.getsourcefile(type(model)) or ""),
         "options": dict(options),
         "hidden_layer": request.hidden_layer,

@@ -407,6 +407,7 @@ class Screen:
             cells.update("\n".join(lab.groups).encode())
         return {
             "model": lab.model.digest or lab.model.version,
+            "settings": lab.model.settings_digest,
             "family": lab.model.family,
             "options": lab.model.check_options(lab.options),
             "precision": lab.model.precision,

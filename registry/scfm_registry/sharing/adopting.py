@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".torch"})
 #: Folders that hold no checkpoints of a lab, and very many files.
 _PASSED = frozenset({"__pycache__", "node_modules", "site-packages", "lost+found", "proc", "sys"})
-_COMMON = frozenset({"config.json", "model.safetensors", "pytorch_model.bin"})
+_COMMON = frozenset(
+    {
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+    }
+)
 _DEEPEST = 64
 
 

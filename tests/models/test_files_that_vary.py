@@ -1,0 +1,195 @@
+"""Files of published models as people have them: in several parts, with odd entries, with a table beside them."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pickle  # noqa: TID251 - a published format
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import writers
+import writers_performer
+from safetensors.torch import load_file, save_file
+
+import scfm_lab as sl
+from scfm_lab.errors import ModelError
+from scfm_lab.models import _pickles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+def opened(path: Path, **more: Any) -> Any:
+    return sl.load_model(path, device="cpu", precision="float32", **more)
+
+
+def dictionary(folder: Path, kind: str, change: Callable[[dict[Any, Any]], Any] | None) -> Path:
+    path = next((folder / "dictionaries").glob(f"{kind}*.pkl"))
+    content = pickle.loads(path.read_bytes())
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(pickle.dumps(change(content) or content))
+    return path
+
+
+# --- weights in several files --------------------------------------------------------------------
+
+
+def in_parts(folder: Path, name: str) -> dict[str, str]:
+    """Split the weights of a folder into three files with an index; what the index says."""
+    whole = folder / name
+    tensors = load_file(whole) if name.endswith("safetensors") else torch.load(whole, weights_only=True)  # noqa: TID251
+    stem, ending = name.rsplit(".", 1)
+    told = {key: f"{stem}-0000{i % 3 + 1}-of-00003.{ending}" for i, key in enumerate(tensors)}
+    for part in sorted(set(told.values())):
+        held = {key: tensors[key] for key in told if told[key] == part}
+        save_file(held, folder / part) if ending == "safetensors" else torch.save(held, folder / part)
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": told}))
+    whole.unlink()
+    return told
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_several_files_are_those_of_one(weights: str, tmp_path: Path, pbmc68k: AnnData) -> None:
+    cells = pbmc68k[::200].copy()
+    folder = writers.write_geneformer(tmp_path / "v2", pbmc68k, weights=weights)
+    whole = opened(folder)
+    before = whole.encode(whole.tokenize(cells)).cell
+    told = in_parts(folder, weights)
+    parted = opened(folder)
+    np.testing.assert_array_equal(parted.encode(parted.tokenize(cells)).cell, before)
+    assert type(parted).recognises(folder / f"{weights}.index.json")
+    # The digest is of all files.
+    path = folder / sorted(set(told.values()))[-1]
+    tensors = load_file(path) if weights.endswith("safetensors") else torch.load(path, weights_only=True)  # noqa: TID251
+    tensors = {key: tensor + 1 for key, tensor in tensors.items()}
+    save_file(tensors, path) if weights.endswith("safetensors") else torch.save(tensors, path)
+    assert opened(folder).digest != parted.digest
+
+
+def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path, pbmc68k: AnnData) -> None:
+    folder = writers.write_geneformer(tmp_path / "v2", pbmc68k)
+    told = in_parts(folder, "model.safetensors")
+    index = folder / "model.safetensors.index.json"
+    first, second, _ = sorted(set(told.values()))
+    key = next(k for k, part in told.items() if part == first)
+
+    def refused(told: Any, match: str) -> None:
+        index.write_text(json.dumps({"weight_map": told}))
+        with pytest.raises(ModelError, match=match):
+            opened(folder)
+
+    refused({**told, key: "../outside.safetensors"}, "no file beside it")
+    refused({**told, key: "other.safetensors"}, "has no other.safetensors")
+    refused({**told, key: second}, "is not in model-00002")
+    refused({k: part for k, part in told.items() if k != key}, "is not in the index")
+    refused(None, "no weight_map")
+    save_file({**load_file(folder / second), key: torch.zeros(2)}, folder / second)
+    refused(told, "is in model-00001.* and in model-00002")
+    (folder / second).unlink()
+    refused(told, "has no model-00002")
+
+
+# --- dictionaries --------------------------------------------------------------------------------
+
+
+def test_a_generation_with_cls_needs_its_mapping(tmp_path: Path, pbmc68k: AnnData) -> None:
+    new = writers.write_geneformer(tmp_path / "v2", pbmc68k)
+    missing = dictionary(new, "ensembl_mapping", None)
+    with pytest.raises(ModelError, match=missing.name):
+        opened(new)
+    old = writers.write_geneformer(tmp_path / "v1", pbmc68k, version="V1")
+    dictionary(old, "ensembl_mapping", None)
+    assert not opened(old).has_cls
+
+
+def test_entries_that_nobody_needs_are_no_reason_to_refuse(tmp_path: Path, pbmc68k: AnnData) -> None:
+    cells = pbmc68k[::300].copy()
+    folder = writers.write_geneformer(tmp_path / "v2", pbmc68k)
+    plain = opened(folder)
+    dictionary(folder, "gene_median", lambda m: m.update({"ENSG99999999999": float("nan"), "x": None, 3: "y"}))
+    dictionary(folder, "ensembl_mapping", lambda m: m.update({"MYALIAS": None}))
+    dictionary(folder, "gene_name_id", lambda m: m.update({float("nan"): "ENSG00000000003"}))
+    dictionary(folder, "token_dictionary", lambda m: collections.defaultdict(int, m))
+    with (
+        pytest.warns(UserWarning, match=r"1 of the .* entries of .*ensembl_mapping.*MYALIAS"),
+        pytest.warns(UserWarning, match=r"1 of the .* entries of .*gene_name_id.*nan"),
+    ):
+        odd = opened(folder)
+    np.testing.assert_array_equal(odd.tokenize(cells).ids, plain.tokenize(cells).ids)
+    gene = next(str(g) for g in plain.vocabulary.ensembl if g)
+    dictionary(folder, "gene_median", lambda m: m.update({gene: float("nan")}))
+    with pytest.raises(ModelError, match="medians are positive"):
+        opened(folder)
+
+
+class _Calls:
+    def __init__(self, what: Any, *given: Any) -> None:
+        self.what, self.given = what, given
+
+    def __reduce__(self) -> Any:
+        return self.what, self.given
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_dictionaries_with_a_default_hold_their_entries_and_nothing_that_is_called(protocol: int) -> None:
+    content = collections.defaultdict(float, {"a": 1.5})
+    found = _pickles.load(pickle.dumps(content, protocol))
+    assert type(found) is dict
+    assert found == {"a": 1.5}
+    for spoiled in (
+        _Calls(collections.defaultdict, os.getcwd),
+        _Calls(float, "1"),
+        {"a": float},
+        [(int,)],
+        {_Calls(str, "x"): 1},
+    ):
+        with pytest.raises(_pickles.Refused):
+            _pickles.load(pickle.dumps(spoiled, protocol))
+
+
+def test_a_configuration_without_activation_means_what_it_means_to_bert(tmp_path: Path, pbmc68k: AnnData) -> None:
+    folder = writers.write_geneformer(tmp_path / "v2", pbmc68k)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["hidden_act"]
+    path.write_text(json.dumps(config))
+    assert opened(folder).net.shape.activation == "gelu"
+
+
+# --- scBERT --------------------------------------------------------------------------------------
+
+
+def test_scbert_without_its_positions_takes_the_table_beside_it(tmp_path: Path, pbmc68k: AnnData) -> None:
+    cells = pbmc68k[::300].copy()
+    root = tmp_path / "scbert"
+    table: dict[str, Any] = {}
+
+    def without(content: dict[str, Any]) -> None:
+        table["rows"] = content["model_state_dict"].pop("pos_emb.emb.weight").numpy()
+
+    writers_performer.write_scbert(root, list(pbmc68k.var_names[:300]), tuned=False)
+    whole = opened(root / "ckpts")
+    writers_performer.write_scbert_file(
+        root / "ckpts" / "panglao_pretrain.pth", writers_performer.scbert_net(300), change=without
+    )
+    with pytest.raises(ModelError, match=r"gene2vec_16906\.npy"):
+        opened(root / "ckpts")
+    np.save(root / "data" / "gene2vec_16906.npy", table["rows"][:-1])
+    found = opened(root / "ckpts")
+    # The last position has no gene, and its row is zero.
+    given = opened(root / "ckpts" / "panglao_pretrain.pth", files={"gene2vec": root / "data" / "gene2vec_16906.npy"})
+    np.testing.assert_allclose(found.gene_embeddings(), whole.gene_embeddings(), atol=1e-6)
+    assert given.digest == found.digest
+    np.save(root / "data" / "gene2vec_16906.npy", table["rows"][-2::-1])
+    other = opened(root / "ckpts")
+    assert other.digest != found.digest
+    assert np.abs(other.encode(other.tokenize(cells)).cell - found.encode(found.tokenize(cells)).cell).max() > 1e-3

@@ -1,0 +1,199 @@
+"""Models of equal weights and other settings, vocabularies or dictionaries never get each other's vectors."""
+
+from __future__ import annotations
+
+import json
+import pickle  # noqa: TID251 - a published format
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import Family, write_family
+from writers_protein import write_vectors
+
+import scfm_lab as sl
+from scfm_lab.errors import ModelError
+from scfm_lab.inference import cluster, precision
+from scfm_lab.models.tokens import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+def _json(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Family], dict[str, Any]]:
+    def apply(family: Family) -> dict[str, Any]:
+        path = family.path / name
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+        return {}
+
+    return apply
+
+
+def _swap(vocabulary: dict[str, int]) -> None:
+    genes = [name for name in vocabulary if not name.startswith("<")]
+    vocabulary.update(dict(zip(genes, [vocabulary[name] for name in genes][::-1], strict=True)))
+
+
+def _medians(family: Family, folder: Path) -> None:
+    path = next(folder.glob("gene_median*.pkl"))
+    medians = pickle.loads(path.read_bytes())
+    values = list(medians.values())
+    path.write_bytes(pickle.dumps(dict(zip(medians, values[::-1], strict=True))))
+
+
+def _own_medians(family: Family) -> dict[str, Any]:
+    _medians(family, family.path / "dictionaries")
+    return {}
+
+
+def _other_medians(family: Family) -> dict[str, Any]:
+    folder = shutil.copytree(family.path / "dictionaries", family.root / "other")
+    _medians(family, folder)
+    return {"files": {"dictionaries": folder}}
+
+
+def _positions(family: Family) -> dict[str, Any]:
+    path = family.path / "species_chrom.csv"
+    table = pd.read_csv(path)
+    table["start"] = table["start"].to_numpy()[::-1]
+    table.to_csv(path, index=False)
+    return {}
+
+
+def _proteins(family: Family) -> dict[str, Any]:
+    path = next((family.path / "protein_embeddings").glob("Homo*"))
+    content = torch.load(path, weights_only=True)  # noqa: TID251 - written by this test
+    torch.save(dict(zip(reversed(content), content.values(), strict=True)), path)
+    return {}
+
+
+def _order(family: Family) -> dict[str, Any]:
+    path = family.root / "data" / "panglao_10000.h5ad"
+    ad.read_h5ad(path)[:, ::-1].copy().write_h5ad(path)
+    return {}
+
+
+def _order_given(family: Family) -> dict[str, Any]:
+    return {"files": {"gene_order": list(ad.read_h5ad(family.root / "data" / "panglao_10000.h5ad").var_names[::-1])}}
+
+
+def _index(family: Family) -> pd.DataFrame:
+    return pd.read_csv(next(family.root.glob("OS_scRNA_gene_index*")), sep="\t")
+
+
+def _index_given(family: Family) -> dict[str, Any]:
+    return {"files": {"gene_index": list(_index(family).sort_values("index")["gene_name"][::-1])}}
+
+
+def _index_in_folder(family: Family) -> dict[str, Any]:
+    table = _index(family)
+    table["gene_name"] = table["gene_name"].to_numpy()[::-1]
+    table.to_csv(next(family.root.glob("OS_scRNA_gene_index*")), sep="\t", index=False)
+    return {}
+
+
+CHANGES: dict[str, tuple[str, Callable[[Family], dict[str, Any]]]] = {
+    "scgpt heads": ("scgpt", _json("args.json", lambda c: c.update(nheads=4))),
+    "scgpt pad_value": ("scgpt", _json("args.json", lambda c: c.update(pad_value=-1))),
+    "scgpt vocabulary": ("scgpt", _json("vocab.json", _swap)),
+    "geneformer activation": ("geneformer_v2", _json("config.json", lambda c: c.update(hidden_act="gelu"))),
+    "geneformer dictionaries": ("geneformer_v2", _own_medians),
+    "geneformer dictionaries given": ("geneformer_v1", _other_medians),
+    "transcriptformer softcap": (
+        "transcriptformer",
+        _json("config.json", lambda c: c["model"]["model_config"].update(softcap=1)),
+    ),
+    "uce positions": ("uce", _positions),
+    "uce proteins": ("uce", _proteins),
+    "scbert order": ("scbert", _order),
+    "scbert order given": ("scbert", _order_given),
+    "scfoundation index": ("scfoundation", _index_in_folder),
+    "scfoundation index given": ("scfoundation", _index_given),
+}
+
+
+@pytest.fixture
+def caching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SCFM_CACHE_GB", "1")
+
+
+@pytest.mark.parametrize("case", CHANGES)
+@pytest.mark.usefixtures("caching")
+def test_equal_weights_with_something_else_changed_never_share_vectors(
+    case: str, tmp_path: Path, pbmc68k: AnnData
+) -> None:
+    name, change = CHANGES[case]
+    family = write_family(name, tmp_path / "model", pbmc68k)
+    cells = pbmc68k[::150].copy()
+    one = family.open()
+    first = sl.embed(cells, one, progress=False).vectors
+    other = family.open(**change(family))
+    assert other.digest == one.digest
+    got = sl.embed(cells, other, progress=False)
+    true = sl.embed(cells, other, cache=False, progress=False).vectors
+    assert got.provenance["cells_from_cache"] == 0
+    np.testing.assert_array_equal(got.vectors, true)
+    assert np.abs(first - true).max() > 1e-4
+    # What was found out about precision is another's too.
+    assert precision._where(one, Request()) != precision._where(other, Request())
+    # The same files, opened again by what the model says of itself, are known.
+    again = sl.load_model(other.path, device="cpu", precision="float32", **other.opened)
+    assert sl.embed(cells, again, progress=False).provenance["cells_from_cache"] == len(cells)
+
+
+def _new_species(family: Family) -> dict[str, Any]:
+    human = next((family.path / "protein_embeddings").glob("Homo*"))
+    content = torch.load(human, weights_only=True)  # noqa: TID251 - written by this test
+    torch.save({name.upper(): vector for name, vector in content.items()}, family.root / "rat.pt")
+    table = pd.read_csv(family.path / "species_chrom.csv").query("species == 'human'").assign(species="rat")
+    table.to_csv(family.root / "rat.csv", index=False)
+    return {
+        "species": {
+            "rat": {"protein_embeddings": family.root / "rat.pt", "chrom": family.root / "rat.csv", "taxon": 10116}
+        }
+    }
+
+
+def _embeddings(family: Family) -> dict[str, Any]:
+    names = [f"ENSRNOG{i:011d}" for i in range(50)]
+    return {"pretrained_embedding": [write_vectors(family.root / "rattus_gene.h5", names, 10)]}
+
+
+@pytest.mark.parametrize(("name", "given"), [("uce", _new_species), ("transcriptformer", _embeddings)])
+def test_files_are_kept_as_they_were_given_so_that_they_open_again(
+    name: str, given: Callable[[Family], dict[str, Any]], tmp_path: Path, pbmc68k: AnnData
+) -> None:
+    family = write_family(name, tmp_path / "model", pbmc68k)
+    one = family.open(files=given(family))
+    again = sl.load_model(one.path, device="cpu", **one.opened)
+    assert (again.digest, again.settings_digest) == (one.digest, one.settings_digest)
+    assert one.settings_digest != family.open().settings_digest or one.digest != family.open().digest
+
+
+def test_species_that_are_no_dictionary_are_refused(tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("uce", tmp_path, pbmc68k)
+    with pytest.raises(ModelError, match="protein_embeddings"):
+        family.open(files={"species": "rat"})
+
+
+def test_a_worker_that_finds_other_settings_refuses(tmp_path: Path, pbmc68k: AnnData) -> None:
+    model = write_family("scgpt", tmp_path, pbmc68k).open()
+    wanted = {
+        "source": str(model.path),
+        "device": "cpu",
+        "precision": "float32",
+        "digest": model.digest,
+        **model.opened,
+    }
+    with pytest.raises(ModelError, match="other settings"):
+        cluster._open({"model": wanted | {"settings": "sha256:" + "0" * 64}})
