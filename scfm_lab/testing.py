@@ -158,9 +158,7 @@ def check_model(model: Model | str, *, adata: AnnData | None = None) -> Report:
     return ModelChecks.of(model, adata).run()
 
 
-def check_panel(
-    factory: Callable[..., Any] | str, *, adata: AnnData | None = None, browser: bool | None = None
-) -> Report:
+def check_panel(factory: Callable[..., Any] | str, *, adata: AnnData | None = None, browser: Any = None) -> Report:
     """Prove that a panel can be mounted in the bench and leaves nothing behind.
 
     Parameters
@@ -170,7 +168,9 @@ def check_panel(
     adata
         Cells for the session it is opened in. Default: the bundled ones.
     browser
-        Whether its face is mounted and unmounted in a real browser too. Default: if playwright and a Chromium are there.
+        Whether its face is mounted and unmounted in a real browser too. Default: if playwright and a Chromium are there. A
+        browser of playwright's plain interface that is open already is used and left open, which saves starting one for each
+        of many panels.
 
     Returns
     -------

@@ -40,7 +40,9 @@ const pack = (head, buffers) => {{
   const text = new TextEncoder().encode(JSON.stringify({{ ...head, lengths: buffers.map((b) => b.byteLength) }}));
   return new Blob([new Uint32Array([text.length]), text, ...buffers]);
 }};
-const put = (data, paths, buffers) => paths.forEach((path, i) => {{ data[path[0]] = buffers[i]; }});
+const put = (data, paths, buffers) => paths.forEach((path, i) => {{
+  path.slice(0, -1).reduce((inside, key) => inside[key], data)[path.at(-1)] = buffers[i];
+}});
 let dirty = new Set();
 const model = {{
   get: (name) => state[name],
@@ -69,7 +71,7 @@ socket.onmessage = ({{ data }}) => {{
   const changed = Object.keys(head.state).filter((name) => state[name] !== head.state[name]);
   Object.assign(state, head.state);
   if (head.first) {{
-    widget.initialize({{ model }});
+    widget.initialize?.({{ model }});
     bench.unmount = [...document.querySelectorAll(".view")].map((el) => widget.render({{ model, el }}));
     bench.mount = () => widget.render({{ model, el: document.querySelector(".view") }});
   }} else for (const name of changed) tell(`change:${{name}}`);

@@ -102,7 +102,6 @@ def test_the_report_names_no_other_host(done: tuple[Path, subprocess.CompletedPr
 
 
 @pytest.mark.slow
-@pytest.mark.browser
 def test_the_report_opens_without_a_network(
     done: tuple[Path, subprocess.CompletedProcess[str]], browser: Browser
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from looking import other_than, steady
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, StorageError
@@ -171,6 +172,7 @@ def visit(browser: Browser) -> Iterator[Callable[[Path], tuple[Page, list[str]]]
 
     def open_file(path: Path, query: str = "") -> tuple[Page, list[str]]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(60_000)
         pages.append(page)
         seen: list[str] = []
         page.on("pageerror", lambda error: seen.append(f"error {error}"))
@@ -185,7 +187,6 @@ def visit(browser: Browser) -> Iterator[Callable[[Path], tuple[Page, list[str]]]
         page.close()
 
 
-@pytest.mark.browser
 class TestInTheBrowser:
     def test_opens_from_disk_and_asks_nobody(
         self, bench: Callable[..., Bench], visit: Callable[..., Any], tmp_path: Path
@@ -197,7 +198,7 @@ class TestInTheBrowser:
         page, seen = visit(path)
         page.get_by_role("tab", name="Trajectory").click()
         page.get_by_role("img", name=re.compile("Pseudotime from CD34")).wait_for()
-        page.wait_for_timeout(300)
+        steady(page.locator(".scfm-lab"))
         assert [url for url in seen if not url.startswith(("blob:null/", path.as_uri()))] == []
 
     def test_the_slider_moves_the_cells(
@@ -206,20 +207,17 @@ class TestInTheBrowser:
         lab = bench(model=MODEL).lab
         page, seen = visit(write_html(tmp_path / "page.html", title="Blood", lab_or_payload=lab, genes=[GENE, "LYZ"]))
         plane = page.locator(".sl-plane")
-        before = plane.screenshot()
+        before = steady(plane)
         slider = page.get_by_label(GENE, exact=True)
         slider.focus()
         slider.press("Home")
         page.get_by_text(f"{GENE} knocked out").wait_for()
-        page.wait_for_timeout(400)
-        knocked_out = plane.screenshot()
-        assert knocked_out != before
+        knocked_out = other_than(plane, before)
         slider.press("PageUp")
         page.get_by_text("between computed doses").wait_for()
-        page.wait_for_timeout(400)
-        assert plane.screenshot() not in (before, knocked_out)
+        half = other_than(plane, before, knocked_out)
         page.get_by_role("button", name="Before", exact=True).click()
-        page.wait_for_timeout(400)
+        other_than(plane, half)
         # The page holds each gene alone: another one puts this one back.
         page.get_by_label("LYZ", exact=True).press("Home")
         page.get_by_text("LYZ knocked out").wait_for()
@@ -236,7 +234,7 @@ class TestInTheBrowser:
         for backend in ("webgl2", "raster"):
             page, _ = visit(path, f"?scfm-renderer={backend}")
             plane = page.locator(".sl-canvas")
-            page.wait_for_timeout(500)
+            steady(plane)
             assert plane.get_attribute("data-renderer") == backend, plane.get_attribute("data-refused")
             picture = Image.open(io.BytesIO(plane.screenshot())).convert("RGB")
             drawn[backend] = np.asarray(picture, dtype=float)
@@ -251,7 +249,7 @@ class TestInTheBrowser:
     ) -> None:
         path = write_html(tmp_path / "page.html", title="Blood", lab_or_payload=bench().lab)
         page, seen = visit(path, "?scfm-renderer=webgl2")
-        page.wait_for_timeout(500)
+        page.wait_for_selector("[data-renderer=webgl2] canvas.sl-points")
         page.evaluate(
             "document.querySelector('canvas.sl-points').getContext('webgl2')"
             ".getExtension('WEBGL_lose_context').loseContext()"
@@ -267,7 +265,7 @@ class TestInTheBrowser:
         page, seen = visit(write_html(tmp_path / "page.html", title=EVIL, lab_or_payload=bench().lab))
         page.locator(".sl-group-name", has_text="onerror").wait_for()
         page.get_by_role("combobox", name="Colour cells").click()
-        page.wait_for_timeout(300)
+        page.get_by_role("listbox").wait_for()
         assert page.title() == EVIL
         assert page.locator("img").count() == 0
         assert [item for item in seen if item.startswith(("error", "console"))] == []

@@ -131,7 +131,6 @@ def test_addresses_of_namespaces_are_no_addresses(few):
     assert check_panel(panel(drawing), adata=few, browser=False).passed
 
 
-@pytest.mark.browser
 def test_a_right_panel_passes(few, chromium, monkeypatch):
     monkeypatch.setenv("SCFM_CHROMIUM", chromium)
     report = check_panel(Right, adata=few, browser=True)
@@ -141,7 +140,6 @@ def test_a_right_panel_passes(few, chromium, monkeypatch):
     assert next(check.detail for check in report.checks if "message" in check.name) == "it says: ask for the selection"
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize(
     ("esm", "said"),
     [
@@ -180,9 +178,11 @@ def test_a_right_panel_passes(few, chromium, monkeypatch):
         pytest.param(DRAWS.replace("; }", "; session.get('secrets'); }"), "session has no", id="unknown name"),
     ],
 )
-def test_faults_that_a_browser_finds(few, chromium, monkeypatch, esm, said):
-    monkeypatch.setenv("SCFM_CHROMIUM", chromium)
-    found = failures(panel(esm), adata=few, browser=True)
+def test_faults_that_a_browser_finds(few, browser, monkeypatch, esm, said):
+    if said == "Timeout":
+        monkeypatch.setattr("scfm_widgets.testing._DRAWN_WITHIN_MS", 500)
+    found = failures(panel(esm), adata=few, browser=browser)
+    assert browser.contexts == [], "the browser is left as it was"
     assert list(found) == [BROWSER]
     assert said in found[BROWSER]
 

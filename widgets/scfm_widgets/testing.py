@@ -28,6 +28,8 @@ _KIT = Path(__file__).with_name("panel_kit.js")
 _PAGE = "http://localhost/panel-kit"
 _REPLY_SECONDS = 60.0
 _MOUNTS = 10
+#: Milliseconds in which a panel has to show something.
+_DRAWN_WITHIN_MS = 10_000
 # Names of XML namespaces are no addresses that anything is fetched from.
 _ADDRESS = re.compile(r"(?:https?|wss?):(?:\\?/){2}(?!www\.w3\.org/)[^\s\"'`)<>]+|url\(\s*[\"']?//[^)]+", re.IGNORECASE)
 _IMPORT = re.compile(
@@ -49,7 +51,7 @@ class _Given:
 
 
 def check_panel(
-    subject: str, factory: Callable[..., Any], *, adata: AnnData | None = None, browser: bool | None = None
+    subject: str, factory: Callable[..., Any], *, adata: AnnData | None = None, browser: Any = None
 ) -> Report:
     """Run the checks; see :func:`scfm_lab.testing.check_panel`."""
     if adata is None:
@@ -69,7 +71,7 @@ def check_panel(
 class _PanelChecks:
     """One factory, a bench to open it in, and the checks as methods."""
 
-    def __init__(self, given: _Given, lab: Lab, browser: bool | None) -> None:
+    def __init__(self, given: _Given, lab: Lab, browser: Any) -> None:
         self.given, self.lab, self.browser = given, lab, browser
         self.row: PanelRow | None = None
         self.before = self._seen()
@@ -175,9 +177,11 @@ class _PanelChecks:
 
     def mounts(self) -> str:
         assert self.esm
-        path = _browser_path()
         if self.browser is False:
             raise NotApplicable("asked not to")
+        if self.browser is not None and self.browser is not True:
+            return self._mount(self.browser)
+        path = _browser_path()
         if path is None:
             missing = "playwright and a Chromium are needed: pip install playwright, and install Chromium"
             if self.browser:
@@ -187,7 +191,7 @@ class _PanelChecks:
 
         def work() -> None:
             try:
-                outcome.append(self._mount(path))
+                outcome.append(self._mount_in_new(path))
             except BaseException as error:  # noqa: BLE001 - handed on to the thread that asked
                 outcome.append(error)
 
@@ -199,33 +203,41 @@ class _PanelChecks:
             raise outcome[0]
         return outcome[0]
 
-    def _mount(self, path: str) -> str:
-        from playwright.sync_api import Error, sync_playwright
+    def _mount_in_new(self, path: str) -> str:
+        from playwright.sync_api import sync_playwright
 
-        trouble: list[str] = []
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            page = browser.new_page()
-            page.route("**/*", lambda route: self._serve(route, trouble))
-            page.on("pageerror", lambda error: trouble.append(f"an error in the page: {error.message}"))
-            page.on("console", lambda line: trouble.append(f"console: {line.text}") if line.type == "error" else None)
-            replies: list[Fault] = []
-            page.expose_function("kitSend", lambda message: self._reply(message, replies))
-            page.goto(_PAGE)
             try:
-                for step in self._steps():
-                    page.evaluate(*step)
-                page.wait_for_function("() => kit.drawn()", timeout=10_000)
-                page.evaluate("async () => { await kit.disturb(); await kit.unmount() }")
-                before = page.evaluate("() => kit.surroundings()")
-                page.evaluate(
-                    f"async () => {{ for (let i = 0; i < {_MOUNTS}; i++) {{ await kit.mount(); await kit.unmount() }} }}"
-                )
-                after = page.evaluate("() => kit.surroundings()")
-            except Error as error:
-                raise Fault(f"{error.message.splitlines()[0]}; {'; '.join(trouble)}".rstrip("; ")) from error
+                return self._mount(browser)
             finally:
                 browser.close()
+
+    def _mount(self, browser: Any) -> str:
+        from playwright.sync_api import Error
+
+        trouble: list[str] = []
+        replies: list[Fault] = []
+        page = browser.new_page()
+        page.route("**/*", lambda route: self._serve(route, trouble))
+        page.on("pageerror", lambda error: trouble.append(f"an error in the page: {error.message}"))
+        page.on("console", lambda line: trouble.append(f"console: {line.text}") if line.type == "error" else None)
+        page.expose_function("kitSend", lambda message: self._reply(message, replies))
+        try:
+            page.goto(_PAGE)
+            for step in self._steps():
+                page.evaluate(*step)
+            page.wait_for_function("() => kit.drawn()", timeout=_DRAWN_WITHIN_MS)
+            page.evaluate("async () => { await kit.disturb(); await kit.unmount() }")
+            before = page.evaluate("() => kit.surroundings()")
+            page.evaluate(
+                f"async () => {{ for (let i = 0; i < {_MOUNTS}; i++) {{ await kit.mount(); await kit.unmount() }} }}"
+            )
+            after = page.evaluate("() => kit.surroundings()")
+        except Error as error:
+            raise Fault(f"{error.message.splitlines()[0]}; {'; '.join(trouble)}".rstrip("; ")) from error
+        finally:
+            page.close()
         if replies:
             raise replies[0]
         if trouble:
