@@ -45,6 +45,7 @@ _ORDER = (
     "screen",
     "impute",
     "trajectory",
+    "compare",
     "finetune",
 )
 

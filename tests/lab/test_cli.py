@@ -145,6 +145,7 @@ def test_every_command_that_prints_a_result_offers_json(run):
         ("perturb",),
         ("impute",),
         ("trajectory",),
+        ("compare",),
         ("plugins", "list"),
     ):
         assert "--json" in run(*path, "--help")[1]
@@ -477,6 +478,23 @@ def test_a_table_without_null_has_no_empty_columns(run, cells):
     header = out.partition("\n\n")[2].splitlines()[0].split()
     assert header == ["gene", "group", "readout", "effect", "effect_expressing", "n_cells", "n_expressing", "n_changed"]
     assert "null not computed" not in out.partition("\n\n")[2]
+
+
+def test_compare_writes_the_librarys_table(run, cells, pbmc68k, tmp_path):
+    from scfm_lab.tasks.compare import compare
+
+    words = ["compare", cells, "--model", "pca", "--against", "sctop", "--groupby", "cell_type"]
+    code, out, err = run(*words, "-o", tmp_path / "o.csv", "--json")
+    assert (code, err) == (0, "")
+    wanted = compare(pbmc68k, "pca", "sctop", groupby="cell_type", progress=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "o.csv"), wanted.table, check_dtype=False, rtol=1e-6)
+    told = json.loads(out)
+    assert told["models"] == list(wanted.models)
+    assert told["provenance"]["groupby"] == "cell_type"
+    code, _, err = run(*words[:4], "--against", "sctopp")
+    assert code == 1
+    assert "sctopp" in err
+    assert is_one_sentence(err)
 
 
 def test_impute_writes_what_the_library_predicts(run, cells, pbmc68k, tmp_path):
