@@ -12,6 +12,7 @@ from scfm_lab.tasks.compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -115,12 +116,27 @@ class TestPage:
         assert isinstance(answer["left_out"], list)
 
 
-def test_the_hints_come_once(bench: Callable[..., Bench], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+def test_the_hints_come_once(bench: Callable[..., Bench], private_home: Path) -> None:
+    (private_home / "bench.json").unlink(missing_ok=True)
     opened = bench()
     assert opened.lab._meta["tour"] is True
     opened.ask(type="tour")
     assert bench().lab._meta["tour"] is False
+
+
+def test_scores_of_a_version_stand_beside_their_floor_and_the_newest_counts(bench: Callable[..., Bench]) -> None:
+    from scfm_lab.evaluation.score import Score
+    from scfm_registry import Registry
+
+    registry, cells = Registry(), "sha256:" + "7" * 64
+    for value in (0.61, 0.71):
+        score = Score("bench_f1", "pca", value, low=value - 0.05, high=value + 0.05, floor=0.64, floor_name="sctop")
+        registry.record_scores("pca/1", [score], data_digest=cells)
+    answer, _ = bench().ask(type="scores", reference="pca/1")
+    (row,) = [row for row in answer["rows"] if row["metric"] == "bench_f1"]
+    assert (row["value"], row["floor"], row["floor_name"], row["data_digest"]) == (0.71, 0.64, "sctop", cells)
+    answer, _ = bench().ask(type="scores", reference="sctop/1")
+    assert answer["rows"] == []
 
 
 class TestPlanes:
@@ -156,6 +172,10 @@ class TestGenes:
         likeness = [item["likeness"] for item in answer["neighbours"]]
         assert likeness == sorted(likeness, reverse=True)
         assert GENE not in [item["gene"] for item in answer["neighbours"]]
+        # They are those of sl.similar_genes, with what else could explain them.
+        found = opened.lab.results["similar_genes"]
+        assert [item["gene"] for item in answer["neighbours"]] == found.table["gene"].tolist()
+        assert "no evidence of a shared function" in answer["beside"]
 
     def test_attention_goes_both_ways_over_the_cells_that_have_it(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench(model="starter").ask(type="attention", gene=GENE)

@@ -410,20 +410,32 @@ class TestPerturbing:
         assert set(by_phase) == {"all", "G1", "G2M", "S"}
         assert by_phase["all"]["effect"] == pytest.approx(by_type["all"]["effect"])
 
-    def test_a_curve_of_the_gene_follows_and_agrees_with_the_exact_answers(self, bench: Callable[..., Bench]) -> None:
+    def test_the_curve_of_a_gene_is_that_of_response_curves(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
         opened = bench(model=MODEL)
         opened.ask(type="perturb", doses={GENE: 1.0}, commit=True)
-        curve, places = opened.lab._curve, opened.lab._curve_places
-        assert (curve["gene"], curve["context"]) == (GENE, {})
-        points = {point["dose"]: point for point in curve["points"]}
-        assert sorted(points) == [0.0, 0.5, 1.0, 2.0]
-        part = {dose: places[p["offset"] : p["offset"] + p["length"]] for dose, p in points.items()}
-        assert part[1.0] == opened.lab._xy
+        (told,), places = opened.lab._curves, opened.lab._curve_places
+        curves = sl.response_curves(
+            pbmc68k, MODEL, [GENE], cells=len(pbmc68k), groupby="cell_type", n_draws=2, progress=False
+        )
+        assert [point["dose"] for point in told["points"]] == curves.doses.tolist()
+        part = [places[p["offset"] : p["offset"] + p["length"]] for p in told["points"]]
+        for d in range(len(curves.doses)):
+            moved = np.frombuffer(part[d], "<u2").astype(int)
+            expected = np.frombuffer(opened.lab.session.frame.pack(curves.before + curves.displacement[0, d]), "<u2")
+            assert np.abs(moved - expected).max() <= 1
+            row = told["points"][d]["perturbation"]["rows"][0]
+            assert row["effect"] == pytest.approx(float(curves.shift[0, d].mean()), rel=1e-5)
+        # What was computed ahead is what is answered.
         opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
-        assert part[0.0] == opened.lab._after
-        effects = [points[dose]["perturbation"]["rows"][0]["effect"] for dose in (0.0, 0.5, 1.0)]
-        assert effects == sorted(effects, reverse=True)
-        assert effects[-1] == 0.0
+        assert part[0] == opened.lab._after
+
+    def test_each_gene_on_the_bench_has_its_curve(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0, "LYZ": 1.0}, commit=True)
+        told = {curve["gene"]: [point["dose"] for point in curve["points"]] for curve in opened.lab._curves}
+        assert told == {GENE: [0.0, 0.25, 0.5, 1.0, 1.5, 2.0], "LYZ": [0.0, 0.25, 0.5, 1.0, 1.5, 2.0]}
 
     @pytest.mark.parametrize(
         ("doses", "words"),
@@ -478,6 +490,24 @@ class TestTrajectory:
         assert all(0 <= value <= 1 for path in found["paths"] for value in path["points"])
         assert found["charts"]["light"].startswith("<svg")
         assert found["charts"]["light"] != found["charts"]["dark"]
+        # Beside it: the same on principal components, and where cells are likely to end.
+        result: Any = lab.result
+        assert found["twin"]["agreement"] == pytest.approx(result.twin.agreement)
+        assert found["ends"] == [str(end) for end in result.fates]
+        assert found["parting"] == result.branch_points
+        assert [node["name"] for node in found["nodes"] if node["parting"]] == [
+            node["name"] for node in found["nodes"] if node["name"] in result.branch_points
+        ]
+        for row in found["groups"]:
+            if None not in row["fates"]:
+                assert sum(row["fates"]) == pytest.approx(1, abs=1e-3)
+        answer, _ = opened.ask(type="column", by="result", name=f"fate:{found['ends'][0]}")
+        assert 0 <= answer["column"]["min"] <= answer["column"]["max"] <= 1
+        answer, _ = opened.ask(type="trends", genes=[GENE, "LYZ"])
+        assert {(c["gene"], c["path"]) for c in answer["curves"]} == {
+            (gene, end) for gene in (GENE, "LYZ") for end in found["ends"]
+        }
+        assert all(low <= high for c in answer["curves"] for low, high in zip(c["low"], c["high"], strict=True))
         answer, buffers = opened.ask(type="column", by="result", name="pseudotime")
         codes = np.frombuffer(buffers[0], np.uint8)
         root = pbmc68k.obs_names.get_loc(lab.result.root)

@@ -20,6 +20,9 @@ PREFERRED = ("cell_type", "celltype", "CellType", "cell_types", "labels", "label
 #: A column of texts with more values than this share of the cells names cells and does not group them.
 _TOO_MANY = 0.5
 
+#: Before the name of an end of a trajectory: the probability of each cell to come there.
+FATE = "fate:"
+
 
 class Columns:
     """The columns of one AnnData, packed when they are asked for.
@@ -82,7 +85,10 @@ class Columns:
         return pack_numbers(values, title=name, low=0.0, unit=self._unit)
 
     def of_result(self, name: str, results: dict[str, Result]) -> Column:
-        """What a result says of each cell: ``"shift"``, ``"error"``, ``"pseudotime"``, ``"branch"`` or ``"shared"``.
+        """What a result says of each cell.
+
+        It is ``"shift"``, ``"error"``, ``"pseudotime"``, ``"twin"`` (pseudotime on principal components), ``"branch"``,
+        ``"fate:<end>"`` or ``"shared"``.
 
         Raises
         ------
@@ -103,6 +109,13 @@ class Columns:
             return pack_numbers(ordered.pseudotime, title="Pseudotime", scale="order", low=0.0)
         if ordered is not None and name == "branch":
             return pack_categories(pd.Series(ordered.branches), title="Branch")
+        if ordered is not None and ordered.twin is not None and name == "twin":
+            title = "Pseudotime on principal components"
+            return pack_numbers(ordered.twin.pseudotime, title=title, scale="order", low=0.0)
+        end = name.removeprefix(FATE)
+        if ordered is not None and ordered.fates is not None and end != name and end in ordered.fates:
+            values = ordered.fates[end].to_numpy(dtype=float)
+            return pack_numbers(values, title=f"Probability of {end}", scale="change", low=0.0)
         compared: Any = results.get("compare")
         if compared is not None and name == "shared":
             return pack_numbers(compared.overlap, title="Neighbours that both models share", scale="order", low=0.0)

@@ -1,7 +1,8 @@
 """Response curves: what a gene's answers are at a few doses, so that the browser can follow a slider at once.
 
-Between two computed doses the browser draws a straight line, marks it as being computed, and replaces it by the exact answer
-when that comes.
+They are the curves of :func:`scfm_lab.response_curves`, over all cells and made of exact answers, which are kept: what people ask
+for first has then been computed already. Between two doses the browser interpolates as Python does (``src/pchip.ts``), marks what
+it shows as being computed, and replaces it by the exact answer when that comes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-#: Doses that are computed ahead, in this order: dose 1 is the cells as they are, then what people ask for first.
-AHEAD = (1.0, 0.0, 2.0, 0.5)
+#: Doses that are computed ahead, in this order: dose 1 is the cells as they are, then what people ask for first. They are those
+#: of :data:`scfm_lab.tasks.response_curves.DOSES`.
+AHEAD = (1.0, 0.0, 2.0, 0.5, 1.5, 0.25)
+#: Genes whose curves are kept.
+MOST_CURVES = 6
 #: Exact answers that are kept, and the most bytes of vectors that one of them may hold.
 _KEPT = 8
 _MOST_BYTES = 16_000_000
@@ -52,30 +56,36 @@ class Answers:
 
 @dataclass
 class Curve:
-    """One gene's answers while the other genes stay at their doses.
+    """One gene's answers while the other genes are unchanged.
 
     Attributes
     ----------
     gene
         The gene.
-    context
-        Doses of the other genes; those at 1 are left out.
     points
         By dose: the described perturbation and the packed places after.
     """
 
     gene: str
-    context: dict[str, float]
     points: dict[float, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
 
-    def pack(self) -> tuple[dict[str, Any], bytes]:
-        """Give it as the browser reads it: plain values, and the places of all points one after the other."""
-        points, parts, at = [], [], 0
-        for dose, (described, after) in sorted(self.points.items()):
+    @property
+    def whole(self) -> bool:
+        """Whether every dose is there."""
+        return len(self.points) == len(AHEAD)
+
+
+def pack(curves: Iterable[Curve]) -> tuple[list[dict[str, Any]], bytes]:
+    """Give curves as the browser reads them: plain values, and the places of all points one after the other."""
+    told, parts, at = [], [], 0
+    for curve in curves:
+        points = []
+        for dose, (described, after) in sorted(curve.points.items()):
             points.append({"dose": dose, "perturbation": described, "offset": at, "length": len(after)})
             parts.append(after)
             at += len(after)
-        return {"gene": self.gene, "context": self.context, "points": points}, b"".join(parts)
+        told.append({"gene": curve.gene, "points": points})
+    return told, b"".join(parts)
 
 
 class Unless:

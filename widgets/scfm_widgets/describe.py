@@ -98,9 +98,45 @@ def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, v
         "root": f"{result.root_group} (cell {result.root})",
         "summary": result.summary(),
         **_drawn(result, _nodes(result, frame)),
+        **_beside(result),
         "second": None,
         "charts": dict(charts) if charts else None,
     }
+
+
+def _beside(result: Any) -> dict[str, Any]:
+    """Give the ends, each group's probability of them, where paths part, and the same order on principal components."""
+    ends = [] if result.fates is None else [str(end) for end in result.fates]
+    table = result.table.sort_values("median_pseudotime")
+    groups = [
+        {
+            "group": str(row["group"]),
+            "n": int(row["n_cells"]),
+            "time": plain(row["median_pseudotime"]),
+            "fates": [plain(row.get(f"fate_{end}", np.nan)) for end in ends],
+        }
+        for row in table.to_dict(orient="records")
+    ]
+    twin = result.twin
+    return {
+        "ends": ends,
+        "groups": groups,
+        "parting": list(result.branch_points),
+        "twin": None if twin is None else {"agreement": plain(float(twin.agreement))},
+        "twin_missing": str(result.twin_missing),
+    }
+
+
+def trends(result: Any) -> list[dict[str, Any]]:
+    """Describe a :class:`~scfm_lab.tasks.gene_trends.TrendResult`: a curve with its interval for each gene and path."""
+    return [
+        {
+            "gene": str(gene),
+            "path": str(path),
+            **{k: plain(part[k].to_numpy()) for k in ("pseudotime", "mean", "low", "high")},
+        }
+        for (gene, path), part in result.table.groupby(["gene", "path"], sort=False)
+    ]
 
 
 def _drawn(result: Any, place: dict[str, tuple[float, float]]) -> dict[str, Any]:
@@ -130,6 +166,7 @@ def _drawn(result: Any, place: dict[str, tuple[float, float]]) -> dict[str, Any]
                 "y": place[name][1],
                 "size": size[name],
                 "time": plain(float(table.loc[name, "median_pseudotime"])) if name in table.index else None,
+                "parting": name in result.branch_points,
             }
             for name in names
         ],

@@ -28,14 +28,16 @@ class Desk:
         The bench.
     """
 
-    answers = ("code", "methods", "html", "tour")
+    answers = ("code", "methods", "html", "tour", "pulse")
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
     def handle(self, message: dict[str, Any]) -> Any:
-        """Answer ``code``, ``methods``, ``html`` or ``tour``."""
+        """Answer ``code``, ``methods``, ``html``, ``tour``, or ``pulse``: whether anybody is there."""
         kind = message["type"]
+        if kind == "pulse":
+            return {}
         if kind == "tour":
             self.tour_seen()
             return {}

@@ -20,6 +20,7 @@ import numpy as np
 from scfm_lab.errors import DataError, StorageError
 from scfm_widgets import describe
 from scfm_widgets.codec import Column, plain
+from scfm_widgets.columns import FATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from scfm_widgets.lab import Lab
     from scfm_widgets.panel_perturb import PerturbPanel
 
-#: Doses at which a gene's answer goes along; the page draws straight lines between them.
+#: Doses at which a gene's answer goes along; the page interpolates between them.
 DOSES = (0.0, 0.5, 1.0, 2.0)
 #: Most bytes of gene columns, before they are packed together.
 GENE_BYTES = 1_200_000
+#: Ends of a trajectory whose probabilities go along.
+_MOST_ENDS = 6
 #: Most columns of ``obs``.
 _MOST_COLUMNS = 40
 #: Names of cells go along up to here.
@@ -129,7 +132,7 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True) -> Pay
     if len(kept) < session.adata.n_vars:
         payload.left_out.append(f"{session.adata.n_vars - len(kept):,} of {session.adata.n_vars:,} genes")
     if "trajectory" in session.results:
-        for name in ("pseudotime", "branch"):
+        for name in ("pseudotime", "branch", *_beside(session.results["trajectory"])):
             _add(payload, "result", name, session.columns.of_result(name, session.results))
     if asked:
         _add_responses(payload, lab, asked)
@@ -138,6 +141,12 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True) -> Pay
         payload.replies["cells"] = ({}, cells)
     _settle(payload, lab, asked)
     return payload
+
+
+def _beside(ordered: Any) -> list[str]:
+    """What a trajectory says of each cell beside its order: the order on principal components, and the first few ends."""
+    ends = [] if ordered.fates is None else [f"{FATE}{end}" for end in list(ordered.fates)[:_MOST_ENDS]]
+    return [*([] if ordered.twin is None else ["twin"]), *ends]
 
 
 def _answered(lab: Lab) -> list[str]:
@@ -149,7 +158,8 @@ def _answered(lab: Lab) -> list[str]:
 
 def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     """Put the traits into the shape of a page that stands alone."""
-    results = [key.rpartition(":")[2] for key in payload.replies if key.startswith("column:result:")]
+    before = "column:result:"
+    results = [key.removeprefix(before) for key in payload.replies if key.startswith(before)]
     payload.traits["_meta"] = {
         **payload.traits["_meta"],
         "static": True,

@@ -20,6 +20,7 @@ from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
 from scfm_widgets.session import Session
+from scfm_widgets.still import Still
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,7 +124,7 @@ class Lab(anywidget.AnyWidget):
     _job = _synced(traitlets.Dict(None, allow_none=True))
     _perturbation = _synced(traitlets.Dict(None, allow_none=True))
     _refused = _synced(traitlets.Dict(None, allow_none=True))
-    _curve = _synced(traitlets.Dict(None, allow_none=True))
+    _curves = _synced(traitlets.List())
     _curve_places = _Bytes()
     _trajectory = _synced(traitlets.Dict(None, allow_none=True))
     _errors = _synced(traitlets.List())
@@ -167,6 +168,7 @@ class Lab(anywidget.AnyWidget):
         super().__init__()
         self._session = session = Session(adata, self)
         self._desk = Desk(self)
+        self._still = Still(self)
         favourite = session.columns.favourite()
         if groupby is not None:
             check_groupby(adata, groupby)
@@ -176,7 +178,6 @@ class Lab(anywidget.AnyWidget):
             _job=None,
             _perturbation=None,
             _refused=None,
-            _curve=None,
             _trajectory=None,
             _compared=None,
             _changed=None,
@@ -316,6 +317,7 @@ class Lab(anywidget.AnyWidget):
     def close(self) -> None:
         """Stop what runs and take the bench away."""
         if self._session is not None:
+            self._still.close()
             self._session.close()
         super().close()
 
@@ -355,15 +357,20 @@ class Lab(anywidget.AnyWidget):
         if bundle is None:
             return None
         data, metadata = bundle
-        picture = self._picture()
+        picture = self._still.png()
         if picture is not None:
             data = {**data, "image/png": base64.b64encode(picture).decode()}
         return data, metadata
 
-    def _picture(self) -> bytes | None:
-        from scfm_widgets.picture import draw
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        """Show the bench, after a picture of it: a notebook shows nothing of a widget whose kernel is gone."""
+        from IPython.display import display
 
-        return draw(self.session, self.panel("column").column)
+        shown = self._still.show(self._uid)
+        # The picture is drawn once: beside the widget, or else inside its bundle.
+        bundle = super()._repr_mimebundle_(**kwargs) if shown else self._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            display(bundle[0], metadata=bundle[1], raw=True)
 
     @traitlets.validate("state")
     def _check_state(self, proposal: Any) -> dict[str, Any]:

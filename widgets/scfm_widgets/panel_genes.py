@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import GenesError, ModelError
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scfm_lab.models.contract import Model
     from scfm_widgets.session import Session
 
 NEIGHBOURS = 12
@@ -33,7 +34,7 @@ class GenesPanel(Panel):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._embeddings: dict[str, Any] = {}
+        self._similar: dict[tuple[str, str], dict[str, Any]] = {}
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``gene`` (expression by group, and neighbours) or ``attention``."""
@@ -79,14 +80,35 @@ class GenesPanel(Panel):
         source = session.state.get("model")
         if not source:
             return {"neighbours": [], "note": "Pick a model to see which genes it holds to be alike."}
-        model = session.open_model(str(source))
+        if (source, gene) not in self._similar:
+            self._similar[source, gene] = self._told_similar(session.open_model(str(source)), gene)
+        return self._similar[source, gene]
+
+    def _told_similar(self, model: Model, gene: str) -> dict[str, Any]:
+        """What :func:`scfm_lab.similar_genes` finds, in the names of the cells."""
+        from scfm_lab.tasks.similar_genes import similar_genes
+
+        session = self.session
         try:
             model.require("gene_embeddings")
-        except ModelError as error:
+            known = next((name for name in _names_of(gene, session) if model.vocabulary.id_of(name) is not None), gene)
+            result = similar_genes(model, known, n=NEIGHBOURS, adata=session.adata)
+        except (ModelError, GenesError) as error:
             return {"neighbours": [], "note": str(error)}
-        if source not in self._embeddings:
-            self._embeddings[source] = _Embeddings(model)
-        return self._embeddings[source].near(gene, session)
+        session.results["similar_genes"] = result
+        names = [session.genes_by_id.get(str(name), str(name)) for name in result.table["gene"]]
+        found = [
+            {
+                "gene": name,
+                "likeness": float(row["cosine"]),
+                "hubness": float(row["hubness"]),
+                "measured": name in session.adata.var_names,
+            }
+            for name, row in zip(names, result.table.to_dict(orient="records"), strict=True)
+        ]
+        # The first line names the neighbours, which are on the screen already.
+        beside = " ".join(result.summary().splitlines()[1:])
+        return {"neighbours": found, "note": "", "model": model.spec.name, "beside": beside}
 
     def _attention(self, gene: str) -> dict[str, Any]:
         """Mean attention of the last layer over the cells that hold most of a gene, both ways."""
@@ -115,41 +137,11 @@ class GenesPanel(Panel):
         return {"gene": gene, "cells": len(rows), "model": model.spec.name, "to": reads, "from": read}
 
 
-class _Embeddings:
-    """A model's gene embeddings as unit vectors, by name."""
-
-    def __init__(self, model: Any) -> None:
-        table = model.gene_embeddings()
-        values = table.to_numpy(dtype=np.float32)
-        norm = np.linalg.norm(values, axis=1, keepdims=True)
-        self.vectors = values / np.maximum(norm, 1e-9)
-        self.names = table.index.astype(str).to_numpy(dtype=object)
-        self.model = model
-
-    def near(self, gene: str, session: Session) -> dict[str, Any]:
-        rows = np.flatnonzero(np.isin(self.names, list(_names_of(gene, session))))
-        if len(rows) == 0:
-            return {"neighbours": [], "note": f"{self.model.spec.name} has no embedding of {gene}."}
-        likeness = self.vectors @ self.vectors[rows[0]]
-        likeness[rows] = -np.inf
-        order = np.argsort(-likeness)[:NEIGHBOURS]
-        symbols = session.genes_by_id
-        found = [
-            {
-                "gene": symbols.get(str(self.names[row]), str(self.names[row])),
-                "likeness": float(likeness[row]),
-                "measured": symbols.get(str(self.names[row]), str(self.names[row])) in session.adata.var_names,
-            }
-            for row in order
-        ]
-        return {"neighbours": found, "note": "", "model": self.model.spec.name}
-
-
-def _names_of(gene: str, session: Session) -> set[str]:
+def _names_of(gene: str, session: Session) -> list[str]:
     """All names under which a model may keep a gene of the cells."""
     genes = session.genes
     at = int(np.flatnonzero(session.adata.var_names == gene)[0])
-    return {gene, *(str(names[at]) for names in (genes.symbols, genes.ensembl) if names is not None and names[at])}
+    return [gene, *(str(names[at]) for names in (genes.symbols, genes.ensembl) if names is not None and names[at])]
 
 
 def _partners(

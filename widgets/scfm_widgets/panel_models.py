@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab import plugins
 from scfm_lab.errors import ScfmError
+from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
@@ -29,21 +30,21 @@ class ModelsPanel(Panel):
 
     title = "Models"
     component = "models"
-    answers = ("models", "card", "lineage", "import")
+    answers = ("models", "card", "lineage", "scores", "import")
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.refresh()
 
     def handle(self, message: dict[str, Any]) -> Any:
-        """Read the registry again (``models``), give a ``card`` or a ``lineage``, or ``import`` a folder."""
+        """Read the registry again (``models``), give a ``card``, a ``lineage`` or ``scores``, or ``import`` a folder."""
         kind = message["type"]
         if kind == "models":
             return self.refresh()
         if kind == "import":
             return self._import(str(message["path"]), str(message["name"]))
         reference = str(message["reference"])
-        tell = _card if kind == "card" else _lineage
+        tell = {"card": _card, "lineage": _lineage, "scores": _scores}[kind]
         return self.session.submit(kind, lambda *_: tell(reference), lane=kind, aside=True)
 
     def _import(self, path: str, name: str) -> Future[Any]:
@@ -147,6 +148,18 @@ def _lineage(reference: str) -> dict[str, Any]:
         for node in found.nodes
     ]
     return {"nodes": nodes, "edges": [{"from": edge.parent, "to": edge.child} for edge in found.edges]}
+
+
+def _scores(reference: str) -> dict[str, Any]:
+    """What a version reached in evaluations, the newest of each on the same cells, beside the best parameter-free method."""
+    from scfm_registry import Registry
+
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in Registry().scores(reference):
+        newest.pop(key := (str(row["metric"]), str(row["data_digest"])), None)
+        newest[key] = row
+    told = ("metric", "value", "low", "high", "floor", "floor_name", "n", "higher_is_better", "data_digest")
+    return {"rows": [plain({name: row.get(name) for name in told}) for row in reversed(newest.values())]}
 
 
 def _row(item: ModelVersion, hardware: Hardware, families: set[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from scfm_lab.errors import Cancelled
 from scfm_widgets import describe
 from scfm_widgets.codec import plain
-from scfm_widgets.curves import AHEAD, Answers, Curve, Key, Unless, key_of
+from scfm_widgets.curves import AHEAD, MOST_CURVES, Answers, Curve, Key, Unless, key_of, pack
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class PerturbPanel(Panel):
         self._ready: Perturber | None = None
         self._ready_for: tuple[str, str | None, str | None] | None = None
         self._known = Answers()
-        self._curve: Curve | None = None
+        self._curves: dict[str, Curve] = {}
         self._wanted: Key | None = None
         self._seq = 0
         session.on_result.append(self._show)
@@ -125,8 +125,8 @@ class PerturbPanel(Panel):
         if session.layout is None:
             session.show_plane(ready.projector.plane, ready.projector.basis)
         self._ready, self._ready_for = ready, wanted
-        self._known, self._curve = Answers(), None
-        self._publish_curve()
+        self._known, self._curves = Answers(), {}
+        self._publish_curves()
         return ready
 
     def _answer(self, ready: Perturber, doses: Mapping[str, float], draws: int, cancel: Any) -> Any:
@@ -168,28 +168,32 @@ class PerturbPanel(Panel):
         self.session.submit("null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True)
 
     def _trace(self, ready: Perturber, doses: Mapping[str, float], cancel: Event) -> None:
-        """Compute the response curve of the gene that was added last."""
-        gene = list(doses)[-1]
-        context = {name: dose for name, dose in doses.items() if name != gene and dose != 1.0}
-        if self._curve is None or (self._curve.gene, self._curve.context) != (gene, context):
-            self._curve = Curve(gene, context)
-            self.session.publish(_curve=None, _curve_places=b"")
-        curve = self._curve
+        """Compute the response curves of the genes on the bench, that of the one that was added last first."""
+        wanted = list(doses)[::-1][:MOST_CURVES]
+        # The oldest curves make room; those of the genes on the bench stay.
+        for gene in [gene for gene in self._curves if gene not in wanted][: -MOST_CURVES + len(wanted) or None]:
+            del self._curves[gene]
+        for gene in wanted:
+            curve = self._curves.setdefault(gene, Curve(gene))
+            if not curve.whole:
+                self._trace_one(ready, curve, cancel)
+
+    def _trace_one(self, ready: Perturber, curve: Curve, cancel: Event) -> None:
         for dose in AHEAD:
             if dose in curve.points:
                 continue
-            asked = {**context, gene: dose}
+            asked = {curve.gene: dose}
             key = key_of(asked, CURVE_DRAWS)
             if key[0]:
                 # Stopped halfway, the very answer that somebody waits for would have to begin again.
                 result = self._answer(ready, asked, CURVE_DRAWS, Unless(cancel, lambda key=key: self._wanted == key))
             else:
-                result = ready.run({gene: 1.0})
+                result = ready.run(asked)
             described = self._described(result, asked, seq=0, null="none")
             curve.points[dose] = (described, self.session.frame.pack(result.layout.after))
-            # Between two doses there is a line already: the browser need not wait for the others.
-            if len(curve.points) > 1:
-                self._publish_curve()
+            # From knockout to unchanged a slider can move already: the browser need not wait for the other doses.
+            if len(curve.points) == 2 or curve.whole or cancel.is_set():
+                self._publish_curves()
             if cancel.is_set():
                 message = "Something else was asked for."
                 raise Cancelled(message)
@@ -226,13 +230,10 @@ class PerturbPanel(Panel):
         if not future.cancelled() and isinstance(future.exception(), Exception):
             self.session.publish(_refused=doses)
 
-    def _publish_curve(self) -> None:
-        """Tell the browser of the curve, or that there is none."""
-        if self._curve is None:
-            self.session.publish(_curve=None, _curve_places=b"")
-            return
-        described, places = self._curve.pack()
-        self.session.publish(_curve=described, _curve_places=places)
+    def _publish_curves(self) -> None:
+        """Tell the browser of the curves."""
+        told, places = pack(self._curves.values())
+        self.session.publish(_curves=told, _curve_places=places)
 
     def _show(self, task: str, result: Result) -> None:
         """Show a result that Python has set."""

@@ -10,7 +10,7 @@ from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from threading import Event
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Width of the chart's plot in pixels; its labels come on top.
 CHART_WIDTH = 165
+#: Points on a curve of a gene, and draws of the bootstrap for its interval.
+TREND_POINTS = 40
+TREND_DRAWS = 100
 
 
 class TrajectoryPanel(Panel):
@@ -26,7 +29,7 @@ class TrajectoryPanel(Panel):
 
     title = "Trajectory"
     component = "trajectory"
-    answers = ("trajectory",)
+    answers = ("trajectory", "trends")
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -35,7 +38,9 @@ class TrajectoryPanel(Panel):
         session.on_second.append(self._follow)
 
     def handle(self, message: dict[str, Any]) -> Any:
-        """Answer ``trajectory``: a root and a column of groups."""
+        """Answer ``trajectory`` (a root and a column of groups) or ``trends`` (genes)."""
+        if message["type"] == "trends":
+            return self.trends([str(gene) for gene in message["genes"]])
         return self.run(message.get("root"), groupby=message.get("groupby"))
 
     def run(self, root: Mapping[str, Any] | None, *, groupby: str | None = None) -> Future[Any]:
@@ -59,11 +64,17 @@ class TrajectoryPanel(Panel):
             use_rep = self._representation()
             progress(0, 0, f"ordering the cells along {use_rep}")
             # On a copy of what is needed, so that a run that is left behind writes nothing.
+            cells = session.adata
             aside = ad.AnnData(
-                obs=session.adata.obs.copy(),
-                obsm=dict(session.adata.obsm),
-                uns={"scfm": session.adata.uns.get("scfm", {})},
+                cells.X,
+                obs=cells.obs.copy(),
+                var=cells.var,
+                obsm=dict(cells.obsm),
+                layers=dict(cells.layers),
+                uns={"scfm": cells.uns.get("scfm", {})},
             )
+            if cells.raw is not None:
+                aside.raw = cells.raw.to_adata()
             result = abandonable(
                 lambda: sl.trajectory(aside, use_rep=use_rep, root=name, groupby=groupby, basis=session.layout), cancel
             )
@@ -79,6 +90,23 @@ class TrajectoryPanel(Panel):
             return {}
 
         return session.submit("trajectory", work, label="Ordering the cells", lane="trajectory")
+
+    def trends(self, genes: Sequence[str]) -> Future[Any]:
+        """Smooth the expression of genes along each path, with an interval; the answer holds the curves."""
+        session = self.session
+
+        def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            del progress
+            result: Any = session.results.get("trajectory")
+            if result is None:
+                message = "There is no trajectory to follow genes along; order the cells first."
+                raise DataError(message)
+            found = abandonable(
+                lambda: result.trends(session.adata, genes, n_points=TREND_POINTS, n_boot=TREND_DRAWS), cancel
+            )
+            return {"curves": describe.trends(found), "unit": found.unit}
+
+        return session.submit("trends", work, label="Genes along the paths", lane="trends", quiet=True)
 
     def _root_name(self, root: Mapping[str, Any] | None) -> str:
         if not root:

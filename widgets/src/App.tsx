@@ -1,8 +1,8 @@
 /** The bench: what is loaded, the panels at the side, the cells beside them. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import * as format from "./format.ts";
-import { useScope, useStore } from "./hooks.ts";
+import { useQuiet, useScope, useStore } from "./hooks.ts";
 import { Compare } from "./panels/Compare.tsx";
 import { Genes } from "./panels/Genes.tsx";
 import { Models } from "./panels/Models.tsx";
@@ -21,7 +21,6 @@ import { Menu } from "./ui/Menu.tsx";
 import { Notices } from "./ui/Notices.tsx";
 import { Tour } from "./ui/Tour.tsx";
 
-const KERNEL_QUIET_MS = 4000;
 const PLACED = ["embedding", "screen"];
 
 export function App({ renderer }: { renderer: Choice }) {
@@ -152,16 +151,8 @@ function Header() {
   const meta = store.get("_meta");
   const job = store.get("_job");
   const model = store.get("_models")?.rows?.find((row) => isPicked(row, store.state.model));
-  const [quiet, setQuiet] = useState(false);
-  useEffect(
-    () =>
-      store.on("waiting", () => {
-        const busy = store.get("_job")?.status === "running";
-        setQuiet(!busy && store.requests.waitingFor() > KERNEL_QUIET_MS);
-      }),
-    [store],
-  );
-  const running = job && (job.status === "running" || job.status === "cancelling");
+  const quiet = useQuiet();
+  const running = job && store.running && !store.gone;
   const share = running && job.total > 0 ? ` ${Math.floor((100 * job.done) / job.total)} %` : "";
   return (
     <header class="sl-header">
@@ -171,7 +162,13 @@ function Header() {
         {format.plural(meta.n, "cell")} · {format.plural(meta.n_genes, "gene")}
       </span>
       <span class="sl-spring" />
-      {quiet && <span class="sl-quiet-kernel">The kernel does not answer: it is busy, or gone.</span>}
+      {quiet && (
+        <span class="sl-quiet-kernel" role="status">
+          {store.gone
+            ? "The kernel is gone. Run the cell again for a new bench."
+            : `The kernel does not answer: it is busy, or gone${store.running ? ", and with it what was running" : ""}.`}
+        </span>
+      )}
       {running && (
         <span class="sl-running">
           <span class="sl-spinner" aria-hidden="true" />

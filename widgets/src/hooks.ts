@@ -1,9 +1,12 @@
 /** The store in components. */
 
 import { createContext } from "preact";
-import { useContext, useEffect, useReducer } from "preact/hooks";
+import { useContext, useEffect, useReducer, useState } from "preact/hooks";
 import type { Theme } from "./palette.ts";
 import type { Key, Store } from "./store.ts";
+
+/** Milliseconds without an answer after which the kernel is said to be busy or gone. */
+const QUIET_MS = 4000;
 
 export interface Scope {
   store: Store;
@@ -33,4 +36,12 @@ export function useStore(...keys: Key[]): Store {
     };
   }, [store]);
   return store;
+}
+
+/** Whether the kernel is gone, or has not answered for a while. */
+export function useQuiet(): boolean {
+  const { store } = useScope();
+  const [quiet, setQuiet] = useState(store.gone);
+  useEffect(() => store.on("waiting", () => setQuiet(store.gone || store.silence > QUIET_MS)), [store]);
+  return quiet;
 }

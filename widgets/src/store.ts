@@ -7,12 +7,14 @@ import type { AnyModel } from "@anywidget/types";
 import { bytes, decode, packBits, unpackBits } from "./codec.ts";
 import { History } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
-import { anyChange, type Doses, sameDoses, withoutGene } from "./reducers.ts";
+import { anyChange, type Doses, sameDoses } from "./reducers.ts";
 import { Requests, Superseded } from "./requests.ts";
-import { type Response, respondTo } from "./response.ts";
+import { addUp, curveOf, type Estimate, type Response, reaches, respondTo } from "./response.ts";
 import type { ColourBy, Column, ColumnReply, Perturbation, SessionState, Traits } from "./types.ts";
 
 export type Model = AnyModel<Traits & Record<string, unknown>>;
+
+type Listen = (event: string, callback: () => void) => void;
 
 /** What a view can listen to besides the traits' own names. */
 type LocalKey =
@@ -36,6 +38,8 @@ interface Moment {
 }
 
 const CACHED_COLUMNS = 32;
+/** While something runs, how often the kernel is asked whether it is there. */
+const PULSE_EVERY_MS = 3000;
 const SAVE_AFTER_MS = 180;
 
 export class Store {
@@ -59,11 +63,16 @@ export class Store {
   /** What lies over the bench: code, methods, keys; null = nothing. */
   dialog: string | null = null;
   readonly history = new History<Moment>();
+  /** Whether the kernel that this bench belongs to is known to be gone. */
+  gone = false;
 
+  /** Since when the kernel has been asked whether it is there; null = it has answered. */
+  #pulse: number | null = null;
+  #beaten = 0;
   #doses: Doses;
-  /** What the response curve says of the present doses, until the exact answer is here. */
-  #estimate: { perturbation: Perturbation | null; after: Uint16Array | null } | null = null;
-  #curve: Response[] = [];
+  /** What response curves say of the present doses, until the exact answer is here. */
+  #estimate: Estimate | null = null;
+  #curves: Response[] = [];
   #places: Partial<Record<"before" | "after" | "second", { version: number; places: Uint16Array }>> = {};
   #state: SessionState;
   #columns = new Map<string, Column>();
@@ -80,7 +89,7 @@ export class Store {
       await this.requests.ask({ type: "perturb", doses, commit });
     });
     this.#readSelection();
-    this.#readCurve();
+    this.#readCurves();
     this.#remember();
     const traits: (keyof Traits)[] = [
       "_meta",
@@ -110,7 +119,7 @@ export class Store {
       this.emit("_after");
     });
     this.#onTrait("_refused", () => this.emit("_perturbation"));
-    this.#onTrait("_curve", () => this.#readCurve());
+    this.#onTrait("_curves", () => this.#readCurves());
     this.#onTrait("state", () => this.#stateChanged());
     this.#onTrait("doses", () => this.#dosesChanged());
     this.#onTrait("_selection", () => {
@@ -122,12 +131,22 @@ export class Store {
       this.emit("columns");
     });
     const onMessage = (content: unknown, buffers: DataView[]) => {
+      this.gone = false;
       this.requests.answer(content as Record<string, unknown>, buffers);
     };
     model.on("msg:custom", onMessage);
     this.#stop.push(() => model.off("msg:custom", onMessage));
-    const timer = setInterval(() => this.emit("waiting"), 1000);
+    const timer = setInterval(() => this.#tick(), 1000);
+    // Hosts of ipywidgets say when the way to the kernel is cut: it was restarted, or has died. Which it is can be asked in
+    // some of them only; an answer that comes all the same takes it back.
+    const onLive = () => {
+      this.gone = !(model as unknown as { comm_live?: boolean }).comm_live;
+      this.emit("waiting");
+    };
+    const host = model as unknown as { on: Listen; off: Listen };
+    host.on("comm_live_update", onLive);
     this.#stop.push(
+      () => host.off("comm_live_update", onLive),
       () => clearInterval(timer),
       this.pacer.onSettled(() => this.#dosesChanged()),
     );
@@ -137,6 +156,17 @@ export class Store {
 
   get<K extends keyof Traits>(name: K): Traits[K] {
     return this.model.get(name) as Traits[K];
+  }
+
+  /** For how long nobody has answered, in milliseconds. What runs has a long answer, so a short question goes beside it. */
+  get silence(): number {
+    if (!this.running) return this.requests.waitingFor();
+    return this.#pulse === null ? 0 : performance.now() - this.#pulse;
+  }
+
+  get running(): boolean {
+    const status = this.get("_job")?.status;
+    return status === "running" || status === "cancelling";
   }
 
   get n(): number {
@@ -165,7 +195,10 @@ export class Store {
 
   /** Places as uint16 pairs; the same array as long as they are the same. */
   positions(which: "before" | "after" | "second"): Uint16Array | null {
-    if (which === "after" && this.#estimate) return this.#estimate.after;
+    return which === "after" && this.#estimate ? this.#estimate.after : this.#exact(which);
+  }
+
+  #exact(which: "before" | "after" | "second"): Uint16Array | null {
     const name = ({ before: "_xy", after: "_after", second: "_second" } as const)[which];
     const info = this.get(`${name}_info`);
     if (!info?.n || info.n !== this.get("_xy_info")?.n) return null;
@@ -327,6 +360,17 @@ export class Store {
 
   // --------------------------------------------------------------------------------- internal
 
+  #tick() {
+    const now = performance.now();
+    if (this.running && this.#pulse === null && now - this.#beaten > PULSE_EVERY_MS) {
+      this.#pulse = this.#beaten = now;
+      void this.act({ type: "pulse" }).then(() => {
+        this.#pulse = null;
+      });
+    }
+    this.emit("waiting");
+  }
+
   #onTrait(name: keyof Traits, callback: () => void) {
     this.model.on(`change:${name}`, callback);
     this.#stop.push(() => this.model.off(`change:${name}`, callback));
@@ -367,31 +411,32 @@ export class Store {
   }
 
   /** What is known of doses before Python has answered. */
-  #foresee(doses: Doses) {
+  #foresee(doses: Doses): Estimate | null {
     if (sameDoses(doses, this.get("_perturbation")?.doses)) return null;
     if (!anyChange(doses)) return { perturbation: null, after: null };
-    const curve = this.get("_curve");
-    if (!curve || !(curve.gene in doses) || !sameDoses(withoutGene(doses, curve.gene), curve.context))
-      return null;
-    const known = this.#curve.map(({ dose }) => dose);
-    const dose = doses[curve.gene];
+    const changed = Object.keys(doses).filter((gene) => doses[gene] !== 1);
+    const [gene] = changed;
     // Beyond the doses that have been computed so far nothing can be said yet.
-    if (dose < Math.min(...known) || dose > Math.max(...known)) return null;
-    return respondTo(this.#curve, curve.gene, doses);
+    if (changed.length === 1 && reaches(curveOf(this.#curves, gene), doses[gene]))
+      return respondTo(this.#curves, gene, doses);
+    const perturbation = this.get("_perturbation");
+    const places = this.#exact(anyChange(perturbation?.doses) ? "after" : "before");
+    return places && addUp(this.#curves, { doses: perturbation?.doses ?? {}, places, perturbation }, doses);
   }
 
-  #readCurve() {
-    const curve = this.get("_curve");
+  #readCurves() {
     const places = bytes(this.get("_curve_places"));
-    this.#curve = (curve?.points ?? []).map(({ dose, perturbation, offset, length }) => ({
-      gene: curve!.gene,
-      dose,
-      perturbation,
-      after: decode(places.subarray(offset, offset + length), {
-        dtype: "uint16",
-        n: length / 2,
-      }) as Uint16Array,
-    }));
+    this.#curves = (this.get("_curves") ?? []).flatMap(({ gene, points }) =>
+      points.map(({ dose, perturbation, offset, length }) => ({
+        gene,
+        dose,
+        perturbation,
+        after: decode(places.subarray(offset, offset + length), {
+          dtype: "uint16",
+          n: length / 2,
+        }) as Uint16Array,
+      })),
+    );
   }
 
   #readSelection() {

@@ -149,11 +149,9 @@ export interface Perturbation {
   expressing?: Record<string, number>;
 }
 
-/** A gene's answers at a few doses while the other genes stay where they are. */
+/** A gene's answers at a few doses while the other genes are unchanged. */
 export interface CurveInfo {
   gene: string;
-  /** Doses of the other genes; those at 1 are left out. */
-  context: Doses;
   points: { dose: number; perturbation: Perturbation; offset: number; length: number }[];
 }
 
@@ -161,12 +159,23 @@ export interface Trajectory {
   version: number;
   root: string;
   summary: string;
-  nodes: { name: string; x: number; y: number; size: number; time: number | null }[];
+  /** `parting`: paths go on from here to more than one group. */
+  nodes: { name: string; x: number; y: number; size: number; time: number | null; parting?: boolean }[];
   edges: { from: number; to: number; weight: number }[];
   paths: { name: string; points: number[] }[];
   /** The same on the plane beside the first one. */
   second: (Pick<Trajectory, "nodes" | "edges" | "paths"> & { key: string }) | null;
   charts: { light: string; dark: string } | null;
+  /** Groups at which paths end. */
+  ends: string[];
+  /** By pseudotime; `fates` are mean probabilities of the ends, in their order. */
+  groups: { group: string; n: number; time: number | null; fates: (number | null)[] }[];
+  /** Groups at which paths part. */
+  parting: string[];
+  /** The same order on principal components; `agreement` is Spearman's. */
+  twin: { agreement: number | null } | null;
+  /** Why there is no twin. */
+  twin_missing: string;
 }
 
 /** A gene that the model expects to change with the perturbation. */
@@ -286,7 +295,7 @@ export interface Traits {
   _perturbation: Perturbation | null;
   /** Doses to which there will be no answer; `_errors` says why. */
   _refused: Doses | null;
-  _curve: CurveInfo | null;
+  _curves: CurveInfo[];
   _curve_places: DataView;
   _trajectory: Trajectory | null;
   _errors: Fault[];

@@ -94,7 +94,7 @@ export function model(more: Record<string, unknown> = {}, given: Response[] = re
     _perturbation: null,
     _trajectory: null,
     _refused: null,
-    _curve: null,
+    _curves: [],
     _curve_places: new DataView(new ArrayBuffer(0)),
     _xy: new DataView(BEFORE.slice().buffer),
     _xy_info: { dtype: "uint16", n: 2 * N, version: 1, extent: [1, 1], title: "UMAP" },

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { respond, respondTo } from "../src/response.ts";
-import { effect, perturbation, responses } from "./bench.ts";
+import { addUp, respond, respondTo } from "../src/response.ts";
+import { BEFORE, effect, perturbation, responses } from "./bench.ts";
 
 const known = responses("CD3D");
 
@@ -11,7 +11,7 @@ describe("respond", () => {
     expect(found.perturbation.interpolated).toBeUndefined();
   });
 
-  it("draws a straight line between two computed doses, and says so", () => {
+  it("interpolates between two computed doses, and says so", () => {
     const found = respond(known, { CD3D: 1.5 })!;
     expect(found.after[2]).toBe(110);
     expect(found.perturbation.rows[0].effect).toBe(1);
@@ -59,5 +59,41 @@ describe("respondTo", () => {
       B: 1,
       T: 4,
     });
+  });
+});
+
+describe("several genes", () => {
+  const both = [...responses("CD3D"), ...responses("LYZ")];
+  const nothing = { doses: {}, places: BEFORE, perturbation: null };
+
+  it("start from the sum of their movements", () => {
+    expect(addUp(both, nothing, { CD3D: 0, LYZ: 2 })!.after![2]).toBe(80);
+    expect(addUp(both, nothing, { CD3D: 0, LYZ: 0 })!.after![2]).toBe(20);
+  });
+
+  it("go on from the exact answer, of which only what turns is changed", () => {
+    const places = BEFORE.slice();
+    // Together they do less than both alone.
+    places[2] = 50;
+    const rows = [effect("CD3D+LYZ", "all", 5)];
+    const exact = perturbation("CD3D", 0, rows);
+    const known = { doses: { CD3D: 0, LYZ: 0 }, places, perturbation: exact };
+    const found = addUp(both, known, { CD3D: 0, LYZ: 1 })!;
+    expect(found.after![2]).toBe(90);
+    expect(found.perturbation!.rows[0].effect).toBe(1);
+    expect(found.perturbation!.doses).toEqual({ CD3D: 0, LYZ: 1 });
+    expect(addUp(both, known, { CD3D: 0, LYZ: 0 })!.after![2]).toBe(50);
+  });
+
+  it("have no answer where one of them has no curve that far", () => {
+    expect(addUp(responses("CD3D"), nothing, { CD3D: 0, LYZ: 0 })).toBeNull();
+    expect(addUp(both.slice(0, 5), nothing, { CD3D: 0, LYZ: 2 })).toBeNull();
+  });
+
+  it("stay on the plane", () => {
+    const places = BEFORE.slice();
+    places[2] = 10;
+    const known = { doses: { CD3D: 0.99 }, places, perturbation: perturbation("CD3D", 0.99, []) };
+    expect(addUp(both, known, { CD3D: 0.99, LYZ: 0 })!.after![2]).toBe(0);
   });
 });

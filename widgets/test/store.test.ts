@@ -129,7 +129,7 @@ describe("a response curve", () => {
     return { dose, perturbation: effects, offset: k * BEFORE.byteLength, length: BEFORE.byteLength };
   });
   const traits = {
-    _curve: { gene: "CD3D", context: {}, points },
+    _curves: [{ gene: "CD3D", points }],
     _curve_places: new DataView(places.buffer),
   };
 
@@ -145,7 +145,7 @@ describe("a response curve", () => {
   });
 
   it("says nothing of doses beyond those that have been computed so far", () => {
-    const half = { ...traits, _curve: { ...traits._curve, points: points.slice(0, 2) } };
+    const half = { ...traits, _curves: [{ gene: "CD3D", points: points.slice(0, 2) }] };
     const { store } = bench(half);
     store.setDoses({ CD3D: 1.5 }, false);
     expect(store.positions("after")).toBeNull();
@@ -168,7 +168,7 @@ describe("a response curve", () => {
     expect(store.shown!.rows[0].effect).toBe(2);
   });
 
-  it("is not used where another gene stands elsewhere than when it was computed", () => {
+  it("is not used where another gene that turns has none", () => {
     const { store } = bench(traits);
     store.setDoses({ LYZ: 0, CD3D: 0.5 }, false);
     expect(store.positions("after")).toBeNull();

@@ -7,13 +7,17 @@ import { notFound, typeAhead, withDose } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 
 const SUGGESTED = 50;
+/** How much more often than by chance a gene is near to others from which on it is called a hub. */
+const HUB = 5;
 
 interface Told {
   gene: string;
   groups: { groupby: string | null; rows: { group: string; n: number; mean: number; share: number }[] };
-  neighbours: { gene: string; likeness: number; measured: boolean }[];
+  neighbours: { gene: string; likeness: number; hubness: number; measured: boolean }[];
   note: string;
   model?: string;
+  /** What else could explain that they are alike. */
+  beside?: string;
 }
 
 interface Partner {
@@ -147,20 +151,24 @@ function Neighbours({ told }: { told: Told }) {
         <>
           <p class="sl-muted">Cosine of gene embeddings of {told.model}; a click looks at that gene.</p>
           <ul class="sl-chips">
-            {told.neighbours.map(({ gene, likeness, measured }) => (
+            {told.neighbours.map(({ gene, likeness, hubness, measured }) => (
               <li key={gene}>
                 <button
                   type="button"
                   class="sl-gene-chip"
                   disabled={!measured}
-                  title={measured ? `Look at ${gene}` : `${gene} is not in these cells`}
+                  title={`${measured ? `Look at ${gene}` : `${gene} is not in these cells`}${
+                    hubness > HUB ? "; a hub, near to very many genes" : ""
+                  }`}
                   onClick={() => store.patch({ gene })}
                 >
                   <i>{gene}</i> <span class="sl-muted">{likeness.toFixed(2)}</span>
+                  {hubness > HUB && <span class="sl-muted"> hub</span>}
                 </button>
               </li>
             ))}
           </ul>
+          {told.beside && <p class="sl-muted">{told.beside}</p>}
         </>
       )}
     </section>

@@ -8,6 +8,7 @@ import type { ModelRow } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Lineage } from "./Lineage.tsx";
+import { Scores } from "./Scores.tsx";
 
 const FIT_CLASS = { fits: "sl-good", tight: "sl-warn", "does not fit": "sl-bad", unknown: "" } as const;
 
@@ -155,6 +156,7 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
           <button type="button" class="sl-link" onClick={() => store.open(row.reference)}>
             Card
           </button>
+          <Scores reference={row.reference} />
           <Lineage reference={row.reference} />
         </div>
       )}

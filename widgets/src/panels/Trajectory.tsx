@@ -1,9 +1,12 @@
 /** Where it begins, and in which order the cells follow. */
 
 import { useEffect, useMemo } from "preact/hooks";
+import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
+import { categoryColour, css } from "../palette.ts";
 import { isBusy } from "../reducers.ts";
-import type { Column } from "../types.ts";
+import { resultsOf } from "../stage/ColourPicker.tsx";
+import type { Column, Trajectory } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Scrubber, Trends } from "./Trends.tsx";
@@ -23,7 +26,14 @@ export function TrajectoryPanel() {
   const planes = store.get("_layouts") ?? [];
   const twin = planes.find(({ key, second }) => second && key.startsWith("pca:")) ?? null;
   const running = isBusy(store.get("_job"));
-  const shown = store.state.colour?.by === "result" && store.state.colour.name === "pseudotime";
+  const held = meta.static ? (meta.results ?? []) : null;
+  const offered = [
+    { name: "pseudotime", title: "Pseudotime" },
+    { name: "branch", title: "Branch" },
+    ...resultsOf(found),
+  ].filter(({ name }) => !held || held.includes(name));
+  const { colour } = store.state;
+  const shown = colour?.by === "result" ? offered.find(({ name }) => name === colour.name)?.name : null;
 
   const start = () => {
     void store.act({ type: "trajectory", root, groupby: grouping?.name ?? null });
@@ -91,24 +101,27 @@ export function TrajectoryPanel() {
       {found && (
         <section class="sl-found">
           <h2 class="sl-heading">From {found.root}</h2>
+          <label class="sl-field" for={`${prefix}-along`}>
+            <span class="sl-field-label">Colour</span>
+            <select
+              id={`${prefix}-along`}
+              class="sl-select"
+              value={shown ?? ""}
+              onChange={(event) => {
+                const name = event.currentTarget.value;
+                const groups = grouping ? ({ by: "obs", name: grouping.name } as const) : null;
+                store.patch({ colour: name ? { by: "result", name } : groups, hidden: [] });
+              }}
+            >
+              <option value="">{grouping ? grouping.name : "none"}</option>
+              {offered.map(({ name, title }) => (
+                <option key={name} value={name}>
+                  {title}
+                </option>
+              ))}
+            </select>
+          </label>
           <div class="sl-checks">
-            <label>
-              <input
-                type="checkbox"
-                checked={shown}
-                onChange={(event) =>
-                  store.patch({
-                    colour: event.currentTarget.checked
-                      ? { by: "result", name: "pseudotime" }
-                      : grouping
-                        ? { by: "obs", name: grouping.name }
-                        : null,
-                    hidden: [],
-                  })
-                }
-              />
-              Colour by pseudotime
-            </label>
             <label>
               <input
                 type="checkbox"
@@ -129,6 +142,7 @@ export function TrajectoryPanel() {
             )}
           </div>
           <Scrubber />
+          <Fates found={found} />
           <Trends />
           {found.charts && (
             <Chart
@@ -140,6 +154,67 @@ export function TrajectoryPanel() {
         </section>
       )}
     </div>
+  );
+}
+
+/** To which ends the cells of each group are likely to come, in the order of pseudotime. */
+function Fates({ found }: { found: Trajectory }) {
+  const { theme } = useScope();
+  const { ends, groups, parting, twin, twin_missing: missing } = found;
+  const known = groups.filter(({ fates }) => fates.some((value) => value !== null));
+  return (
+    <section>
+      {ends.length > 1 && known.length > 0 && (
+        <>
+          <h2 class="sl-heading">Where cells are likely to end</h2>
+          <ul class="sl-chips">
+            {ends.map((end, index) => (
+              <li key={end} class="sl-end-name">
+                <span class="sl-swatch" style={{ background: css(categoryColour(index, theme)) }} /> {end}
+              </li>
+            ))}
+          </ul>
+          <table class="sl-audit">
+            <caption class="sl-muted">mean probability of each end, by group in order</caption>
+            <tbody>
+              {known.map(({ group, fates }) => (
+                <tr key={group}>
+                  <th scope="row" title={group}>
+                    {group}
+                  </th>
+                  <td>
+                    <span
+                      class="sl-stack"
+                      role="img"
+                      aria-label={ends.map((end, k) => `${end} ${format.percent(fates[k] ?? 0)}`).join(", ")}
+                    >
+                      {fates.map((value, k) => (
+                        <span
+                          key={ends[k]}
+                          title={`${ends[k]} ${format.percent(value ?? 0)}`}
+                          style={{
+                            width: `${100 * (value ?? 0)}%`,
+                            background: css(categoryColour(k, theme)),
+                          }}
+                        />
+                      ))}
+                    </span>
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+          {parting.length > 0 && (
+            <p class="sl-muted">Paths part at {parting.join(", ")}: the groups with a second ring.</p>
+          )}
+        </>
+      )}
+      <p class="sl-muted">
+        {twin?.agreement != null
+          ? `On principal components of the same cells the order agrees to Spearman ${twin.agreement.toFixed(2)}.`
+          : missing && `No twin on principal components: ${missing}.`}
+      </p>
+    </section>
   );
 }
 

@@ -3,7 +3,7 @@
 import { scaleLinear } from "d3-scale";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
-import { categoryColour, css } from "../palette.ts";
+import { categoryColour, css, type Theme } from "../palette.ts";
 import { notFound, typeAhead } from "../reducers.ts";
 import { trend } from "../trend.ts";
 import type { Column } from "../types.ts";
@@ -88,6 +88,9 @@ export function Trends() {
   const columns = genes.map((name) => store.column({ by: "gene", name }));
   const shown = columns.filter((column): column is Column => column !== null);
   const meta = store.get("_meta");
+  const found = store.get("_trajectory");
+  const paths = found?.ends ?? [];
+  const [byPath, setByPath] = useState(false);
   return (
     <section>
       <h2 class="sl-heading">Genes along the way</h2>
@@ -126,8 +129,21 @@ export function Trends() {
           ))}
         </ul>
       )}
-      {times && shown.length > 0 && <Chart times={times} columns={shown} genes={genes} scrub={store.scrub} />}
-      {genes.length > 0 && (
+      {genes.length > 0 && paths.length > 1 && !meta.static && (
+        <label class="sl-check">
+          <input
+            type="checkbox"
+            checked={byPath}
+            onChange={(event) => setByPath(event.currentTarget.checked)}
+          />
+          A curve for each path
+        </label>
+      )}
+      {byPath && genes.length > 0 && <ByPath genes={genes} ends={paths} version={found?.version ?? 0} />}
+      {!byPath && times && shown.length > 0 && (
+        <Chart lines={inStretches(times, shown, genes, theme)} scrub={store.scrub} />
+      )}
+      {!byPath && genes.length > 0 && (
         <p class="sl-muted">
           Mean of {shown[0]?.unit || "expression"} in twelve stretches of pseudotime; the band is its standard
           error.
@@ -140,17 +156,94 @@ export function Trends() {
   );
 }
 
-interface ChartProps {
-  times: Column;
-  columns: Column[];
-  genes: string[];
-  scrub: number | null;
+interface Line {
+  name: string;
+  colour: string;
+  points: { time: number; mean: number; low: number; high: number }[];
 }
 
-function Chart({ times, columns, genes, scrub }: ChartProps) {
+/** Genes over all cells, each in its own colour. */
+function inStretches(times: Column, columns: Column[], genes: string[], theme: Theme): Line[] {
+  return columns.map((column) => ({
+    name: column.title,
+    colour: css(categoryColour(Math.max(0, genes.indexOf(column.title)), theme)),
+    points: trend(times.codes, column).map(({ time, mean, error }) => ({
+      time,
+      mean,
+      low: Math.max(0, mean - error),
+      high: mean + error,
+    })),
+  }));
+}
+
+interface Curve {
+  gene: string;
+  path: string;
+  pseudotime: number[];
+  mean: number[];
+  low: number[];
+  high: number[];
+}
+
+/** Each gene along each path: cells weighted by how likely they come to its end. */
+function ByPath({ genes, ends, version }: { genes: string[]; ends: string[]; version: number }) {
   const { theme } = useScope();
-  const lines = columns.map((column) => trend(times.codes, column));
-  const top = Math.max(...lines.flat().map(({ mean, error }) => mean + error), 1e-9);
+  const store = useStore("scrub");
+  const [told, setTold] = useState<{ curves: Curve[]; unit: string } | null>(null);
+  const [fault, setFault] = useState<string | null>(null);
+  const asked = genes.join("\n");
+  useEffect(() => {
+    let gone = false;
+    setFault(null);
+    store
+      .question<{ curves: Curve[]; unit: string }>({ type: "trends", genes: asked.split("\n") }, "trends")
+      .then(
+        (answer) => !gone && answer.curves && setTold(answer),
+        (error: Error) => !gone && error.message !== "trends" && setFault(error.message),
+      );
+    return () => {
+      gone = true;
+    };
+  }, [asked, version, store]);
+  if (fault) return <p class="sl-failed">{fault}</p>;
+  if (!told) return <p class="sl-muted sl-computing">computing…</p>;
+  return (
+    <>
+      <ul class="sl-chips">
+        {ends.map((end, index) => (
+          <li key={end} class="sl-end-name">
+            <span class="sl-swatch" style={{ background: css(categoryColour(index, theme)) }} /> {end}
+          </li>
+        ))}
+      </ul>
+      {genes.map((gene) => {
+        const lines = told.curves
+          .filter((curve) => curve.gene === gene)
+          .map(({ path, pseudotime, mean, low, high }) => ({
+            name: `${gene} to ${path}`,
+            colour: css(categoryColour(Math.max(0, ends.indexOf(path)), theme)),
+            points: pseudotime.map((time, k) => ({ time, mean: mean[k], low: low[k], high: high[k] })),
+          }));
+        return (
+          lines.length > 0 && (
+            <figure key={gene} class="sl-figure">
+              <figcaption>
+                <i>{gene}</i>
+              </figcaption>
+              <Chart lines={lines} scrub={store.scrub} />
+            </figure>
+          )
+        );
+      })}
+      <p class="sl-muted">
+        Splines through log(1 + counts per 10,000); the band is a 95 % bootstrap interval over {told.unit}.
+      </p>
+    </>
+  );
+}
+
+function Chart({ lines, scrub }: { lines: Line[]; scrub: number | null }) {
+  const top = Math.max(...lines.flatMap(({ points }) => points.map(({ high }) => high)), 1e-9);
   const x = scaleLinear()
     .domain([0, 1])
     .range([LEFT, WIDTH - 6]);
@@ -158,10 +251,9 @@ function Chart({ times, columns, genes, scrub }: ChartProps) {
     .domain([0, top])
     .nice(3)
     .range([HEIGHT - 18, 6]);
-  const words = columns
+  const words = lines
     .map(
-      (column, i) =>
-        `${column.title} from ${lines[i][0]?.mean.toFixed(2)} to ${lines[i].at(-1)?.mean.toFixed(2)}`,
+      ({ name, points }) => `${name} from ${points[0]?.mean.toFixed(2)} to ${points.at(-1)?.mean.toFixed(2)}`,
     )
     .join("; ");
   return (
@@ -189,18 +281,14 @@ function Chart({ times, columns, genes, scrub }: ChartProps) {
           {tick}
         </text>
       ))}
-      {columns.map((column, index) => {
-        const colour = css(categoryColour(Math.max(0, genes.indexOf(column.title)), theme));
-        const points = lines[index];
-        const upper = points.map(({ time, mean, error }) => `${x(time)},${y(mean + error)}`);
-        const lower = points
-          .map(({ time, mean, error }) => `${x(time)},${y(Math.max(0, mean - error))}`)
-          .reverse();
+      {lines.map(({ name, colour, points }) => {
+        const upper = points.map(({ time, high }) => `${x(time)},${y(high)}`);
+        const lower = points.map(({ time, low }) => `${x(time)},${y(Math.max(0, low))}`).reverse();
         return (
-          <g key={column.title}>
+          <g key={name}>
             <polygon points={[...upper, ...lower].join(" ")} fill={colour} opacity={0.18} />
             <polyline
-              points={points.map(({ time, mean }) => `${x(time)},${y(mean)}`).join(" ")}
+              points={points.map(({ time, mean }) => `${x(time)},${y(Math.max(0, mean))}`).join(" ")}
               fill="none"
               stroke={colour}
               stroke-width={2}

@@ -2,17 +2,39 @@
 
 import { useStore } from "../hooks.ts";
 import { notFound, typeAhead } from "../reducers.ts";
-import type { ColourBy } from "../types.ts";
+import type { ColourBy, Trajectory } from "../types.ts";
 import { Combobox, type Option } from "../ui/Combobox.tsx";
 
 const SUGGESTED_GENES = 40;
 
-const RESULTS: { name: string; title: string; needs: "_perturbation" | "_trajectory" }[] = [
+interface ResultColumn {
+  name: string;
+  title: string;
+  needs: "_perturbation" | "_trajectory";
+}
+
+const RESULTS: ResultColumn[] = [
   { name: "shift", title: "How far each cell moved", needs: "_perturbation" },
   { name: "error", title: "Projection error of the new places", needs: "_perturbation" },
   { name: "pseudotime", title: "Pseudotime", needs: "_trajectory" },
   { name: "branch", title: "Branch", needs: "_trajectory" },
 ];
+
+const TWIN: ResultColumn = {
+  name: "twin",
+  title: "Pseudotime on principal components",
+  needs: "_trajectory",
+};
+/** Before the name of an end: the probability of each cell to come there. */
+export const FATE = "fate:";
+
+/** What a trajectory says of each cell beside its order and its branches. */
+export function resultsOf(found: Trajectory | null): ResultColumn[] {
+  const fates = (found?.ends ?? []).map((end): ResultColumn => {
+    return { name: `${FATE}${end}`, title: `Probability of ${end}`, needs: "_trajectory" };
+  });
+  return [...(found?.twin ? [TWIN] : []), ...fates];
+}
 
 export function ColourPicker() {
   const store = useStore("state", "_meta", "genes", "_perturbation", "_trajectory", "columns");
@@ -24,13 +46,13 @@ export function ColourPicker() {
     const { static: alone, results: kept } = store.get("_meta");
     const has = (name: string, needs: (typeof RESULTS)[number]["needs"]) =>
       alone ? kept?.includes(name) : store.get(needs) !== null;
-    const results = RESULTS.filter(({ name, needs, title }) => has(name, needs) && fits(title)).map(
-      ({ name, title }) => ({
+    const results = [...RESULTS, ...resultsOf(store.get("_trajectory"))]
+      .filter(({ name, needs, title }) => has(name, needs) && fits(title))
+      .map(({ name, title }) => ({
         value: `result:${name}`,
         label: title,
         group: "Results",
-      }),
-    );
+      }));
     const obs = (store.get("_meta")?.obs ?? [])
       .filter(({ name }) => fits(name))
       .map(({ name, kind }) => ({
@@ -78,5 +100,6 @@ export function ColourPicker() {
 function titleOf(colour: ColourBy | null): string {
   if (!colour) return "";
   if (colour.by !== "result") return colour.name;
-  return RESULTS.find(({ name }) => name === colour.name)?.title ?? colour.name;
+  if (colour.name.startsWith(FATE)) return `Probability of ${colour.name.slice(FATE.length)}`;
+  return [...RESULTS, TWIN].find(({ name }) => name === colour.name)?.title ?? colour.name;
 }

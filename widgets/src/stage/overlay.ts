@@ -219,6 +219,12 @@ function trajectory(
     context.lineWidth = 1.5;
     context.strokeStyle = colours.ink;
     context.stroke();
+    if (!node.parting) return;
+    // Where paths part the group has a second ring.
+    context.beginPath();
+    context.arc(...at[index], 7 + 4 * node.size, 0, 2 * Math.PI);
+    context.lineWidth = 1.5;
+    context.stroke();
   });
 }
 

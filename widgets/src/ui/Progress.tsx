@@ -1,14 +1,24 @@
 /** A job under way: how far, how fast, how long still, and the way out. */
 
 import * as format from "../format.ts";
-import { useStore } from "../hooks.ts";
+import { useQuiet, useStore } from "../hooks.ts";
 
 export function JobStatus({ kinds }: { kinds?: readonly string[] }) {
   const store = useStore("_job");
   const job = store.get("_job");
+  const quiet = useQuiet();
   if (!job || (kinds && !kinds.includes(job.kind))) return null;
   const running = job.status === "running" || job.status === "cancelling";
   if (!running) return <JobEnd />;
+  if (quiet) {
+    return (
+      <p class="sl-failed" role="alert">
+        {store.gone
+          ? "Stopped: the kernel is gone, and what it held with it. Run the cell again for a new bench."
+          : `Nothing has been heard of “${job.label}” for a while: the kernel is busy, or gone.`}
+      </p>
+    );
+  }
   const known = job.total > 0;
   const share = known ? job.done / job.total : 0;
   const left = job.left != null ? `${format.duration(job.left)} left` : "";
