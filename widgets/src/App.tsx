@@ -152,7 +152,7 @@ function Header() {
   const job = store.get("_job");
   const model = store.get("_models")?.rows?.find((row) => isPicked(row, store.state.model));
   const quiet = useQuiet();
-  const running = job && store.running && !store.gone;
+  const running = job && store.running;
   const share = running && job.total > 0 ? ` ${Math.floor((100 * job.done) / job.total)} %` : "";
   return (
     <header class="sl-header">
@@ -164,9 +164,8 @@ function Header() {
       <span class="sl-spring" />
       {quiet && (
         <span class="sl-quiet-kernel" role="status">
-          {store.gone
-            ? "The kernel is gone. Run the cell again for a new bench."
-            : `The kernel does not answer: it is busy, or gone${store.running ? ", and with it what was running" : ""}.`}
+          The kernel does not answer: it is busy, or gone
+          {store.running ? ", and with it what was running" : ""}.
         </span>
       )}
       {running && (

@@ -38,10 +38,10 @@ export function useStore(...keys: Key[]): Store {
   return store;
 }
 
-/** Whether the kernel is gone, or has not answered for a while. */
+/** Whether the kernel has not answered for a while. */
 export function useQuiet(): boolean {
   const { store } = useScope();
-  const [quiet, setQuiet] = useState(store.gone);
-  useEffect(() => store.on("waiting", () => setQuiet(store.gone || store.silence > QUIET_MS)), [store]);
+  const [quiet, setQuiet] = useState(false);
+  useEffect(() => store.on("waiting", () => setQuiet(store.silence > QUIET_MS)), [store]);
   return quiet;
 }

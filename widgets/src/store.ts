@@ -14,8 +14,6 @@ import type { ColourBy, Column, ColumnReply, Perturbation, SessionState, Traits 
 
 export type Model = AnyModel<Traits & Record<string, unknown>>;
 
-type Listen = (event: string, callback: () => void) => void;
-
 /** What a view can listen to besides the traits' own names. */
 type LocalKey =
   | "selection"
@@ -63,8 +61,6 @@ export class Store {
   /** What lies over the bench: code, methods, keys; null = nothing. */
   dialog: string | null = null;
   readonly history = new History<Moment>();
-  /** Whether the kernel that this bench belongs to is known to be gone. */
-  gone = false;
 
   /** Since when the kernel has been asked whether it is there; null = it has answered. */
   #pulse: number | null = null;
@@ -131,22 +127,12 @@ export class Store {
       this.emit("columns");
     });
     const onMessage = (content: unknown, buffers: DataView[]) => {
-      this.gone = false;
       this.requests.answer(content as Record<string, unknown>, buffers);
     };
     model.on("msg:custom", onMessage);
     this.#stop.push(() => model.off("msg:custom", onMessage));
     const timer = setInterval(() => this.#tick(), 1000);
-    // Hosts of ipywidgets say when the way to the kernel is cut: it was restarted, or has died. Which it is can be asked in
-    // some of them only; an answer that comes all the same takes it back.
-    const onLive = () => {
-      this.gone = !(model as unknown as { comm_live?: boolean }).comm_live;
-      this.emit("waiting");
-    };
-    const host = model as unknown as { on: Listen; off: Listen };
-    host.on("comm_live_update", onLive);
     this.#stop.push(
-      () => host.off("comm_live_update", onLive),
       () => clearInterval(timer),
       this.pacer.onSettled(() => this.#dosesChanged()),
     );

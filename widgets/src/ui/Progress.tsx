@@ -13,9 +13,7 @@ export function JobStatus({ kinds }: { kinds?: readonly string[] }) {
   if (quiet) {
     return (
       <p class="sl-failed" role="alert">
-        {store.gone
-          ? "Stopped: the kernel is gone, and what it held with it. Run the cell again for a new bench."
-          : `Nothing has been heard of “${job.label}” for a while: the kernel is busy, or gone.`}
+        Nothing has been heard of “{job.label}” for a while: the kernel is busy, or gone.
       </p>
     );
   }
