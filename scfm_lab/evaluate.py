@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # "as" tells type checkers that the name is meant for users.
     from scfm_lab.evaluation.annotation import annotation as annotation
+    from scfm_lab.evaluation.clustering import clustering as clustering
     from scfm_lab.evaluation.covariance_sign import covariance_sign as covariance_sign
     from scfm_lab.evaluation.cross_species import cross_species as cross_species
     from scfm_lab.evaluation.imputation import imputation as imputation
     from scfm_lab.evaluation.integration import integration as integration
+    from scfm_lab.evaluation.leaderboard import leaderboard as leaderboard
     from scfm_lab.evaluation.perturbation import perturbation as perturbation
     from scfm_lab.evaluation.regulators import regulators as regulators
     from scfm_lab.evaluation.score import Score as Score
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "covariance_sign": "scfm_lab.evaluation.covariance_sign",
+    "clustering": "scfm_lab.evaluation.clustering",
     "cross_species": "scfm_lab.evaluation.cross_species",
     "imputation": "scfm_lab.evaluation.imputation",
     "integration": "scfm_lab.evaluation.integration",
     "annotation": "scfm_lab.evaluation.annotation",
+    "leaderboard": "scfm_lab.evaluation.leaderboard",
     "perturbation": "scfm_lab.evaluation.perturbation",
     "regulators": "scfm_lab.evaluation.regulators",
     "Score": "scfm_lab.evaluation.score",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
@@ -65,7 +66,7 @@ class Evaluator(Reader):
             message = f"There are no scores to keep for {found.reference}."
             raise ModelError(message)
         tags = {"scfm.task": TASK, "scfm.digest": found.digest, "scfm.version": found.reference}
-        metrics = {row["metric"].replace("Δ", "delta"): row["value"] for row in rows}
+        metrics = {_metric_name(row["metric"]): row["value"] for row in rows}
         run = self._store.log_run(
             f"evaluate {found.reference}",
             tags,
@@ -129,6 +130,11 @@ def finetuned(folder: Path) -> list[dict[str, Any]]:
         }
         found.append(row)
     return found
+
+
+def _metric_name(metric: str) -> str:
+    """The name as MLflow takes it; the document has the whole one."""
+    return re.sub(r"[^\w\-. :/]", "", metric.replace("Δ", "delta"), flags=re.ASCII)
 
 
 def _row(score: Score, data_digest: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ _ORDER = (
     "trajectory",
     "compare",
     "finetune",
+    "benchmark",
 )
 
 

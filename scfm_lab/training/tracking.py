@@ -7,6 +7,15 @@ A contribution of kind ``trackers`` names a callable without arguments that give
     wrong name, or a parent that is not there. Asked before any work is done.
 ``register(name, result)``
     Keeps a :class:`~scfm_lab.training.finetune_result.FineTuneResult` and returns something with ``.reference``.
+
+Leaderboards use three more:
+
+``versions()``
+    Sources of all models that give vectors.
+``source_of(name)``
+    The source of the model that is kept under `name`, else `name` itself.
+``record(reference, scores, data_digest=...)``
+    Keeps scores as an evaluation of a version, and returns the id of what keeps them.
 """
 
 from __future__ import annotations

@@ -274,8 +274,8 @@ def write_html(
     return _write(Path(path), page(payload, title=title, sections=sections, lead=lead))
 
 
-def page(payload: Payload, *, title: str, sections: Sequence[Mapping[str, str]] = (), lead: str = "") -> str:
-    """Give the page as text; for the parameters see :func:`write_html`."""
+def page(payload: Payload | None, *, title: str, sections: Sequence[Mapping[str, Any]] = (), lead: str = "") -> str:
+    """Give the page as text, without a bench where there is no payload; for the parameters see :func:`write_html`."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
     from markupsafe import Markup
 
@@ -284,16 +284,29 @@ def page(payload: Payload, *, title: str, sections: Sequence[Mapping[str, str]] 
         autoescape=select_autoescape(default=True, default_for_string=True),
     )
     static = _HERE / "static"
+    bench: dict[str, Any] = {}
+    if payload is not None:
+        bench = {
+            "left_out": ", ".join(payload.left_out),
+            # These three come from this package; the payload's own "<" are escaped.
+            "script": Markup((static / "index.js").read_text(encoding="utf-8")),
+            "style": Markup((static / "index.css").read_text(encoding="utf-8")),
+            "payload": Markup(payload.to_json()),
+        }
     return environment.get_template("page.html.j2").render(
-        title=title,
-        lead=lead,
-        sections=[_section(section) for section in sections],
-        left_out=", ".join(payload.left_out),
-        # These three come from this package; the payload's own "<" are escaped.
-        script=Markup((static / "index.js").read_text(encoding="utf-8")),
-        style=Markup((static / "index.css").read_text(encoding="utf-8")),
-        payload=Markup(payload.to_json()),
+        title=title, lead=lead, sections=[_section(section) for section in sections], **bench
     )
+
+
+def write_report(path: str | Path, *, title: str, sections: Sequence[Mapping[str, Any]], lead: str = "") -> Path:
+    """Write a page of sections alone, without a bench; for the parameters see :func:`write_html`.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    return _write(Path(path), page(None, title=title, sections=sections, lead=lead))
 
 
 def _section(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""The parts of a leaderboard: what each asks, and which columns of the data it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.evaluation.score import Score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+    from scfm_lab.models.contract import Model
+
+#: Columns that are taken for what they are usually called, where none is named.
+USUAL = {
+    "labels_key": ("cell_type", "celltype", "cell_types"),
+    "batch_key": ("batch", "tech", "technology"),
+    "sample_key": ("donor", "sample", "patient"),
+    "stage_key": ("stage_order", "stage"),
+    "perturbation_key": ("perturbation",),
+}
+_NO_CEILING = "one number of all cells: no interval and no ceiling"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the data offers."""
+
+    labels_key: str | None = None
+    batch_key: str | None = None
+    sample_key: str | None = None
+    stage_key: str | None = None
+    root: str | None = None
+    perturbation_key: str | None = None
+    control: str = "control"
+    layer: str | None = None
+
+    def used(self) -> list[str]:
+        """Names of the columns."""
+        found = (self.labels_key, self.batch_key, self.sample_key, self.stage_key, self.perturbation_key)
+        return [name for name in dict.fromkeys(found) if name]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question of a leaderboard."""
+
+    name: str
+    title: str
+    ability: str
+    """What a model must be able to do."""
+    missing: Callable[[AnnData, Columns], str]
+    """Why these cells cannot answer it; empty where they can."""
+    run: Callable[[AnnData, Model, Columns, int], list[Score]]
+
+
+def parts() -> dict[str, Part]:
+    """All parts by name, in the order of the page."""
+    found = (
+        Part("annotation", "Labels of held-out cells", "embed", _no_labels, _annotation),
+        Part("clustering", "Clusters beside known labels", "embed", _no_labels, _clustering),
+        Part("integration", "Batches mixed, biology kept", "embed", _no_batches, _integration),
+        Part("trajectory", "Pseudotime beside known stages", "embed", _no_stages, _trajectory),
+        Part("perturbation", "Perturbations held out", "gene_embeddings", _no_perturbations, _perturbation),
+    )
+    return {part.name: part for part in found}
+
+
+def _values(adata: AnnData, key: str) -> int:
+    return int(adata.obs[key].nunique())
+
+
+def _no_labels(adata: AnnData, columns: Columns) -> str:
+    if columns.labels_key is None:
+        return "no column of cell types is named (labels_key)"
+    n = _values(adata, columns.labels_key)
+    return "" if n > 1 else f"all cells have one label in {columns.labels_key!r}"
+
+
+def _no_batches(adata: AnnData, columns: Columns) -> str:
+    if columns.batch_key is None:
+        return "no column of batches is named (batch_key)"
+    return "" if _values(adata, columns.batch_key) > 1 else f"all cells are of one batch in {columns.batch_key!r}"
+
+
+def _no_stages(adata: AnnData, columns: Columns) -> str:
+    if columns.stage_key is None:
+        return "no column of known stages is named (stage_key)"
+    if columns.root is None:
+        return "no root is known: name it (root), or the cell types (labels_key)"
+    return "" if _values(adata, columns.stage_key) > 1 else f"all cells are of one stage in {columns.stage_key!r}"
+
+
+def _no_perturbations(adata: AnnData, columns: Columns) -> str:
+    if columns.perturbation_key is None:
+        return "no column of measured perturbations is named (perturbation_key)"
+    there = (adata.obs[columns.perturbation_key].astype(str) == columns.control).any()
+    return "" if there else f"no cell is {columns.control!r} in {columns.perturbation_key!r} (control)"
+
+
+def _annotation(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from scfm_lab.evaluation.annotation import annotation
+
+    assert columns.labels_key is not None
+    held = columns.sample_key or columns.batch_key
+    return list(
+        annotation(adata, [model], labels_key=columns.labels_key, sample_key=held, layer=columns.layer, seed=seed)
+    )
+
+
+def _clustering(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from scfm_lab.evaluation.clustering import clustering
+
+    assert columns.labels_key is not None
+    keys: dict[str, Any] = {"labels_key": columns.labels_key, "sample_key": columns.sample_key}
+    return list(clustering(adata, [model], **keys, layer=columns.layer, seed=seed))
+
+
+def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from scfm_lab.tasks.integrate import FLOOR, integrate
+
+    assert columns.batch_key is not None
+    result = integrate(
+        adata.copy(),
+        model,
+        batch_key=columns.batch_key,
+        labels_key=columns.labels_key,
+        layer=columns.layer,
+        seed=seed,
+        progress=False,
+    )
+    assert result.scores is not None
+    wide = result.scores.wide()
+    own = str(wide.columns[0])
+    names = {own: model.name, f"{own} + Harmony": f"{model.name} + Harmony"}
+    names |= {name: name for name in (FLOOR, f"{FLOOR} + Harmony") if name in wide}
+    found = []
+    for (aspect, metric), row in wide.iterrows():
+        floor = float(row[FLOOR]) if FLOOR in wide else float("nan")
+        for column, name in names.items():
+            found.append(
+                Score(
+                    str(metric),
+                    name,
+                    float(row[column]),
+                    floor=floor,
+                    floor_name=FLOOR if FLOOR in wide else "",
+                    n=adata.n_obs,
+                    missing=_NO_CEILING,
+                    remark=f"{aspect}; read beside the other aspect",
+                )
+            )
+    return found
+
+
+def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from dataclasses import replace
+
+    from scfm_lab.tasks.embed import embed
+    from scfm_lab.tasks.trajectory import trajectory
+
+    assert columns.root is not None
+    own = adata.copy()
+    key = embed(own, model, layer=columns.layer, seed=seed, progress=False).key
+    result = trajectory(
+        own,
+        use_rep=key,
+        root=columns.root,
+        groupby=columns.labels_key,
+        stage_key=columns.stage_key,
+        sample_key=columns.sample_key,
+        n_roots=0,
+        layer=columns.layer,
+        seed=seed,
+    )
+    return [replace(s, model=model.name) if s.model == key else s for s in result.agreement or ()]
+
+
+def _perturbation(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from scfm_lab.evaluation.perturbation import perturbation
+
+    assert columns.perturbation_key is not None
+    return list(
+        perturbation(
+            adata,
+            [model],
+            perturbation_key=columns.perturbation_key,
+            control=columns.control,
+            layer=columns.layer,
+            seed=seed,
+            progress=False,
+        )
+    )
