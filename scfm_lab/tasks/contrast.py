@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, product
 from math import comb
 from typing import TYPE_CHECKING, Any, Self
@@ -207,6 +208,7 @@ def exchange_test(first: NDArray[np.float64], second: NDArray[np.float64], plan:
     return Exchange(effect, effect - half, effect + half, centre, spread, p, n, plan.paired)
 
 
+@lru_cache(maxsize=8)
 def _flips(n: int, seed: int) -> NDArray[np.float64]:
     """Signs of the donors, one row per exchange, the real one first."""
     if 2 ** (n - 1) <= _MOST_EXCHANGES:
@@ -217,6 +219,7 @@ def _flips(n: int, seed: int) -> NDArray[np.float64]:
     return signs
 
 
+@lru_cache(maxsize=8)
 def _dealt(n: int, k: int, seed: int) -> NDArray[np.float64]:
     if comb(n, k) <= _MOST_EXCHANGES:
         out = np.zeros((comb(n, k), n))

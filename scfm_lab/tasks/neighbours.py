@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EXACT_UP_TO = 20_000
 """Cells up to which all distances are taken."""
+_DOUBTFUL = 1.5
+"""How much farther from its neighbours than these are from their own a cell is before the search is not believed."""
 
 
 class Neighbours:
@@ -49,10 +51,26 @@ class Neighbours:
         """The nearest reference cells of new vectors: rows (new, k) and distances, nearest first."""
         k = self.k if k is None else min(k, len(self.vectors))
         if self.approximate:
-            near, far = self._index.query(np.ascontiguousarray(new, dtype=np.float32), k=k, epsilon=0.12)
-            return near.astype(np.int64), far.astype(np.float32)
+            new = np.ascontiguousarray(new, dtype=np.float32)
+            near, far = self._index.query(new, k=k, epsilon=0.12)
+            return self.mended(new, near.astype(np.int64), far.astype(np.float32))
         far, near = self._exact.kneighbors(new, n_neighbors=k)
         return near, far.astype(np.float32)
+
+    def mended(self, new: NDArray[np.float32], near: NDArray[np.int64], far: NDArray[np.float32]) -> Found:
+        """Found neighbours, with all distances taken for cells that seem far from everything.
+
+        A search that walks a graph cannot leave the piece of it in which it began: where the reference falls into groups, one
+        cell in fifty ended in a wrong one, and would be called unlike the reference. Such cells are told by their distance.
+        """
+        own = np.maximum(self.own[1].mean(axis=1), 1e-12)
+        with np.errstate(invalid="ignore"):
+            ratio = far.mean(axis=1) / own[near].mean(axis=1)
+        doubtful = np.flatnonzero(~(ratio <= _DOUBTFUL) | (near < 0).any(axis=1))
+        if len(doubtful):
+            near, far = near.copy(), far.copy()
+            near[doubtful], far[doubtful] = nearest(self.vectors, new[doubtful], near.shape[1])
+        return near, far
 
     @cached_property
     def _exact(self):  # type: ignore[no-untyped-def]

@@ -110,6 +110,24 @@ def test_a_cell_is_never_its_own_neighbour():
     assert kept.tolist() == [[3, 4], [5, 2], [7, 8]]
 
 
+def test_cells_that_a_search_left_in_a_wrong_group_are_searched_for_everywhere():
+    x, codes, _, _ = _clouds(600, 4)
+    search = Neighbours(x, k=10)
+    new, *_ = _clouds(50, 4, seed=5)
+    near, far = search.of(new)
+    lost = np.arange(0, 50, 7)
+    wrong = np.flatnonzero(codes == (codes[near[0, 0]] + 1) % 4)
+    astray, away = near.copy(), far.copy()
+    astray[lost] = np.random.default_rng(0).choice(wrong, (len(lost), 10))
+    away[lost] = np.linalg.norm(new[lost, None] - x[astray[lost]], axis=2)
+    astray[1, -1], away[1, -1] = -1, np.inf
+    mended, distance = search.mended(new, astray, away)
+    own = codes[near[:, 0]] != codes[wrong[0]]
+    np.testing.assert_array_equal(mended[own], near[own])
+    np.testing.assert_allclose(distance[own], far[own], rtol=1e-5)
+    assert mended.min() >= 0
+
+
 def test_folds_keep_samples_whole_and_thinning_keeps_rare_labels():
     samples = np.repeat(["a", "b", "c", "d", "e", "f"], [50, 10, 10, 10, 10, 10])
     fold = balanced_folds(samples, 3)
