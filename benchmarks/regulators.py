@@ -13,8 +13,8 @@ import click
 @click.command(help=__doc__)
 @click.option("--model", default="starter", show_default=True)
 @click.option("--dataset", default="kang_ifnb_pbmc", show_default=True)
-@click.option("--genes", default=400, show_default=True, help="Most variable genes, beside all transcription factors.")
-@click.option("--cells", default=200, show_default=True)
+@click.option("--genes", default=250, show_default=True, help="Most variable genes, beside all transcription factors.")
+@click.option("--cells", default=150, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(model: str, dataset: str, genes: int, cells: int, as_json: bool) -> None:
     """Print the scores of every method, and of every layer and head."""
@@ -25,7 +25,7 @@ def main(model: str, dataset: str, genes: int, cells: int, as_json: bool) -> Non
     known = factors[factors["confidence"].isin(["A", "B", "C"])]["tf"].unique().tolist()
     named = [gene for gene in known if gene in set(adata.var_names)]
     found = sl.regulators(adata, model, regulators=named, n_genes=genes, max_cells=cells, progress=False)
-    scores = sl.evaluate.regulators(found)
+    scores = sl.evaluate.regulators(found, n_boot=300)
     if as_json:
         print(json.dumps(scores.to_json()))
         return

@@ -102,7 +102,7 @@ class RegulatorResult(Result):
                 for i, a in enumerate(self.scores)
                 for b in list(self.scores)[i + 1 :]
             ]
-            lines.append(f"Of the first hundredth of the edges are shared by {'; '.join(pairs)}.")
+            lines.append(f"First edges (one in a hundred) that two methods share: {'; '.join(pairs)}.")
         lines += self.notes
         lines.append(
             "Edges are hints and no evidence of regulation: sl.evaluate.regulators tells whether a method is better than the "
