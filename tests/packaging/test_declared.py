@@ -26,7 +26,7 @@ OPTIONAL = {
 #: The example plugins that the tests install.
 OF_THE_TESTS = {"scfm_example", "scfm_broken"}
 #: Runs in an environment of its own, beside ours.
-PEERS = {"scgpt"}
+PEERS = {"jscatter", "scgpt"}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
 from scfm_widgets.session import Session
-from scfm_widgets.still import Still
+from scfm_widgets.still import Still, put_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -364,13 +364,11 @@ class Lab(anywidget.AnyWidget):
 
     def _ipython_display_(self, **kwargs: Any) -> None:
         """Show the bench, after a picture of it: a notebook shows nothing of a widget whose kernel is gone."""
-        from IPython.display import display
-
         shown = self._still.show(self._uid)
         # The picture is drawn once: beside the widget, or else inside its bundle.
         bundle = super()._repr_mimebundle_(**kwargs) if shown else self._repr_mimebundle_(**kwargs)
         if bundle is not None:
-            display(bundle[0], metadata=bundle[1], raw=True)
+            put_out(bundle[0], bundle[1])
 
     @traitlets.validate("state")
     def _check_state(self, proposal: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,7 @@ class Still:
         uid
             By which the widget in the page finds its own picture.
         """
-        from IPython.core.getipython import get_ipython
-        from IPython.display import display
-
-        if getattr(get_ipython(), "kernel", None) is None:
+        if not in_notebook():
             return False
         self._uid = uid
         page = self._page()
@@ -60,7 +58,7 @@ class Still:
             return False
         if not self._shown:
             self._lab.observe(lambda _: self._later(), ["state", "_xy", "_data_version"])
-        self._shown.append(display(page, display_id=True))
+        self._shown.append(put_out(page, display_id=True))
         return True
 
     def close(self) -> None:
@@ -81,17 +79,31 @@ class Still:
         with contextlib.suppress(ScfmError):
             page = self._page() if self._shown else None
             for shown in self._shown if page is not None else []:
-                shown.update(page)
+                shown.update(page, raw=True)
 
-    def _page(self) -> Any:
-        from IPython.display import HTML
-
+    def _page(self) -> dict[str, str] | None:
         picture = self.png()
         if picture is None:
             return None
         words = f"The bench as it was: {self._lab.adata.n_obs:,} cells. Run the cell to open it again."
         source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-        return HTML(
+        page = (
             f'<figure class="scfm-still" data-scfm-bench="{self._uid}" style="margin:0">'
             f'<img alt="{words}" src="{source}" style="max-width:100%"><figcaption>{words}</figcaption></figure>'
         )
+        return {"text/html": page, "text/plain": words}
+
+
+# A bench is asked to show itself as an output by IPython alone, which is loaded then; nothing else here needs it.
+
+
+def in_notebook() -> bool:
+    """Whether there is a cell whose output can be added to."""
+    ipython: Any = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+def put_out(data: dict[str, Any], metadata: Any = None, **more: Any) -> Any:
+    """Put something where a cell's output goes, by its MIME types."""
+    shown: Any = sys.modules["IPython.display"]
+    return shown.display(data, metadata=metadata, raw=True, **more)
