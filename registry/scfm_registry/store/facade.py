@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
-from scfm_registry.store import claims, embedded
+from scfm_registry.store import claims, embedded, listing
 from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
 from scfm_registry.store.runs import Runs
@@ -72,7 +72,9 @@ class Store(Runs):
         found: list[Record] = []
         token = None
         with self._speaking():
-            while True:
+            if self.place.embedded:
+                found = listing.read(self._models, name, tags or {})
+            while not self.place.embedded:
                 page = self.client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
                 found += [_record(item) for item in page]
                 token = page.token
@@ -84,6 +86,8 @@ class Store(Runs):
     def page(self, tags: Mapping[str, str], begin: int, count: int) -> list[Record]:
         """Some of the versions whose `tags` are all equal: `count` from the one numbered `begin`, by name, newest first."""
         with self._speaking():
+            if self.place.embedded:
+                return self._with_aliases(listing.read(self._models, None, tags, begin, count))
             from mlflow.utils.search_utils import SearchUtils
 
             found = self.client.search_model_versions(
@@ -292,6 +296,11 @@ class Store(Runs):
 
     # ------------------------------------------------------------------------------------------------- inside
 
+    @property
+    def _models(self) -> Any:
+        """MLflow's own store on the database, for questions that its client has not."""
+        return self.client._get_registry_client().store  # noqa: SLF001
+
     @cached_property
     def _experiment(self) -> str:
         """Id of our experiment; its files have their place in the registry's folder, or where the server wants them."""
@@ -381,8 +390,7 @@ class Store(Runs):
         query: Any = select(Alias.name, Alias.alias, Alias.version)
         if len(names) <= _PAGE:
             query = query.where(Alias.name.in_(names))
-        store = self.client._get_registry_client().store  # noqa: SLF001 - MLflow has no such question
-        with store.ManagedSessionMaker() as session:
+        with self._models.ManagedSessionMaker() as session:
             return [tuple(row) for row in session.execute(query)]
 
     def _told_aliases(self, names: set[str]) -> list[tuple[str, str, int]]:
