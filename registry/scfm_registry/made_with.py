@@ -67,10 +67,10 @@ def made_with(path: Path, known: Sequence[ModelVersion], wanted: ModelVersion | 
     if not path.exists():
         raise DataError(f"There is no file or folder {path}.")
     rows, skipped = [], {}
-    for file in _files(path):
+    for file in files(path):
         shown = str(file.relative_to(path)) if file != path else file.name
         try:
-            entries = _provenance(file)
+            entries = provenance(file)
         # A damaged file must not hide the others.
         except Exception as error:  # noqa: BLE001
             skipped[shown] = " ".join(str(error).split())[:200] or type(error).__name__
@@ -93,7 +93,9 @@ def _versions(weights: str, recorded: str, known: Sequence[ModelVersion]) -> lis
     return [item for item in known if item.reference == recorded and "scfm.weights" not in item.tags]
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files(path: Path) -> Iterator[Path]:
+    """The ``.h5ad`` files and Zarr folders at a path and below it; links are not followed."""
+
     def is_zarr(folder: Path) -> bool:
         return (folder / ".zgroup").is_file() or (folder / "zarr.json").is_file()
 
@@ -104,12 +106,13 @@ def _files(path: Path) -> Iterator[Path]:
         if item.is_symlink():
             continue
         if item.is_dir():
-            yield from _files(item)
+            yield from files(item)
         elif item.suffix == ".h5ad":
             yield item
 
 
-def _provenance(file: Path) -> dict[str, dict[str, Any]]:
+def provenance(file: Path) -> dict[str, dict[str, Any]]:
+    """Read what scfm-lab wrote into a file about how its results were made: key → record; raises whatever its readers raise."""
     from anndata.io import read_elem
 
     if file.is_dir():
@@ -119,7 +122,11 @@ def _provenance(file: Path) -> dict[str, dict[str, Any]]:
         return _entries(read_elem(group["uns/scfm"])) if "uns" in group and "scfm" in group["uns"] else {}
     import h5py  # type: ignore[import-untyped]
 
+    from scfm_lab.cells.hdf5 import faults
+
     with h5py.File(file, "r") as opened:
+        for fault in faults(opened):
+            raise DataError(f"{file} {fault}")
         return _entries(read_elem(opened["uns/scfm"])) if "uns" in opened and "scfm" in opened["uns"] else {}
 
 

@@ -159,7 +159,8 @@ class Retractor(Reader):
         Parameters
         ----------
         files
-            ``.h5ad`` files, or AnnData objects. Only their provenance is read, and nothing is changed.
+            ``.h5ad`` files, Zarr folders, folders of such, or AnnData objects. Only their provenance is read, and nothing is
+            changed. :meth:`made_with` tells of all versions.
         reference
             A version: find instead what was made with it and with versions made from it, retracted or not.
 
@@ -182,7 +183,7 @@ class Retractor(Reader):
             meant = [record, *self.family_of(found.digest)]
         rows: list[dict[str, str]] = []
         unread: dict[str, str] = {}
-        for file in files:
+        for file in _each(files):
             name = str(file) if isinstance(file, (str, os.PathLike)) else f"AnnData with {file.n_obs} cells"
             try:
                 told = provenance(file)
@@ -235,6 +236,17 @@ class Retractor(Reader):
         return ""
 
 
+def _each(given: Iterable[Any]) -> Iterator[Any]:
+    """Files, those in folders one by one."""
+    from scfm_registry import made_with
+
+    for item in given:
+        if isinstance(item, (str, os.PathLike)) and Path(item).is_dir():
+            yield from made_with.files(Path(item))
+        else:
+            yield item
+
+
 def provenance(file: Any) -> dict[str, dict[str, Any]]:
     """Read what scfm-lab wrote into a file about how its results were made: key → record.
 
@@ -247,28 +259,15 @@ def provenance(file: Any) -> dict[str, dict[str, Any]]:
 
     if not isinstance(file, (str, os.PathLike)):
         return {str(key): dict(entry) for key, entry in file.uns.get(UNS, {}).items() if hasattr(entry, "items")}
-    import h5py  # type: ignore[import-untyped]
+    from scfm_registry import made_with
 
     path = Path(file)
-    found: dict[str, dict[str, Any]] = {}
     try:
-        with h5py.File(path, "r") as opened:
-            group = opened.get(f"uns/{UNS}")
-            for key in group if isinstance(group, h5py.Group) else ():
-                entry = group[key]
-                if isinstance(entry, h5py.Group):
-                    found[str(key)] = {
-                        name: _text(entry[name]) for name in ("version", "weights_sha256", "digest") if name in entry
-                    }
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        message = f"{path} is no AnnData file that can be read ({error})."
+        return made_with.provenance(path)
+    # Damaged files fail anywhere between HDF5, Zarr and AnnData, with any exception.
+    except Exception as error:
+        message = f"{path} is no AnnData file that can be read ({' '.join(str(error).split())[:200]})."
         raise DataError(message) from error
-    return found
-
-
-def _text(item: Any) -> str:
-    value = item[()]
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _made_by(entry: dict[str, Any], item: Record) -> str:

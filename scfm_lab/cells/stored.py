@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import hdf5
 from scfm_lab.errors import DataError
 
 if TYPE_CHECKING:
@@ -173,7 +174,11 @@ def _root(path: Path) -> Any:
         return zarr.open_group(str(path), mode="r")
     import h5py  # type: ignore[import-untyped]
 
-    return h5py.File(path, "r")
+    file = h5py.File(path, "r")
+    for fault in hdf5.faults(file):
+        file.close()
+        raise ValueError(f"it {fault}")
+    return file
 
 
 def _matrix(node: Any) -> Any:

@@ -30,8 +30,14 @@ def read_h5ad(path: str | Path) -> AnnData:
         The file cannot be read as AnnData; one sentence says why.
     """
     import anndata
+    import h5py  # type: ignore[import-untyped]
+
+    from scfm_lab.cells.hdf5 import faults
 
     try:
+        with h5py.File(path, "r") as file:
+            for fault in faults(file):
+                raise ValueError(f"it {fault}")
         return anndata.read_h5ad(path)
     except MemoryError as error:
         raise DataError(f"{path} does not fit into this machine's memory.") from error
@@ -48,7 +54,7 @@ def check_h5ad(path: str | Path) -> None:
     DataError
         If it cannot.
     """
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     try:
         h5py.File(path, "r").close()

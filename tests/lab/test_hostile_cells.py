@@ -1,0 +1,115 @@
+"""Files of cells that reach for other files or for memory: refused in words with nothing read, beside ones that are taken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+from anndata import AnnData, settings
+from scipy.sparse import csr_matrix
+
+from scfm_lab.cells.stored import open_stored
+from scfm_lab.cli.files import read_h5ad
+from scfm_lab.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file, with a link within itself."""
+    folder = tmp_path_factory.mktemp("cells")
+    counts = csr_matrix(np.random.default_rng(0).poisson(1, (6, 8)).astype(np.float32))
+    AnnData(counts, layers={"counts": counts.copy()}).write_h5ad(folder / "plain.h5ad", compression="gzip")
+    with h5py.File(folder / "plain.h5ad", "a") as file:
+        file["layers/again"] = h5py.SoftLink("/layers/counts")
+    (folder / "secret").write_bytes(b"root:x:0:0" * 10)
+    return folder
+
+
+def _link(file: Any, secret: Path) -> None:
+    file["layers/theirs"] = h5py.ExternalLink(str(secret), "/")
+
+
+def _matrix_elsewhere(file: Any, secret: Path) -> None:
+    del file["X"]
+    file["X"] = h5py.ExternalLink(str(secret.with_name("plain.h5ad")), "/X")
+
+
+def _bytes_of(file: Any, secret: Path) -> None:
+    file.create_dataset("layers/theirs", (6, 8), "u1", external=[(str(secret), 0, 48)])
+
+
+def _virtual(file: Any, secret: Path) -> None:
+    layout = h5py.VirtualLayout((6,), "f4")
+    layout[:] = h5py.VirtualSource(str(secret.with_name("plain.h5ad")), "X/data", (6,))
+    file.create_virtual_dataset("obsm/theirs", layout)
+
+
+def _bomb(file: Any, secret: Path) -> None:
+    del secret
+    file.create_dataset("obsm/bomb", (6, 10**11), "f4", chunks=(1, 10**6), compression="gzip")
+
+
+def _large_parts(file: Any, secret: Path) -> None:
+    del secret
+    file.create_dataset("obsm/bomb", (6, 8), "f8", chunks=(6, 3 * 10**7), maxshape=(None, None), compression="gzip")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_link, r"leads to another file at /layers/theirs"),
+        (_matrix_elsewhere, r"leads to another file at /X"),
+        (_bytes_of, r"keeps /layers/theirs in another file"),
+        (_virtual, r"keeps /obsm/theirs in another file"),
+        (_bomb, r"says that /obsm/bomb holds 2,235\.2 GiB, of which 0 bytes are there"),
+        (_large_parts, r"keeps /obsm/bomb in parts of 1\.3 GiB"),
+    ],
+    ids=lambda item: item.__name__.strip("_") if callable(item) else "",
+)
+def test_files_that_reach_further_are_refused(
+    plain: Path, tmp_path: Path, change: Callable[[Any, Path], None], words: str
+) -> None:
+    path = tmp_path / "cells.h5ad"
+    shutil.copyfile(plain / "plain.h5ad", path)
+    with h5py.File(path, "a") as file:
+        change(file, plain / "secret")
+    for read in (open_stored, read_h5ad):
+        with pytest.raises(DataError, match=words) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert "root:x" not in str(caught.value)
+
+
+def test_links_within_a_file_are_taken(plain: Path) -> None:
+    stored, whole = open_stored(plain / "plain.h5ad"), read_h5ad(plain / "plain.h5ad")
+    np.testing.assert_array_equal(stored.layers["again"][:].toarray(), whole.X.toarray())
+
+
+# Zarr's own word about its third format, in which such lists are no part of the standard yet.
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_names_in_a_zarr_folder_do_not_climb_out_of_it(plain: Path, tmp_path: Path) -> None:
+    import zarr
+
+    whole = read_h5ad(plain / "plain.h5ad")
+    del whole.layers["again"]
+    with settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        for name in ("other.zarr", "cells.zarr"):
+            whole.write_zarr(tmp_path / name)
+    zarr.consolidate_metadata(str(tmp_path / "cells.zarr"))
+    assert set(open_stored(tmp_path / "cells.zarr").layers) == {"counts"}
+    listed = tmp_path / "cells.zarr" / "zarr.json"
+    document = json.loads(listed.read_text())
+    entries = document["consolidated_metadata"]["metadata"]
+    for key in [key for key in entries if key.startswith("layers/counts")]:
+        entries[key.replace("layers/counts", "layers/../../other.zarr/layers/counts")] = entries[key]
+    listed.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"cells\.zarr cannot be read"):
+        open_stored(tmp_path / "cells.zarr")
