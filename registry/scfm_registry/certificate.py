@@ -143,8 +143,6 @@ class PanelCheck:
 
 def make(store: Store, model: Model, found: ModelVersion, folder: Path) -> Certificate:
     """Run the panel and keep what comes out; `folder` is a private one for the files in the making."""
-    from safetensors.numpy import save_file
-
     data = panel.cells()
     outcome = panel.run(model, data)
     record = {
@@ -159,10 +157,60 @@ def make(store: Store, model: Model, found: ModelVersion, folder: Path) -> Certi
         "who": people.who(store.place),
         "when": datetime.now(tz=UTC).isoformat(timespec="seconds"),
     }
-    save_file({"vectors": outcome.vectors}, folder / VECTORS)
+    return keep(store, found, record, outcome.vectors, folder)
+
+
+def keep(
+    store: Store, found: ModelVersion, record: dict[str, Any], vectors: NDArray[np.float32], folder: Path
+) -> Certificate:
+    """Keep a certificate as a run; `folder` is a private one."""
+    (folder / VECTORS).write_bytes(packed(vectors))
     tags = {"scfm.task": TASK, "scfm.digest": found.digest, "scfm.version": found.reference}
     run = store.log_run(f"certify {found.reference}", tags, {}, {DOCUMENT: record}, [folder / VECTORS])
-    return Certificate(found, record, outcome.vectors, run)
+    return Certificate(found, record, vectors, run)
+
+
+def packed(vectors: NDArray[np.float32]) -> bytes:
+    """The vectors as a safetensors file."""
+    from safetensors.numpy import save
+
+    return bytes(save({"vectors": vectors}))
+
+
+def given(folder: Path, digest: str, label: str) -> tuple[dict[str, Any], NDArray[np.float32]] | None:
+    """Read the certificate that came in a bundle; ``None`` where there is none.
+
+    Raises
+    ------
+    ModelError
+        It is not one of the version with this digest, or its vectors are not those it tells of.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not (folder / DOCUMENT).is_file():
+        return None
+    try:
+        record = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+        vectors = load_file(folder / VECTORS)["vectors"]
+        settings, hashes = record["settings"], record["hashes"]
+        fine = (
+            _is_of(record, vectors, digest)
+            and (record["schema"], record["panel"], record["cells"]) == (SCHEMA, panel.SOURCE, len(vectors))
+            and all(isinstance(settings[key], str) for key in ("device", "precision"))
+            and all(isinstance(hashes[stage], str) for stage in panel.STAGES)
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
+        raise ModelError(f"{label} is refused: the certificate in it is none ({type(error).__name__}).") from error
+    if not fine:
+        raise ModelError(f"{label} is refused: the certificate in it is not one of the version in it.")
+    return record, vectors
+
+
+def _is_of(record: dict[str, Any], vectors: NDArray[np.float32], digest: str) -> bool:
+    """Whether a record is of the version with this digest, and the vectors are those that it tells of."""
+    told = record["hashes"]["vectors"]
+    return bool(record["digest"] == digest and panel._hash(np.ascontiguousarray(vectors, "<f4")) == told)  # noqa: SLF001
 
 
 def digest_of(record: dict[str, Any]) -> str:
@@ -188,8 +236,7 @@ def read(store: Store, found: ModelVersion, folder: Path) -> Certificate | None:
     try:
         record = json.loads(store.document(run, DOCUMENT, folder).read_text(encoding="utf-8"))
         vectors = load_file(store.document(run, VECTORS, folder))["vectors"]
-        fine = digest_of(record) == found.tags.get(HASH) and record["digest"] == found.digest
-        fine = fine and panel._hash(np.ascontiguousarray(vectors, "<f4")) == record["hashes"]["vectors"]  # noqa: SLF001
+        fine = digest_of(record) == found.tags.get(HASH) and _is_of(record, vectors, found.digest)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         message = f"{damaged} ({type(error).__name__}). Make it again: scfm-lab models certify {found.reference}"
         raise ModelError(message) from error

@@ -44,10 +44,13 @@ class Measurer(Reader):
         timeout
             Seconds after which it is given up.
         """
+        from scfm_registry.sharing import parents
+
         found, record = self._find(names.parse(reference))
         result = measuring.run(
             files.checked(self._store, found, record),
             found,
+            parents=parents.places(self, found),
             device=device,
             precision=precision,
             cells=cells,

@@ -42,8 +42,11 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     import torch  # noqa: F401
 
     from scfm_lab.models.files import sha256
+    from scfm_lab.models.finetuned import is_finetuned
+    from scfm_lab.models.load import open_files
     from scfm_lab.plugins import discover
     from scfm_registry import confining, importing, version
+    from scfm_registry.sharing import parents
 
     folder = Path(request["folder"])
     family = discover().get("models", request["family"])
@@ -62,13 +65,21 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         if any(record.values()):
             text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
             (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")
-    model = adapter.open(folder, config=config or None)
+    places = request.get("parents") or {}
+    if is_finetuned(folder):
+        with parents.beside(places):
+            model = open_files(folder, family.id, config=config or None)
+    else:
+        model = adapter.open(folder, config=config or None)
     tags = version.tags(
         model.spec,
         kind=request["kind"],
         family=family.id,
         origin="import",
-        weight_bytes=importing.weight_bytes(folder),
+        # What was fine-tuned takes, opened, what it was made from takes.
+        weight_bytes=max(
+            importing.weight_bytes(Path(place)) for place in (folder, *(p["folder"] for p in places.values()))
+        ),
         tasks=family.data.get("tasks", ()),
         parameter_free=bool(family.data.get("parameter_free")),
         licence=request["licence"],
@@ -77,6 +88,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         # Of the published file, where this process has converted it: what a file says of its own origin is not believed.
         published = {sha256(folder / name): told["sha256"] for name, told in converted.items()}
         tags["scfm.weights"] = f"sha256:{published[model.digest]}" if model.digest in published else model.digest
+    if model.finetuning is not None and model.finetuning.record["parent"]["digest"]:
+        tags["scfm.parent_digest"] = str(model.finetuning.record["parent"]["digest"])
     return {"tags": tags, "locks": locks}
 
 
@@ -93,7 +106,7 @@ def _registered(folder: Path) -> dict[str, Any]:
     from scfm_registry import importing
 
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if converted.is_pickle(path) or path.suffix.lower() not in importing.SAFE:
+        if converted.is_pickle(path) or not importing.is_plain(path):
             raise ModelError(f"{path} is of a kind that no registry keeps; nothing of it was read.")
         _check_plain(path)
     return importing.config_of(folder)
@@ -178,27 +191,13 @@ def _check_hdf5(path: Path) -> None:
     """Refuse files whose data lies in other files, which could be anybody's."""
     import h5py
 
+    from scfm_lab.cells.hdf5 import faults
     from scfm_lab.errors import ModelError
-
-    def walk(group: Any, name: str, depth: int) -> None:
-        if depth > 32:
-            raise ModelError(f"{path} has groups in groups without end; get the file again.")
-        for key in group:
-            link = group.get(key, getlink=True)
-            place = f"{name}/{key}"
-            if isinstance(link, h5py.ExternalLink):
-                raise ModelError(f"{path} leads to another file at {place} ({link.filename}); nothing of it was read.")
-            if isinstance(link, h5py.SoftLink):
-                continue
-            item = group[key]
-            if isinstance(item, h5py.Group):
-                walk(item, place, depth + 1)
-            elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-                raise ModelError(f"{path} keeps {place} in another file; nothing of it was read.")
 
     try:
         with h5py.File(path, "r") as file:
-            walk(file, "", 0)
+            for fault in faults(file):
+                raise ModelError(f"{path} {fault}; nothing of it was read.")
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ModelError(f"{path} is damaged or no HDF5 file ({error}). Get the file again.") from error
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
 from scfm_registry import builtin, files, manifest, names
+from scfm_registry.sharing.licensing import is_licence
 from scfm_registry.version import KINDS
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def listing(path: Path) -> tuple[list[Path], list[str]]:
         ):
             left_out.append(str(relative))
             continue
-        if suffix not in SAFE and not is_pickle(item):
+        if not is_plain(item) and not is_pickle(item):
             message = (
                 f"{item} is not taken into the registry: a checkpoint is made of {', '.join(sorted(SAFE))} files, and of "
                 "weights and dictionaries as they are published. Leave it out of the folder."
@@ -261,9 +262,14 @@ def listing(path: Path) -> tuple[list[Path], list[str]]:
     return found, left_out
 
 
+def is_plain(item: Path) -> bool:
+    """Whether a file is, by its name, of a kind that cannot hold code, or the text of a licence."""
+    return item.suffix.lower() in SAFE or is_licence(item)
+
+
 def is_taken(item: Path) -> bool:
     """Whether a file of this name goes into a version, as far as its name tells."""
-    known = item.suffix.lower() in SAFE or is_pickle(item)
+    known = is_plain(item) or is_pickle(item)
     return known and not any(item.match(pattern) for pattern in _TRAINING)
 
 

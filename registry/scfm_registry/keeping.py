@@ -191,6 +191,9 @@ class Keeper(Opener, Registrar):
         if before is None or parent is not None:
             before = self.load(base.digest, device="cpu")
         tensors = finetuned.tensors_digest(finetuned.weights_of(before))
+        if tuning is not None and before.finetuning is not None and tuning.record == before.finetuning.record:
+            # The record is the parent's, with which the model was opened; what changed it since is the user's own run.
+            tuning = None
         if tuning is None:
             from scfm_lab.training.finetune_record import own_record
 

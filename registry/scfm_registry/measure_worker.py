@@ -109,9 +109,12 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def _open(request: dict[str, Any], device: str, precision: str) -> Model:
     from scfm_lab.models.load import open_files
     from scfm_registry.importing import config_of
+    from scfm_registry.sharing.parents import beside
 
     folder = Path(request["folder"])
-    model: Model = open_files(folder, request["family"], config=config_of(folder) or None)
+    # What it was made from is where the registry that asks has it, and not where the environment would look.
+    with beside(request["parents"]):
+        model: Model = open_files(folder, request["family"], config=config_of(folder) or None)
     return model.to(device, precision)
 
 

@@ -88,13 +88,16 @@ def run(
     folder: Path,
     found: ModelVersion,
     *,
+    parents: Mapping[str, Mapping[str, str]] | None = None,
     device: str = "auto",
     precision: str = "auto",
     cells: int = 256,
     repeats: int = 3,
     timeout: float = 1800,
 ) -> Measurement:
-    """Measure the model in `folder`; the parameters are those of :meth:`scfm_registry.Registry.measure`.
+    """Measure the model in `folder`; `parents` has the folders of what it was made from, by digest.
+
+    The other parameters are those of :meth:`scfm_registry.Registry.measure`.
 
     Raises
     ------
@@ -107,6 +110,7 @@ def run(
     request = {
         "folder": str(folder),
         "family": found.family,
+        "parents": dict(parents or {}),
         "device": device,
         "precision": precision,
         "cells": cells,

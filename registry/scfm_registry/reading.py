@@ -115,6 +115,16 @@ class Reader:
         """Versions, of whatever name, whose files have this digest."""
         return self._read(self._store.records(tags={"scfm.digest": digest})) if digest else []
 
+    def find_digest(self, digest: str) -> tuple[ModelVersion, Record]:
+        """Find the version whose files have a digest, whatever its name; also in the trash, where it is not elsewhere.
+
+        Raises
+        ------
+        ModelError
+            There is none.
+        """
+        return self._by_identity(digest)
+
     def family_of(self, digest: str) -> list[Record]:
         """Versions with this digest and all that were made from them, deleted ones too, each once; circles end."""
         found: dict[str, Record] = {}

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scfm_registry import certificate, files, manifest, names
 from scfm_registry.files import Verification
 from scfm_registry.opening import Opener
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scfm_registry.certificate import Certificate
+    from scfm_registry.version import ModelVersion, Record
 
 
 class Verifier(Opener):
@@ -88,9 +94,28 @@ class Verifier(Opener):
         model = self.open_anyway(found.reference, device, precision)
         with files.workshop(self.scratch) as private:
             made = certificate.make(self._store, model, found, private)
+        self._certified(made, record, {})
+        return made
+
+    def keep_certificate(
+        self, found: ModelVersion, told: dict[str, Any], vectors: NDArray[np.float32], by: str
+    ) -> None:
+        """Keep the certificate that came with a version from another registry, whose signer is `by`.
+
+        For the package's own use; what it says has been checked.
+        """
+        record = self._find(names.parse(found.reference))[1]
+        with files.workshop(self.scratch) as private:
+            made = certificate.keep(self._store, found, told, vectors, private)
+        self._certified(made, record, {"from": by})
+
+    def files_of(self, found: ModelVersion, record: Record) -> Path:
+        """Give the folder of a version's files, every one of them checked."""
+        return files.checked(self._store, found, record)
+
+    def _certified(self, made: Certificate, record: Record, details: dict[str, str]) -> None:
         with self._place.locked():
             self._store.set_tags(
                 record, {certificate.RUN: made.run, certificate.HASH: certificate.digest_of(made.record)}
             )
-            self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16]})
-        return made
+            self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16], **details})

@@ -116,12 +116,15 @@ def make_record(
 
 def own_record(model: Model, parent_tensors: str) -> dict[str, Any]:
     """The record of a model that a user's own run made: what is known of it without that run."""
+    # A head goes with its labels, else nobody could read it again.
+    names = [] if model.head is None or model.classes is None else [str(name) for name in model.classes.names]
     return _plain(
         {
             "schema": 1,
             "method": "own run",
             "parent": {**parent_of(model), "tensors": parent_tensors},
-            "settings": {},
+            "settings": {"head": model.head_kind} if names else {},
+            **({"labels": {"names": names}} if names else {}),
             "vocabulary": vocabulary_digest(model),
             "code": code_version(),
             "who": who(),

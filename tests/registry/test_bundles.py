@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from scfm_lab.cli import main
@@ -152,6 +153,76 @@ def test_who_does_not_sign_must_be_taken_so(registry: Registry, tmp_path: Path) 
     assert bundles.accept(bundle, trust=None, ask=None, unsigned=True) is None
 
 
+def test_the_licence_in_full_and_the_card_go_with_it(exported: bundles.Bundle) -> None:
+    parts = _parts(exported.path)
+    licence = parts["LICENCE.md"].decode()
+    assert "Commercial use is allowed. Keep the licence" in licence
+    assert "Redistributions of source code must retain" in licence
+    assert parts["CARD.md"].decode().startswith("# pca/1")
+
+
+@pytest.fixture
+def other_home(_made_home: Path, tmp_path: Path) -> Path:
+    """The home of another lab, with an empty keyring."""
+    return Path(shutil.copytree(_made_home, tmp_path / "there"))
+
+
+@pytest.fixture
+def grown(registry: Registry) -> Registry:
+    """A registry with a version that was made from one that was made from `starter`."""
+    there = {item.name for item in registry.search()}
+    for parent, name in (("starter", "mother"), ("mother", "daughter")):
+        if name in there:
+            continue
+        model = registry.load(parent, device="cpu", precision="float32")
+        model.net.norm.bias.data.add_(0.25)
+        registry.register(model, name, parent=parent)
+    return registry
+
+
+def test_what_was_fine_tuned_opens_in_a_lab_without_its_parents(
+    grown: Registry, other_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pbmc68k: Any
+) -> None:
+    here = grown.get("daughter")
+    made = grown.certify("daughter")
+    bundle = grown.export_bundle("daughter", tmp_path / "daughter.scfm")
+    thin = grown.export_bundle("daughter", tmp_path / "thin.scfm", parents=False)
+    assert [item.name for item in bundle.parents] == [item.name for item in thin.parents] == ["mother", "starter"]
+    assert (len(bundle.carried), len(thin.carried)) == (2, 0)
+    assert "their files are not in it" in thin.summary()
+    tokens = grown.load("daughter", device="cpu").tokenize(pbmc68k[:20].copy())
+    vectors = grown.load("daughter", device="cpu").encode(tokens).cell
+
+    # Another lab: its registry knows what comes with scfm-lab, and nobody's key.
+    monkeypatch.setenv("SCFM_HOME", str(other_home))
+    there = Registry()
+    assert bundle.signer is not None
+    trust = {"trust": bundle.signer.fingerprint}
+    before = _state(there)
+    with pytest.raises(ModelError, match="neither in it nor here; nothing was imported"):
+        there.import_bundle(thin.path, **trust)
+    assert _state(there) == before
+    done = there.import_bundle(bundle.path, **trust)
+    assert (done.digest, done.kind) == (here.digest, "fine-tuned")
+    assert [node.reference for node in there.lineage("daughter").ancestors] == ["mother/1", "starter/1"]
+    np.testing.assert_array_equal(there.load("daughter", device="cpu").encode(tokens).cell, vectors)
+    # The certificate of the lab that it comes from holds here.
+    result = there.verify("daughter")
+    assert result.ok
+    assert result.panel is not None
+    assert there.get("daughter").tags["scfm.certificate.run"] != made.run
+    # And so do classrooms: a mirror of the daughter has its parents in it.
+    mirrored = there.mirror(tmp_path / "mirror", ["daughter"])
+    assert {item.name for item in mirrored.versions} == {"daughter", "mother", "starter"}
+
+
+def test_a_parents_consent_keeps_its_children_here(grown: Registry, tmp_path: Path) -> None:
+    grown.client.set_model_version_tag("mother", "1", consent.TAG, "patient-data")
+    with pytest.raises(ModelError, match=r"mother/1 does not leave"):
+        grown.export_bundle("daughter", tmp_path / "daughter.scfm")
+    grown.client.delete_model_version_tag("mother", "1", consent.TAG)
+
+
 def _swap(parts: dict[str, bytes]) -> None:
     parts["files/model.safetensors"] = parts["files/model.safetensors"][:-1] + b"\x01"
 
@@ -239,6 +310,10 @@ def _digest(document: dict[str, Any]) -> None:
     document["digest"] = "sha256:" + "0" * 64
 
 
+def _no_such_parent(document: dict[str, Any]) -> None:
+    document["tags"]["scfm.parent_digest"] = "sha256:" + "0" * 64
+
+
 def _newer(document: dict[str, Any]) -> None:
     document["schema"] = 2
 
@@ -252,6 +327,7 @@ def _newer(document: dict[str, Any]) -> None:
         (_kind, "says it is of the kind"),
         (_name, "cannot be a model's name"),
         (_digest, "not the manifest that was registered"),
+        (_no_such_parent, "were not made from one another as it says"),
         (_newer, "is no bundle that this scfm-lab reads"),
     ],
     ids=lambda item: item.__name__.strip("_") if callable(item) else "",

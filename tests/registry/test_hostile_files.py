@@ -85,6 +85,8 @@ def test_their_like_without_harm_is_taken(tmp_path: Path) -> None:
     np.save(tmp_path / "genes.npy", np.arange(3))
     save_file({"w": torch.ones(1), "v": torch.ones(1)}, tmp_path / "more.safetensors")
     assert list(import_worker.convert(tmp_path)) == ["model.pt"]
+    (tmp_path / "LICENSE").write_text("Permission is hereby granted")
+    assert "LICENSE" in [str(path) for path in importing.listing(tmp_path)[0]]
 
 
 @pytest.mark.parametrize(

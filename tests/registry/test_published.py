@@ -327,7 +327,18 @@ def test_a_registered_name_without_its_prefix_is_told_how_to_be_written(name: st
 @pytest.mark.usefixtures("made_home")
 def test_the_command_keeps_what_the_files_do_not_say(publish: Callable[[str], Family]) -> None:
     family = publish("uce")
-    command = [sys.executable, "-m", "scfm_lab", "models", "import", str(family.path), "--name", "mine", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "scfm_lab",
+        "models",
+        "import",
+        str(family.path),
+        "--name",
+        "mine",
+        "--no-certify",
+        "--json",
+    ]
     done = subprocess.run([*command, "--config", "nhead=3"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["family"] == "scfm.uce"
     assert sl.load_model("models:/mine/1", device="cpu").spec.heads == 3

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scfm_lab.cli.options import config_option
 from scfm_lab.cli.output import progress_bar, say
 from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
+
+if TYPE_CHECKING:
+    from scfm_registry.registry import Registry
+    from scfm_registry.version import ModelVersion
 
 
 @click.command(
@@ -33,6 +37,12 @@ from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
     metavar="HOST",
     help="Your lab's own server, which may have a private address.",
 )
+@click.option(
+    "--certify/--no-certify",
+    default=True,
+    show_default=True,
+    help="Record what it makes of a panel of real cells, for 'models verify'.",
+)
 @config_option
 @registry_option
 @json_option
@@ -43,6 +53,7 @@ def import_(
     licence: str | None,
     sha256: str | None,
     hosts: tuple[str, ...],
+    certify: bool,
     config: dict[str, Any],
     uri: str | None,
     as_json: bool,
@@ -53,8 +64,9 @@ def import_(
     'scfm-lab models catalog'. The same files twice give the same version. Pickled weights and dictionaries (.pt, .bin, .ckpt,
     .pkl) are converted to safetensors and JSON, in a process without network; nothing in them runs.
     """
+    registry = opened(uri)
     with progress_bar(None, "MiB") as report:
-        done = opened(uri).import_checkpoint(
+        done = registry.import_checkpoint(
             path,
             name,
             kind=kind,
@@ -65,7 +77,24 @@ def import_(
             progress=report or False,
         )
     text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}."
+    if certify:
+        text += f" {_certified(registry, done)}"
+        done = registry.get(done.reference)
     say(text, done.to_dict(), as_json=as_json)
+
+
+def _certified(registry: Registry, done: ModelVersion) -> str:
+    """Certify a version that has no certificate; what came of it, in a sentence. The version is registered in any case."""
+    from scfm_lab.errors import ScfmError
+    from scfm_registry import certificate
+
+    if certificate.RUN in done.tags:
+        return "It has its certificate."
+    try:
+        registry.certify(done.reference)
+    except ScfmError as error:
+        return f"It has no certificate: {error}"
+    return "It is certified: 'scfm-lab models verify' tells whether it still does the same."
 
 
 #: What is attached to the group.

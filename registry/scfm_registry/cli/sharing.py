@@ -23,20 +23,34 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The file, such as my-model.scfm.")
 @click.option("--key", "name", help="Which of your keys signs [default: the only one, made on first use].")
 @click.option("--unsigned", is_flag=True, help="Do not sign; whoever imports it must take it unsigned.")
+@click.option(
+    "--parents/--no-parents",
+    default=True,
+    show_default=True,
+    help="Put in what it was made from; without it whoever imports must have that.",
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @registry_option
 @json_option
 def export(
-    reference: str, output: str, name: str | None, unsigned: bool, force: bool, uri: str | None, as_json: bool
+    reference: str,
+    output: str,
+    name: str | None,
+    unsigned: bool,
+    parents: bool,
+    force: bool,
+    uri: str | None,
+    as_json: bool,
 ) -> None:
     """Write the version REFERENCE as one signed file, for another lab.
 
-    It holds the files with their hashes, the card, the licence and what it obliges to, and records of measurements.
+    It holds the files with their hashes, those of what it was made from, the card, the licence in full and what it obliges to, the
+    certificate, and records of measurements.
     """
     if name and unsigned:
         message = "--key and --unsigned contradict each other."
         raise click.UsageError(message)
-    done = opened(uri).export_bundle(reference, output, sign=name or not unsigned, overwrite=force)
+    done = opened(uri).export_bundle(reference, output, sign=name or not unsigned, parents=parents, overwrite=force)
     say(done.summary(), done.to_dict(), as_json=as_json)
 
 
@@ -60,7 +74,7 @@ def import_bundle(
 
     Its signature and every file's hash are checked first. A signer who is not known yet is asked about once.
     """
-    from scfm_registry.sharing.bundle import obligations
+    from scfm_registry.sharing.licensing import obligations
 
     ask = None if yes or as_json or not sys.stdin.isatty() else _ask
     done = opened(uri).import_bundle(file, name=name, trust=trust, ask=ask, unsigned=unsigned)

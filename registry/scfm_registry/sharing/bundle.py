@@ -10,33 +10,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import shutil
-import zipfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import manifest, names
-from scfm_registry.sharing import unpacking
+from scfm_registry.sharing import packing, unpacking
 from scfm_registry.sharing.keys import Keyring, Signer, check_signer, public_key, verify
-from scfm_registry.store.place import storage_error
+from scfm_registry.sharing.licensing import obligations, page
+from scfm_registry.sharing.parents import Parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from scfm_registry.version import ModelVersion
 
 ENDING = ".scfm"
 SCHEMA = 1
-DOCUMENT, SIGNATURE, LICENCE = "bundle.json", "signature.json", "LICENCE.md"
+DOCUMENT, SIGNATURE, LICENCE, CARD = "bundle.json", "signature.json", "LICENCE.md", "CARD.md"
 FILES, EVIDENCE = "files/", "evidence/"
 #: What is signed begins with this, so that a signature of something else can never be taken for one of a bundle.
 _PURPOSE = b"scfm-lab bundle 1\n"
 _LARGEST_DOCUMENT = 8 * 2**20
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,8 @@ class Bundle:
         Every file but the document and its signature: path → SHA-256 and size.
     signer
         Who signed; ``None`` where nobody did.
+    parents
+        The versions that it was made from, nearest first.
     """
 
     path: Path
@@ -71,6 +70,12 @@ class Bundle:
     tags: dict[str, str]
     files: dict[str, manifest.FileEntry]
     signer: Signer | None
+    parents: tuple[Parent, ...] = ()
+
+    @property
+    def carried(self) -> tuple[Parent, ...]:
+        """Those of its parents whose files are in it."""
+        return tuple(item for item in self.parents if f"{item.folder}{manifest.FILENAME}" in self.files)
 
     @property
     def size(self) -> int:
@@ -95,6 +100,8 @@ class Bundle:
             "obligations": self.obligations,
             "files": len(self.files),
             "size": self.size,
+            "parents": [{"name": item.name, "digest": item.digest} for item in self.parents],
+            "carries_parents": len(self.carried) == len(self.parents),
             "signer": None if self.signer is None else self.signer.to_dict(),
         }
 
@@ -103,23 +110,16 @@ class Bundle:
         by = f"signed by '{self.signer.name}' ({self.signer.fingerprint})" if self.signer else "not signed"
         return (
             f"{self.path}: {self.name} ({self.family}, {self.digest}), {len(self.files)} files, {self.size / 2**20:.1f} MiB, "
-            f"{by}.\n{self.obligations}"
+            f"{by}.\n{self.obligations}{self._told_parents()}"
         )
 
-
-def obligations(licence: str, commercial: bool | None) -> str:
-    """What whoever has a version must keep to, in a sentence."""
-    named = licence or "not known"
-    if commercial is False:
-        return f"Licence: {named}. Not for commercial use; this holds for everybody it is passed on to, and for models made from it."
-    if not licence:
-        return "Licence: not known. Ask its authors before you pass it on or use it commercially."
-    may = (
-        "Commercial use is allowed."
-        if commercial
-        else "Whether commercial use is allowed is not known; ask its authors."
-    )
-    return f"Licence: {named}. {may} Keep the licence and the authors' names with it."
+    def _told_parents(self) -> str:
+        if not self.parents:
+            return ""
+        named = ", ".join(f"{item.name} ({item.digest[:19]}…)" for item in self.parents)
+        if len(self.carried) == len(self.parents):
+            return f"\nWith it goes what it was made from: {named}."
+        return f"\nMade from {named}, which whoever imports it must have: their files are not in it."
 
 
 # ------------------------------------------------------------------------------------------------------- out
@@ -132,7 +132,10 @@ def write(
     *,
     tags: Mapping[str, str],
     evidence: Mapping[str, bytes],
+    card: str,
     signer: Signer | None,
+    parents: Sequence[tuple[Parent, Path]] = (),
+    carry: bool = True,
     overwrite: bool = False,
 ) -> Bundle:
     """Write the bundle of a version whose checked files lie in `folder`.
@@ -146,9 +149,13 @@ def write(
     tags
         What goes with it besides.
     evidence
-        JSON documents about it by file name, such as a certificate.
+        Documents about it by file name, such as a certificate.
+    card
+        Its card, as the registry renders it.
     signer
         One's own key that signs; ``None``: nobody does.
+    parents, carry
+        The versions that it was made from, with their checked files; whether those go with it, or are named only.
     overwrite
         Whether a file that is there is replaced.
 
@@ -161,18 +168,20 @@ def write(
     """
     if target.exists() and not overwrite:
         raise ModelError(f"There is a file {target} already; choose another name, or overwrite it with --force.")
-    content = (folder / manifest.FILENAME).read_bytes()
-    listed = manifest.parse(content, str(folder / manifest.FILENAME)).files
-    licence = _licence_text(found).encode()
-    texts = {
-        LICENCE: licence,
-        f"{FILES}{manifest.FILENAME}": content,
-        **{f"{EVIDENCE}{k}": v for k, v in evidence.items()},
-    }
-    entries = {f"{FILES}{path}": entry for path, entry in listed.items()}
-    entries.update(
-        {path: manifest.FileEntry(hashlib.sha256(text).hexdigest(), len(text)) for path, text in texts.items()}
+    sources = {FILES: folder, **{parent.folder: place for parent, place in parents if carry}}
+    licence = page(
+        *(found.name, found.family, found.digest, found.licence, found.commercial),
+        [folder, *(place for _, place in parents)],
     )
+    texts = {LICENCE: licence.encode(), CARD: card.encode(), **{f"{EVIDENCE}{k}": v for k, v in evidence.items()}}
+    placed: dict[str, tuple[Path, manifest.FileEntry]] = {}
+    for inside, place in sources.items():
+        content = (place / manifest.FILENAME).read_bytes()
+        texts[f"{inside}{manifest.FILENAME}"] = content
+        listed = manifest.parse(content, str(place / manifest.FILENAME)).files
+        placed |= {f"{inside}{path}": (place / path, entry) for path, entry in listed.items()}
+    entries = {path: entry for path, (_, entry) in placed.items()}
+    entries |= {path: manifest.FileEntry(hashlib.sha256(text).hexdigest(), len(text)) for path, text in texts.items()}
     bundle = Bundle(
         target,
         found.name,
@@ -184,62 +193,15 @@ def write(
         dict(tags),
         entries,
         signer,
+        tuple(parent for parent, _ in parents),
     )
     document = _document(bundle)
     texts[DOCUMENT] = document
     if signer is not None:
         signature = Keyring().sign(signer, _PURPOSE + document)
         texts[SIGNATURE] = _json({"signature": base64.b64encode(signature).decode()})
-    _write_zip(target, texts, {f"{FILES}{path}": (folder / path, entry) for path, entry in listed.items()})
+    packing.write(target, texts, placed)
     return bundle
-
-
-def _write_zip(target: Path, texts: Mapping[str, bytes], files: Mapping[str, tuple[Path, manifest.FileEntry]]) -> None:
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(unfinished, "x", zipfile.ZIP_STORED) as archive:
-            for path in sorted({*texts, *files}):
-                info = zipfile.ZipInfo(path, _EPOCH)
-                info.create_system, info.external_attr = 3, 0o100644 << 16
-                if path in texts:
-                    archive.writestr(info, texts[path])
-                    continue
-                source, entry = files[path]
-                info.file_size = entry.size
-                with archive.open(info, "w", force_zip64=entry.size > 2**31) as out:
-                    _copy(source, out, entry)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        reason = storage_error(error, target)
-        raise StorageError(
-            str(reason).replace("The registry", "The bundle").replace("write to", "be written to")
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _copy(source: Path, out: IO[bytes], entry: manifest.FileEntry) -> None:
-    """Copy a file; what is written is what was hashed."""
-    digest, size = hashlib.sha256(), 0
-    with source.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-            out.write(chunk)
-    if (digest.hexdigest(), size) != (entry.sha256, entry.size):
-        raise ModelError(f"{source} was changed while it was exported; nothing was written. Verify the version.")
-
-
-def _licence_text(found: ModelVersion) -> str:
-    return (
-        f"# {found.name}\n\n{obligations(found.licence, found.commercial)}\n\n"
-        f"- family: {found.family}\n- identity: {found.digest}\n\n"
-        "The model's card, with its citation, is among the files. This page goes with every copy.\n"
-    )
 
 
 def _document(bundle: Bundle) -> bytes:
@@ -255,6 +217,7 @@ def _document(bundle: Bundle) -> bytes:
             "commercial": bundle.commercial,
             "obligations": bundle.obligations,
             "tags": bundle.tags,
+            "parents": [item.to_dict() for item in bundle.parents],
             "files": {path: {"sha256": entry.sha256, "size": entry.size} for path, entry in bundle.files.items()},
             "signer": None
             if signer is None
@@ -321,6 +284,7 @@ def _read(path: Path, folder: Path) -> Bundle:
             tags={str(key): str(value) for key, value in said["tags"].items()},
             files={str(k): manifest.FileEntry(str(v["sha256"]), int(v["size"])) for k, v in said["files"].items()},
             signer=signer,
+            parents=tuple(Parent.read(item) for item in said["parents"]),
         )
     except ModelError:
         raise
@@ -358,18 +322,20 @@ def _check_files(bundle: Bundle, folder: Path) -> None:
     more = sorted(found - set(bundle.files) - {DOCUMENT, SIGNATURE})
     if more:
         raise ModelError(f"{bundle.path} is refused: it holds {more[0]!r}, which is not on its list.")
+    places = (FILES, EVIDENCE, *(item.folder for item in bundle.parents))
     for path, entry in sorted(bundle.files.items()):
-        if not path.startswith((FILES, EVIDENCE)) and path != LICENCE:
+        if not path.startswith(places) and path not in (LICENCE, CARD):
             raise ModelError(f"{bundle.path} is refused: it lists {path!r}, which has no place in a bundle.")
         file = folder / path
         if path not in found:
             raise ModelError(f"{bundle.path} is refused: {path} is missing. Get it again.")
         if file.stat().st_size != entry.size or manifest.sha256(file) != entry.sha256:
             raise ModelError(f"{bundle.path} is refused: {path} is not the file that was listed. Get it again.")
-    states = manifest.check(folder / FILES, bundle.digest, str(bundle.path))
-    wrong = [f"{file} {state}" for file, state in states.items() if state != "ok"]
-    if wrong:
-        raise ModelError(f"{bundle.path} is refused: {wrong[0]}. Get it again.")
+    for inside, digest in ((FILES, bundle.digest), *((item.folder, item.digest) for item in bundle.carried)):
+        states = manifest.check(folder / inside, digest, str(bundle.path))
+        wrong = [f"{inside}{file} {state}" for file, state in states.items() if state != "ok"]
+        if wrong:
+            raise ModelError(f"{bundle.path} is refused: {wrong[0]}. Get it again.")
 
 
 def accept(bundle: Bundle, *, trust: str | None, ask: Callable[[Signer], bool] | None, unsigned: bool) -> Signer | None:

@@ -10,7 +10,7 @@ from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import files, names
 from scfm_registry.evidence import Measurer
 from scfm_registry.registering import Registrar
-from scfm_registry.retracting import Retractor
+from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
     import os
@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from scfm_registry.sharing.bundle import Bundle
     from scfm_registry.sharing.keys import Signer
     from scfm_registry.sharing.mirroring import Mirrored
+    from scfm_registry.sharing.parents import Parent
     from scfm_registry.version import ModelVersion
 
 #: Tags that go with a version: where it comes from. What was measured on another machine does not.
-CARRIED = ("scfm.weights", "scfm.source", "scfm.parent_digest", "scfm.data_digest")
+CARRIED = tuple(
+    f"scfm.{key}"
+    for key in (
+        *("weights", "source", "parent_digest", "data_digest", "labels", "by", "code", "made"),
+        *("data", "use", "limits", "citation"),
+    )
+)
 _LONGEST = 2_000
 
 
-class Sharer(Retractor, Measurer, Registrar):
+class Sharer(Verifier, Measurer, Registrar):
     """What brings versions from one registry to another."""
 
     def export_bundle(
@@ -36,9 +43,10 @@ class Sharer(Retractor, Measurer, Registrar):
         file: str | os.PathLike[str],
         *,
         sign: bool | str = True,
+        parents: bool = True,
         overwrite: bool = False,
     ) -> Bundle:
-        """Write a version as one signed file, for another lab: its files, card, licence and evidence.
+        """Write a version as one signed file, for another lab: its files, card, licence, certificate and measurements.
 
         Parameters
         ----------
@@ -49,6 +57,9 @@ class Sharer(Retractor, Measurer, Registrar):
         sign
             True: with your own key (Ed25519, made on first use); a text: with this one of your keys; False: not at all, and whoever
             imports it must say that they take it unsigned.
+        parents
+            Whether the versions that it was made from go with it, so that it opens where they are not; False: they are named by
+            their digests, and whoever imports it must have them.
         overwrite
             Whether a file that is there is replaced.
 
@@ -60,7 +71,8 @@ class Sharer(Retractor, Measurer, Registrar):
         Raises
         ------
         ModelError
-            The version is unknown, damaged or retracted, its consent tag keeps it here, or the file is there already.
+            The version is unknown, damaged or retracted, its consent tag or that of something it was made from keeps it here, or
+            the file is there already.
         StorageError
             The file cannot be written.
 
@@ -73,10 +85,13 @@ class Sharer(Retractor, Measurer, Registrar):
         """
         from scfm_registry.consent import check_may_leave
         from scfm_registry.sharing import bundle
+        from scfm_registry.sharing import parents as ancestry
         from scfm_registry.sharing.keys import Keyring
 
         found, record = self._find(names.parse(reference))
-        check_may_leave(found)
+        chain = ancestry.of(self, found)
+        for item in (found, *(parent for parent, _ in chain)):
+            check_may_leave(item)
         self.check_usable(found)
         folder = files.checked(self._store, found, record)
         signer = Keyring().signer(sign if isinstance(sign, str) else None) if sign else None
@@ -84,9 +99,12 @@ class Sharer(Retractor, Measurer, Registrar):
             Path(file).expanduser(),
             found,
             folder,
-            tags={key: found.tags[key] for key in CARRIED if key in found.tags},
+            tags=_own_tags(found),
             evidence=self._evidence_of(found),
+            card=self.card(found.reference),
             signer=signer,
+            parents=[(_as_parent(item), files.checked(self._store, item, known)) for item, known in chain],
+            carry=parents,
             overwrite=overwrite,
         )
         self.note("export", record, {"to": Path(file).name}, must=False)
@@ -104,7 +122,8 @@ class Sharer(Retractor, Measurer, Registrar):
         """Register the version that another registry has exported; it has the same identity here as there.
 
         The signature and every file's hash are checked, and the files are opened in a locked process without network, before
-        anything is registered.
+        anything is registered. What the version was made from is registered with it where it is not here yet, and its certificate
+        is kept, so that :meth:`verify` compares what it does here with what it did there.
 
         Parameters
         ----------
@@ -132,9 +151,9 @@ class Sharer(Retractor, Measurer, Registrar):
         >>> str(Registry().import_bundle("starter.scfm", name="their-starter"))
         'their-starter/1'
         """
-        from scfm_registry import builtin, importing
+        from scfm_registry import builtin
         from scfm_registry.sharing import bundle as bundles
-        from scfm_registry.sharing.keys import Keyring
+        from scfm_registry.sharing import taking
         from scfm_registry.version import KINDS
 
         path = Path(file).expanduser()
@@ -148,20 +167,7 @@ class Sharer(Retractor, Measurer, Registrar):
             if bundle.kind not in KINDS:
                 raise ModelError(f"{path} says it is of the kind {bundle.kind[:40]!r}; kinds are {', '.join(KINDS)}.")
             new = bundles.accept(bundle, trust=trust, ask=ask, unsigned=unsigned)
-            folder = work / "files"
-            request: dict[str, Any] = {
-                "family": _installed(bundle.family, path),
-                "kind": bundle.kind,
-                "licence": bundle.licence or None,
-                "left_out": [],
-                "config": {},
-                "as_registered": True,
-            }
-            answer = importing.locked(folder, path, request)
-            tags = {**answer["tags"], **_carried(bundle)}
-            if new is not None:
-                Keyring().trust(new)
-            return self.add_files(called, folder, bundle.family, tags, importing.card_of(folder))
+            return taking.take(self, bundle, work, called, new)
 
     def mirror(self, folder: str | os.PathLike[str], models: Iterable[str] | None = None) -> Mirrored:
         """Make a folder with chosen versions that ``Registry(folder)`` opens and never writes to, for machines without network.
@@ -191,16 +197,20 @@ class Sharer(Retractor, Measurer, Registrar):
         """
         from scfm_registry.consent import check_may_leave
         from scfm_registry.sharing import mirroring
+        from scfm_registry.sharing import parents as ancestry
 
         wanted = [item.reference for item in self.search()] if models is None else list(models)
         if not wanted:
             raise ModelError("There is nothing to mirror; name models.")
         chosen = {}
         for reference in wanted:
-            found, record = self._find(names.parse(reference))
-            check_may_leave(found)
-            self.check_usable(found)
-            chosen[found.reference] = (found, record, files.checked(self._store, found, record))
+            asked = self._find(names.parse(reference))
+            self.check_usable(asked[0])
+            # What it was made from opens with it.
+            for found, record in (asked, *ancestry.of(self, asked[0])):
+                check_may_leave(found)
+                if found.reference not in chosen:
+                    chosen[found.reference] = (found, record, files.checked(self._store, found, record))
         with files.workshop(self.scratch) as work:
             evidence = {}
             for found, _, _ in chosen.values():
@@ -281,32 +291,43 @@ class Sharer(Retractor, Measurer, Registrar):
         return documents
 
     def _evidence_of(self, found: ModelVersion) -> dict[str, bytes]:
-        """What goes with a bundle besides its files."""
-        return {f"measured-{run}.json": content for run, content in self._measured(found).items()}
+        """What goes with a bundle besides its files: records of measurements, and the certificate."""
+        from scfm_registry import certificate
+
+        documents = {f"measured-{run}.json": content for run, content in self._measured(found).items()}
+        with files.workshop(self.scratch) as folder:
+            try:
+                known = certificate.read(self._store, found, folder)
+            except (ScfmError, OSError):
+                known = None  # one that somebody deleted or changed costs the certificate, and not the version
+            if known is not None:
+                documents[certificate.DOCUMENT] = json.dumps(known.record, sort_keys=True).encode()
+                documents[certificate.VECTORS] = certificate.packed(known.vectors)
+        return documents
 
 
-def _installed(family: str, path: Path) -> str:
-    from scfm_lab.plugins import discover
-
-    known = sorted(item.id for item in discover().contributions("models"))
-    if family not in known:
-        raise ModelError(
-            f"{path} needs the model plugin {family[:80]!r}, which is not installed; installed are {', '.join(known)}."
-        )
-    return family
+def _own_tags(found: ModelVersion) -> dict[str, str]:
+    return {key: found.tags[key] for key in CARRIED if key in found.tags}
 
 
-def _carried(bundle: Bundle) -> dict[str, str]:
+def _as_parent(found: ModelVersion) -> Parent:
+    from scfm_registry.sharing.parents import Parent
+
+    return Parent(found.name, found.digest, found.family, found.kind, found.licence, found.commercial, _own_tags(found))
+
+
+def _carried(bundle: Bundle, parent: Parent | None = None) -> dict[str, str]:
     """Tags that are taken over from a bundle: of where it comes from, and never of what was measured elsewhere."""
+    about = parent or bundle
     taken: dict[str, Any] = {"scfm.origin": "bundle"}
     if bundle.signer is not None:
         taken |= {
             key: value
-            for key, value in bundle.tags.items()
+            for key, value in about.tags.items()
             if key in CARRIED and value.isprintable() and 0 < len(value) <= _LONGEST
         }
         taken["scfm.signer"] = bundle.signer.name
-    if bundle.commercial is not None:
+    if about.commercial is not None:
         # Whoever signed may be stricter than the family's licence, and is taken at that word; never laxer.
-        taken |= {"scfm.commercial": "false"} if not bundle.commercial else {}
+        taken |= {"scfm.commercial": "false"} if not about.commercial else {}
     return taken

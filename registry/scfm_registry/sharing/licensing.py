@@ -1,0 +1,80 @@
+"""What whoever has a version must keep to: in a sentence, and with the full text of its licence."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+#: Beginnings of the names under which licences lie beside published weights, in any case.
+NAMES = ("copying", "licence", "license", "model_license", "model_licence", "notice")
+_ENDINGS = ("", ".md", ".txt")
+_LONGEST = 200_000
+
+
+def is_licence(path: Path) -> bool:
+    """Whether a file is, by its name, a licence or a notice: plain text, also without an ending."""
+    stem = path.name.lower().removesuffix(path.suffix.lower()) if path.suffix.lower() in _ENDINGS else ""
+    return stem.startswith(NAMES) and stem.replace("-", "").replace("_", "").isalpha()
+
+
+def obligations(licence: str, commercial: bool | None) -> str:
+    """What whoever has a version must keep to, in a sentence."""
+    named = licence or "not known"
+    if commercial is False:
+        return f"Licence: {named}. Not for commercial use; this holds for everybody it is passed on to, and for models made from it."
+    if not licence:
+        return "Licence: not known. Ask its authors before you pass it on or use it commercially."
+    may = (
+        "Commercial use is allowed."
+        if commercial
+        else "Whether commercial use is allowed is not known; ask its authors."
+    )
+    return f"Licence: {named}. {may} Keep the licence and the authors' names with it."
+
+
+def page(name: str, family: str, digest: str, licence: str, commercial: bool | None, folders: Sequence[Path]) -> str:
+    """Write the page about the licence that goes with every copy of a version.
+
+    Parameters
+    ----------
+    name, family, digest, licence, commercial
+        Of the version.
+    folders
+        Its files, and those of the versions that it was made from: licences that lie there are given in full.
+    """
+    return (
+        f"# {name}\n\n{obligations(licence, commercial)}\n\n- family: {family}\n- identity: {digest}\n\n"
+        f"This page goes with every copy.\n\n## The licence in full\n\n{text(licence, folders)}\n"
+    )
+
+
+def text(licence: str, folders: Sequence[Path]) -> str:
+    """Give the full text: of the files that came with the weights, and of every licence named that is known here.
+
+    Examples
+    --------
+    >>> text("BSD-3-Clause", []).splitlines()[0]
+    '### BSD-3-Clause'
+    """
+    parts = []
+    for path in (item for folder in folders for item in sorted(folder.rglob("*")) if item.is_file()):
+        if is_licence(path):
+            content = path.read_bytes()[:_LONGEST].decode("utf-8", errors="replace").strip()
+            parts.append(f"### {path.name}, as it came with the files\n\n{content}")
+    for known in resources.files("scfm_registry.sharing").joinpath("licences").iterdir():
+        identifier = known.name.removesuffix(".txt")
+        if identifier in _words(licence):
+            parts.append(f"### {identifier}\n\n{known.read_text(encoding='utf-8').strip()}")
+    if parts:
+        return "\n\n".join(sorted(dict.fromkeys(parts)))
+    return f"The text of '{licence}' is not on record; get it from its authors." if licence else "Not on record."
+
+
+def _words(licence: str) -> set[str]:
+    """Identifiers in an SPDX expression, or at the beginning of a sentence about a licence."""
+    words = {word.strip("(),;:") for word in licence.split()}
+    return words | {word.removesuffix("-only").removesuffix("-or-later") for word in words}

@@ -1,0 +1,133 @@
+"""What a version was made from, on its way to another lab: found here, put into a bundle, and opened there."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm_lab.errors import ModelError
+from scfm_registry import files, manifest, names
+from scfm_registry.version import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from scfm_registry.reading import Reader
+    from scfm_registry.source import ResolvedSource
+    from scfm_registry.version import ModelVersion, Record
+
+TAG = "scfm.parent_digest"
+#: No chain is longer; one that is leads in circles.
+_LONGEST_CHAIN = 32
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A version that another one was made from, as a bundle tells of it."""
+
+    name: str
+    digest: str
+    family: str
+    kind: str
+    licence: str
+    commercial: bool | None
+    tags: dict[str, str]
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie in a bundle."""
+        return f"parents/{self.digest.removeprefix('sha256:')}/"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Parent:
+        """Read what :meth:`to_dict` wrote; raises whatever a document of another form gives."""
+        digest = str(said["digest"])
+        if not manifest.is_digest(digest) or said["kind"] not in KINDS:
+            raise ValueError(digest)
+        return cls(
+            name=names.check_name(said["name"]),
+            digest=digest,
+            family=str(said["family"]),
+            kind=str(said["kind"]),
+            licence=str(said["licence"]),
+            commercial={True: True, False: False, None: None}[said["commercial"]],
+            tags={str(key): str(value) for key, value in said["tags"].items()},
+        )
+
+
+def of(registry: Reader, found: ModelVersion) -> list[tuple[ModelVersion, Record]]:
+    """Versions that one was made from, nearest first.
+
+    Raises
+    ------
+    ModelError
+        One of them is not here, or they lead in a circle.
+    """
+    chain: list[tuple[ModelVersion, Record]] = []
+    digest, seen = found.tags.get(TAG, ""), {found.digest}
+    while digest:
+        if digest in seen or len(chain) >= _LONGEST_CHAIN:
+            raise ModelError(f"The lineage of {found.reference} leads in a circle, by its tag {TAG}.")
+        seen.add(digest)
+        chain.append(registry.find_digest(digest))
+        digest = chain[-1][0].tags.get(TAG, "")
+    return chain
+
+
+def places(registry: Reader, found: ModelVersion) -> dict[str, dict[str, str]]:
+    """Checked files of what a version was made from, for a process that opens it: digest → ``folder``, ``family``."""
+    store = registry._store  # noqa: SLF001 - the registry's own parts
+    return {
+        item.digest: {"folder": str(files.checked(store, item, record)), "family": item.family}
+        for item, record in of(registry, found)
+    }
+
+
+def name_for(parent: Parent, taken: list[str]) -> str:
+    """What a parent is called where its name may mean another model: its own name, or that and a part of its digest."""
+    from scfm_registry import builtin
+
+    if parent.name not in taken and parent.name not in builtin.shipped():
+        return parent.name
+    return f"{parent.name[:50]}-{parent.digest[7:15]}"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Stands for a registry while a version is opened whose parents lie in folders: checked files by digest."""
+
+    folders: Mapping[str, tuple[Path, str]]
+    """Digest → folder, id of the adapter."""
+
+    def resolve_to_open(self, reference: str) -> ResolvedSource:
+        """Find the files that ``models:/sha256:…`` means; nothing else has a meaning here.
+
+        Raises
+        ------
+        ModelError
+            They are not among the folders, or not what they were.
+        """
+        from scfm_registry.importing import config_of
+        from scfm_registry.source import ResolvedSource
+
+        digest = names.parse(reference).digest or ""
+        if digest not in self.folders:
+            raise ModelError(f"{reference} was not given.")
+        folder, adapter = self.folders[digest]
+        files.require_ok(manifest.check(folder, digest, reference), folder, reference)
+        return ResolvedSource(folder, "parent", 1, None, digest, adapter, config_of(folder))
+
+
+@contextmanager
+def beside(given: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """Open what was made from versions in these folders in the block: digest → ``folder``, ``family``."""
+    from scfm_registry import source
+
+    with source.using(Beside({key: (Path(item["folder"]), item["family"]) for key, item in given.items()})):
+        yield
