@@ -53,12 +53,13 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
 
 def rule(model: Model, options: Mapping[str, Any], seed: int) -> str:
     """The rule behind a result's choices: the model's own or its reference's, the seed where chance has a part, and options."""
+    own = model.spec.options
     if options.get("like_reference"):
         told = f"as the reference implementation chooses, seed {seed}"
     else:
         told = model.spec.determinism
-        told += "" if told.startswith("no chance") else f"; seed {seed}"
-    own = model.spec.options
+        drawn = any(options.get(name) for name, option in own.items() if option.draws)
+        told += "" if told.startswith("no chance") and not drawn else f"; seed {seed}"
     changed = [f"{k}={v!r}" for k, v in options.items() if k in own and k != "like_reference" and v != own[k].default]
     return told + (f"; options {', '.join(changed)}" if changed else "")
 

@@ -39,6 +39,7 @@ def attention_of_cells(
     from scfm_lab.inference.engine import make_batch
     from scfm_lab.models.layers import attention_layer
 
+    model.check_tokens(tokens)
     layer = attention_layer(hidden_layer, model.spec.layers, model.spec.name)
     out: list[NDArray[np.float32]] = []
     for row in range(len(tokens)):

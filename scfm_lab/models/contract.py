@@ -8,14 +8,15 @@ engine's (:mod:`scfm_lab.inference.engine`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.inference.precision import FLOAT32, Precision
+from scfm_lab.models.abilities import Able
 from scfm_lab.models.options import TakesOptions
-from scfm_lab.models.spec import ABILITIES, ModelSpec
 from scfm_lab.models.tokens import Request, States, Tokens
 from scfm_lab.models.trainable import Trainable
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import pandas as pd
     import torch
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from scfm_lab.cells.genes import Genes, Match, Vocabulary
     from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.engine import Batch
+    from scfm_lab.models.spec import ModelSpec
 
 
-class Model(TakesOptions, Trainable):
+class Model(TakesOptions, Able, Trainable):
     """Base of all families."""
 
     family: ClassVar[str]
@@ -85,12 +86,6 @@ class Model(TakesOptions, Trainable):
     """Whether :func:`scfm_lab.embed` may take a lower precision that it has verified."""
     hidden_width: int = 0
     """Width of the states between layers, where it is not the width of a cell's vector."""
-    decode_pooling: str | None = None
-    """Pooling of the vectors that :meth:`expected_counts` reads; None: as published."""
-    decode_unit: str = "counts per 10,000"
-    """What :meth:`expected_counts` predicts."""
-    attention_lead: int = 0
-    """Positions of :meth:`attention` before a cell's first token, where the model puts the cell itself there."""
 
     @property
     def name(self) -> str:
@@ -171,7 +166,21 @@ class Model(TakesOptions, Trainable):
         full = self.check_options(options)
         cells = data if isinstance(data, Cells) else self.read_cells(data, layer=layer, options=full)
         self.known_genes(cells.genes, full)
-        return self._tokenize(cells, full, seed)
+        return replace(self._tokenize(cells, full, seed), family=self.family)
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Refuse tokens that another family made: their ids mean other things.
+
+        Raises
+        ------
+        ModelError
+            If so.
+        """
+        if tokens.family not in ("", self.family):
+            raise ModelError(
+                f"These are tokens of {tokens.family}, whose ids mean nothing to {self.spec.name}; make them with this model's "
+                "tokenize."
+            )
 
     fields: tuple[str, ...] = ()
     """Columns of ``obs`` that the tokeniser reads."""
@@ -262,6 +271,7 @@ class Model(TakesOptions, Trainable):
         """
         from scfm_lab.inference.engine import encode
 
+        self.check_tokens(tokens)
         return encode(
             self,
             tokens,
@@ -310,75 +320,6 @@ class Model(TakesOptions, Trainable):
     def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:
         """:meth:`require_genes` under the family's options: a species may decide which genes are meant."""
         return self.require_genes(genes)
-
-    def require(self, ability: str) -> None:
-        """Raise unless the model can do something.
-
-        Raises
-        ------
-        ModelError
-            Naming the models that can.
-        """
-        if ability in self.spec.abilities:
-            return
-        if ability == "predict":
-            raise ModelError(
-                f"{self.spec.name} is pre-trained only and has no labels to give; fine-tune it (sl.finetune), or label cells "
-                "after a reference (sl.annotate)."
-            )
-        from scfm_lab.models.load import models_that_can
-
-        able = models_that_can(ability)
-        raise ModelError(
-            f"{self.spec.name} cannot {ABILITIES.get(ability, ability)}"
-            + (f"; models that can: {', '.join(able)}." if able else "; no model that is installed can.")
-        )
-
-    def gene_embeddings(self) -> pd.DataFrame:
-        """One row per gene (index: symbol, or Ensembl id), float32."""
-        self.require("gene_embeddings")
-        raise NotImplementedError
-
-    def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> Any:
-        """Attention between the tokens of each cell."""
-        self.require("attention")
-        raise NotImplementedError
-
-    def generate(self, n_cells: int, *, condition: Mapping[str, Any] | None = None, seed: int = 0) -> csr_matrix:
-        """Counts of cells that the model makes up, (cells, vocabulary)."""
-        self.require("generate")
-        raise NotImplementedError
-
-    def fit(self, *args: Any, **options: Any) -> Model:
-        """A new model with a basis fitted to a reference (first argument); this one stays as it is."""
-        self.require("fit")
-        raise NotImplementedError
-
-    def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Expected counts per 10,000 of some vocabulary genes given cell vectors, float32 (cells, genes)."""
-        self.require("impute")
-        raise NotImplementedError
-
-    def impute(
-        self,
-        tokens: Tokens,
-        genes: NDArray[np.int64],
-        *,
-        progress: Callable[..., None] | None = None,
-        cancel: Any = None,
-    ) -> NDArray[np.float32]:
-        """Expected counts per 10,000 (or what `decode_unit` says) of some vocabulary genes in tokenised cells.
-
-        Returns
-        -------
-        float32 (cells, genes); NaN for cells without a known gene
-        """
-        self.require("impute")
-        states = self.encode(tokens, pooling=self.decode_pooling, progress=progress, cancel=cancel)
-        seen = np.isfinite(states.cell).all(axis=1)
-        out = np.full((len(tokens), len(genes)), np.nan, dtype=np.float32)
-        out[seen] = self.expected_counts(states.cell[seen], genes)
-        return out
 
     def to(self, device: str = "auto", precision: str = "auto") -> Model:
         """Move to a device; ``"auto"`` takes CUDA, then MPS, then the CPU.

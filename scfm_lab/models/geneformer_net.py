@@ -140,11 +140,11 @@ def published_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     Files of parallel training, of a bare ``BertModel`` and of TensorFlow's time spell some names
     differently.
     """
-    bare = not any(re.match(r"(module\.)*(bert|cls)\.", key) for key in tensors)
+    bare = not any(re.match(r"((module|_orig_mod)\.)*(bert|cls)\.", key) for key in tensors)
     out: dict[str, Tensor] = {}
     aside = []
     for key, tensor in tensors.items():
-        name = re.sub(r"^(module\.)+", "", key)
+        name = re.sub(r"^((module|_orig_mod)\.)+", "", key)
         if bare and name.startswith(("embeddings.", "encoder.", "pooler.")):
             name = "bert." + name
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)

@@ -163,6 +163,11 @@ def state_embeddings(
         State of each cell.
     statistic
         ``"mean"`` or ``"median"``.
+
+    Raises
+    ------
+    DataError
+        If the model sees a gene in no cell of a state.
     """
     names = np.asarray([str(s) for s in states], dtype=object)
     if len(names) != len(tokens):
@@ -170,6 +175,12 @@ def state_embeddings(
     if statistic not in ("mean", "median"):
         raise DataError(f"statistic is {statistic!r}; it is 'mean' or 'median'.")
     vectors = model.encode(tokens, hidden_layer=hidden_layer).cell
+    seen = np.isfinite(vectors).all(axis=1)
+    empty = sorted(set(names) - set(names[seen]))
+    if empty:
+        raise DataError(
+            f"{model.spec.name} sees a gene in no cell of the state {str(empty[0])!r}; leave that state out."
+        )
     pool = np.nanmean if statistic == "mean" else np.nanmedian
     return {str(name): pool(vectors[names == name], axis=0).astype(np.float32) for name in sorted(set(names))}
 

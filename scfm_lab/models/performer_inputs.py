@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.counts import TOTAL_COLUMN
-from scfm_lab.errors import Cancelled, ModelError
+from scfm_lab.errors import Cancelled, DataError, ModelError
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.converted import is_converted, stored
 from scfm_lab.models.published import PublishedMatch, SymbolVocabulary, symbol_vocabulary
@@ -200,12 +200,17 @@ def run_groups(
     ------
     Cancelled
         If `cancel` was set; at most one more batch is run.
+    DataError
+        If a batch would hold no cell.
     """
     import torch
 
     from scfm_lab.inference.engine import _turn, make_batch
     from scfm_lab.models.products import running
 
+    model.check_tokens(tokens)
+    if size < 1:
+        raise DataError(f"batch_size is {size}; a batch holds at least one cell.")
     visible = np.flatnonzero(tokens.genes_seen > 0)
     done = len(tokens) - len(visible)
     if progress is not None:

@@ -188,6 +188,20 @@ class PublishedModel(Model):
         )
 
 
+def check_ids(genes: NDArray[np.integer], n: int, name: str) -> None:
+    """Refuse vocabulary ids that a model does not have.
+
+    Raises
+    ------
+    GenesError
+        Naming the first.
+    """
+    ids = np.asarray(genes)
+    wrong = ids[(ids < 0) | (ids >= n)]
+    if len(wrong):
+        raise GenesError(f"{name} has no gene {int(wrong[0]):,}: ids of its vocabulary are 0 to {n - 1:,}.")
+
+
 def ortholog_option(default: bool = False) -> Option:
     """The option by which users ask for orthologs."""
     return Option(bool, default, "Read mouse genes through their one-to-one human orthologs.")

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
+from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.files import sha256
-from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
-from scfm_lab.models.published import PublishedModel, ortholog_option, take_orthologs
+from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries
+from scfm_lab.models.published import ortholog_option, take_orthologs
+from scfm_lab.models.scfoundation_readouts import Readouts
 from scfm_lab.models.spec import ModelSpec, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
     import torch
     from anndata import AnnData
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from scfm_lab.models.tokens import Request, Tokens
 
 POOLINGS = ("all", "max", "mean")
-CELL, GENE = "cell", "gene"
+CELL = "cell"
 _NAMES = {"ce": CELL}
 """The reference's names of versions, where they are not those of its file."""
 
 
-class ScFoundation(PublishedModel):
+class ScFoundation(Readouts):
     """scFoundation with published weights."""
 
     family = "scfoundation"
@@ -61,8 +61,9 @@ class ScFoundation(PublishedModel):
         self.orthologs = orthologs
         self.fields = (TOTAL_COLUMN,)
         self._nets: dict[str, ScFoundationNet] = {}
-        net = self._net(self._version(0, CELL))
-        shape = self.weights[self._version(0, CELL)].shape
+        # A file may come without the weights for cell vectors; its sizes are those of any other set.
+        first = CELL if CELL in self.weights else next(iter(self.weights))
+        net, shape = self._net(first), self.weights[first].shape
         width = int(shape["encoder"]["width"])
         versions = (None, *_NAMES, *self.weights)
         self.spec = ModelSpec(
@@ -223,6 +224,14 @@ class ScFoundation(PublishedModel):
         """Bulk samples are scaled to the median of those given."""
         return super().cells_alone(options) and (options or {}).get("input_type") != "bulk"
 
+    def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The options, completed; a depth that cannot be read is refused, also where nothing asks for it."""
+        from scfm_lab.models.scfoundation_tokens import Target
+
+        full = super().check_options(options)
+        Target.parse(full["tgthighres"])
+        return full
+
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         from scfm_lab.models.scfoundation_tokens import tokenize
 
@@ -254,140 +263,6 @@ class ScFoundation(PublishedModel):
         net, ids, values = self._inputs(batch, CELL)
         states = net.encode(ids, values, batch.lengths, n_layers=n_layers)
         return pool(states, batch.lengths, pooling), states if request.genes else None
-
-    # --- the decoder -------------------------------------------------------------------
-
-    def gene_states(
-        self,
-        tokens: Tokens,
-        *,
-        genes: Sequence[str] | NDArray[np.int64] | None = None,
-        batch_size: int = 1,
-        progress: Callable[..., None] | None = None,
-        cancel: Any = None,
-    ) -> NDArray[np.float32]:
-        """States of genes in each cell, from the decoder: contextual gene embeddings.
-
-        Parameters
-        ----------
-        genes
-            Symbols, or vocabulary ids; None: all of the model's (at the published size 39 MB a cell).
-        batch_size
-            Cells that are decoded together; changes results only with the option ``like_reference``.
-
-        Returns
-        -------
-        float32 (cells, genes, decoder width); NaN for cells without a known gene
-
-        Raises
-        ------
-        GenesError
-            If a gene is unknown to the model.
-        DataError
-            If the result would not fit the memory that is free.
-        """
-        ids = self._gene_ids(genes)
-        width = int(self.weights[next(iter(self.weights))].shape["decoder"]["width"])
-        out = self._room((len(tokens), len(ids), width))
-
-        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-            out[rows] = self._decoded(batch, ids)[1].float().cpu().numpy()
-
-        run_groups(self, tokens, batch_size, step, progress=progress, cancel=cancel)
-        return out
-
-    def gene_expression(
-        self,
-        tokens: Tokens,
-        *,
-        genes: Sequence[str] | NDArray[np.int64] | None = None,
-        batch_size: int = 1,
-        progress: Callable[..., None] | None = None,
-        cancel: Any = None,
-    ) -> NDArray[np.float32]:
-        """Expected expression of genes in each cell at the read depth aimed at, as the network gives it.
-
-        Parameters are those of :meth:`gene_states`.
-
-        Returns
-        -------
-        float32 (cells, genes)
-            On the scale of the training targets, ln(1 + counts per 10,000); NaN for cells without a known gene.
-        """
-        ids = self._gene_ids(genes)
-        out = self._room((len(tokens), len(ids)))
-
-        def step(batch: Batch, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-            net, states = self._decoded(batch, ids)
-            out[rows] = net.final(states).float().cpu().numpy()
-
-        run_groups(self, tokens, batch_size, step, progress=progress, cancel=cancel)
-        return out
-
-    def impute(
-        self,
-        tokens: Tokens,
-        genes: NDArray[np.int64],
-        *,
-        progress: Callable[..., None] | None = None,
-        cancel: Any = None,
-    ) -> NDArray[np.float32]:
-        """Expected counts per 10,000 of some vocabulary genes: exp(:meth:`gene_expression`) − 1, not below 0."""
-        found = self.gene_expression(tokens, genes=genes, progress=progress, cancel=cancel)
-        return np.expm1(np.maximum(found, 0))
-
-    def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Not to be had from cell vectors: scFoundation's decoder reads tokens.
-
-        Raises
-        ------
-        ModelError
-            Always, with what to use instead.
-        """
-        raise ModelError(
-            "scfoundation predicts expression from tokens, not from cell vectors; use model.impute or sl.impute."
-        )
-
-    def _decoded(self, batch: Batch, ids: NDArray[np.int64]) -> tuple[ScFoundationNet, torch.Tensor]:
-        import torch
-
-        net, positions, values = self._inputs(batch, GENE)
-        states = net.decode(
-            positions,
-            values,
-            batch.lengths,
-            batch.cell["depths"],
-            torch.as_tensor(ids, device=positions.device),
-            shared=bool(batch.cell["like_reference"].any()),
-        )
-        return net, states
-
-    def _gene_ids(self, genes: Sequence[str] | NDArray[np.int64] | None) -> NDArray[np.int64]:
-        if genes is None:
-            return np.arange(len(self.vocabulary))
-        if isinstance(genes, np.ndarray) and genes.dtype.kind in "iu":
-            return genes.astype(np.int64)
-        found = []
-        for gene in genes:
-            hit = self.vocabulary.id_of(str(gene))
-            if hit is None:
-                raise GenesError(
-                    f"scfoundation does not know the gene {gene!r}." + did_you_mean(str(gene), self.vocabulary.names)
-                )
-            found.append(hit)
-        return np.array(found, dtype=np.int64)
-
-    @staticmethod
-    def _room(shape: tuple[int, ...]) -> NDArray[np.float32]:
-        from scfm_lab.inference.hardware import GIB, Hardware
-
-        need, free = 4 * float(np.prod(shape, dtype=np.float64)) / GIB, Hardware.detect().free_gib
-        if need > 0.8 * free:
-            raise DataError(
-                f"{' × '.join(f'{n:,}' for n in shape)} numbers would take {need:.1f} GiB of the {free:.1f} GiB that are "
-                "free; name the genes you need with genes=, or take fewer cells at a time."
-            )
-        return np.full(shape, np.nan, dtype=np.float32)
 
     # --- genes -------------------------------------------------------------------------
 

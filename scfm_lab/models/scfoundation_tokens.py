@@ -141,7 +141,7 @@ def _single(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Values, S and T of single cells."""
     if given == "A":
-        total = np.asarray(cells.fields[TOTAL], dtype=np.float64)
+        total = _totals(cells, now)
     elif given == "T":
         total = np.asarray(before.sum(axis=1, dtype=np.float64)).ravel()
     else:
@@ -149,6 +149,29 @@ def _single(
     values = now.data if given != "F" else _log1p(now, library / SCALE)
     safe = np.where(total > 0, total, 1.0)
     return values, np.log10(safe), np.where(total > 0, target.of(safe), 0.0)
+
+
+def _totals(cells: Cells, values: csr_matrix) -> NDArray[np.float64]:
+    """Totals that were given with normalised cells.
+
+    Raises
+    ------
+    DataError
+        If they are no numbers, or a cell that expresses genes has none above 0.
+    """
+    told = np.asarray(cells.fields[TOTAL])
+    if told.dtype.kind not in "iuf":
+        raise DataError(
+            f"pre_normalized='A' takes each cell's total from obs[{TOTAL!r}], which holds no numbers; put totals there."
+        )
+    total = told.astype(np.float64)
+    bad = ~np.isfinite(total) | ((total <= 0) & (np.diff(values.indptr) > 0))
+    if bad.any():
+        raise DataError(
+            f"pre_normalized='A' takes each cell's total from obs[{TOTAL!r}], which is {told[bad][0]} for cell "
+            f"{cells.names[bad][0]!r}; totals are numbers above 0."
+        )
+    return total
 
 
 def _bulk(

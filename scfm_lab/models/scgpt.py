@@ -18,6 +18,7 @@ from scfm_lab.models.converted import is_stored, listed
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
 from scfm_lab.models.published import (
     PublishedModel,
+    check_ids,
     ortholog_option,
     overridden,
     symbol_vocabulary,
@@ -309,9 +310,15 @@ class ScGPT(PublishedModel):
         Returns
         -------
         float32 (cells, genes), on the scale of the bins 0 to 50, as the network gives them (also below 0)
+
+        Raises
+        ------
+        GenesError
+            If there is no such id.
         """
         import torch
 
+        check_ids(genes, len(self.vocabulary), "scgpt")
         with torch.inference_mode():
             vectors = torch.as_tensor(np.asarray(cell)).to(self.device, self.net.dtype)
             found = self.net.mvc(vectors, torch.as_tensor(np.asarray(genes), device=self.device))

@@ -104,7 +104,7 @@ def canonical_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     """Tensors under one set of names, and the names of those that no embedding reads.
 
     Published files (flash-attention), files saved without it, files of version 0.2.5 and of
-    parallel training call the same attention differently; the layout is the same.
+    parallel training or ``torch.compile`` call the same attention differently; the layout is the same.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def canonical_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     out: dict[str, Tensor] = {}
     aside = []
     for key, tensor in tensors.items():
-        name = re.sub(r"^(module\.)+", "", key)
+        name = re.sub(r"^((module|_orig_mod)\.)+", "", key)
         name = name.replace(".self_attn._impl.", ".self_attn.")
         name = re.sub(r"\.self_attn\.Wqkv\.(weight|bias)$", r".self_attn.in_proj_\1", name)
         if name.startswith(_ASIDE) or name.endswith(".num_batches_tracked"):

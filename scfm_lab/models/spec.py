@@ -42,6 +42,8 @@ class Option:
     choices: tuple[Any, ...] = ()
     optional: bool = False
     """Whether None means something too (always, where it is the default)."""
+    draws: bool = False
+    """Whether chance, and so the seed, has a part in the vectors where it is on."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Tokens:
     measured
         Vocabulary ids that the dataset measures; None: all. Parameter-free models tell
         a gene that was not measured from one that was not seen.
+    family
+        Family of the model that made them; ``""``: not told.
     """
 
     ids: NDArray[np.int64]
@@ -45,6 +47,7 @@ class Tokens:
     cell: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
     measured: NDArray[np.int64] | None = None
+    family: str = ""
 
     def __post_init__(self) -> None:
         if len(self.offsets) == 0 or self.offsets[-1] != len(self.ids):
@@ -104,6 +107,7 @@ def joined(parts: list[Tokens]) -> Tokens:
         values=np.concatenate(values) if values else None,
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         cell={name: np.concatenate([part.cell[name] for part in parts]) for name in parts[0].cell},
+        family=parts[0].family,
     )
 
 

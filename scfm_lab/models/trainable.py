@@ -171,6 +171,7 @@ def head_inputs(
     from scfm_lab.inference.engine import TOKENS_PER_BATCH, _turn, batches, make_batch
     from scfm_lab.models.products import running
 
+    model.check_tokens(tokens)
     device = torch.device(model.device)
     visible = np.flatnonzero(tokens.genes_seen > 0)
     done = len(tokens) - len(visible)

@@ -25,7 +25,7 @@ from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.transcriptformer_files import Settings, TfFiles
 from scfm_lab.models.transcriptformer_genes import as_vocabulary, token_ids
 from scfm_lab.models.transcriptformer_readouts import Readouts
-from scfm_lab.models.transcriptformer_tokens import gene_tokens
+from scfm_lab.models.transcriptformer_tokens import check_reading, gene_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,13 +151,20 @@ class TranscriptFormer(Readouts):
         if "pretrained_embedding" in own:  # the reference's name for it in its configuration
             given.setdefault("pretrained_embedding", own.pop("pretrained_embedding"))
         found = TfFiles.find(path, given)
-        surgery = own.pop("surgery", "reference")
+        surgery = own.pop("surgery", None)
+        if surgery is not None and not found.pretrained:
+            raise ModelError(
+                f"config={{'surgery': {surgery!r}}} says how protein embeddings of other species are used, and none are given; name "
+                "them with files={'pretrained_embedding': …}, or leave it out."
+            )
+        surgery = surgery or "reference"
         settings = Settings.read(read_config(found.config.parent, found.config.name), found.config, own)
         aux = tf_files.read_aux(found, settings)
         tensors = read_tensors(found.weights)
         if TABLE not in tensors or tensors[TABLE].ndim != 2:
             raise not_of(found.weights, "TranscriptFormer", TABLE, tensors, tf_files.WEIGHTS_FILE)
         settings.check_layers(tensors, found)
+        settings.check_widths({name: tuple(value.shape) for name, value in tensors.items()}, found)
         ids = token_ids(found, settings, tensors[TABLE], surgery)
         n_tokens, width = tensors[TABLE].shape
         with torch.device("meta"):
@@ -217,6 +224,12 @@ class TranscriptFormer(Readouts):
         return pd.DataFrame(table, index=pd.Index(self.vocabulary.ensembl, name="gene"))
 
     # --- tokens ------------------------------------------------------------------------
+
+    def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The options, completed; orders and scales that contradict each other or mean nothing are refused."""
+        full = super().check_options(options)
+        check_reading(full)
+        return full
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         made = gene_tokens(cells, self.known_genes(cells.genes, options), options, self.settings.seq_len, seed)
@@ -328,7 +341,9 @@ def _options(aux: Mapping[str, Any], settings: Settings, surgery: str) -> dict[s
             ("columns", "vocabulary"),
         ),
         "sort_genes": Option(bool, False, "Read genes from most to fewest counts; ties stay in order."),
-        "randomize_genes": Option(bool, False, "Read genes in an order hashed from the cell, the gene and the seed."),
+        "randomize_genes": Option(
+            bool, False, "Read genes in an order hashed from the cell, the gene and the seed.", draws=True
+        ),
         "min_expressed_genes": Option(int, 0, "Cells that express fewer known genes get no vector."),
         "like_reference": Option(
             bool,

@@ -122,6 +122,20 @@ class Settings:
                 f"{files.config} says num_layers = {self.num_layers:,}, the weights in {files.weights} hold {len(held)} layers."
             )
 
+    def check_widths(self, shapes: Mapping[str, tuple[int, ...]], files: TfFiles) -> None:
+        """Refuse far larger layers than the weights hold, before anything of that size is made."""
+        for name, tensor in (
+            ("embed_dim", "gene_embeddings.mlp.layers.0.bias"),
+            ("model_dim", "transformer_encoder.encoder_layers.0.linear1.weight"),
+            ("gene_head_hidden_dim", "gene_id_head.layers.0.bias"),
+        ):
+            told, held = getattr(self, name), shapes.get(tensor, (0,))[0]
+            # What differs a little is told by the names of its tensors.
+            if held and told > 64 * held:
+                raise ModelError(
+                    f"{files.config} says {name} = {told:,}, the weights in {files.weights} hold {held:,} ({tensor})."
+                )
+
 
 def _typed(name: str, value: Any, where: Path) -> Any:
     kind = {f.name: str(f.type) for f in fields(Settings)}[name]

@@ -184,6 +184,7 @@ class Readouts(PublishedModel):
 
         from scfm_lab.inference.engine import make_batch
 
+        self.check_tokens(tokens)
         seen = np.flatnonzero(tokens.genes_seen > 0)
         with torch.inference_mode():
             for start in range(0, len(seen), cells):

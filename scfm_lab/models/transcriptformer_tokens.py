@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.digest import uniforms
+from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,29 @@ class GeneTokens:
     """Known genes that each cell expresses, before it is cut."""
     lost: NDArray[np.float32]
     """Share of the counts on known genes that is cut off."""
+
+
+def check_reading(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other, or that no count could be read with.
+
+    Raises
+    ------
+    ModelError
+        Naming the option.
+    """
+    if options["sort_genes"] and options["randomize_genes"]:
+        raise ModelError("sort_genes and randomize_genes ask for two orders of the same genes; choose one.")
+    clip, scale = options["clip_counts"], options["normalize_to_scale"]
+    if clip is not None and not clip > 0:
+        raise ModelError(
+            f"clip_counts is {clip}, above which no count is read; give a positive number, or None to clip nothing."
+        )
+    if not 0 <= scale < np.inf:
+        raise ModelError(
+            f"normalize_to_scale is {scale}; give the sum that counts are scaled to, or 0 to leave them as they are."
+        )
+    if options["min_expressed_genes"] < 0:
+        raise ModelError(f"min_expressed_genes is {options['min_expressed_genes']}; it is at least 0.")
 
 
 def gene_tokens(cells: Cells, match: Match, options: Mapping[str, Any], seq_len: int, seed: int) -> GeneTokens:

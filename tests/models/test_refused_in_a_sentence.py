@@ -1,0 +1,183 @@
+"""Options, files and tokens that cannot mean anything are refused in a sentence, before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import writers
+import writers_performer
+from families import write_family
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError, GenesError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+@pytest.fixture
+def scf(every_opened: Callable[[str], Any]) -> Any:
+    return every_opened("scfoundation")
+
+
+@pytest.fixture
+def tf(every_opened: Callable[[str], Any]) -> Any:
+    return every_opened("transcriptformer")
+
+
+@pytest.fixture
+def cells(pbmc68k: AnnData) -> AnnData:
+    return pbmc68k[::250].copy()
+
+
+# --- tokens and ids ------------------------------------------------------------------------------
+
+
+def test_tokens_of_another_family_are_refused(every_opened: Callable[[str], Any], scf: Any, cells: AnnData) -> None:
+    scgpt, scbert = every_opened("scgpt"), every_opened("scbert")
+    tokens = scf.tokenize(cells)
+    for call in (scgpt.encode, scgpt.attention, scbert.encode, scbert.token_logits):
+        with pytest.raises(ModelError, match="tokens of scfoundation"):
+            call(tokens)
+    with pytest.raises(ModelError, match="tokens of scgpt"):
+        scf.gene_expression(scgpt.tokenize(cells), genes=np.array([1]))
+    # Also of some of the cells, and of tokens that do not say.
+    with pytest.raises(ModelError, match="tokens of scfoundation"):
+        scgpt.encode(tokens.take(np.array([0])))
+
+
+def test_ids_that_are_none_and_batches_of_no_cell_are_refused(
+    every_opened: Callable[[str], Any], scf: Any, cells: AnnData
+) -> None:
+    tokens, scgpt = scf.tokenize(cells), every_opened("scgpt")
+    for wrong in (99_999, -1):
+        with pytest.raises(GenesError, match="0 to"):
+            scf.gene_expression(tokens, genes=np.array([0, wrong]))
+        with pytest.raises(GenesError, match="0 to"):
+            scgpt.decode_cells(np.zeros((1, scgpt.spec.width), np.float32), np.array([0, wrong]))
+    with pytest.raises(DataError, match="at least one cell"):
+        scf.gene_states(tokens, genes=np.array([0]), batch_size=0)
+
+
+def test_a_state_of_cells_that_nobody_sees_has_no_vector(every_opened: Callable[[str], Any], cells: AnnData) -> None:
+    model = every_opened("geneformer_v2")
+    cells.X = cells.X.multiply(np.array([[1], [0], [1]])).tocsr()
+    tokens = model.tokenize(cells)
+    with pytest.raises(DataError, match="'gone'"):
+        model.state_embeddings(tokens, ["here", "gone", "here"])
+    assert set(model.state_embeddings(tokens, ["here", "here", "here"])) == {"here"}
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"normalize_to_scale": -1.0}, "normalize_to_scale is -1"),
+        ({"clip_counts": -1.0}, "clip_counts is -1"),
+        ({"clip_counts": 0.0}, "clip_counts is 0"),
+        ({"sort_genes": True, "randomize_genes": True}, "two orders"),
+        ({"min_expressed_genes": -2}, "at least 0"),
+    ],
+)
+def test_readings_that_mean_nothing_are_refused(options: dict[str, Any], said: str, tf: Any, cells: AnnData) -> None:
+    with pytest.raises(ModelError, match=said):
+        sl.embed(cells, tf, options=options, progress=False)
+
+
+def test_orders_drawn_with_two_seeds_are_two_rules(tf: Any, cells: AnnData) -> None:
+    def embedded(key: str, seed: int) -> str:
+        options = {"randomize_genes": True}
+        result = sl.embed(cells, tf, options=options, seed=seed, key_added=key, progress=False)
+        return str(result.provenance["rule"])
+
+    first = embedded("A", 1)
+    with pytest.warns(UserWarning, match="different rules"):
+        second = embedded("B", 2)
+    assert "seed 1" in first
+    assert "seed 2" in second
+    del cells.obsm["A"], cells.obsm["B"]
+    plain = sl.embed(cells, tf, progress=False)
+    assert "seed" not in plain.provenance["rule"]
+
+
+def test_surgery_needs_something_to_be_done_with(tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("transcriptformer", tmp_path, pbmc68k)
+    for kind in ("foo", "corrected"):
+        with pytest.raises(ModelError, match="pretrained_embedding"):
+            family.open(config={"surgery": kind})
+
+
+@pytest.mark.parametrize("name", ["embed_dim", "model_dim", "gene_head_hidden_dim"])
+def test_layers_of_absurd_width_are_refused_before_they_are_made(name: str, tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("transcriptformer", tmp_path, pbmc68k)
+    path = family.path / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["model_config"][name] = 3_999_999_999
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"{name} = 3,999,999,999, the weights in"):
+        family.open()
+
+
+def test_depths_and_totals_that_are_none_are_refused(scf: Any, cells: AnnData) -> None:
+    for kind in ("bulk", "singlecell"):
+        with pytest.raises(ModelError, match="'garbage'"):
+            sl.embed(cells, scf, options={"input_type": kind, "tgthighres": "garbage"}, progress=False)
+    for totals, said in (
+        (["a", "b", "c"], "holds no numbers"),
+        ([5.0, 0.0, 7.0], "is 0.0 for cell"),
+        ([5.0, np.inf, 7.0], "is inf"),
+    ):
+        cells.obs["total_counts"] = totals
+        with pytest.raises(DataError, match=said):
+            sl.embed(cells, scf, options={"pre_normalized": "A"}, progress=False)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_scfoundation_without_its_cell_weights_opens_and_says_so_when_asked_for_cells(
+    tmp_path: Path, cells: AnnData
+) -> None:
+    genes = sorted(cells.var_names[:200])
+    path = writers_performer.write_scfoundation(tmp_path / "models" / "models.ckpt", genes, sets=("gene", "rde"))
+    model = sl.load_model(path, device="cpu", precision="float32")
+    with pytest.raises(ModelError, match=r"no weights 'cell'; it has gene, rde.*options=.*version"):
+        sl.embed(cells, model, progress=False)
+    assert np.isfinite(sl.embed(cells, model, options={"version": "rde"}, progress=False).vectors).all()
+    assert np.isfinite(model.gene_expression(model.tokenize(cells), genes=np.array([0, 1]))).all()
+
+
+def test_notes_beside_scfoundations_sets_are_passed_over_and_other_tensors_are_not(
+    tmp_path: Path, cells: AnnData
+) -> None:
+    genes = sorted(cells.var_names[:200])
+
+    def write(name: str, more: dict[str, Any]) -> Path:
+        return writers_performer.write_scfoundation(
+            tmp_path / name / "models" / "models.ckpt", genes, change=lambda c: c.update(more)
+        )
+
+    noted = sl.load_model(write("noted", {"epoch": 3, "note": "x", "losses": [0.5]}), device="cpu")
+    assert list(noted.weights) == ["cell", "rde", "gene"]
+    with pytest.raises(ModelError, match="should be sets"):
+        sl.load_model(write("more", {"extra": {"weight": torch.zeros(2)}}), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["scgpt", "geneformer"])
+def test_names_of_compiled_models_are_understood(name: str, tmp_path: Path, pbmc68k: AnnData) -> None:
+    def compiled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {f"_orig_mod.{key}": tensor for key, tensor in tensors.items()}
+
+    write = writers.write_scgpt if name == "scgpt" else writers.write_geneformer
+    plain, other = write(tmp_path / "plain", pbmc68k), write(tmp_path / "compiled", pbmc68k, change=compiled)
+    one, two = (sl.load_model(folder, device="cpu", precision="float32") for folder in (plain, other))
+    np.testing.assert_array_equal(one.gene_embeddings(), two.gene_embeddings())
