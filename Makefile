@@ -6,13 +6,14 @@ VENV  := $(if $(SCFM_VENV),$(SCFM_VENV),.venv)
 OUT   ?= scfm-lab-report.html
 export PYTHON
 
-.PHONY: help demo lab test setup clean
+.PHONY: help demo lab test test-thorough setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the main job on bundled cells, and one HTML report ($(OUT))"
 	@echo "make lab     JupyterLab on the first tutorial"
-	@echo "make test    every check"
+	@echo "make test    every check that runs on every change"
+	@echo "make test-thorough    what is too long for that: before a release"
 	@echo "make setup   only the virtual environment, with all that the checks need"
 	@echo "make clean   removes the virtual environment and what the checks left"
 
@@ -27,6 +28,10 @@ lab:
 test:
 	@sh scripts/setup.sh all
 	@SCFM_VENV="$(VENV)" sh scripts/checks.sh
+
+test-thorough:
+	@sh scripts/setup.sh all
+	@"$(VENV)/bin/pytest" -m thorough
 
 setup:
 	@sh scripts/setup.sh all

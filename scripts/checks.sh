@@ -69,8 +69,10 @@ fi
 alone="browser or tutorial or alone"
 workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 [ "$workers" -le 8 ] || workers=8
-run "tests, side by side (pytest)" env OMP_NUM_THREADS=1 pytest -n "$workers" --dist loadfile -m "not ($alone)" "$@"
-run "tests, one at a time (pytest)" pytest -m "$alone" "$@"
+# What is marked thorough says the same at length, and has a run of its own before a release (make test-thorough).
+run "tests, side by side (pytest)" \
+  env OMP_NUM_THREADS=1 pytest -n "$workers" --dist loadfile -m "not ($alone or thorough)" "$@"
+run "tests, one at a time (pytest)" pytest -m "($alone) and not thorough" "$@"
 
 if [ -n "$failed" ]; then
   printf '\nFailed: %s.\n' "${failed%,}"

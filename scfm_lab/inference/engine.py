@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
 _CELLS_PER_BATCH = 1_024
-_TRIM_EVERY = 64
+_TRIM_EVERY = 4
 
 #: Tokens of a batch, where a plan says so; None: what is fast on the device.
 planned_tokens: ContextVar[int | None] = ContextVar("planned_tokens", default=None)

@@ -205,7 +205,7 @@ class Starter(Model):
 
     def batch_bytes(self, tokens: int, longest: int) -> int:
         """As measured: cells are padded, values scale and shift their genes, and attention reads under a mask."""
-        return 4 * tokens * (40 * self.spec.width + longest)
+        return 4 * tokens * (24 * self.spec.width + longest)
 
     def gene_embeddings(self) -> pd.DataFrame:
         """Embedding of each gene's token, float32, genes × width (index: symbol, or Ensembl id)."""

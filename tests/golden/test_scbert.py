@@ -21,7 +21,6 @@ from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import Cancelled, ModelError
 from scfm_lab.models.scbert import ScBert
 from scfm_lab.models.scbert_tokens import log2_normalised
-from scfm_lab.testing import check_model
 
 if TYPE_CHECKING:
     from scfm_lab.models.scbert_net import ScBertNet
@@ -106,16 +105,22 @@ def test_normalised_values_are_the_references(pretrained, cells, expected, kept)
     ],
 )
 def test_cell_vectors_are_the_references_on_one_cell_at_a_time(pretrained, cells, expected, kept, pooling, name):
-    result = sl.embed(cells, pretrained, pooling=pooling, progress=False, copy=True)
-    agree(result.vectors[kept], expected[name])
+    # All cells once, as published; the other ways to pool the same states on some.
+    some = slice(None) if pooling is None else slice(8)
+    result = sl.embed(cells[some].copy(), pretrained, pooling=pooling, progress=False, copy=True)
+    agree(result.vectors[kept[some]], expected[name][: kept[some].sum()])
     assert np.isfinite(result.vectors).all(), "nothing is left out unless it is asked for"
 
 
 @pytest.mark.golden
 def test_like_reference_leaves_out_cells_of_few_genes_and_says_so(pretrained, cells, expected, kept):
+    # The cells that are left out, and some that are not.
+    shown = np.flatnonzero(~kept | (np.cumsum(kept) <= 8))
+    cells, wanted = cells[shown].copy(), expected["cell_embedding_mean"][:8]
+    kept = kept[shown]
     result = sl.embed(cells, pretrained, like_reference=True, progress=False, copy=True)
     assert np.isnan(result.vectors[~kept]).all()
-    agree(result.vectors[kept], expected["cell_embedding_mean"])
+    agree(result.vectors[kept], wanted)
     assert "3 cells have no vector because the reference leaves them out" in result.summary()
 
 
@@ -155,6 +160,7 @@ def test_the_classes_are_the_references(finetuned, cells, expected, kept):
 
 @pytest.mark.golden
 def test_a_threshold_leaves_unsure_cells_without_a_class(finetuned, cells):
+    cells = cells[:8]
     plain = finetuned.predict(cells.copy(), progress=False)
     limit = float(np.median(plain.confidence))
     strict = finetuned.predict(cells.copy(), threshold=limit, progress=False)
@@ -268,10 +274,6 @@ def test_the_library_is_that_of_all_genes_where_it_is_known(model, few):
     del few.obs["total_counts_all_genes"]
     np.testing.assert_array_equal(model.tokenize(few).ids, like.ids)
     assert whole.ids.sum() < like.ids.sum()
-
-
-def test_the_model_keeps_the_contract(model):
-    assert check_model(model).passed
 
 
 def test_a_vector_depends_on_its_cell_alone(model, few):

@@ -108,7 +108,8 @@ def in_raw(path: Path, adata: ad.AnnData) -> ad.AnnData:
 )
 def test_vectors_are_those_of_memory_wherever_the_counts_lie(home, pbmc68k, tmp_path, plain, opened):
     source = opened(tmp_path, pbmc68k)
-    for name in MODELS:
+    # How counts are read does not depend on the model.
+    for name in MODELS if opened in (backed, lazy) else MODELS[:1]:
         result = sl.embed(source, name, progress=False, cache=False, chunk_size=97)
         np.testing.assert_allclose(result.vectors, plain[name], atol=1e-5, rtol=0)
         if isinstance(source, ad.AnnData):
@@ -130,6 +131,7 @@ def test_the_audit_of_parts_is_that_of_all(home, pbmc68k, cells):
 
 
 def test_cells_that_no_model_sees_have_nan_in_every_part(home, pbmc68k, tmp_path):
+    pbmc68k = pbmc68k[:300].copy()
     dense = pbmc68k.X.toarray()
     dense[:150] = 0
     pbmc68k.X = dense

@@ -152,7 +152,7 @@ def test_gene_table_covers_what_was_trained_on(shared_data: Path, vocabulary: Vo
     assert shares["pbmc3k_raw"] > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_gene_table_is_made_again_to_the_byte(shared_data: Path) -> None:
     from scfm_lab.training.vocabulary import build, to_bytes
 
@@ -162,7 +162,7 @@ def test_gene_table_is_made_again_to_the_byte(shared_data: Path) -> None:
 # ------------------------------------------------------------------------------------------ bases
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["pca", "sctop"])
 def test_shipped_bases_are_what_the_code_fits(name: str, shared_data: Path, vocabulary: Vocabulary) -> None:
     """To half precision for the components, whose sign is free; to single precision otherwise."""

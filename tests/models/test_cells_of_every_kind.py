@@ -17,7 +17,9 @@ from scfm_lab.testing import check_model
 
 
 def test_it_keeps_the_contract(model, few):
-    check_model(model, adata=few)
+    report = check_model(model, adata=few)
+    if model.spec.family == "scfm.transcriptformer":
+        assert "reads genes in an order" in report.summary()
 
 
 def test_one_cell_one_vector_whatever_stands_beside_it(model, few):

@@ -157,12 +157,14 @@ def geneformer(request, tmp_path_factory, _pbmc68k):
 def test_a_models_own_perturbation_takes_a_precision_that_keeps_its_effects(geneformer, pbmc68k):
     exact = sl.load_model(geneformer, device="cpu", precision="float32")
     model = sl.load_model(geneformer, device="cpu", precision="auto")
-    tokens = exact.tokenize(pbmc68k[:40].copy())
+    faster = bool(p.candidates(model, exact.tokenize(pbmc68k[:2].copy())))
+    # Where no lower precision is faster, there is nothing to try on many cells.
+    tokens = exact.tokenize(pbmc68k[: 40 if faster else 4].copy())
     genes = np.bincount(tokens.ids[tokens.ids > 4]).argsort()[::-1][:12].tolist()
     truth, found = (m.perturb_each(tokens, "delete", genes=genes) for m in (exact, model))
     assert (truth.precision, truth.precision_found) == ("float32", {})
     told = found.precision_found
-    if not p.candidates(model, tokens):
+    if not faster:
         assert (found.precision, told) == ("float32", {}), "no lower precision is faster on this machine"
         return
     holds = told["precision_effect_error"] <= p.MAX_EFFECT_ERROR and told["precision_speedup"] >= 1.3
@@ -177,7 +179,8 @@ def test_a_models_own_perturbation_takes_a_precision_that_keeps_its_effects(gene
 
 def test_few_perturbed_cells_are_not_worth_a_trial(geneformer, pbmc68k):
     model = sl.load_model(geneformer, device="cpu", precision="auto")
-    found = model.perturb_each(model.tokenize(pbmc68k[:1].copy()), "delete")
+    tokens = model.tokenize(pbmc68k[:1].copy())
+    found = model.perturb_each(tokens, "delete", genes=tokens.ids[tokens.ids > 4][:8].tolist())
     assert (found.precision, found.precision_found) == ("float32", {})
 
 

@@ -287,14 +287,46 @@ def imported(
 
 
 @pytest.fixture
-def put(registry: Registry, imported: Callable[..., Any]) -> Callable[..., ModelVersion]:
+def put_in(imported: Callable[..., Any], tmp_path: Path) -> Callable[..., ModelVersion]:
     """Register a basis as an import does, without the import's process: most tests are about what comes after."""
+    from scfm_registry import importing
 
-    def add(name: str, *, width: int = 8, kind: str = "pretrained", licence: str | None = None) -> ModelVersion:
-        folder, tags, card = imported(width, kind, licence)
-        return registry.add_files(name, folder, "scfm.pca", dict(tags), card)
+    def add(
+        registry: Registry,
+        name: str,
+        *,
+        width: int = 8,
+        kind: str = "pretrained",
+        licence: str | None = None,
+        card: str | None = None,
+    ) -> ModelVersion:
+        folder, tags, told = imported(width, kind, licence)
+        if card is not None:
+            folder = Path(shutil.copytree(folder, tempfile.mkdtemp(dir=tmp_path), dirs_exist_ok=True))
+            (folder / "card.md").write_text(card)
+            told = importing.card_of(folder)
+        return registry.add_files(name, folder, "scfm.pca", dict(tags), told)
 
     return add
+
+
+@pytest.fixture
+def read_as_an_import() -> Callable[[Path], None]:
+    """Read a checkpoint as the import's process does, but in this one, which is quicker to start."""
+    from scfm_lab.models.load import load_model
+    from scfm_registry import import_worker
+
+    def read(folder: Path) -> None:
+        import_worker.convert(folder)
+        load_model(folder)
+
+    return read
+
+
+@pytest.fixture
+def put(registry: Registry, put_in: Callable[..., ModelVersion]) -> Callable[..., ModelVersion]:
+    """Register a basis in the registry of the test's store."""
+    return functools.partial(put_in, registry)
 
 
 @pytest.fixture

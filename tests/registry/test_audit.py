@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scfm_registry.version import ModelVersion
 
-def test_what_is_done_to_a_version_is_on_record_in_order(
-    registry: Registry, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+def test_what_is_done_to_a_version_is_on_record_in_order(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = f"audited-{'local' if 'sqlite' in registry.uri else 'server'}"
-    added = registry.import_checkpoint(basis(), name)
+    added = put(name)
     registry.promote(added.reference, "candidate")
     registry.annotate(added.reference, project="atlas", consent="patient-data")
     registry.delete(added.reference, because="wrong labels", force=True)

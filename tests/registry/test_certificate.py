@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scfm_registry.version import ModelVersion
 
-def test_a_certified_version_is_the_same_here_and_now(registry: Registry, basis: Callable[..., Path]) -> None:
+
+def test_a_certified_version_is_the_same_here_and_now(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = f"certified-{'local' if 'sqlite' in registry.uri else 'server'}"
-    added = registry.import_checkpoint(basis(), name)
+    added = put(name)
     assert registry.verify(name).panel is None
     assert "scfm-lab models certify" in registry.verify(name).summary()
     made = registry.certify(name)
@@ -39,9 +41,9 @@ def test_a_certified_version_is_the_same_here_and_now(registry: Registry, basis:
 
 
 @pytest.fixture
-def certified(made_home: Path, basis: Callable[..., Path]) -> tuple[certificate.Certificate, Registry]:
+def certified(made_home: Path, put_in: Callable[..., ModelVersion]) -> tuple[certificate.Certificate, Registry]:
     registry = Registry()
-    registry.import_checkpoint(basis(), "mine")
+    put_in(registry, "mine")
     return registry.certify("mine"), registry
 
 

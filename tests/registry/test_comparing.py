@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scfm_registry.version import ModelVersion
+
 
 @pytest.fixture
-def two(made_home: Path, basis: Callable[..., Path]) -> Registry:
+def two(made_home: Path, basis: Callable[..., Path], put_in: Callable[..., ModelVersion]) -> Registry:
     """Version 2 is version 1 with its components half as long again, and another setting."""
     from safetensors.numpy import load_file, save_file
 
     registry = Registry()
-    registry.import_checkpoint(basis(), "mine")
+    put_in(registry, "mine")
     folder = basis()
     arrays = load_file(folder / "model.safetensors")
     arrays["components"] *= np.float32(1.5)

@@ -49,23 +49,22 @@ def test_what_goes_in_comes_out_byte_for_byte(registry: Registry, basis: Callabl
 
 
 def test_the_same_files_give_the_same_version_and_others_the_next(
-    registry: Registry, basis: Callable[..., Path]
+    registry: Registry, put: Callable[..., ModelVersion]
 ) -> None:
     name = _name("same", registry)
-    first = registry.import_checkpoint(basis(), name)
-    assert registry.import_checkpoint(basis(), name) == first
-    second = registry.import_checkpoint(basis(width=5), name)
+    first = put(name)
+    assert put(name) == first
+    second = put(name, width=5)
     assert (first.version, second.version) == (1, 2)
     assert first.digest != second.digest
     assert [item.version for item in registry.versions(name)] == [2, 1]
 
 
 def test_a_registered_model_gives_the_vectors_of_the_files_it_came_from(
-    registry: Registry, basis: Callable[..., Path], pbmc68k: AnnData
+    registry: Registry, put: Callable[..., ModelVersion], basis: Callable[..., Path], pbmc68k: AnnData
 ) -> None:
-    folder = basis()
-    added = registry.import_checkpoint(folder, _name("vectors", registry))
-    expected = sl.load_model(folder, device="cpu")
+    added = put(_name("vectors", registry))
+    expected = sl.load_model(basis(), device="cpu")
     tokens = expected.tokenize(pbmc68k)
     for model in (registry.load(added.reference, device="cpu"), sl.load_model(added.uri, device="cpu")):
         np.testing.assert_array_equal(model.encode(tokens).cell, expected.encode(tokens).cell)
@@ -173,10 +172,12 @@ def test_a_card_says_what_is_on_record_and_what_came_with_the_files(
     assert added.card.startswith("# A basis")
 
 
-def test_a_card_cannot_break_out_of_its_table(registry: Registry, basis: Callable[..., Path]) -> None:
-    folder = basis()
-    (folder / "card.md").write_text("# Mine\n\x1b[31mred\x1b[0m \u202egnp.exe\n")
-    added = registry.import_checkpoint(folder, _name("breaking", registry), licence="MIT |\n| Kind | verified")
+def test_a_card_cannot_break_out_of_its_table(registry: Registry, put: Callable[..., ModelVersion]) -> None:
+    added = put(
+        _name("breaking", registry),
+        licence="MIT |\n| Kind | verified",
+        card="# Mine\n\x1b[31mred\x1b[0m \u202egnp.exe\n",
+    )
     card = registry.card(added.name)
     assert "| Licence | MIT \\| \\| Kind \\| verified |" in card
     assert "\x1b" not in card

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scfm_registry.version import ModelVersion
+
 
 def _is_one_sentence_or_two(message: str) -> None:
     assert "\n" not in message
@@ -155,10 +157,10 @@ def _drop(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_overwrite, _cut, _garble, _empty, _drop], ids=lambda f: f.__name__.strip("_"))
 def test_a_damaged_database_is_refused_untouched_and_the_way_out_works(
-    damage: Callable[[Path], None], made_home: Path, basis: Callable[..., Path]
+    damage: Callable[[Path], None], made_home: Path, put_in: Callable[..., ModelVersion]
 ) -> None:
     folder = made_home / "registry"
-    Registry().import_checkpoint(basis(), "mine")
+    put_in(Registry(), "mine")
     # As a process of its own would have left it: one file, no journal.
     with sqlite3.connect(folder / "mlflow.db") as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -180,7 +182,10 @@ def test_a_damaged_database_is_refused_untouched_and_the_way_out_works(
     assert "pca" in [item.name for item in fresh.search()]
     kept = folder.with_name("registry.damaged") / "artifacts" / "models"
     mine = next(item for item in kept.glob("*/artifacts") if b"pbmc68k" in (item / "config.json").read_bytes())
-    assert fresh.import_checkpoint(mine, "mine").width == 8
+    assert sl.load_model(mine).spec.width == 8
+    if damage is _overwrite:
+        # For all of them alike, and an import takes its time.
+        assert fresh.import_checkpoint(mine, "mine").width == 8
 
 
 def test_a_missing_database_beside_a_finished_registry_is_no_new_registry(made_home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from scfm_registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from scfm_registry.version import ModelVersion
 
 
 @pytest.fixture
@@ -63,14 +66,19 @@ def test_a_link_within_the_folder_is_taken_as_the_file_it_is(registry: Registry,
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".pkl", ".ckpt", ".PTH"])
 def test_pickles_with_code_are_refused_and_nothing_of_them_runs(
-    registry: Registry, basis: Callable[..., Path], suffix: str, tmp_path: Path
+    registry: Registry,
+    basis: Callable[..., Path],
+    read_as_an_import: Callable[[Path], None],
+    suffix: str,
+    tmp_path: Path,
 ) -> None:
     folder = basis()
+    read = functools.partial(registry.import_checkpoint, name="mine") if suffix == ".pt" else read_as_an_import
     trap = tmp_path / "trap"
     # What os.system("touch …") looks like in a pickle.
     (folder / f"model{suffix}").write_bytes(b"cposix\nsystem\n(S'touch " + os.fsencode(trap) + b"'\ntR.")
     with pytest.raises(ModelError, match=r"holds posix\.system, which is code and not data; nothing of it was run"):
-        registry.import_checkpoint(folder, "mine")
+        read(folder)
     assert not trap.exists()
     _nothing_was_registered(registry)
 
@@ -128,11 +136,14 @@ def _header(document: dict[str, object], data: bytes = b"") -> bytes:
     ],
     ids=["empty", "pickle renamed", "header of 2^63 bytes", "absurd shape", "overlapping offsets", "NaN and infinity"],
 )
-def test_hostile_weights_are_refused(registry: Registry, basis: Callable[..., Path], weights: bytes) -> None:
+def test_hostile_weights_are_refused(
+    registry: Registry, basis: Callable[..., Path], read_as_an_import: Callable[[Path], None], weights: bytes
+) -> None:
     folder = basis()
+    read = read_as_an_import if weights else functools.partial(registry.import_checkpoint, name="mine")
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(ModelError, match=r"model\.safetensors"):
-        registry.import_checkpoint(folder, "mine")
+        read(folder)
     _nothing_was_registered(registry)
 
 
@@ -162,8 +173,8 @@ def test_names_are_checked_before_anything_is_read(registry: Registry, name: str
         registry.import_checkpoint(tmp_path / "nowhere", "fine", kind="mine")
 
 
-def test_a_family_whose_plugin_is_gone_is_said(registry: Registry, basis: Callable[..., Path]) -> None:
-    registry.import_checkpoint(basis(), "mine")
+def test_a_family_whose_plugin_is_gone_is_said(registry: Registry, put_in: Callable[..., ModelVersion]) -> None:
+    put_in(registry, "mine")
     registry.client.set_model_version_tag("mine", "1", "scfm.family", "other.family")
     with pytest.raises(ModelError, match=r"needs the model plugin 'other\.family', which is not installed"):
         registry.load("mine")

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from scfm_registry.version import ModelVersion
+
 
 def test_a_moved_home_serves_and_takes_models_at_its_new_place(
-    made_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, basis: Callable[..., Path]
+    made_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_in: Callable[..., ModelVersion]
 ) -> None:
-    before = Registry().import_checkpoint(basis(), "mine")
+    before = put_in(Registry(), "mine")
     run = Registry().measure("mine", device="cpu", cells=5, repeats=1).run
     moved = tmp_path / "a new plâce"
     shutil.move(made_home, moved)
@@ -30,7 +32,7 @@ def test_a_moved_home_serves_and_takes_models_at_its_new_place(
     assert sl.load_model("models:/mine/1", device="cpu").spec.width == 8
     assert registry.resolve("mine/1").path.is_relative_to(moved)
     assert registry.evidence(run)["digest"] == before.digest
-    after = registry.import_checkpoint(basis(width=5), "mine")
+    after = put_in(registry, "mine", width=5)
     assert registry.resolve(after.reference).path.is_relative_to(moved)
     assert not made_home.exists(), "nothing is written at the old place again"
     with sqlite3.connect(moved / "registry" / "mlflow.db") as database:
@@ -39,12 +41,12 @@ def test_a_moved_home_serves_and_takes_models_at_its_new_place(
     assert made_home.as_uri() not in text
 
 
-def test_a_copy_is_a_registry_of_its_own(made_home: Path, tmp_path: Path, basis: Callable[..., Path]) -> None:
+def test_a_copy_is_a_registry_of_its_own(made_home: Path, tmp_path: Path, put_in: Callable[..., ModelVersion]) -> None:
     original = Registry()
-    original.import_checkpoint(basis(), "mine")
+    put_in(original, "mine")
     shutil.copytree(made_home, tmp_path / "copy")
     copy = Registry(tmp_path / "copy" / "registry")
-    copy.import_checkpoint(basis(width=5), "mine")
+    put_in(copy, "mine", width=5)
     assert copy.resolve("mine/1").path.is_relative_to(tmp_path / "copy")
     assert [item.version for item in original.versions("mine")] == [1]
     assert original.verify("mine/1").ok

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scfm_registry.version import ModelVersion
+
 DATA = "sha256:" + "0" * 64
 
 
@@ -29,11 +31,11 @@ def _as(monkeypatch: pytest.MonkeyPatch, person: str) -> None:
 
 
 def test_of_two_people_on_two_machines_one_promotes(
-    registry: Registry, basis: Callable[..., Path], home: Path, tmp_path: Path
+    registry: Registry, put: Callable[..., ModelVersion], tmp_path: Path
 ) -> None:
     name = _name("race", registry)
     for width in (8, 5, 3):
-        registry.import_checkpoint(basis(width=width), name)
+        put(name, width=width)
     registry.promote(f"{name}/1")
     # On a server, each has a home, and so a lock, of its own: what keeps them apart is the server alone.
     local = "sqlite" in registry.uri
@@ -84,12 +86,12 @@ def _tell(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
-    made_home: Path, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    made_home: Path, put_in: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, name = Registry(), "gated"
     _as(monkeypatch, "anna")
-    parent = registry.import_checkpoint(basis(), name)
-    child = registry.import_checkpoint(basis(width=5), name)
+    parent = put_in(registry, name)
+    child = put_in(registry, name, width=5)
     registry.client.set_model_version_tag(name, "2", "scfm.parent_digest", parent.digest)
     registry.set_gate(name, "champion", Gate(metrics=("macro_f1",), approvals=1))
     with pytest.raises(ModelError, match=r"missing: a recorded score 'macro_f1'; 1 more of other people's word"):

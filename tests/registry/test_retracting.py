@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scfm_registry.version import ModelVersion
 
-def _own(folder: Path, name: str) -> Path:
-    """Files that no other test has: a server is shared, and a retraction reaches every copy of the same files."""
-    (folder / "card.md").write_text(f"# Of {name}\n")
-    return folder
+
+def _card(name: str) -> str:
+    """A card that no other test has: a server is shared, and a retraction reaches every copy of the same files."""
+    return f"# Of {name}\n"
 
 
 @pytest.fixture
-def line(registry: Registry, basis: Callable[..., Path], request: pytest.FixtureRequest) -> tuple[Registry, str]:
+def line(registry: Registry, put: Callable[..., ModelVersion], request: pytest.FixtureRequest) -> tuple[Registry, str]:
     """Three versions, each made from the one before, and a fourth that has nothing to do with them."""
     test = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
     name = f"line-{test}"
-    added = [registry.import_checkpoint(_own(basis(width=width), name), name) for width in (8, 7, 6, 5)]
+    added = [put(name, width=width, card=_card(name)) for width in (8, 7, 6, 5)]
     for parent, child in itertools.pairwise(added[:3]):
         registry.client.set_model_version_tag(name, str(child.version), "scfm.parent_digest", parent.digest)
     return registry, name
@@ -113,7 +114,8 @@ def test_consent_is_handed_down(line: tuple[Registry, str], basis: Callable[...,
         "open",
         "",
     ]
-    later = _own(basis(width=4), name)
+    later = basis(width=4)
+    (later / "card.md").write_text(_card(name))
     parent = registry.get(f"{name}/2").digest
     tags = {"scfm.schema": "1", "scfm.kind": "fine-tuned", "scfm.family": "scfm.pca", "scfm.parent_digest": parent}
     assert registry.add_files(name, later, "scfm.pca", tags, "").consent == "patient-data"
