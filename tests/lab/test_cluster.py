@@ -28,6 +28,7 @@ distributed = pytest.importorskip("distributed", reason="needs Dask: pip install
 
 # Dask's own sockets and loops, at the end of a process.
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
