@@ -10,10 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -47,28 +46,37 @@ class Watch:
 
 @dataclass(frozen=True)
 class Server:
-    """A running JupyterLab."""
+    """A running JupyterLab.
+
+    Its notebooks have one kernel, so that what is imported once is there for all of them.
+    """
 
     url: str
     folder: Path
+    _kernels: list[str] = field(default_factory=list)
 
     def notebook(self, name: str, *cells: str) -> str:
-        """Write a notebook and return its address."""
+        """Write a notebook, join it to the kernel, and return its address."""
         import nbformat
 
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(book, self.folder / f"{name}.ipynb")
+        if not self._kernels:
+            self._kernels.append(self._post("kernels", {"name": "python3"})["id"])
+        kernel = {"id": self._kernels[0]}
+        self._post("sessions", {"path": f"{name}.ipynb", "type": "notebook", "name": name, "kernel": kernel})
+        return self.address(name)
+
+    def address(self, name: str) -> str:
+        """Where a notebook of the folder is opened."""
         return f"{self.url}/lab/tree/{name}.ipynb?reset"
 
-    def stop_kernels(self) -> None:
-        """End every session, so that one test's kernel does not slow down the next."""
-        with urllib.request.urlopen(f"{self.url}/api/sessions") as answer:
-            sessions = json.load(answer)
-        for session in sessions:
-            request = urllib.request.Request(f"{self.url}/api/sessions/{session['id']}", method="DELETE")
-            with contextlib.suppress(urllib.error.HTTPError):
-                urllib.request.urlopen(request).close()
+    def _post(self, what: str, content: dict[str, Any]) -> dict[str, Any]:
+        body, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/api/{what}", body, kind)) as answer:
+            made: dict[str, Any] = json.load(answer)
+        return made
 
 
 @contextlib.contextmanager
@@ -134,9 +142,7 @@ def open_notebook(page: Page, address: str) -> None:
     """Open a notebook and wait until its kernel can be asked."""
     page.goto(address)
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    dialog = page.locator(".jp-Dialog .jp-mod-accept")
-    with contextlib.suppress(Exception):
-        dialog.first.click(timeout=1_500)
+    page.add_locator_handler(page.locator(".jp-Dialog"), lambda: page.locator(".jp-Dialog .jp-mod-accept").click())
     page.wait_for_function(
         "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=90_000
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from driven_jupyter import open_notebook, output_text, run_cell
+from looking import other_than, steady
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +23,6 @@ from scfm_widgets import Lab
 adata = sl.datasets.load("pbmc68k")
 lab = Lab(adata)
 lab"""
-
-
-def picture(page: Page) -> bytes:
-    """What the plane shows, as a person sees it."""
-    return page.locator(".scfm-lab .sl-plane").screenshot()
 
 
 def tab(page: Page, name: str) -> None:
@@ -71,7 +67,7 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
     page.keyboard.press("Control+b")
     run_cell(page, 0)
     page.wait_for_selector(".scfm-lab .sl-plane canvas", timeout=120_000)
-    page.wait_for_timeout(500)
+    plane = page.locator(".scfm-lab .sl-plane")
 
     # Pick a model from the registry, with its tags and whether it fits, and run it.
     pick_model(page, "starter")
@@ -86,12 +82,11 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
     assert "starter" in output_text(page, 1)
 
     # Colour by a gene that is found by typing.
-    before = picture(page)
+    before = steady(plane)
     colour_by(page, "LYZ")
-    page.wait_for_timeout(800)
-    assert picture(page) != before
+    by_gene = other_than(plane, before)
     colour_by(page, "cell_type")
-    page.wait_for_timeout(500)
+    other_than(plane, by_gene)
 
     # Knock a gene out: cells move, the null stands beside the effect.
     tab(page, "Perturb")
@@ -108,11 +103,10 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
     assert hint["y"] + hint["height"] <= opened["y"]
     box.press("Escape")
     add_gene(page, "CD3D")
-    still = picture(page)
+    unchanged = steady(plane)
     page.get_by_role("button", name="Knock out").click()
     page.locator(".sl-effect").first.wait_for(timeout=60_000)
-    page.wait_for_timeout(1_500)
-    assert picture(page) != still
+    moved = other_than(plane, unchanged)
     page.get_by_role("img", name=re.compile("comparable genes")).first.wait_for(timeout=300_000)
     page.locator(".scfm-lab").screenshot(path=pictures / "bench.png")
     run_cell(page, 2)
@@ -121,7 +115,7 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
 
     # Back to dose 1 the cells return to where they were.
     page.get_by_role("button", name="Unchanged").click()
-    page.wait_for_timeout(2_500)
+    other_than(plane, moved)
 
     # A root and its trajectory.
     tab(page, "Trajectory")
@@ -137,7 +131,6 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
 
 
 def test_cancel_stops_a_run_and_writes_nothing(jupyter: Server, page: Page, watch: Watch) -> None:
-    jupyter.stop_kernels()
     many = SHOW.replace(
         "lab = Lab",
         "import anndata as ad\nadata = ad.concat([adata] * 40, index_unique='-', merge='same')\nlab = Lab",
@@ -159,7 +152,6 @@ def test_cancel_stops_a_run_and_writes_nothing(jupyter: Server, page: Page, watc
 
 
 def test_an_error_is_told_in_the_widget_in_words(jupyter: Server, page: Page, watch: Watch) -> None:
-    jupyter.stop_kernels()
     logged = SHOW.replace(
         "lab = Lab", "import scanpy as sc\nsc.pp.normalize_total(adata)\nsc.pp.log1p(adata)\nlab = Lab"
     )
@@ -172,7 +164,6 @@ def test_an_error_is_told_in_the_widget_in_words(jupyter: Server, page: Page, wa
     notice.first.wait_for(timeout=60_000)
     assert "adata.layers['counts']" in notice.first.inner_text()
     notice.first.get_by_role("button", name="Dismiss this message").click()
-    page.wait_for_timeout(500)
-    assert notice.count() == 0
+    notice.first.wait_for(state="detached")
     assert watch.errors == []
     assert watch.foreign == []
