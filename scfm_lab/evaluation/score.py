@@ -91,7 +91,8 @@ class Score:
         if self.above_floor is None:
             return "no floor to compare with"
         if self.above_floor:
-            return "better than the floor"
+            known = np.isfinite(self.low if self.higher_is_better else self.high)
+            return "better than the floor" if known else "above the floor, without an interval"
         better = self.value > self.floor if self.higher_is_better else self.value < self.floor
         return "not distinguishable from the floor" if better else "no better than the floor"
 

@@ -17,6 +17,7 @@ def test_a_value_is_placed_between_floor_and_ceiling():
     low_is_good = Score("error", "m", 0.7, low=0.65, high=0.75, floor=0.8, ceiling=0.6, higher_is_better=False)
     assert low_is_good.position == pytest.approx(0.5)
     assert low_is_good.verdict == "better than the floor"
+    assert Score("accuracy", "m", 0.7, floor=0.6).verdict == "above the floor, without an interval"
 
 
 def test_what_cannot_rank_models_says_so():
