@@ -525,7 +525,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, genes, which):
         ),
         (lambda c: c["rde"].pop("config"), ("'rde'", "no 'encoder'")),
         (lambda c: c["rde"].update(config="text"), ("'rde'", "no 'encoder'")),
-        (lambda c: c.update(other={"a": 1}), ("other", "'cell', 'rde' and 'gene'")),
+        (lambda c: c.update(other={"a": torch.zeros(1)}), ("other", "'cell', 'rde' and 'gene'")),
         (lambda c: c["cell"]["config"]["model_config"]["mae_autobin"]["encoder"].update(depth=10**12), ("depth",)),
         (
             lambda c: c["cell"]["config"]["model_config"]["mae_autobin"]["encoder"].update(heads=5),

@@ -86,9 +86,10 @@ def retract(reference: str, because: str, undo: bool, uri: str | None, as_json: 
 @registry_option
 @json_option
 def affected(files: tuple[str, ...], reference: str | None, uri: str | None, as_json: bool) -> None:
-    """Find which FILES (.h5ad, Zarr, folders of them) were made with retracted versions.
+    """Find which FILES were made with retracted versions.
 
-    Nothing in them is changed; 'models made-with' tells of all versions. Exits 1 if a retracted version was used, or a file could not be read.
+    FILES are .h5ad, Zarr, or folders of them. Nothing in them is changed; 'models made-with' tells of all versions. Exits 1 if a
+    retracted version was used, or a file could not be read.
     """
     found = opened(uri).affected(files, reference)
     say(found.summary(), {"results": found.rows, "unread": found.unread}, as_json=as_json)
