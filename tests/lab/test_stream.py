@@ -37,6 +37,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def pbmc68k(pbmc68k: ad.AnnData) -> ad.AnnData:
+    """As many of the bundled cells as make some parts."""
+    return pbmc68k[:420].copy()
+
+
+@pytest.fixture
 def cells(pbmc68k: ad.AnnData, tmp_path: Path) -> Path:
     """A file with the bundled cells."""
     path = tmp_path / "cells.h5ad"
@@ -47,7 +53,7 @@ def cells(pbmc68k: ad.AnnData, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def plain() -> dict[str, np.ndarray]:
     """Vectors of the bundled cells, all at once, in memory, without a cache."""
-    adata = sl.datasets.load("pbmc68k")
+    adata = sl.datasets.load("pbmc68k")[:420].copy()
     return {m: sl.embed(adata, m, progress=False, cache=False, copy=True).vectors for m in MODELS}
 
 
@@ -274,7 +280,7 @@ def test_a_data_home_that_cannot_be_written_to_is_a_sentence(cells, tmp_path, mo
     with pytest.raises(StorageError, match="Set SCFM_HOME to a directory you can write to"):
         sl.embed(cells, "pca", progress=False)
     # Cells in memory need no folder.
-    assert len(sl.embed(ad.read_h5ad(cells), "pca", progress=False).vectors) == 700
+    assert len(sl.embed(ad.read_h5ad(cells), "pca", progress=False).vectors) == 420
 
 
 def test_a_full_disk_is_a_sentence_and_what_is_finished_stays(home, cells):
@@ -303,7 +309,7 @@ def test_a_backed_file_that_is_gone_or_closed(home, cells):
     adata = ad.read_h5ad(cells, backed="r")
     adata.file.close()
     # AnnData opens it again by itself.
-    assert len(sl.embed(adata, "pca", progress=False).vectors) == 700
+    assert len(sl.embed(adata, "pca", progress=False).vectors) == 420
     adata.file.close()
     cells.unlink()
     with pytest.raises(
