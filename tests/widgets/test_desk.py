@@ -192,8 +192,10 @@ class TestGenes:
 
 
 class TestChanged:
-    def test_genes_that_are_expected_to_change_are_told_with_the_doses(self, bench: Callable[..., Bench]) -> None:
-        opened = bench(model="starter")
+    def test_genes_that_are_expected_to_change_are_told_with_the_doses(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        opened = bench(pbmc68k[::7].copy(), model="starter")
         opened.ask(type="perturb", doses={GENE: 0.0})
         told = opened.lab._changed
         assert told["doses"] == {GENE: 0.0}
