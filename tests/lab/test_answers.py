@@ -44,7 +44,7 @@ def test_harmony_mixes_batches(batches, pbmc68k):
     np.testing.assert_allclose(again, cells.obsm["X_made_harmony"], atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_biology_and_batch_are_told_apart(batches, pbmc68k):
     x, kind, batch = batches
     cells = pbmc68k[: len(x)].copy()
