@@ -78,11 +78,9 @@ def test_a_published_checkpoint_becomes_a_version_that_gives_the_same_vectors(
         assert (kept / name).with_name(told["stored_as"]).is_file()
         assert len(told["sha256"]) == 64
     assert registry.verify("mine").ok
-
-
-def test_the_same_published_files_twice_are_one_version(registry: Registry, publish: Callable[[str], Family]) -> None:
-    family = publish("scgpt")
-    assert registry.import_checkpoint(family.path, "mine") == registry.import_checkpoint(family.path, "mine")
+    if found.family == "scfm.scgpt":
+        # For all of them alike, and an import takes its time.
+        assert registry.import_checkpoint(_folder(written), "mine") == found, "the same files twice are one version"
 
 
 def test_what_lies_beside_the_folder_comes_along(registry: Registry, publish: Callable[[str], Family]) -> None:
