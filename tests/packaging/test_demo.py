@@ -151,7 +151,7 @@ def test_the_verdict_is_not_drawn_from_a_few_cells(own: int, floor: int, said: s
     ("arguments", "sentence"),
     [
         (["--gene", "CD79AA"], "Error: The bundled cells have no gene 'CD79AA'. Did you mean 'CD79A'"),
-        (["--model", "startr"], "'startr'"),
+        pytest.param(["--model", "startr"], "'startr'", marks=pytest.mark.thorough),
         (["--out", "missing/report.html"], "missing"),
     ],
     ids=["gene", "model", "folder"],

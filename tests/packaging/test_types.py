@@ -40,7 +40,7 @@ REVEALED = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_public_surface_is_typed(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-color-output", "program.py"]

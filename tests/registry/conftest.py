@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The contract is kept on every kind of store; what stands on it, on one server on every change and on all at length."""
+    for item in items:
+        store = getattr(item, "callspec", None) and item.callspec.params.get("registry")  # type: ignore[attr-defined]
+        if store == "http+sqlite" and item.path.name != "test_contract.py":
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data directory; the working directory is another one, which must stay empty."""

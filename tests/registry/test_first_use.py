@@ -44,7 +44,7 @@ def test_processes_that_open_an_empty_registry_at_once_all_get_the_same_one(
     assert len(kept) == len(shipped()), "no process left files behind that belong to no version"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_of_processes_that_register_and_promote_the_same_files_none_overwrites_another(
     together: Callable[[str, int], list[tuple[int, str, str]]], made_home: Path, basis: Callable[..., Path]
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_users_own_mlflow_database_is_taken_as_it_is(home: Path, tmp_path: Pat
     ("event", "count"),
     [
         pytest.param("sqlite3.connect", 2, id="tables", marks=pytest.mark.thorough),
-        pytest.param("os.rename", 1, id="database in place"),
+        pytest.param("os.rename", 1, id="database in place", marks=pytest.mark.thorough),
         pytest.param("os.rename", 2, id="registry complete", marks=pytest.mark.thorough),
         pytest.param("shutil.copyfile", 7, id="model half copied"),
         pytest.param("os.chmod", 5, id="model copied, not registered", marks=pytest.mark.thorough),
