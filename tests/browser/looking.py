@@ -6,7 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator
+    from collections.abc import Callable
+
+    from playwright.sync_api import Locator, Page
 
 #: Milliseconds between two looks, and seconds after which a picture that does not come is a fault.
 _EVERY = 60
@@ -33,3 +35,12 @@ def other_than(place: Locator, *pictures: bytes) -> bytes:
             raise AssertionError("the picture stays as it was")
         place.page.wait_for_timeout(_EVERY)
     return shown
+
+
+def arrived(page: Page, there: Callable[[], object]) -> None:
+    """Wait until Python has heard of what was done on the page."""
+    deadline = time.monotonic() + _AT_MOST
+    while not there():
+        if time.monotonic() > deadline:
+            raise AssertionError("Python has not heard of it")
+        page.wait_for_timeout(_EVERY)
