@@ -66,7 +66,7 @@ fi
 
 # Most tests run side by side, one thread each, which is what uses all cores. What drives a browser or notices how busy
 # the machine is has it to itself afterwards. pytest comes last, so that its closing line is the one that closes the run.
-alone="browser or alone"
+alone="browser or tutorial or alone"
 workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 [ "$workers" -le 8 ] || workers=8
 # What is marked thorough says the same at length, and has a run of its own before a release (make test-thorough).

@@ -37,6 +37,8 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest
     from nbclient import NotebookClient
 
     monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
     directory = tmp_path / "work"
     directory.mkdir()
     notebook = nbformat.read(path, as_version=4)
