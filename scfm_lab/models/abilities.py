@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -55,30 +55,32 @@ class Able:
             + (f"; models that can: {', '.join(able)}." if able else "; no model that is installed can.")
         )
 
+    def _without(self, ability: str) -> NoReturn:
+        """Refuse what the spec does not name, and what it names although the family has no method for it."""
+        self.require(ability)
+        raise ModelError(
+            f"{self.spec.name} names the ability {ability!r} and has no method for it; its plugin is at fault."
+        )
+
     def gene_embeddings(self) -> pd.DataFrame:
         """One row per gene (index: symbol, or Ensembl id), float32."""
-        self.require("gene_embeddings")
-        raise NotImplementedError
+        self._without("gene_embeddings")
 
     def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> Any:
         """Attention between the tokens of each cell."""
-        self.require("attention")
-        raise NotImplementedError
+        self._without("attention")
 
     def generate(self, n_cells: int, *, condition: Mapping[str, Any] | None = None, seed: int = 0) -> csr_matrix:
         """Counts of cells that the model makes up, (cells, vocabulary)."""
-        self.require("generate")
-        raise NotImplementedError
+        self._without("generate")
 
     def fit(self, *args: Any, **options: Any) -> Model:
         """A new model with a basis fitted to a reference (first argument); this one stays as it is."""
-        self.require("fit")
-        raise NotImplementedError
+        self._without("fit")
 
     def expected_counts(self, cell: NDArray[np.float32], genes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Expected counts per 10,000 of some vocabulary genes given cell vectors, float32 (cells, genes)."""
-        self.require("impute")
-        raise NotImplementedError
+        self._without("impute")
 
     def impute(
         self,

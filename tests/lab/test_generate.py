@@ -55,3 +55,10 @@ def test_values_that_are_no_counts_are_refused(urn):
     urn.halves = False
     with pytest.raises(DataError, match="at least one cell"):
         sl.generate(urn, 0)
+
+
+def test_an_ability_that_is_named_and_not_there_is_the_plugins_fault(urn):
+    pca = PCA(urn.components, urn.mean, urn.vocabulary, basis="shipped")
+    pca.spec = urn.spec
+    with pytest.raises(ModelError, match="names the ability 'generate' and has no method for it"):
+        sl.generate(pca, 5)
