@@ -10,9 +10,9 @@ import numpy as np
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.annotation import resamples
-from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
+from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.score import Score, Scores, best_floor
+from scfm_lab.evaluation.score import Score, Scores, best_floor, macro
 from scfm_lab.evaluation.set_correlations import KINDS, SetCorrelations
 from scfm_lab.tasks.progress import as_progress
 
@@ -37,7 +37,10 @@ class CovarianceSigns(Scores):
     """Scores of the covariance-sign test, with the correlations behind them."""
 
     correlations: pd.DataFrame | None = None
-    """kind, block, model, real, imputed, sign_agrees, error: mean Spearman correlations over the pairs of genes of a block."""
+    """kind, block, model, real, imputed, sign_agrees, error: mean Spearman correlations over the pairs of genes of a block.
+
+    ``sign_agrees`` is None where the measured values tell no correlation of any pair.
+    """
     random_sets: pd.DataFrame | None = None
     """draw, kind, model, agreement, error: the same test on random gene sets of the same sizes and detection."""
 
@@ -80,7 +83,8 @@ def covariance_sign(
     labels_key, sample_key
         Columns of ``obs`` with cell types (None: neither correlations within types nor their floor) and donors or samples.
     imputed
-        Values that were predicted elsewhere from cells without these genes: name → table with a column for each gene.
+        Values that were predicted elsewhere from cells without these genes: name → table with a column for each gene. Rows of a
+        table that is indexed by cell names are matched by them.
     n_random
         Pairs of random sets: same sizes, genes matched by the share of cells that express them. All are hidden at once.
     n_boot
@@ -115,6 +119,8 @@ def covariance_sign(
         raise DataError(
             "sets must be two named gene sets, such as {'neurons': ['SNAP25', …], 'respiration': ['NDUFA4', …]}."
         )
+    if n_random < 0 or n_boot < 0:
+        raise DataError(f"n_random and n_boot are {n_random} and {n_boot}; neither may be below 0, which does without.")
     refuse_imputed(adata, layer, what="The truth of the covariance-sign test")
     given: Any = models if isinstance(models, (list, tuple)) else [models]
     opened = [as_model(m) for m in given]
@@ -130,7 +136,7 @@ def covariance_sign(
     )
     usable = _usable(cells, opened, min_cells, options)
     chosen, notes = _chosen(cells, sets, usable)
-    fold, how = folds_of(len(cells), samples, seed)
+    fold, how = folds_of(len(cells), samples, seed, what="The regression is")
     test = SetCorrelations.of(cells, labels)
     columns = np.concatenate(list(chosen.values()))
     genes = [str(g) for g in cells.genes.names[columns]]
@@ -141,7 +147,7 @@ def covariance_sign(
                 model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel
             ).astype(np.float64)
     for name, values in (imputed or {}).items():
-        found[name] = given_values(values, genes, len(cells), name)
+        found[name] = given_values(values, genes, adata.obs_names, name)
     real = test.values(columns)
     floors = _floors(test, cells, columns, real, labels, fold, seed)
     random = _random_draws(cells, chosen, usable, n_random, seed)
@@ -210,7 +216,9 @@ def _floors(
     # Every gene more in cells with more of everything: one number per cell.
     floors = {DEPTH: np.tile(np.log1p(cells.total)[:, None], (1, len(columns)))}
     if labels is not None:
-        floors[TYPE_MEAN] = type_means(real, labels, fold)
+        # Over all cells of the type: means of folds would differ within it, and their noise would pass for signal there.
+        names, code = np.unique(labels, return_inverse=True)
+        floors[TYPE_MEAN] = np.vstack([real[code == i].mean(axis=0) for i in range(len(names))])[code]
     seen = seen_values(cells, columns)
     if seen.shape[1] > 1:
         floors[REGRESSION] = pca_regression(seen, real, fold, seed=seed)
@@ -313,6 +321,7 @@ def _scored(
             floor = best_floor({m: told[m][place] for m in floors}, higher_is_better=place == 0)
             for m in everything:
                 values = [b[place] for b in boot[m]]
+                values = [v for v in values if np.isfinite(v)]
                 low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
                 scores.append(
                     Score(
@@ -334,6 +343,7 @@ def _scored(
         real_means = test.blocks(truth, sizes)
         for m, r in at.items():
             means, errors = test.blocks(r, sizes), test.blocks(np.abs(np.nan_to_num(r) - truth), sizes)
+            agrees = test.signs_agree(real_means, means)
             for b, name in enumerate(blocks):
                 rows.append(
                     {
@@ -342,17 +352,22 @@ def _scored(
                         "model": m,
                         "real": real_means[b],
                         "imputed": means[b],
-                        "sign_agrees": bool(np.sign(np.nan_to_num(means[b])) == np.sign(real_means[b])),
+                        "sign_agrees": agrees[b],
                         "error": errors[b],
                     }
                 )
     notes = [
         *notes,
-        "The score is the share of three signs; a share of 1 as published is passed by depth alone wherever all three are positive.",
+        "The score is the share of the signs that the measured values tell (three at most); a share of 1 as published is passed by depth alone wherever all three are positive.",
         f"The ceiling is the agreement of random halves of the cells, which are noisier than all of them; n = {len(good):,} cells.",
     ]
     if drawn is not None:
         notes.append(f"Random sets: {drawn['draw'].nunique()} draws, matched by detection, all hidden at once.")
+    if TYPE_MEAN in floors:
+        notes.append(
+            "The cell-type mean is one value per type, over all of its cells: it tells nothing within types, and flatters itself a "
+            "little between them."
+        )
     if len(good) < len(real):
         notes.append(f"{len(real) - len(good):,} cells without a prediction are left out.")
     if KINDS[2] not in test.kinds:
@@ -383,7 +398,7 @@ def _halves(
         one, two = np.array_split(rng.permutation(good), 2)
         for kind in test.kinds:
             found[kind].append(test.compare(test.matrix(real, kind, one), test.matrix(real, kind, two), sizes))
-    return {kind: (float(np.mean([a for a, _ in v])), float(np.mean([e for _, e in v]))) for kind, v in found.items()}
+    return {kind: (macro([a for a, _ in v]), macro([e for _, e in v])) for kind, v in found.items()}
 
 
 def _beside_random(drawn: pd.DataFrame | None, kind: str, model: str, told: tuple[float, float], place: int) -> str:
@@ -391,7 +406,8 @@ def _beside_random(drawn: pd.DataFrame | None, kind: str, model: str, told: tupl
     if drawn is None:
         return ""
     own = drawn[(drawn["kind"] == kind) & (drawn["model"] == model)]
-    if own.empty:
+    own = own[np.isfinite(own[["agreement", "error"]]).all(axis=1)]
+    if own.empty or not np.isfinite(told[place]):
         return ""
     if place:
         return f"Random sets: {own['error'].mean():.3f} on average"

@@ -80,12 +80,14 @@ def predict_hidden(
     return model.impute(tokens, ids, progress=progress, cancel=cancel)
 
 
-def folds_of(n: int, samples: NDArray[Any] | None, seed: int) -> tuple[NDArray[np.int64], str]:
-    """Fold of each cell, whole samples where they are known, and a sentence that tells which."""
+def folds_of(
+    n: int, samples: NDArray[Any] | None, seed: int, *, what: str = "Floors are"
+) -> tuple[NDArray[np.int64], str]:
+    """Fold of each cell, whole samples where they are known, and a sentence that tells which (of `what`)."""
     if samples is not None and len(set(samples)) > 1:
-        return balanced_folds(samples, _FOLDS), "Floors are fitted to other samples than they predict."
+        return balanced_folds(samples, _FOLDS), f"{what} fitted to samples other than those predicted."
     fold = np.random.default_rng(seed).permutation(n) % _FOLDS
-    return fold, "Floors are fitted to other cells than they predict, of the same samples (name them with sample_key)."
+    return fold, f"{what} fitted to cells other than those predicted, of the same samples (name them with sample_key)."
 
 
 def seen_values(cells: Cells, columns: NDArray[np.int64]) -> csr_matrix:
@@ -152,23 +154,52 @@ def pca_regression(
     return out
 
 
-def given_values(given: Any, names: Sequence[str], n_cells: int, what: str) -> NDArray[np.float64]:
+def given_values(given: Any, names: Sequence[str], obs_names: Sequence[str], what: str) -> NDArray[np.float64]:
     """Values that were predicted elsewhere, (cells, names), checked.
+
+    The rows of a table that is indexed by cell names are put in the order of `obs_names`; other rows are taken in theirs.
 
     Raises
     ------
     DataError
-        If they have another shape, or a table lacks a column.
+        If they have another shape or are no numbers, a table lacks a column, or its index names other cells.
     """
     if hasattr(given, "columns"):
         missing = [name for name in names if name not in given.columns]
         if missing:
             raise DataError(f"The prediction {what!r} has no column for {', '.join(missing[:8])}.")
         given = given[list(names)]
-    values = np.asarray(given, dtype=np.float64)
-    if values.shape != (n_cells, len(names)):
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
         raise DataError(
-            f"The prediction {what!r} has the shape {values.shape}; it must have a row for each of the {n_cells:,} cells and a "
+            f"The prediction {what!r} cannot be read as numbers ({error}); give a table or an array of numbers, a row per cell."
+        ) from error
+    if values.shape != (len(obs_names), len(names)):
+        raise DataError(
+            f"The prediction {what!r} has the shape {values.shape}; it must have a row for each of the {len(obs_names):,} cells and a "
             f"column for each of {', '.join(map(str, names[:6]))}{', …' if len(names) > 6 else ''}."
         )
-    return values
+    index = getattr(given, "index", None) if hasattr(given, "columns") else None
+    return values if index is None else values[_rows_of(index, obs_names, what)]
+
+
+def _rows_of(index: Any, obs_names: Sequence[str], what: str) -> NDArray[np.int64]:
+    """Row of a table for each cell: by its name, or by its place where the rows are merely counted."""
+    import pandas as pd
+
+    place = np.arange(len(obs_names))
+    if pd.api.types.is_integer_dtype(index) and np.array_equal(index, place):
+        return place
+    told, cells = pd.Index(index).astype(str), pd.Index(obs_names).astype(str)
+    if told.equals(cells):
+        return place
+    rows = told.get_indexer(cells) if told.is_unique and cells.is_unique else np.array([-1])
+    if (rows < 0).any():
+        other = [str(name) for name in told if name not in cells]
+        raise DataError(
+            f"The rows of the prediction {what!r} are not named as the cells are"
+            + (f" (no cell is called {', '.join(map(repr, other[:3]))})" if other else " (names come twice)")
+            + "; index it by obs_names, or reset its index where its rows are in the order of the cells."
+        )
+    return np.asarray(rows, dtype=np.int64)

@@ -78,18 +78,27 @@ class SetCorrelations:
             out.append(known.mean() if len(known) else np.nan)
         return np.array(out)
 
+    @staticmethod
+    def signs_agree(real: NDArray[np.float64], made: NDArray[np.float64]) -> list[bool | None]:
+        """Whether the sign of each block is that of the truth; None where the truth does not know it, and 0 has no sign."""
+        return [
+            bool(r != 0 and np.sign(r) == np.sign(np.nan_to_num(m))) if np.isfinite(r) else None
+            for r, m in zip(real, made, strict=True)
+        ]
+
     def compare(
         self, truth: NDArray[np.float64], guess: NDArray[np.float64], sizes: Sequence[int]
     ) -> tuple[float, float]:
-        """Share of the three signs that agree, and mean absolute error over the pairs that the truth knows.
+        """Share of the signs that agree, of those that the truth knows, and mean absolute error over the pairs that it knows.
 
-        A gene that is predicted as constant goes with nothing: its correlations count as 0, and 0 has no sign.
+        A gene that is predicted as constant goes with nothing: its correlations count as 0, and 0 has no sign. NaN where the truth
+        knows nothing.
         """
-        real, made = self.blocks(truth, sizes), self.blocks(np.nan_to_num(guess), sizes)
-        agree = (np.sign(real) == np.sign(made)) & (real != 0)
+        agree = self.signs_agree(self.blocks(truth, sizes), self.blocks(np.nan_to_num(guess), sizes))
+        known = [one for one in agree if one is not None]
         upper = np.triu(np.isfinite(truth), k=1)
         error = np.abs(np.nan_to_num(guess)[upper] - truth[upper])
-        return float(agree.mean()), float(error.mean()) if len(error) else np.nan
+        return float(np.mean(known)) if known else np.nan, float(error.mean()) if len(error) else np.nan
 
 
 def spearman(values: NDArray[np.float64], given: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

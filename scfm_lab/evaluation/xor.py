@@ -48,7 +48,7 @@ def xor(
     markers: tuple[str, str] = MARKERS,
     quantile: float = QUANTILE,
     labels_key: str | None = "cell_type",
-    groups: Sequence[str] | None = GROUPS,
+    groups: str | Sequence[str] | None = GROUPS,
     sample_key: str | None = None,
     predictions: Mapping[str, Any] | None = None,
     n_boot: int = 1000,
@@ -85,7 +85,8 @@ def xor(
     sample_key
         Donors or samples: floors are fitted to others, and the interval is over them where there are five or more.
     predictions
-        Probabilities made elsewhere: name → (cells, 2), a table with a column for each marker or an array.
+        Probabilities made elsewhere: name → (cells, 2), a table with a column for each marker or an array. Rows of a table that
+        is indexed by cell names are matched by them.
     n_boot
         Bootstrap samples.
     seen
@@ -125,6 +126,9 @@ def xor(
         )
     if isinstance(markers, str) or len(markers) != 2 or markers[0] == markers[1]:
         raise DataError("markers must be two different genes, such as ('RBFOX3', 'GFAP').")
+    if n_boot < 0:
+        raise DataError(f"n_boot is {n_boot}; give a number of bootstrap samples, or 0 for no intervals.")
+    groups = (groups,) if isinstance(groups, str) else groups
     refuse_imputed(adata, layer, what="The truth of the XOR")
     given: Any = models if isinstance(models, (list, tuple)) else [models]
     opened = [as_model(m) for m in given]
@@ -150,7 +154,7 @@ def xor(
             rate = predict_hidden(model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel)
         found[model.name] = _probabilities(rate, threshold, cells)
     for name, made in (predictions or {}).items():
-        found[name] = given_values(made, list(markers), len(cells), name)
+        found[name] = given_values(made, list(markers), adata.obs_names, name)
         if np.nanmin(found[name]) < 0 or np.nanmax(found[name]) > 1:
             raise DataError(f"The prediction {name!r} holds values outside of 0 to 1; XOR needs probabilities.")
     floors = _floors(cells, columns, on, labels, fold, seed)

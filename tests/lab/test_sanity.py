@@ -13,7 +13,7 @@ import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.masked import predict_hidden, without_genes
-from scfm_lab.evaluation.set_correlations import spearman
+from scfm_lab.evaluation.set_correlations import SetCorrelations, spearman
 from scfm_lab.evaluation.xor import auroc, balanced_accuracy, exactly_one
 
 MARKERS = ("CD79A", "CST3")
@@ -127,6 +127,55 @@ def test_depth_alone_fails_where_depth_is_taken_out(cells):
     assert set(found.random_sets["draw"]) == {0, 1, 2}
 
 
+def _logged(cells, genes):
+    library = cells.obs["total_counts_all_genes"].to_numpy()[:, None]
+    return pd.DataFrame(np.log1p(cells[:, genes].X.toarray() / library * 1e4), columns=genes)
+
+
+def test_the_mean_of_a_type_tells_nothing_within_it(cells):
+    made = {"constant": np.zeros((cells.n_obs, 8))}
+    found = sl.evaluate.covariance_sign(cells, [], sets=SETS, imputed=made, n_random=0, n_boot=4)
+    for metric in ("sign agreement (within cell types)", "error of magnitude (within cell types)"):
+        mean, constant = found.of(metric, "cell-type mean"), found.of(metric, "constant")
+        assert (mean.value, mean.low, mean.high) == (constant.value, constant.low, constant.high)
+    assert found.of("sign agreement (within cell types)", "cell-type mean").value == 0
+    assert found.of("sign agreement (as published)", "cell-type mean").value == 1
+
+
+def test_what_the_truth_does_not_know_counts_neither_for_nor_against(cells):
+    silent = (_logged(cells, SETS["monocytes"]) == 0).all(axis=1).to_numpy()
+    assert silent.sum() >= 40
+    # One type in which the second set is silent; others too small to be looked into.
+    own = cells.copy()
+    own.obs["cell_type"] = np.where(silent, "silent", [f"cell {i}" for i in range(own.n_obs)])
+    made = {"measured": _logged(own, SETS["T"] + SETS["monocytes"])}
+    found = sl.evaluate.covariance_sign(own, [], sets=SETS, imputed=made, n_random=0, n_boot=4)
+    score = found.of("sign agreement (within cell types)", "measured")
+    assert (score.value, score.low, score.high) == (1, 1, 1)
+    assert np.isfinite(score.ceiling)
+    rows = found.correlations.query("kind == 'within cell types' and model == 'measured'")
+    assert rows["sign_agrees"].tolist() == [True, None, None]
+    test = SetCorrelations.of(Cells.from_anndata(own), None)
+    assert np.isnan(test.compare(np.full((8, 8), np.nan), np.eye(8), (4, 4))).all()
+
+
+def test_rows_of_a_table_go_by_the_names_of_cells(cells):
+    on = (_logged(cells, list(MARKERS)) > _logged(cells, list(MARKERS)).quantile(0.6)).astype(float)
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    named = on.set_index(cells.obs_names)
+    made = {"in order": on, "named": named, "turned": named.iloc[order], "by place": on.iloc[order].to_numpy()}
+    asked = {"markers": MARKERS, "groups": None, "n_boot": 0}
+    found = sl.evaluate.xor(cells, [], predictions=made, **asked)
+    value = {name: found.of("AUROC (all cells)", name).value for name in made}
+    assert value["in order"] == value["named"] == value["turned"] == 1
+    assert value["by place"] < 0.7
+    for index in (["other", *cells.obs_names[1:]], [*cells.obs_names[:2], *cells.obs_names[1:-1]], order):
+        with pytest.raises(DataError, match="not named as the cells are"):
+            sl.evaluate.xor(cells, [], predictions={"x": on.set_axis(list(index))}, **asked)
+    with pytest.raises(DataError, match="cannot be read as numbers"):
+        sl.evaluate.xor(cells, [], predictions={"x": on.astype(object).replace(1.0, "yes")}, **asked)
+
+
 def test_a_model_is_scored_between_floors_and_halves(cells):
     found = sl.evaluate.covariance_sign(cells[:60].copy(), "starter", sets=SETS, n_random=2, n_boot=3)
     assert {s.model for s in found} == {"starter", "depth alone", "cell-type mean", "PCA regression"}
@@ -153,6 +202,12 @@ def test_checks_that_make_no_sense_are_refused(cells):
         sl.evaluate.xor(cells, [], markers=MARKERS, groups=None, predictions={"x": np.zeros((3, 2))})
     with pytest.raises(DataError, match="outside of 0 to 1"):
         sl.evaluate.xor(cells, [], markers=MARKERS, groups=None, predictions={"x": np.full((cells.n_obs, 2), 2.0)})
+    with pytest.raises(DataError, match="n_boot is -1"):
+        sl.evaluate.xor(cells, [], markers=MARKERS, groups=None, n_boot=-1)
+    with pytest.raises(DataError, match="neither may be below 0"):
+        sl.evaluate.covariance_sign(cells, [], sets=SETS, n_random=-1)
+    alone = sl.evaluate.xor(cells, [], markers=MARKERS, groups="CD19+ B", n_boot=0)
+    assert alone.of("AUROC (CD19+ B)", "constant").n == (cells.obs["cell_type"] == "CD19+ B").sum()
     silent = cells.copy()
     x = silent.X.toarray()
     x[:, [silent.var_names.get_loc(g) for g in MARKERS]] = 0
