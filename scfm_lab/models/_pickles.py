@@ -6,9 +6,12 @@ import io
 import pickle  # noqa: TID251 - this is the module that makes it harmless
 import re
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NUMBER = re.compile(r"^[<>|=]?[biuf]\d{1,2}$|^bool$")
 _TEXT = re.compile(r"^[<>|=]?U\d{1,6}$")
@@ -76,14 +79,41 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
     return made
 
 
-class _Kind:
-    """What the name of a built-in type becomes here: nothing that could be called."""
+class _Named:
+    """What a name becomes here that means no class: the same for every pickle, so none may change it.
+
+    A pickle may give anything on its stack a state, which without ``__setstate__`` would go into its attributes.
+    """
+
+    __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def __setstate__(self, state: Any) -> None:
+        raise Refused(f"{self.name} with a state")
+
+
+class _Kind(_Named):
+    """What the name of a built-in type becomes here: nothing that could be called."""
+
+    __slots__ = ()
+
     def __call__(self, *_: Any) -> Any:
-        raise Refused(f"builtins.{self.name}")
+        raise Refused(self.name)
+
+
+class _Call(_Named):
+    """A function that a pickle may call."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, name: str, run: Callable[..., Any]) -> None:
+        super().__init__(name)
+        self._run = run
+
+    def __call__(self, *given: Any) -> Any:
+        return self._run(*given)
 
 
 def _defaultdict(factory: Any = None, *_: Any) -> dict[Any, Any]:
@@ -95,8 +125,8 @@ def _defaultdict(factory: Any = None, *_: Any) -> dict[Any, Any]:
 
 def _plain(value: Any) -> Any:
     """A value with its arrays finished."""
-    if isinstance(value, _Kind):
-        raise Refused(f"builtins.{value.name}")
+    if isinstance(value, _Named):
+        raise Refused(value.name)
     if isinstance(value, _Array):
         if value.value is None:
             raise Refused("a numpy array without its state")
@@ -116,19 +146,22 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 _KINDS = ("int", "float", "str", "bool", "list", "dict", "set", "tuple")
+_FROM_BUFFER = _Call("numpy.core.numeric._frombuffer", _from_buffer)
+_SCALAR = _Call("numpy.core.multiarray.scalar", _scalar)
+# Nothing here can be changed by a pickle: the two classes take no state themselves, nor do the things of `_Named`.
 _ALLOWED: dict[tuple[str, str], Any] = {
-    **{(module, name): _Kind(name) for module in ("builtins", "__builtin__") for name in _KINDS},
-    ("collections", "OrderedDict"): OrderedDict,
-    ("collections", "defaultdict"): _defaultdict,
+    **{(module, name): _Kind(f"builtins.{name}") for module in ("builtins", "__builtin__") for name in _KINDS},
+    ("collections", "OrderedDict"): _Call("collections.OrderedDict", OrderedDict),
+    ("collections", "defaultdict"): _Call("collections.defaultdict", _defaultdict),
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Array,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("_codecs", "encode"): _encode,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy.core.multiarray", "scalar"): _SCALAR,
+    ("numpy._core.multiarray", "scalar"): _SCALAR,
+    ("_codecs", "encode"): _Call("_codecs.encode", _encode),
 }
 
 

@@ -156,6 +156,28 @@ def test_dictionaries_with_a_default_hold_their_entries_and_nothing_that_is_call
             _pickles.load(pickle.dumps(spoiled, protocol))
 
 
+@pytest.mark.parametrize("name", sorted(_pickles._ALLOWED), ids=".".join)
+@pytest.mark.parametrize(
+    "state",
+    [b"}(Vname\nVEVIL\nu", b"(N}(V__defaults__\n(I5\ntV__kwdefaults__\n}V_run\nI5\nVname\nVEVIL\nVvalue\nI5\nut"],
+    ids=["attributes", "slots"],
+)
+def test_a_pickle_changes_nothing_for_those_after_it(name: tuple[str, str], state: bytes) -> None:
+    before = dict(_pickles._ALLOWED)
+    hostile = b"c%b\n%b\n" % (name[0].encode(), name[1].encode()) + state + b"b0}."
+    with pytest.raises((_pickles.Refused, TypeError)):
+        _pickles.load(hostile)
+    assert before == _pickles._ALLOWED
+    assert _pickles._ALLOWED["builtins", "int"].name == "builtins.int"
+    assert _pickles._defaultdict.__defaults__ == (None,)
+    assert _pickles._Array.value is None
+    content = {"a": np.arange(3), "b": collections.defaultdict(float, {"c": np.float32(2)}), "d": b"\xff"}
+    for protocol in (0, 2, 4):
+        found = _pickles.load(pickle.dumps(content, protocol))
+        np.testing.assert_array_equal(found["a"], [0, 1, 2])
+        assert (found["b"], found["d"]) == ({"c": 2}, b"\xff")
+
+
 def test_a_configuration_without_activation_means_what_it_means_to_bert(tmp_path: Path, pbmc68k: AnnData) -> None:
     folder = writers.write_geneformer(tmp_path / "v2", pbmc68k)
     path = folder / "config.json"
