@@ -11,6 +11,9 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import StorageError
@@ -20,7 +23,6 @@ from scfm_registry.store.words import in_words, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from scfm_registry.store.place import Place
 
@@ -114,11 +116,39 @@ def create_database(database: Path, artifacts: str) -> None:
     StorageError
         The database cannot be written.
     """
-    create_tables(sqlite_uri(database), artifacts, where=str(database.parent.parent))
+    where = str(database.parent.parent)
+    with quiet():
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            empty = _empty_database()
+        except (MlflowException, SQLAlchemyError) as error:
+            raise in_words(error, where) from error
+    database.write_bytes(empty)
+    create_tables(sqlite_uri(database), artifacts, where=where)
+
+
+@cache
+def _empty_database() -> bytes:
+    """A SQLite file with MLflow's tables: its seventy migrations are run once in a process, however many registries it makes."""
+    # MLflow knows which tables belong to it once both of its stores are imported.
+    import mlflow.store.model_registry.sqlalchemy_store
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    from mlflow.store.db import utils
+
+    with TemporaryDirectory(prefix="scfm-registry-") as folder:
+        database = Path(folder) / "empty.db"
+        engine = utils.create_sqlalchemy_engine(sqlite_uri(database))
+        try:
+            utils._safe_initialize_tables(engine)  # noqa: SLF001 - what its stores call on an empty database
+        finally:
+            engine.dispose()
+        return database.read_bytes()
 
 
 def create_tables(uri: str, artifacts: str, *, where: str = "") -> None:
-    """Make MLflow's tables in an empty database, with our experiment in it, and close it.
+    """Make MLflow's tables where a database has none, and our experiment in it, and close it.
 
     Parameters
     ----------
