@@ -29,6 +29,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AnnData(counts, layers={"counts": counts.copy()}).write_h5ad(folder / "plain.h5ad", compression="gzip")
     with h5py.File(folder / "plain.h5ad", "a") as file:
         file["layers/again"] = h5py.SoftLink("/layers/counts")
+        file["layers/once_more"] = file["layers/counts"]
     (folder / "secret").write_bytes(b"root:x:0:0" * 10)
     return folder
 
@@ -62,6 +63,34 @@ def _large_parts(file: Any, secret: Path) -> None:
     file.create_dataset("obsm/bomb", (6, 8), "f8", chunks=(6, 3 * 10**7), maxshape=(None, None), compression="gzip")
 
 
+def _many_small_bombs(file: Any, secret: Path) -> None:
+    del secret
+    for number in range(6):
+        file.create_dataset(f"obsm/bomb{number}", (6, 10**6), "f8", fillvalue=1)
+
+
+def _one_small_bomb_in_many_places(file: Any, secret: Path) -> None:
+    del secret
+    bomb = file.create_dataset("obsm/bomb", (6, 10**6), "f8", fillvalue=1)
+    for number in range(5):
+        file[f"obsm/bomb{number}"] = bomb
+
+
+def _circle(file: Any, secret: Path) -> None:
+    del secret
+    for number in range(3):
+        file[f"uns/again{number}"] = file["uns"]
+
+
+def _shared(file: Any, secret: Path) -> None:
+    del secret
+    below = file.create_group("uns/below")
+    for number in range(28):
+        above = file.create_group(f"uns/above{number}")
+        above["left"] = above["right"] = below
+        below = above
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -71,6 +100,10 @@ def _large_parts(file: Any, secret: Path) -> None:
         (_virtual, r"keeps /obsm/theirs in another file"),
         (_bomb, r"says that /obsm/bomb holds 2,235\.2 GiB, of which 0 bytes are there"),
         (_large_parts, r"keeps /obsm/bomb in parts of 1\.3 GiB"),
+        (_many_small_bombs, r"says that its data sets hold 0\.3 GiB more than its bytes explain"),
+        (_one_small_bomb_in_many_places, r"says that its data sets hold 0\.3 GiB more than its bytes explain"),
+        (_circle, r"has groups in groups without end at /uns/again0"),
+        (_shared, r"leads to its groups and data sets in [\d,]{11,} ways"),
     ],
     ids=lambda item: item.__name__.strip("_") if callable(item) else "",
 )
@@ -90,7 +123,8 @@ def test_files_that_reach_further_are_refused(
 
 def test_links_within_a_file_are_taken(plain: Path) -> None:
     stored, whole = open_stored(plain / "plain.h5ad"), read_h5ad(plain / "plain.h5ad")
-    np.testing.assert_array_equal(stored.layers["again"][:].toarray(), whole.X.toarray())
+    for name in ("again", "once_more"):
+        np.testing.assert_array_equal(stored.layers[name][:].toarray(), whole.X.toarray())
 
 
 # Zarr's own word about its third format, in which such lists are no part of the standard yet.
@@ -99,7 +133,7 @@ def test_names_in_a_zarr_folder_do_not_climb_out_of_it(plain: Path, tmp_path: Pa
     import zarr
 
     whole = read_h5ad(plain / "plain.h5ad")
-    del whole.layers["again"]
+    del whole.layers["again"], whole.layers["once_more"]
     with settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
         for name in ("other.zarr", "cells.zarr"):
             whole.write_zarr(tmp_path / name)
