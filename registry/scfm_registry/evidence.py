@@ -50,7 +50,7 @@ class Measurer(Reader):
         result = measuring.run(
             files.checked(self._store, found, record),
             found,
-            parents=parents.places(self, found),
+            parents=parents.places(self, found, record),
             device=device,
             precision=precision,
             cells=cells,

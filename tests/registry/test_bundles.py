@@ -16,8 +16,9 @@ import pytest
 
 from scfm_lab.cli import main
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, consent
+from scfm_registry import Registry, consent, names
 from scfm_registry.sharing import bundle as bundles
+from scfm_registry.sharing import parents
 from scfm_registry.sharing.keys import Keyring, Signer
 
 if TYPE_CHECKING:
@@ -221,6 +222,28 @@ def test_a_parents_consent_keeps_its_children_here(grown: Registry, tmp_path: Pa
     with pytest.raises(ModelError, match=r"mother/1 does not leave"):
         grown.export_bundle("daughter", tmp_path / "daughter.scfm")
     grown.client.delete_model_version_tag("mother", "1", consent.TAG)
+
+
+def test_a_parent_of_which_only_the_digest_is_known_stops_nothing_that_opens_without(
+    grown: Registry, tmp_path: Path
+) -> None:
+    digest = "sha256:" + "1" * 64
+    grown.client.set_model_version_tag(PCA, "1", parents.TAG, digest)
+    assert parents.places(grown, *grown._find(names.parse(PCA))) == {}, "what a measurement opens beside it"
+    assert [item.name for item in grown.mirror(tmp_path / "mirror", [PCA]).versions] == [PCA]
+    bundle = grown.export_bundle(PCA, tmp_path / "pca.scfm")
+    assert f"Made from {digest}, of which no more is known" in bundle.summary()
+    taken = grown.import_bundle(bundle.path, name="orphan")
+    assert (taken.digest, taken.tags[parents.TAG]) == (bundle.digest, digest)
+    grown.client.delete_model_version_tag(PCA, "1", parents.TAG)
+    # What is kept as changes of its parent does not open without it.
+    right = grown.get("mother").tags[parents.TAG]
+    grown.client.set_model_version_tag("mother", "1", parents.TAG, digest)
+    for leave in (grown.export_bundle, lambda name, folder: grown.mirror(folder, [name])):
+        with pytest.raises(ModelError, match=f"has the digest {digest}"):
+            leave("daughter", tmp_path / "daughter")
+    assert not (tmp_path / "daughter").exists()
+    grown.client.set_model_version_tag("mother", "1", parents.TAG, right)
 
 
 def _swap(parts: dict[str, bytes]) -> None:

@@ -57,7 +57,7 @@ class Bundle:
     signer
         Who signed; ``None`` where nobody did.
     parents
-        The versions that it was made from, nearest first.
+        The versions that it was made from, nearest first; of the last one only the digest may be known.
     """
 
     path: Path
@@ -101,7 +101,7 @@ class Bundle:
             "files": len(self.files),
             "size": self.size,
             "parents": [{"name": item.name, "digest": item.digest} for item in self.parents],
-            "carries_parents": len(self.carried) == len(self.parents),
+            "carries_parents": len(self.carried) == len(self._known),
             "signer": None if self.signer is None else self.signer.to_dict(),
         }
 
@@ -113,13 +113,20 @@ class Bundle:
             f"{by}.\n{self.obligations}{self._told_parents()}"
         )
 
+    @property
+    def _known(self) -> list[Parent]:
+        return [item for item in self.parents if item.family]
+
     def _told_parents(self) -> str:
-        if not self.parents:
-            return ""
-        named = ", ".join(f"{item.name} ({item.digest[:19]}…)" for item in self.parents)
-        if len(self.carried) == len(self.parents):
-            return f"\nWith it goes what it was made from: {named}."
-        return f"\nMade from {named}, which whoever imports it must have: their files are not in it."
+        named = ", ".join(f"{item.name} ({item.digest[:19]}…)" for item in self._known)
+        told = ""
+        if named and len(self.carried) == len(self._known):
+            told = f"\nWith it goes what it was made from: {named}."
+        elif named:
+            told = f"\nMade from {named}, which whoever imports it must have: their files are not in it."
+        if len(self._known) < len(self.parents):
+            told += f"\nMade from {self.parents[-1].digest}, of which no more is known, and which it opens without."
+        return told
 
 
 # ------------------------------------------------------------------------------------------------------- out
@@ -134,7 +141,7 @@ def write(
     evidence: Mapping[str, bytes],
     card: str,
     signer: Signer | None,
-    parents: Sequence[tuple[Parent, Path]] = (),
+    parents: Sequence[tuple[Parent, Path | None]] = (),
     carry: bool = True,
     overwrite: bool = False,
 ) -> Bundle:
@@ -155,7 +162,8 @@ def write(
     signer
         One's own key that signs; ``None``: nobody does.
     parents, carry
-        The versions that it was made from, with their checked files; whether those go with it, or are named only.
+        The versions that it was made from, with their checked files where they are here; whether those go with it, or are
+        named only.
     overwrite
         Whether a file that is there is replaced.
 
@@ -168,10 +176,10 @@ def write(
     """
     if target.exists() and not overwrite:
         raise ModelError(f"There is a file {target} already; choose another name, or overwrite it with --force.")
-    sources = {FILES: folder, **{parent.folder: place for parent, place in parents if carry}}
+    sources = {FILES: folder, **{parent.folder: place for parent, place in parents if carry and place}}
     licence = page(
         *(found.name, found.family, found.digest, found.licence, found.commercial),
-        [folder, *(place for _, place in parents)],
+        [folder, *(place for _, place in parents if place)],
     )
     texts = {LICENCE: licence.encode(), CARD: card.encode(), **{f"{EVIDENCE}{k}": v for k, v in evidence.items()}}
     placed: dict[str, tuple[Path, manifest.FileEntry]] = {}

@@ -25,7 +25,7 @@ _LONGEST_CHAIN = 32
 
 @dataclass(frozen=True)
 class Parent:
-    """A version that another one was made from, as a bundle tells of it."""
+    """A version that another one was made from, as a bundle tells of it; it has no family where only its digest is known."""
 
     name: str
     digest: str
@@ -45,10 +45,15 @@ class Parent:
         return asdict(self)
 
     @classmethod
+    def unknown(cls, digest: str) -> Parent:
+        """One that was not there where the bundle was made, and that nothing needs."""
+        return cls(f"unknown-{digest[7:15]}", digest, "", "", "", None, {})
+
+    @classmethod
     def read(cls, said: Mapping[str, Any]) -> Parent:
         """Read what :meth:`to_dict` wrote; raises whatever a document of another form gives."""
         digest = str(said["digest"])
-        if not manifest.is_digest(digest) or said["kind"] not in KINDS:
+        if not manifest.is_digest(digest) or said["kind"] not in (KINDS if said["family"] else ("",)):
             raise ValueError(digest)
         return cls(
             name=names.check_name(said["name"]),
@@ -61,31 +66,44 @@ class Parent:
         )
 
 
-def of(registry: Reader, found: ModelVersion) -> list[tuple[ModelVersion, Record]]:
-    """Versions that one was made from, nearest first.
+def of(registry: Reader, found: ModelVersion, record: Record) -> list[tuple[ModelVersion, Record]]:
+    """Versions that one was made from, nearest first, up to one that is not here and that opening does not take.
 
     Raises
     ------
     ModelError
-        One of them is not here, or they lead in a circle.
+        One that opening takes is not here, or they lead in a circle.
     """
-    chain: list[tuple[ModelVersion, Record]] = []
-    digest, seen = found.tags.get(TAG, ""), {found.digest}
-    while digest:
-        if digest in seen or len(chain) >= _LONGEST_CHAIN:
+    chain = [(found, record)]
+    seen = {found.digest}
+    while digest := chain[-1][0].tags.get(TAG, ""):
+        if digest in seen or len(chain) > _LONGEST_CHAIN:
             raise ModelError(f"The lineage of {found.reference} leads in a circle, by its tag {TAG}.")
         seen.add(digest)
-        chain.append(registry.find_digest(digest))
-        digest = chain[-1][0].tags.get(TAG, "")
-    return chain
+        try:
+            chain.append(registry.find_digest(digest))
+        except ModelError:
+            if _takes_parent(registry, *chain[-1]):
+                raise
+            break
+    return chain[1:]
 
 
-def places(registry: Reader, found: ModelVersion) -> dict[str, dict[str, str]]:
+def _takes_parent(registry: Reader, found: ModelVersion, record: Record) -> bool:
+    """Whether a version is kept as what changed, and not whole."""
+    from scfm_lab.models import finetuned
+    from scfm_lab.models.files import read_config
+
+    folder = files.local(registry._store, found, record)  # noqa: SLF001 - the registry's own parts
+    return finetuned.is_finetuned(folder) and read_config(folder, finetuned.RECORD).get("storage") != "full"
+
+
+def places(registry: Reader, found: ModelVersion, record: Record) -> dict[str, dict[str, str]]:
     """Checked files of what a version was made from, for a process that opens it: digest → ``folder``, ``family``."""
     store = registry._store  # noqa: SLF001 - the registry's own parts
     return {
-        item.digest: {"folder": str(files.checked(store, item, record)), "family": item.family}
-        for item, record in of(registry, found)
+        item.digest: {"folder": str(files.checked(store, item, known)), "family": item.family}
+        for item, known in of(registry, found, record)
     }
 
 

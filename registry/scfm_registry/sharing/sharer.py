@@ -89,12 +89,14 @@ class Sharer(Verifier, Measurer, Registrar):
         from scfm_registry.sharing.keys import Keyring
 
         found, record = self._find(names.parse(reference))
-        chain = ancestry.of(self, found)
+        chain = ancestry.of(self, found, record)
         for item in (found, *(parent for parent, _ in chain)):
             check_may_leave(item)
         self.check_usable(found)
         folder = files.checked(self._store, found, record)
         signer = Keyring().signer(sign if isinstance(sign, str) else None) if sign else None
+        told = [(_as_parent(item), files.checked(self._store, item, known)) for item, known in chain]
+        beyond = (chain[-1][0] if chain else found).tags.get(ancestry.TAG, "")
         written = bundle.write(
             Path(file).expanduser(),
             found,
@@ -103,7 +105,7 @@ class Sharer(Verifier, Measurer, Registrar):
             evidence=self._evidence_of(found),
             card=self.card(found.reference),
             signer=signer,
-            parents=[(_as_parent(item), files.checked(self._store, item, known)) for item, known in chain],
+            parents=[*told, *([(ancestry.Parent.unknown(beyond), None)] if beyond else [])],
             carry=parents,
             overwrite=overwrite,
         )
@@ -207,7 +209,7 @@ class Sharer(Verifier, Measurer, Registrar):
             asked = self._find(names.parse(reference))
             self.check_usable(asked[0])
             # What it was made from opens with it.
-            for found, record in (asked, *ancestry.of(self, asked[0])):
+            for found, record in (asked, *ancestry.of(self, *asked)):
                 check_may_leave(found)
                 if found.reference not in chosen:
                     chosen[found.reference] = (found, record, files.checked(self._store, found, record))

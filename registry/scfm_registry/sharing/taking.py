@@ -77,6 +77,8 @@ def _parents(registry: Sharer, bundle: Bundle, work: Path) -> tuple[dict[str, di
         try:
             found, record = registry.find_digest(item.digest)
         except ModelError as error:
+            if not item.family:
+                continue
             if item.digest not in carried:
                 raise ModelError(
                     f"{bundle.path} was made from {item.name} ({item.digest}), which is neither in it nor here; nothing was "
