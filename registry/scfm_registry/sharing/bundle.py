@@ -212,7 +212,7 @@ def write(
     return bundle
 
 
-def _document(bundle: Bundle) -> bytes:
+def _document(bundle: Bundle, *, parents: bool = True) -> bytes:
     signer = bundle.signer
     return _json(
         {
@@ -225,7 +225,7 @@ def _document(bundle: Bundle) -> bytes:
             "commercial": bundle.commercial,
             "obligations": bundle.obligations,
             "tags": bundle.tags,
-            "parents": [item.to_dict() for item in bundle.parents],
+            **({"parents": [item.to_dict() for item in bundle.parents]} if parents else {}),
             "files": {path: {"sha256": entry.sha256, "size": entry.size} for path, entry in bundle.files.items()},
             "signer": None
             if signer is None
@@ -292,14 +292,14 @@ def _read(path: Path, folder: Path) -> Bundle:
             tags={str(key): str(value) for key, value in said["tags"].items()},
             files={str(k): manifest.FileEntry(str(v["sha256"]), int(v["size"])) for k, v in said["files"].items()},
             signer=signer,
-            parents=tuple(Parent.read(item) for item in said["parents"]),
+            parents=tuple(Parent.read(item) for item in said.get("parents", ())),
         )
     except ModelError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(damaged) from error
     # One document has one way to be written: no doubled keys, nothing that one reader sees and another does not.
-    if said.get("schema") != SCHEMA or _document(bundle) != content:
+    if said.get("schema") != SCHEMA or _document(bundle, parents="parents" in said) != content:
         raise ModelError(damaged)
     _check_signature(bundle, folder, content)
     return bundle
