@@ -16,7 +16,7 @@ import pytest
 
 from scfm_lab.cli import main
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, consent, names
+from scfm_registry import Registry, certificate, consent, names, panel
 from scfm_registry.sharing import bundle as bundles
 from scfm_registry.sharing import parents
 from scfm_registry.sharing.keys import Keyring, Signer
@@ -364,6 +364,68 @@ def test_a_signature_makes_nothing_true(
         registry.import_bundle(path, trust=signer.fingerprint, name=None if change is _name else "theirs")
     assert _state(registry) == before
     assert not (tmp_path / "trap").exists()
+
+
+def _of_another(record: dict[str, Any], vectors: np.ndarray) -> None:
+    del vectors
+    record["digest"] = "sha256:" + "0" * 64
+
+
+def _other_vectors(record: dict[str, Any], vectors: np.ndarray) -> None:
+    del record
+    vectors += 1
+
+
+def _no_settings(record: dict[str, Any], vectors: np.ndarray) -> None:
+    del record["settings"], vectors
+
+
+def _fewer_cells(record: dict[str, Any], vectors: np.ndarray) -> None:
+    del vectors
+    record["cells"] -= 1
+
+
+def test_a_certificate_that_is_not_the_versions_is_refused(
+    exported: bundles.Bundle, registry: Registry, tmp_path: Path
+) -> None:
+    parts, before = _parts(exported.path), _state(registry)
+    for change in (None, _of_another, _other_vectors, _no_settings, _fewer_cells, "no vectors"):
+        vectors = np.arange(8, dtype=np.float32).reshape(4, 2)
+        record: dict[str, Any] = {
+            "schema": certificate.SCHEMA,
+            "panel": panel.SOURCE,
+            "cells": 4,
+            "digest": exported.digest,
+            "settings": {"device": "cpu", "precision": "float32"},
+            "hashes": {**dict.fromkeys(panel.STAGES, "0" * 64), "vectors": panel._hash(vectors)},
+        }
+        if callable(change):
+            change(record, vectors)
+        told = {
+            f"{bundles.EVIDENCE}{certificate.DOCUMENT}": json.dumps(record).encode(),
+            f"{bundles.EVIDENCE}{certificate.VECTORS}": b"none"
+            if change == "no vectors"
+            else certificate.packed(vectors),
+        }
+        listed = {name: {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)} for name, text in told.items()}
+        path, signer = _signed(
+            tmp_path / "bad.scfm", {**parts, **told}, lambda document, more=listed: document["files"].update(more)
+        )
+        if change is None:
+            (tmp_path / "good").mkdir()
+            bundles.unpack(path, tmp_path / "good")
+            assert certificate.given(tmp_path / "good" / bundles.EVIDENCE, exported.digest, "") is not None
+            continue
+        with pytest.raises(ModelError, match="the certificate in it is n") as caught:
+            registry.import_bundle(path, trust=signer.fingerprint, name="theirs")
+        assert str(path) in str(caught.value)
+        assert _state(registry) == before
+
+
+def test_a_bundle_of_before_parents_were_told_is_read(exported: bundles.Bundle, tmp_path: Path) -> None:
+    path, _ = _signed(tmp_path / "old.scfm", _parts(exported.path), lambda document: document.pop("parents"))
+    (tmp_path / "unpacked").mkdir()
+    assert bundles.unpack(path, tmp_path / "unpacked").digest == exported.digest
 
 
 def test_measurements_of_another_machine_are_not_taken_over(exported: bundles.Bundle) -> None:
