@@ -405,7 +405,15 @@ _METRICS = {"macro-F1": _macro_f1, "accuracy": _accuracy}
 
 
 def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tuple[list[NDArray[np.int64]], str]:
-    """Rows of bootstrap samples, and what was resampled: samples where there are five or more, else cells."""
+    """Rows of bootstrap samples, and what was resampled: samples where there are five or more, else cells.
+
+    Raises
+    ------
+    DataError
+        If `n_boot` is negative.
+    """
+    if n_boot < 0:
+        raise DataError(f"n_boot is {n_boot}; give a number of bootstrap samples, or 0 for no intervals.")
     rng = np.random.default_rng(seed)
     names = [] if units is None else sorted(set(units))
     if len(names) < _FEWEST_SAMPLES:

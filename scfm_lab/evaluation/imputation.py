@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 
@@ -183,8 +184,7 @@ def _scores(
     for rate in rates.values():
         good &= np.isfinite(rate).all(axis=1)
     rows = np.flatnonzero(good)
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(rows), len(rows)) for _ in range(n_boot)]
+    draws, _ = resamples(len(rows), None, n_boot, seed)
     observed = np.log1p(hidden[rows] / exposure[rows, None])
     made = {**rates, **floors}
     loss = {m: _loss(np.maximum(r[rows], _LEAST_RATE), hidden[rows], exposure[rows]) for m, r in made.items()}

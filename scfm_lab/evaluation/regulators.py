@@ -85,6 +85,8 @@ def regulators(
 
     if n_null < 19:
         raise DataError(f"n_null is {n_null}; at least 19 rewired networks are needed for a p of 0.05.")
+    if n_boot < 0:
+        raise DataError(f"n_boot is {n_boot}; give a number of bootstrap samples, or 0 for no intervals.")
     known = _network(found, truth, confidence)
     edges = found.regulators[:, None] != found.targets[None, :]
     kept = np.flatnonzero((known & edges).any(axis=1))
@@ -105,14 +107,14 @@ def regulators(
     heads = []
     for (layer, head), values in found.heads.items():
         ranked = _Ranked.of(values[kept], edges, net, expected, rng)
-        null = [ranked.epr(r) for r in rewired]
+        null, value = [ranked.epr(r) for r in rewired], ranked.epr(net)
         heads.append(
             {
                 "layer": layer,
                 "head": head,
-                "epr": ranked.epr(net),
+                "epr": value,
                 "over_null": ranked.ratio(None),
-                "p_value": (1 + sum(n >= ranked.epr(net) - 1e-12 for n in null)) / (1 + n_null),
+                "p_value": (1 + sum(n >= value - 1e-12 for n in null)) / (1 + n_null),
             }
         )
     notes = (
@@ -154,13 +156,20 @@ def _network(
             known = known[known["confidence"].isin(list(confidence))]
         known = zip(known["tf"], known["target"], strict=True)
     pairs = [(str(a), str(b)) for a, b in known]
-    row = {str(g).upper(): i for i, g in enumerate(found.regulators)}
-    column = {str(g).upper(): i for i, g in enumerate(found.targets)}
-    out = np.zeros((len(row), len(column)), dtype=bool)
+    rows, columns = _places(found.regulators), _places(found.targets)
+    out = np.zeros((len(found.regulators), len(found.targets)), dtype=bool)
     for a, b in pairs:
-        if a.upper() in row and b.upper() in column:
-            out[row[a.upper()], column[b.upper()]] = True
+        if a.upper() in rows and b.upper() in columns:
+            out[np.ix_(rows[a.upper()], columns[b.upper()])] = True
     return out
+
+
+def _places(symbols: NDArray[Any]) -> dict[str, list[int]]:
+    """Where each symbol is: several genes may share one."""
+    places: dict[str, list[int]] = {}
+    for place, symbol in enumerate(symbols):
+        places.setdefault(str(symbol).upper(), []).append(place)
+    return places
 
 
 def _rewired(net: NDArray[np.bool_], edges: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:

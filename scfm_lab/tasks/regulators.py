@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.genes import Match
     from scfm_lab.models.contract import Model
 
 METHODS = ("embedding", "attention", "perturbation")
@@ -176,7 +177,8 @@ def regulators(
     Returns
     -------
     RegulatorResult
-        Genes that fewer than ten of the cells express, or that the model does not know, are left out.
+        Genes that fewer than ten of the cells express, or that the model does not know, are left out; of named ones notes tell
+        which.
 
     Raises
     ------
@@ -209,10 +211,9 @@ def regulators(
     started = time.perf_counter()
     cells = Cells.from_anndata(adata, layer=layer, fields=opened.fields)
     cells = cells.take(np.sort(np.argsort(cells.keys, kind="stable")[:max_cells]))
-    asked = _asked(cells, opened, regulators, targets, n_genes, options, seed, cancel)
+    asked, notes = _asked(cells, opened, regulators, targets, n_genes, options, seed, cancel)
     scores: dict[str, NDArray[np.float64]] = {}
     heads: dict[tuple[int, int], NDArray[np.float64]] = {}
-    notes = []
     for name in [*wanted, *(BESIDE if beside else ())]:
         with as_progress(progress, f"Edges by {name}", unit=_UNITS[name]) as report:
             now = replace(asked, progress=report)
@@ -287,15 +288,22 @@ def _asked(
     options: Mapping[str, Any] | None,
     seed: int,
     cancel: Any,
-) -> score.Asked:
+) -> tuple[score.Asked, list[str]]:
+    """The columns and the model's ids of regulators and targets, and which of the named genes were left out."""
     match = model.known_genes(cells.genes, options)
     # Of several columns that the model takes for one gene the first is read.
     ids, first = np.unique(match.ids, return_index=True)
     id_of = dict(zip(match.columns[first].tolist(), ids.tolist(), strict=True))
     often = set(np.flatnonzero(np.diff(cells.by_gene.indptr) >= _FEWEST).tolist()) & set(id_of)
-    sources = _named(cells, regulators, often) if regulators is not None else _factors(cells, often)
+    notes: list[str] = []
+    if regulators is not None:
+        sources, left = _named(cells, regulators, often)
+        notes += _left_out("regulators", left, set(id_of), match, cells, model)
+    else:
+        sources = _factors(cells, often)
     if targets is not None:
-        goals = _named(cells, targets, often)
+        goals, left = _named(cells, targets, often)
+        notes += _left_out("targets", left, set(id_of), match, cells, model)
     else:
         goals = np.union1d(_variable(cells, np.array(sorted(often)), n_genes), sources)
     for what, found in (("regulator", sources), ("target", goals)):
@@ -305,12 +313,33 @@ def _asked(
                 f"(max_cells) or name other genes ({what}s=)."
             )
     both = [np.array([id_of[int(c)] for c in columns], dtype=np.int64) for columns in (sources, goals)]
-    return score.Asked(cells, model, sources, goals, both[0], both[1], options, seed, cancel=cancel)
+    return score.Asked(cells, model, sources, goals, both[0], both[1], options, seed, cancel=cancel), notes
 
 
-def _named(cells: Cells, genes: Sequence[str], often: set[int]) -> NDArray[np.int64]:
-    found = [cells.genes.find(str(g)) for g in ([genes] if isinstance(genes, str) else genes)]
-    return np.array([c for c in dict.fromkeys(found) if c in often], dtype=np.int64)
+def _named(
+    cells: Cells, genes: str | Sequence[str], often: set[int]
+) -> tuple[NDArray[np.int64], list[tuple[str, int]]]:
+    """Columns of named genes that can be scored, and name and column of those that cannot."""
+    found = {cells.genes.find(str(g)): str(g) for g in ([genes] if isinstance(genes, str) else genes)}
+    left = [(name, column) for column, name in found.items() if column not in often]
+    return np.array([c for c in found if c in often], dtype=np.int64), left
+
+
+def _left_out(
+    what: str, left: list[tuple[str, int]], read: set[int], match: Match, cells: Cells, model: Model
+) -> list[str]:
+    """A sentence for those that the model does not know, and others for those that it does but cannot be scored."""
+    known = set(match.columns.tolist())
+    reasons = {
+        f"unknown to {model.spec.name}": [name for name, column in left if column not in known],
+        f"read by {model.spec.name} from another column": [n for n, column in left if column in known - read],
+        f"expressed in fewer than {_FEWEST} of the {len(cells):,} cells": [n for n, column in left if column in read],
+    }
+    return [
+        f"Left out of the named {what}, {why}: {', '.join(names[:8])}{f', … ({len(names):,} in all)' if len(names) > 8 else ''}."
+        for why, names in reasons.items()
+        if names
+    ]
 
 
 def _factors(cells: Cells, often: set[int]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, GenesError, ModelError
-from scfm_lab.evaluation.regulators import AUPRC, EPR, RATIO, _rewired
+from scfm_lab.evaluation.regulators import AUPRC, EPR, RATIO, _network, _rewired
 from scfm_lab.tasks.regulators import RegulatorResult
 
 FACTORS = ["SPI1", "IRF8", "JUNB", "KLF6"]
@@ -171,6 +171,43 @@ def test_dorothea_and_the_heads(shared_data):
     assert "of 3 regulators" in sl.evaluate.regulators(made, confidence="A", n_null=19, n_boot=0).notes[0]
 
 
+def test_genes_that_share_a_symbol_have_its_edges_each():
+    rng = np.random.default_rng(0)
+    regulators, targets = ["R0", "R1", "R1", "R2"], ["T0", "T1", "T1", "T2", "T3"]
+    made = _made({"noise": rng.random((4, 5))}, regulators, targets)
+    truth = [("R0", "T0"), ("r1", "T1"), ("R1", "T3"), ("R2", "T2"), ("R2", "X")]
+    net = _network(made, truth, "ABC")
+    assert np.argwhere(net).tolist() == [[0, 0], [1, 1], [1, 2], [1, 4], [2, 1], [2, 2], [2, 4], [3, 3]]
+    scores = sl.evaluate.regulators(made, truth, n_null=19, n_boot=5)
+    assert "8 true edges of 4 regulators among 20" in scores.notes[0]
+
+
+def test_named_genes_that_cannot_be_scored_are_told(cells):
+    unknown = cells.copy()
+    place = unknown.var_names.get_loc("JUNB")
+    unknown.var = unknown.var.assign(
+        **{
+            key: np.where(np.arange(unknown.n_vars) == place, "", values)
+            for key, values in unknown.var.astype(str).items()
+        }
+    )
+    unknown.var_names = [f"novel-{g}" if g == "JUNB" else g for g in unknown.var_names]
+    x = unknown.X.tolil()
+    x[:, unknown.var_names.get_loc("KLF6")] = 0
+    unknown.X = x.tocsr()
+    asked = [*FACTORS[:2], "novel-JUNB", "KLF6"]
+    made = sl.regulators(
+        unknown, "starter", "embedding", regulators=asked, targets=["LYZ", "KLF6"], beside=False, progress=False
+    )
+    assert made.notes == (
+        "Left out of the named regulators, unknown to starter: novel-JUNB.",
+        "Left out of the named regulators, expressed in fewer than 10 of the 300 cells: KLF6.",
+        "Left out of the named targets, expressed in fewer than 10 of the 300 cells: KLF6.",
+    )
+    assert made.notes[0] in made.summary()
+    assert len(made.regulators) == 2
+
+
 def test_questions_about_regulators_that_make_no_sense_are_refused(cells, found):
     with pytest.raises(DataError, match="There is no method 'atention'"):
         sl.regulators(cells, "starter", "atention", regulators=FACTORS, progress=False)
@@ -183,6 +220,8 @@ def test_questions_about_regulators_that_make_no_sense_are_refused(cells, found)
         sl.regulators(cells, "pca", "embedding", regulators=["NOPE"], progress=False)
     with pytest.raises(DataError, match="at least three are needed"):
         sl.evaluate.regulators(found, [("SPI1", "LYZ")])
+    with pytest.raises(DataError, match="n_boot is -1"):
+        sl.evaluate.regulators(found, [("SPI1", "LYZ")], n_boot=-1)
     with pytest.raises(DataError, match="has no column tf"):
         sl.evaluate.regulators(found, pd.DataFrame({"source": ["a"], "target": ["b"]}))
     imputed = cells[:60].copy()
