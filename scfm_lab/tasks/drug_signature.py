@@ -253,7 +253,11 @@ def _vectors(
     opened = as_model(model)
     opened.require("embed")
     found = vectors_of(adata, opened, layer=layer, options=options, seed=seed, progress=progress, cancel=cancel)
-    return found, f"the vectors of {opened.name}", provenance.of_model(opened)
+    # In the words of sl.embed: vectors that it wrote are then known to lie in the same space.
+    record = provenance.of_model(
+        opened, options=opened.check_options(options), hidden_layer="as published", pooling="as published"
+    )
+    return found, f"the vectors of {opened.name}", record
 
 
 def _row(

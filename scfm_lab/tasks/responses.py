@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,14 +164,25 @@ def halves(samples: tuple[str, ...], seed: int) -> list[tuple[tuple[str, ...], t
     n = len(samples)
     if n < 2:
         return []
-    firsts = list(combinations(samples, n // 2))
-    if len(firsts) > _MOST_SPLITS:
-        chosen = np.random.default_rng(seed).choice(len(firsts), _MOST_SPLITS // 2, replace=False)
-        firsts = [firsts[i] for i in chosen]
+    if comb(n, n // 2) > _MOST_SPLITS:
+        firsts = _drawn(samples, _MOST_SPLITS // 2, seed)
         firsts += [tuple(s for s in samples if s not in first) for first in firsts]
-    elif n % 2:
+        return [(first, tuple(s for s in samples if s not in first)) for first in firsts]
+    firsts = list(combinations(samples, n // 2))
+    if n % 2:
         firsts += [tuple(s for s in samples if s not in first) for first in firsts]
     return [(first, tuple(s for s in samples if s not in first)) for first in firsts]
+
+
+def _drawn(samples: tuple[str, ...], n_draws: int, seed: int) -> list[tuple[str, ...]]:
+    """Different halves. Of an even number they all hold the first sample: none is what another leaves."""
+    rng = np.random.default_rng(seed)
+    fixed = 1 - len(samples) % 2
+    drawn: dict[tuple[str, ...], None] = {}
+    while len(drawn) < n_draws:
+        rest = rng.choice(np.arange(fixed, len(samples)), len(samples) // 2 - fixed, replace=False)
+        drawn[tuple(samples[i] for i in sorted([*range(fixed), *rest.tolist()]))] = None
+    return list(drawn)
 
 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.provenance import storable
 from scfm_lab.errors import DataError, did_you_mean
 from scfm_lab.evaluation.score import bootstrap_interval, macro
 from scfm_lab.results import Result, charts
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.responses import Responses
 
 _MOST_CONTROLS = 2000
+_SPACE = {
+    "weights_sha256": "weights",
+    "settings_sha256": "settings",
+    "hidden_layer": "hidden_layer",
+    "pooling": "pooling",
+    "options": "options",
+    "precision": "precision",
+    "method": "what was done to the vectors",
+}
+"""What of a provenance record tells in which space vectors lie, and how that is called."""
 _COLUMNS = (
     "treatment",
     "source",
@@ -125,8 +136,8 @@ def transfer_signature(
     treatment, source, target
         None: each. A source that is the target asks how the direction carries to other samples.
     into
-        Another signature, of the same model, in which the targets are: a direction of one dataset in another. All of the source is
-        then learnt from.
+        Another signature, of the same model and options (or of the same key of ``obsm``, where nothing tells what made it), in
+        which the targets are: a direction of one dataset in another. All of the source is then learnt from.
     n_random
         Random directions.
 
@@ -137,7 +148,7 @@ def transfer_signature(
     Raises
     ------
     DataError
-        If a name is not there, or the signatures are of different models.
+        If a name is not there, or the signatures are of different models or options.
 
     Examples
     --------
@@ -181,11 +192,29 @@ def transfer_signature(
 
 
 def _check_same_space(one: DrugSignature, two: DrugSignature) -> None:
-    a, b = (s.provenance.get("weights_sha256", "") for s in (one, two))
-    if a != b or one.vectors.shape[1] != two.vectors.shape[1]:
+    here, there = _space(one), _space(two)
+    other = [name for name in dict.fromkeys((*here, *there)) if here.get(name) != there.get(name)]
+    if not other and one.vectors.shape[1] != two.vectors.shape[1]:
+        other = ["width"]
+    if other:
         raise DataError(
-            f"The signatures lie in different spaces ({one.space}, {two.space}); make both with the same version of a model."
+            f"The signatures lie in different spaces ({one.space}, {two.space}; what differs: {', '.join(other)}); make both with the "
+            "same version of a model and the same options."
         )
+
+
+def _space(signature: DrugSignature) -> dict[str, Any]:
+    """What tells a space: the model that made the vectors and how, and their name where no weights are known."""
+    record = signature.provenance
+    told = {name: _plain(storable(record.get(key))) for key, name in _SPACE.items()}
+    return told if record.get("weights_sha256") else {**told, "name": signature.space}
+
+
+def _plain(value: Any) -> Any:
+    """As Python has it, so that a record that has been in a file equals one that has not."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _check_named(name: str | None, known: list[str], what: str) -> None:

@@ -112,6 +112,47 @@ def test_a_direction_of_one_dataset_is_carried_into_another(two_drugs):
     assert table["cosine"].item() > 0.95
 
 
+def test_a_signature_of_written_vectors_lies_in_the_space_of_its_model(pbmc68k, tmp_path):
+    cells = pbmc68k[:60].copy()
+    cells.obs["drug"] = np.where(np.arange(60) % 2, "a", "none")
+    own = {"treatment_key": "drug", "control": "none", "progress": False}
+    model = sl.load_model("starter")
+    direct = sl.drug_signature(cells, model, **own)
+    sl.embed(cells, model, progress=False, cache=False)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    back = ad.read_h5ad(tmp_path / "cells.h5ad")
+    back.obsm["X_other"], back.uns["scfm"]["X_other"] = back.obsm["X_starter"], back.uns["scfm"]["X_starter"]
+    written = sl.drug_signature(back, use_rep="X_other", **own)
+    for into in (written, sl.drug_signature(cells, use_rep="X_starter", **own)):
+        np.testing.assert_allclose(into.vectors, direct.vectors, atol=1e-5)
+        assert len(sl.transfer_signature(direct, into=into, n_random=5).table) == 1
+    other = {
+        "options": sl.drug_signature(cells, model, options={"max_length": 40}, **own),
+        "weights": sl.drug_signature(cells, "pca", **own),
+    }
+    sl.embed(back, model, pooling="mean", key_added="X_mean", progress=False, cache=False)
+    other["pooling"] = sl.drug_signature(back, use_rep="X_mean", **own)
+    back.uns["scfm"]["X_other"] = {**back.uns["scfm"]["X_other"], "method": "Harmony (harmonypy)"}
+    other["what was done to the vectors"] = sl.drug_signature(back, use_rep="X_other", **own)
+    del back.uns["scfm"]["X_other"]
+    other["weights, settings"] = sl.drug_signature(back, use_rep="X_other", **own)
+    for what, into in other.items():
+        with pytest.raises(DataError, match=rf"what differs: {what}"):
+            sl.transfer_signature(direct, into=into)
+
+
+def test_vectors_that_nothing_is_told_of_go_by_their_name(two_drugs):
+    adata = two_drugs.copy()
+    adata.obsm["X_also"] = adata.obsm["X_made"]
+    asked = {"treatment_key": "drug", "control": "none"}
+    also = sl.drug_signature(adata, use_rep="X_also", **asked)
+    with pytest.raises(DataError, match="what differs: name"):
+        sl.transfer_signature(_signature(two_drugs), into=also)
+    adata.obsm["X_also"] = adata.obsm["X_made"][:, :5]
+    with pytest.raises(DataError, match="what differs: width"):
+        sl.transfer_signature(also, into=sl.drug_signature(adata, use_rep="X_also", **asked))
+
+
 @pytest.mark.parametrize(("shape", "low", "high"), [("grows", 0.95, 1.0), ("is flat", -0.6, 0.6)])
 def test_an_effect_that_grows_with_the_dose_is_monotone(shape, low, high):
     adata = _planted({"a": {"A549": 3 * _axis(0), "K562": 3 * _axis(0)}}, doses=(1.0, 10.0, 100.0, 1000.0), n=8)
@@ -149,6 +190,17 @@ def test_halves_are_disjoint_and_all_ways_are_taken():
     assert all(not set(one) & set(two) and len(one) == len(two) == 2 for one, two in found)
     assert len(halves(tuple("abcdefgh"), 0)) == 20
     assert halves(("a",), 0) == []
+
+
+@pytest.mark.parametrize("n", range(2, 13))
+def test_every_split_is_there_in_both_orders_and_no_more(n):
+    samples = tuple("abcdefghijkl"[:n])
+    for seed in range(20):
+        found = halves(samples, seed)
+        assert len({frozenset(first) for first, _ in found}) == len(found) <= 20
+        assert {(two, one) for one, two in found} == set(found)
+        assert all(sorted(one + two) == list(samples) and abs(len(one) - len(two)) < 2 for one, two in found)
+    assert n < 7 or halves(samples, 0) != halves(samples, 1)
 
 
 def test_a_real_model_and_cells_without_samples(pbmc68k):
