@@ -16,6 +16,10 @@ EXACT_UP_TO = 20_000
 """Cells up to which all distances are taken."""
 _DOUBTFUL = 1.5
 """How much farther from its neighbours than these are from their own a cell is before the search is not believed."""
+_PROBE = 200
+"""Such cells for which all distances are taken in any case."""
+_ASTRAY = 0.005
+"""Share of them that may have ended in a wrong place without all distances being taken for the rest."""
 
 
 class Neighbours:
@@ -61,16 +65,31 @@ class Neighbours:
         """Found neighbours, with all distances taken for cells that seem far from everything.
 
         A search that walks a graph cannot leave the piece of it in which it began: where the reference falls into groups, one
-        cell in fifty ended in a wrong one, and would be called unlike the reference. Such cells are told by their distance.
+        cell in fifty ended in a wrong one, and would be called unlike the reference. Such cells are told by their distance. But
+        cells of another batch are all far away, and their neighbours may well have been found: of many such cells a random few
+        are looked into first, and the others only where more than one in two hundred of these had gone astray.
         """
         own = np.maximum(self.own[1].mean(axis=1), 1e-12)
         with np.errstate(invalid="ignore"):
             ratio = far.mean(axis=1) / own[near].mean(axis=1)
-        doubtful = np.flatnonzero(~(ratio <= _DOUBTFUL) | (near < 0).any(axis=1))
-        if len(doubtful):
-            near, far = near.copy(), far.copy()
-            near[doubtful], far[doubtful] = nearest(self.vectors, new[doubtful], near.shape[1])
+        lost = (near < 0).any(axis=1)
+        near, far = near.copy(), far.copy()
+        doubtful = np.random.default_rng(self._seed).permutation(np.flatnonzero(~(ratio <= _DOUBTFUL) & ~lost))
+        astray = self._searched(doubtful[:_PROBE], new, near, far)
+        rest = doubtful[_PROBE:] if astray.mean() > _ASTRAY else doubtful[:0]
+        self._searched(np.r_[rest, np.flatnonzero(lost)], new, near, far)
         return near, far
+
+    def _searched(
+        self, rows: NDArray[np.int64], new: NDArray[np.float32], near: NDArray[np.int64], far: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        """Take all distances for some cells; of each, whether less than half of what was found for it is as near as what is."""
+        if not len(rows):
+            return np.zeros(1, dtype=bool)
+        found = far[rows]
+        near[rows], far[rows] = nearest(self.vectors, new[rows], near.shape[1])
+        # By distance, as doubles are as good as each other; with room for how either search rounds.
+        return np.asarray((found <= far[rows][:, -1:] * (1 + 1e-3)).mean(axis=1) < 0.5)
 
     @cached_property
     def _exact(self):  # type: ignore[no-untyped-def]

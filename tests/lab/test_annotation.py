@@ -7,6 +7,7 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, ModelError
+from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.calibration import calibrate, expected_calibration_error
 from scfm_lab.evaluation.splits import balanced_folds, spread
 from scfm_lab.tasks.annotate_result import macro_f1
@@ -126,6 +127,30 @@ def test_cells_that_a_search_left_in_a_wrong_group_are_searched_for_everywhere()
     np.testing.assert_array_equal(mended[own], near[own])
     np.testing.assert_allclose(distance[own], far[own], rtol=1e-5)
     assert mended.min() >= 0
+
+
+@pytest.mark.parametrize("lost", [0, 30])
+def test_cells_that_are_far_from_everything_are_not_all_searched_for_everywhere(lost):
+    x, *_ = _clouds(600, 4)
+    search = Neighbours(x, k=10)
+    # Of another batch, which lies away from all groups.
+    new = _clouds(500, 4, seed=5)[0] + np.float32(8)
+    near, far = search.of(new, k=11)
+    # Well found but for the nearest; of some nothing was.
+    made, away = near[:, 1:].copy(), far[:, 1:].copy()
+    made[:lost] = search.of(_clouds(lost, 4, seed=6)[0][:, ::-1], k=10)[0] if lost else made[:lost]
+    away[:lost] = np.linalg.norm(new[:lost, None] - x[made[:lost]], axis=2)
+    mended, distance = search.mended(new, made, away)
+    exact = (mended == near[:, :10]).all(axis=1)
+    assert exact.sum() == (500 if lost else 200)
+    np.testing.assert_array_equal(mended[~exact], made[~exact])
+    np.testing.assert_allclose(distance, np.where(exact[:, None], far[:, :10], away), rtol=1e-5)
+
+
+def test_samples_are_drawn_no_less_than_none_times():
+    assert resamples(5, None, 0, 0)[0] == []
+    with pytest.raises(DataError, match="n_boot is -1"):
+        resamples(5, None, -1, 0)
 
 
 def test_folds_keep_samples_whole_and_thinning_keeps_rare_labels():
