@@ -50,7 +50,10 @@ fi
 
 run "style (ruff)" sh -c 'ruff check . && ruff format --check .'
 run "import contracts (import-linter)" lint-imports
-run "types (mypy)" mypy
+# Types are checked while the front end is: each uses one core.
+types=$(mktemp)
+mypy </dev/null >"$types" 2>&1 &
+typing=$!
 
 section "front end (Node)"
 if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then
@@ -63,15 +66,17 @@ if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then
 else
   echo "Node and npm are not on this machine: the front end's own tests and the check of its bundle are left out."
 fi
+typed() { wait "$typing"; status=$?; cat "$types"; rm -f "$types"; return $status; }
+run "types (mypy)" typed
 
 # Most tests run side by side, one thread each, which is what uses all cores. What drives a browser or notices how busy
 # the machine is has it to itself afterwards. pytest comes last, so that its closing line is the one that closes the run.
-alone="browser or tutorial or alone"
+alone="browser or alone"
 workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 [ "$workers" -le 8 ] || workers=8
 # What is marked thorough says the same at length, and has a run of its own before a release (make test-thorough).
 run "tests, side by side (pytest)" \
-  env OMP_NUM_THREADS=1 pytest -n "$workers" --dist loadfile -m "not ($alone or thorough)" "$@"
+  env OMP_NUM_THREADS=1 pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "not ($alone or thorough)" "$@"
 run "tests, one at a time (pytest)" pytest -m "($alone) and not thorough" "$@"
 
 if [ -n "$failed" ]; then

@@ -82,5 +82,6 @@ quiet=""
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # The build back end comes from the pins too, which build isolation would pass over.
 pip install $quiet -c "$constraints" hatchling editables
-pip install $quiet -c "$constraints" --no-build-isolation -e ".$extras"
+# Python compiles a module when it is first imported; most of these never are.
+pip install $quiet -c "$constraints" --no-compile --no-build-isolation -e ".$extras"
 say "$wanted" >"$venv/.installed-$kind"

@@ -30,6 +30,12 @@ BROWSER_FLAGS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with something slow come first: a long test that starts last would keep the other cores waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _beside(variable: str, folder: str) -> Path | None:
     """Folder named by an environment variable, else the one beside the repository, else None."""
     named = os.environ.get(variable)

@@ -15,6 +15,7 @@ FIXTURES = ("scgpt", "geneformer_v1", "geneformer_v2", "uce", "transcriptformer"
 
 # The tests of each family hold most of these arrays too; the long ones are compared all together before a release.
 @pytest.mark.golden
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

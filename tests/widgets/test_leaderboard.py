@@ -28,6 +28,7 @@ def _board(capfd, path, out, *more):
     return json.loads(captured.out)
 
 
+@pytest.mark.slow
 def test_two_baselines_are_scored_kept_recorded_and_shown(few, tmp_path, capfd, private_home):
     from scfm_registry import Registry
 
