@@ -79,6 +79,17 @@ def test_nothing_is_printed_and_nothing_is_written_outside_the_home(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert os.listdir() == []
     assert sorted(item.name for item in home.iterdir()) == ["registry"]
+    # Once it is there, who only looks and loads does not wait for MLflow's import.
+    done = python("""
+import sys
+from scfm_registry import Registry
+registry = Registry()
+assert [item.reference for item in registry.search(can="embed")] == ["pca/1", "sctop/1", "starter/1"]
+assert registry.get("pca@champion").digest == registry.get("pca/1").digest
+registry.load("pca")
+assert "mlflow" not in sys.modules
+""")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_database_is_in_wal_mode(made_home: Path) -> None:

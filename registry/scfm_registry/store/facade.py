@@ -51,14 +51,18 @@ class Store(Runs):
             embedded.prepare(place)
         else:
             knock(place)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own client. It is made when it is first needed: importing MLflow takes seconds."""
+        place = self.place
         with self._speaking():
-            self.client: MlflowClient = mlflow_module().MlflowClient(
-                tracking_uri=place.tracking_uri, registry_uri=place.uri
-            )
+            client = mlflow_module().MlflowClient(tracking_uri=place.tracking_uri, registry_uri=place.uri)
             if place.embedded:
                 # What a user creates through the client without saying where belongs beside the rest, and not in the
                 # directory that the notebook happens to run in.
-                self.client._tracking_client.store.artifact_root_uri = place.artifacts.as_uri()  # noqa: SLF001
+                client._tracking_client.store.artifact_root_uri = place.artifacts.as_uri()  # noqa: SLF001
+        return client
 
     # ------------------------------------------------------------------------------------------------- reading
 
@@ -68,13 +72,13 @@ class Store(Runs):
 
     def records(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Record]:
         """Versions, newest first within a name; `tags` must all be equal."""
+        if self.place.embedded:
+            return listing.read(self.place, name, tags)
         wanted = _conditions(name, tags or {})
         found: list[Record] = []
         token = None
         with self._speaking():
-            if self.place.embedded:
-                found = listing.read(self._models, name, tags or {})
-            while not self.place.embedded:
+            while True:
                 page = self.client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
                 found += [_record(item) for item in page]
                 token = page.token
@@ -85,9 +89,9 @@ class Store(Runs):
 
     def page(self, tags: Mapping[str, str], begin: int, count: int) -> list[Record]:
         """Some of the versions whose `tags` are all equal: `count` from the one numbered `begin`, by name, newest first."""
+        if self.place.embedded:
+            return listing.read(self.place, None, tags, begin, count)
         with self._speaking():
-            if self.place.embedded:
-                return self._with_aliases(listing.read(self._models, None, tags, begin, count))
             from mlflow.utils.search_utils import SearchUtils
 
             found = self.client.search_model_versions(
@@ -101,6 +105,8 @@ class Store(Runs):
 
     def record(self, name: str, version: int) -> Record | None:
         """One version by number, or ``None``."""
+        if self.place.embedded:
+            return next(iter(listing.read(self.place, name, version=version)), None)
         with self._speaking():
             try:
                 return _record(self.client.get_model_version(name, str(version)))
@@ -113,6 +119,9 @@ class Store(Runs):
 
     def record_by_alias(self, name: str, alias: str) -> Record | None:
         """The version that an alias points at, or ``None``."""
+        if self.place.embedded:
+            version = listing.aliased(self.place, name, alias)
+            return None if version is None else self.record(name, version)
         with self._speaking():
             try:
                 return _record(self.client.get_model_version_by_alias(name, alias))
@@ -286,6 +295,8 @@ class Store(Runs):
 
     def model_tag(self, name: str, key: str) -> str:
         """A tag of a model; empty where there is no such model or tag."""
+        if self.place.embedded:
+            return listing.model_tag(self.place, name, key)
         with self._speaking():
             try:
                 return str(self.client.get_registered_model(name).tags.get(key, ""))
@@ -295,11 +306,6 @@ class Store(Runs):
                 raise
 
     # ------------------------------------------------------------------------------------------------- inside
-
-    @property
-    def _models(self) -> Any:
-        """MLflow's own store on the database, for questions that its client has not."""
-        return self.client._get_registry_client().store  # noqa: SLF001
 
     @cached_property
     def _experiment(self) -> str:
@@ -370,28 +376,12 @@ class Store(Runs):
 
     def _with_aliases(self, found: list[Record]) -> list[Record]:
         """Add what a page of versions does not say: which aliases point at them."""
-        aliases = self._aliases({record.name for record in found})
+        aliases: dict[tuple[str, int], list[str]] = {}
+        for name, alias, version in self._told_aliases({record.name for record in found}):
+            aliases.setdefault((name, int(version)), []).append(alias)
         return [
             replace(record, aliases=tuple(sorted(aliases.get((record.name, record.version), ())))) for record in found
         ]
-
-    def _aliases(self, names: set[str]) -> dict[tuple[str, int], list[str]]:
-        """Aliases of the models `names`, by name and version."""
-        found: dict[tuple[str, int], list[str]] = {}
-        for name, alias, version in self._stored_aliases(names) if self.place.embedded else self._told_aliases(names):
-            found.setdefault((name, int(version)), []).append(alias)
-        return found
-
-    def _stored_aliases(self, names: set[str]) -> list[tuple[str, str, int]]:
-        """Read aliases from the database: a model asked for by name would bring all its versions along."""
-        from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias as Alias
-        from sqlalchemy import select
-
-        query: Any = select(Alias.name, Alias.alias, Alias.version)
-        if len(names) <= _PAGE:
-            query = query.where(Alias.name.in_(names))
-        with self._models.ManagedSessionMaker() as session:
-            return [tuple(row) for row in session.execute(query)]
 
     def _told_aliases(self, names: set[str]) -> list[tuple[str, str, int]]:
         """Ask a server for aliases."""
@@ -410,6 +400,8 @@ class Store(Runs):
     @contextmanager
     def _speaking(self, folder: Path | None = None) -> Iterator[None]:
         """Hold back MLflow's log lines, and put its errors into words."""
+        from sqlalchemy.exc import SQLAlchemyError
+
         with quiet():
             try:
                 yield
@@ -419,7 +411,7 @@ class Store(Runs):
                 if self.place.embedded or error.filename:
                     raise storage_error(error, error.filename or self.place.shown) from error
                 raise unreachable(self.place, error) from error
-            except mlflow_module().MlflowException as error:
+            except (mlflow_module().MlflowException, SQLAlchemyError) as error:
                 raise in_words(error, self.place.shown) from error
 
 

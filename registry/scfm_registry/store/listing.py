@@ -1,75 +1,123 @@
-"""Versions straight from MLflow's tables: its own search groups all tags of the registry twice for every page.
+"""Versions straight from MLflow's tables, where the database is opened directly; a server is asked through MLflow.
 
-Only reading, and only where the database is opened directly; a server is asked through MLflow. One question finds the versions,
-each condition by the primary key of the tags; a second one reads the tags of those that were found.
+Only reading. MLflow itself takes seconds to import, which a process that only looks need not wait for, and its own search groups all
+tags of the registry twice for every page. Here one question finds the versions, each condition by the primary key of the tags;
+a second one reads the tags of those that were found, and a third their aliases.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from scfm_registry.store.words import in_words
 from scfm_registry.version import Record, when
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import Connection, Engine, TableClause
+
+    from scfm_registry.store.place import Place
 
 #: Numbers of versions that one question about tags names; SQLite takes 32,766 values at once.
 _MOST = 5_000
+#: Names of models that one question about aliases names; of more, all aliases are read.
+_NAMED = 1_000
 #: Tags that few versions share: those are found by their values, and not by looking at every version.
 _TELLING = ("digest", ".weights")
+#: MLflow's word for a version that was deleted, its tag of prompts, which it keeps as versions too, and the one workspace of a
+#: database that no server divides.
+_DELETED, _PROMPT, _WORKSPACE = "Deleted_Internal", "mlflow.prompt.is_prompt", "default"
+
+
+@cache
+def _engine(uri: str) -> Engine:
+    """Connections to a database. A file is opened for each question, so that it may be moved or replaced in between."""
+    from sqlalchemy import NullPool, create_engine
+
+    if uri.startswith("sqlite"):
+        return create_engine(uri, poolclass=NullPool, connect_args={"timeout": 30})
+    return create_engine(uri, pool_pre_ping=True)
+
+
+@contextmanager
+def _asking(place: Place) -> Iterator[Connection]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with _engine(place.uri).connect() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise in_words(error, place.shown) from error
+
+
+def _table(name: str, *columns: str) -> TableClause:
+    from sqlalchemy import column, table
+
+    return table(name, *map(column, ("workspace", "name", *columns)))
 
 
 def read(
-    store: Any, name: str | None, tags: Mapping[str, str], begin: int = 0, count: int | None = None
+    place: Place,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    begin: int = 0,
+    count: int | None = None,
+    *,
+    version: int | None = None,
 ) -> list[Record]:
-    """Versions by name and newest first, without their aliases.
+    """Versions by name and newest first.
 
     Parameters
     ----------
-    store
-        MLflow's store of models on a database.
-    name
-        Of one model only.
+    place
+        A registry whose database is opened directly.
+    name, version
+        Of one model only, and of its versions only one.
     tags
         All must be equal.
     begin, count
         Which of them: `count`, from the one numbered `begin`; all by default.
+
+    Raises
+    ------
+    StorageError
+        The database cannot be read.
     """
-    from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion as Version
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag as Tag
-    from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag as ModelTag
     from sqlalchemy import exists, select, tuple_
 
-    columns = (Version.name, Version.version, Version.description, Version.source, Version.creation_time)
-    query: Any = select(*columns).where(
-        *store._get_workspace_clauses(Version),  # noqa: SLF001 - MLflow has no such question
-        Version.current_stage != STAGE_DELETED_INTERNAL,
-        # MLflow keeps prompts as models too.
-        ~exists().where(
-            *(ModelTag.workspace == Version.workspace, ModelTag.name == Version.name),
-            *(ModelTag.key == "mlflow.prompt.is_prompt", ModelTag.value == "true"),
-        ),
+    versions = _table("model_versions", "version", "description", "source", "creation_time", "current_stage")
+    own, tag = versions.c, _table("model_version_tags", "version", "key", "value")
+    of_version = (tag.c.workspace == own.workspace, tag.c.name == own.name, tag.c.version == own.version)
+    query = select(own.name, own.version, own.description, own.source, own.creation_time).where(
+        own.workspace == _WORKSPACE,
+        own.current_stage != _DELETED,
+        ~exists().where(*of_version, tag.c.key == _PROMPT, tag.c.value == "true"),
     )
     if name is not None:
-        query = query.where(Version.name == name)
-    for key, value in tags.items():
+        query = query.where(own.name == name)
+    if version is not None:
+        query = query.where(own.version == version)
+    for key, value in (tags or {}).items():
         if name is None and key.endswith(_TELLING):
-            here = store._get_workspace_clauses(Tag)  # noqa: SLF001
-            same: Any = select(Tag.name, Tag.version).where(*here, Tag.key == key, Tag.value == value)
-            query = query.where(tuple_(Version.name, Version.version).in_(same))
+            same = select(tag.c.name, tag.c.version).where(
+                tag.c.workspace == _WORKSPACE, tag.c.key == key, tag.c.value == value
+            )
+            query = query.where(tuple_(own.name, own.version).in_(same))
             continue
-        of_version = (Tag.workspace == Version.workspace, Tag.name == Version.name, Tag.version == Version.version)
-        query = query.where(exists().where(*of_version, Tag.key == key, Tag.value == value))
-    query = query.order_by(Version.name, Version.version.desc()).offset(begin or None).limit(count)
-    with store.ManagedSessionMaker() as session:
-        rows = session.execute(query).all()
-        known = _tags(session, store, [(row.name, row.version) for row in rows])
+        query = query.where(exists().where(*of_version, tag.c.key == key, tag.c.value == value))
+    query = query.order_by(own.name, own.version.desc()).offset(begin or None).limit(count)
+    with _asking(place) as connection:
+        rows = connection.execute(query).all()
+        known = _tags(connection, [(row.name, row.version) for row in rows])
+        aliases = _aliases(connection, {row.name for row in rows})
     return [
         Record(
             name=row.name,
             version=int(row.version),
-            aliases=(),
+            aliases=tuple(sorted(aliases.get((row.name, row.version), ()))),
             tags=known.get((row.name, row.version), {}),
             description=row.description or "",
             source=row.source or "",
@@ -79,21 +127,55 @@ def read(
     ]
 
 
-def _tags(session: Any, store: Any, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], dict[str, str]]:
+def aliased(place: Place, name: str, alias: str) -> int | None:
+    """Number of the version that an alias points at."""
+    from sqlalchemy import select
+
+    table = _table("registered_model_aliases", "alias", "version").c
+    query = select(table.version).where(table.workspace == _WORKSPACE, table.name == name, table.alias == alias)
+    with _asking(place) as connection:
+        return connection.execute(query).scalar()
+
+
+def model_tag(place: Place, name: str, key: str) -> str:
+    """A tag of a model; empty where there is no such model or tag."""
+    from sqlalchemy import select
+
+    table = _table("registered_model_tags", "key", "value").c
+    query = select(table.value).where(table.workspace == _WORKSPACE, table.name == name, table.key == key)
+    with _asking(place) as connection:
+        return str(connection.execute(query).scalar() or "")
+
+
+def _tags(connection: Connection, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], dict[str, str]]:
     """Tags of versions by name and number."""
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag as Tag
     from sqlalchemy import select, tuple_
 
+    table = _table("model_version_tags", "version", "key", "value").c
     found: dict[tuple[str, int], dict[str, str]] = {}
     for begin in range(0, len(wanted), _MOST):
         some = wanted[begin : begin + _MOST]
         # Two lists beside the pairs: SQLite uses MLflow's index over names and numbers for lists only.
-        query: Any = select(Tag.name, Tag.version, Tag.key, Tag.value).where(
-            *store._get_workspace_clauses(Tag),  # noqa: SLF001
-            Tag.name.in_({name for name, _ in some}),
-            Tag.version.in_({version for _, version in some}),
-            tuple_(Tag.name, Tag.version).in_(some),
+        query: Any = select(table.name, table.version, table.key, table.value).where(
+            table.workspace == _WORKSPACE,
+            table.name.in_({name for name, _ in some}),
+            table.version.in_({version for _, version in some}),
+            tuple_(table.name, table.version).in_(some),
         )
-        for name, version, key, value in session.execute(query):
+        for name, version, key, value in connection.execute(query):
             found.setdefault((name, version), {})[str(key)] = str(value)
+    return found
+
+
+def _aliases(connection: Connection, names: set[str]) -> dict[tuple[str, int], list[str]]:
+    """Aliases by name and version: a model asked of MLflow by name would bring all its versions along."""
+    from sqlalchemy import select
+
+    table = _table("registered_model_aliases", "alias", "version").c
+    query = select(table.name, table.alias, table.version).where(table.workspace == _WORKSPACE)
+    if len(names) <= _NAMED:
+        query = query.where(table.name.in_(names))
+    found: dict[tuple[str, int], list[str]] = {}
+    for name, alias, version in connection.execute(query):
+        found.setdefault((name, version), []).append(alias)
     return found

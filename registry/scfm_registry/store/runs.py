@@ -24,8 +24,12 @@ class Runs:
     """The part of a store that keeps trainings."""
 
     place: Place
-    client: MlflowClient
     _experiment: Any
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client."""
+        raise NotImplementedError
 
     def _speaking(self) -> AbstractContextManager[None]:
         raise NotImplementedError
