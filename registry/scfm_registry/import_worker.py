@@ -41,7 +41,6 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     import h5py  # type: ignore[import-untyped]  # noqa: F401
     import torch  # noqa: F401
 
-    from scfm_lab.models.files import sha256
     from scfm_lab.models.finetuned import is_finetuned
     from scfm_lab.models.load import open_files
     from scfm_lab.plugins import discover
@@ -85,9 +84,9 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         licence=request["licence"],
     )
     if model.digest:
-        # Of the published file, where this process has converted it: what a file says of its own origin is not believed.
-        published = {sha256(folder / name): told["sha256"] for name, told in converted.items()}
-        tags["scfm.weights"] = f"sha256:{published[model.digest]}" if model.digest in published else model.digest
+        tags["scfm.weights"] = model.digest if model.finetuning else model.published_digest(hashes(folder, converted))
+        # What results made with it will name.
+        tags["scfm.stored_weights"] = model.digest
     if model.finetuning is not None and model.finetuning.record["parent"]["digest"]:
         tags["scfm.parent_digest"] = str(model.finetuning.record["parent"]["digest"])
     return {"tags": tags, "locks": locks}
@@ -141,6 +140,14 @@ def convert(folder: Path) -> dict[str, dict[str, Any]]:
         if training:
             done[name]["left_out"] = training
     return done
+
+
+def hashes(folder: Path, done: dict[str, dict[str, Any]]) -> dict[Path, str]:
+    """SHA-256 of the files that :func:`convert` has converted, by the paths of the new ones.
+
+    What a file says of its own origin is not believed.
+    """
+    return {(folder / name).with_name(told["stored_as"]).resolve(): told["sha256"] for name, told in done.items()}
 
 
 def _check_plain(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import DataError, plural
 from scfm_lab.results import Result, charts
+from scfm_registry import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,7 +87,7 @@ def made_with(path: Path, known: Sequence[ModelVersion], wanted: ModelVersion | 
 
 
 def _versions(weights: str, recorded: str, known: Sequence[ModelVersion]) -> list[ModelVersion]:
-    by_weights = [item for item in known if weights and item.tags.get("scfm.weights") == weights]
+    by_weights = [item for item in known if weights and weights in version.weights(item.tags)]
     if by_weights:
         return by_weights
     # Versions of before weights were on record; those that have other weights on record are others.

@@ -272,9 +272,9 @@ def provenance(file: Any) -> dict[str, dict[str, Any]]:
 
 def _made_by(entry: dict[str, Any], item: Record) -> str:
     """By what a record is recognised as made with a version; empty where it is not."""
-    weights, known = str(entry.get("weights_sha256") or ""), item.tags.get("scfm.weights", "")
+    weights, known = str(entry.get("weights_sha256") or ""), version.weights(item.tags)
     if weights and known:
-        return "weights" if weights == known else ""
+        return "weights" if weights in known else ""
     return "name and number" if entry.get("version") == item.reference else ""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_registry import hardware_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
@@ -354,6 +354,11 @@ def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:
         created=record.created,
         tags=dict(found),
     )
+
+
+def weights(tags: Mapping[str, str]) -> set[str]:
+    """Digests of a version's weights: as they were published, and as they are stored, which is what results name."""
+    return {tags[key] for key in ("scfm.weights", "scfm.stored_weights") if tags.get(key)}
 
 
 def fits_tags(device: str, peak_mib: int) -> dict[str, str]:

@@ -48,6 +48,8 @@ class Model(TakesOptions, Able, Trainable):
     vocabulary: Vocabulary
     digest: str = ""
     """SHA-256 of the weights, ``sha256:<hex>``: of every file that tensors were read from."""
+    weight_files: tuple[Path, ...] = ()
+    """Those files, in the order in which the digest takes them."""
     settings_digest: str = ""
     """Digest of what it was opened with besides (:mod:`scfm_lab.models.identity`); ``""`` where it was made otherwise."""
     places: ClassVar[frozenset[str]] = frozenset(
@@ -60,6 +62,7 @@ class Model(TakesOptions, Able, Trainable):
             "registered_digest",
             "opened",
             "digest",
+            "weight_files",
             "settings_digest",
             "finetuning",
             "device",
@@ -98,6 +101,12 @@ class Model(TakesOptions, Able, Trainable):
         return str(self.compute)
 
     # --- files -------------------------------------------------------------------------
+
+    def published_digest(self, published: Mapping[Path, str]) -> str:
+        """What :attr:`digest` is of the files as they were published: SHA-256 by the resolved path of each converted one."""
+        from scfm_lab.models.files import digest_of
+
+        return digest_of(*self.weight_files, published=published) if self.weight_files else self.digest
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -18,7 +18,7 @@ from scfm_lab.models.sharded import is_index, read_sharded, shards
 from scfm_lab.models.tensor_names import named_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -29,9 +29,14 @@ _WRAPPERS = ("model_state_dict", "state_dict")
 _PARALLEL = "module."
 
 
-def sha256(path: Path) -> str:
-    """``sha256:<hex>`` of a file's bytes; of a published file that was converted, of what it was converted to."""
+def sha256(path: Path, published: Mapping[Path, str] | None = None) -> str:
+    """``sha256:<hex>`` of a file's bytes; of a published file that was converted, of what it was converted to.
+
+    `published` has the SHA-256 of what some of these were converted from, by the resolved paths of what they were converted to.
+    """
     path = stored(path)
+    if published and path.resolve() in published:
+        return f"sha256:{published[path.resolve()]}"
     pins = pins_of(path)
     if pins is not None:
         return f"sha256:{pins.hash_of(path)}"
@@ -39,12 +44,12 @@ def sha256(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(*paths: Path) -> str:
+def digest_of(*paths: Path, published: Mapping[Path, str] | None = None) -> str:
     """``sha256:<hex>`` of the files that a model's tensors are read from: of one file its own, of several that of theirs.
 
-    An index stands for the files that it names.
+    An index stands for the files that it names; `published` as for :func:`sha256`.
     """
-    parts = [sha256(part) for path in paths for part in (shards(path) if is_index(path) else [path])]
+    parts = [sha256(part, published) for path in paths for part in (shards(path) if is_index(path) else [path])]
     return parts[0] if len(parts) == 1 else "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

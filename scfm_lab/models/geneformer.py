@@ -214,7 +214,7 @@ class Geneformer(PublishedModel):
         dictionaries = find_dictionaries(folder, shape.vocabulary, files)
         model = cls(GeneformerNet.from_tensors(shape, tensors), dictionaries, orthologs=orthologs)
         model.aside = aside
-        model.digest, model.path = digest_of(weights), path
+        model.digest, model.weight_files, model.path = digest_of(weights), (weights,), path
         return model
 
     def _modules(self) -> list[torch.nn.Module]:

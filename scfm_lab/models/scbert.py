@@ -185,7 +185,8 @@ class ScBert(Readouts):
         if isinstance(net.to_out, ClassHead):
             classes = read_classes(checkpoint, places, net.to_out.fc3.out_features)
         model = cls(net, SummedSymbols.of(genes), classes=classes, orthologs=orthologs)
-        model.digest = digest_of(checkpoint) if completed is None else digest_of(checkpoint, completed)
+        model.weight_files = (checkpoint,) if completed is None else (checkpoint, completed)
+        model.digest = digest_of(*model.weight_files)
         model.path = checkpoint
         return model
 

@@ -165,7 +165,7 @@ class ScFoundation(Readouts):
             raise ModelError(f"The sets of weights in {checkpoint} have different numbers of genes ({sizes}).")
         genes = read_genes(checkpoint, places, next(iter(sizes.values())))
         model = cls(weights, SummedSymbols.of(genes), orthologs=orthologs)
-        model.digest, model.path = sha256(checkpoint), checkpoint
+        model.digest, model.weight_files, model.path = sha256(checkpoint), (checkpoint,), checkpoint
         return model
 
     def _modules(self) -> list[torch.nn.Module]:

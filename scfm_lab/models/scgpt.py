@@ -176,7 +176,7 @@ class ScGPT(PublishedModel):
         net = ScGPTNet.from_tensors(shape, tensors)
         model = cls(net, vocabulary, specials, settings, orthologs=orthologs)
         model.aside = aside
-        model.digest, model.path = sha256(weights), path
+        model.digest, model.weight_files, model.path = sha256(weights), (weights,), path
         return model
 
     def _modules(self) -> list[torch.nn.Module]:

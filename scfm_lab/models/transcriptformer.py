@@ -188,7 +188,11 @@ class TranscriptFormer(Readouts):
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         """SHA-256 of the weights, and of what replaces their protein embeddings; worked out when first asked."""
-        parts = [sha256(self.files.weights), *(sha256(path) for path in self.files.pretrained)]
+        return self.published_digest({})
+
+    def published_digest(self, published: Mapping[Path, str]) -> str:
+        """As of every family; what was done to the vocabulary counts too."""
+        parts = [sha256(path, published) for path in (self.files.weights, *self.files.pretrained)]
         if len(parts) == 1:
             return parts[0]
         return "sha256:" + hashlib.sha256("\n".join([*parts, self.surgery]).encode()).hexdigest()

@@ -182,17 +182,21 @@ class UCE(PublishedModel):
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         """SHA-256 of the checkpoint, and of what replaces or completes its token table; worked out when first asked."""
+        return self.published_digest({})
+
+    def published_digest(self, published: Mapping[Path, str]) -> str:
+        """As of every family; names and taxa of added species count too."""
         from pathlib import Path
 
         files = self.species.files
-        parts = [sha256(files.checkpoint)]
+        parts = [sha256(files.checkpoint, published)]
         if self.replaced and files.tokens is not None:
-            parts.append(sha256(files.tokens))
+            parts.append(sha256(files.tokens, published))
         for name, added in sorted(files.added.items()):
             parts += [
                 name,
                 str(added["taxon"]),
-                *(sha256(Path(str(added[k]))) for k in ("protein_embeddings", "chrom")),
+                *(sha256(Path(str(added[k])), published) for k in ("protein_embeddings", "chrom")),
             ]
         return parts[0] if len(parts) == 1 else "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -79,8 +79,36 @@ def test_a_published_checkpoint_becomes_a_version_that_gives_the_same_vectors(
         assert len(told["sha256"]) == 64
     assert registry.verify("mine").ok
     if found.family == "scfm.scgpt":
+        few.write_h5ad(written.root / "few.h5ad")
+        assert list(registry.made_with(written.root / "few.h5ad").table["registered"]) == ["mine/1"]
+        assert registry.affected([written.root / "few.h5ad"], "mine").rows[0]["by"] == "weights"
         # For all of them alike, and an import takes its time.
         assert registry.import_checkpoint(_folder(written), "mine") == found, "the same files twice are one version"
+
+
+@pytest.mark.parametrize("name", ["geneformer", "scbert", "uce", "transcriptformer"])
+def test_weights_in_several_pickles_go_by_the_published_digest(name: str, tmp_path: Path, pbmc68k: AnnData) -> None:
+    from scfm_registry import import_worker
+
+    family = write_family("geneformer_v1" if name == "geneformer" else name, tmp_path / "published", pbmc68k)
+    if name == "geneformer":
+        tensors = torch.load(family.weights, weights_only=True)  # noqa: TID251
+        told = {key: f"pytorch_model-0000{i % 2 + 1}-of-00002.bin" for i, key in enumerate(tensors)}
+        for part in sorted(set(told.values())):
+            torch.save({key: tensors[key] for key in told if told[key] == part}, family.path / part)
+        (family.path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": told}))
+        family.weights.unlink()
+    elif name == "scbert":
+        # Its positions are in the table beside it.
+        content = torch.load(family.weights, weights_only=True)  # noqa: TID251
+        positions = content["model_state_dict"].pop("pos_emb.emb.weight").numpy()
+        torch.save(content, family.weights)
+        np.save(family.root / "data" / "gene2vec_16906.npy", positions[:-1])
+    before = family.open().digest
+    done = import_worker.convert(family.root)
+    after = family.open()
+    assert after.digest != before
+    assert after.published_digest(import_worker.hashes(family.root, done)) == before
 
 
 def test_what_lies_beside_the_folder_comes_along(registry: Registry, publish: Callable[[str], Family]) -> None:
