@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm_lab.errors import ModelError
 from scfm_registry import files, hardware_tags, names, scores
 from scfm_registry.opening import Opener
 
@@ -56,7 +57,7 @@ class Comparer(Opener):
             b=second,
             relation=comparison.relation(first, second),
             record=comparison.differing(comparison.tags_of(first), comparison.tags_of(second)),
-            config=comparison.differing(comparison.settings_of(here), comparison.settings_of(there)),
+            config=self._settings((first, here), (second, there), remarks),
             metrics=comparison.metrics(told[0], told[1], _measured(first, second)),
             tensors=_weights(first, second, (here, there), models, remarks),
             cells=_vectors(models, cells, remarks),
@@ -66,6 +67,27 @@ class Comparer(Opener):
     def _checked(self, reference: str) -> tuple[ModelVersion, Any, Path]:
         found, record = self._find(names.parse(reference))
         return found, record, files.checked(self._store, found, record)
+
+    def _settings(
+        self, one: tuple[ModelVersion, Path], two: tuple[ModelVersion, Path], remarks: list[str]
+    ) -> dict[str, tuple[Any, Any]]:
+        """What differs in the settings: a fine-tuned version keeps its weights' changes, and has the settings of its parent."""
+        from scfm_registry import comparison
+
+        found = []
+        for item, folder in (one, two):
+            try:
+                found.append(comparison.settings_of(self._with_settings(item, folder)))
+            except ModelError as error:
+                remarks.append(f"Settings were not compared; those of {item.reference} are its parent's: {error}")
+                return {}
+        return comparison.differing(*found)
+
+    def _with_settings(self, item: ModelVersion, folder: Path) -> Path:
+        while _is_partial(folder):
+            item, record = self.find_digest(item.tags.get("scfm.parent_digest", ""))
+            folder = files.checked(self._store, item, record)
+        return folder
 
     def _store_scores(self, found: ModelVersion, record: Any) -> list[dict[str, Any]]:
         return scores.of(self, found, record)

@@ -64,6 +64,10 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     assert len(graph.edges) == 2
     assert graph.edges[0].data == tuned.record["data"]["digest"]
     assert [item.reference for item in here.children("starter")] == ["blood/1"]
+    compared = here.compare("starter/1", "blood-again/1", cells=0)
+    assert compared.config == {}, "what a version has from its parent is not gone"
+    assert compared.record["kind"] == ("pretrained", "fine-tuned")
+    assert (compared.layers["moved"] > 0).any()
     chained = here.load("blood-again", device="cpu")
     np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))
     assert len(chained.finetuning.chain) == 2
