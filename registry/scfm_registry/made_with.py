@@ -67,8 +67,9 @@ def made_with(path: Path, known: Sequence[ModelVersion], wanted: ModelVersion | 
 
     if not path.exists():
         raise DataError(f"There is no file or folder {path}.")
-    rows, skipped = [], {}
-    for file in files(path):
+    rows: list[dict[str, str]] = []
+    skipped: dict[str, str] = {}
+    for file in files(path, skipped):
         shown = str(file.relative_to(path)) if file != path else file.name
         try:
             entries = provenance(file)
@@ -94,20 +95,28 @@ def _versions(weights: str, recorded: str, known: Sequence[ModelVersion]) -> lis
     return [item for item in known if item.reference == recorded and "scfm.weights" not in item.tags]
 
 
-def files(path: Path) -> Iterator[Path]:
-    """The ``.h5ad`` files and Zarr folders at a path and below it; links are not followed."""
+def files(path: Path, unread: dict[str, str]) -> Iterator[Path]:
+    """The ``.h5ad`` files and Zarr folders at a path and below it; links are not followed.
+
+    Folders that cannot be read go into `unread`, with the reason, and do not hide the others.
+    """
 
     def is_zarr(folder: Path) -> bool:
         return (folder / ".zgroup").is_file() or (folder / "zarr.json").is_file()
 
-    if path.is_file() or is_zarr(path):
-        yield path
+    try:
+        if path.is_file() or is_zarr(path):
+            yield path
+            return
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        unread[str(path)] = error.strerror or type(error).__name__
         return
-    for item in sorted(path.iterdir()):
+    for item in inside:
         if item.is_symlink():
             continue
         if item.is_dir():
-            yield from files(item)
+            yield from files(item, unread)
         elif item.suffix == ".h5ad":
             yield item
 

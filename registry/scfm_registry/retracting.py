@@ -37,7 +37,7 @@ class Affected:
     rows
         file, key, version, weights, by (what it was recognised by), retracted (why; empty where it is not).
     unread
-        Files that could not be read, and why.
+        Files and folders that could not be read, and why; folders with nothing in them that could be.
     """
 
     rows: list[dict[str, str]]
@@ -183,7 +183,7 @@ class Retractor(Reader):
             meant = [record, *self.family_of(found.digest)]
         rows: list[dict[str, str]] = []
         unread: dict[str, str] = {}
-        for file in _each(files):
+        for file in _each(files, unread):
             name = str(file) if isinstance(file, (str, os.PathLike)) else f"AnnData with {file.n_obs} cells"
             try:
                 told = provenance(file)
@@ -236,13 +236,19 @@ class Retractor(Reader):
         return ""
 
 
-def _each(given: Iterable[Any]) -> Iterator[Any]:
+def _each(given: Iterable[Any], unread: dict[str, str]) -> Iterator[Any]:
     """Files, those in folders one by one."""
     from scfm_registry import made_with
 
     for item in given:
         if isinstance(item, (str, os.PathLike)) and Path(item).is_dir():
-            yield from made_with.files(Path(item))
+            inside = made_with.files(Path(item), unread)
+            first = next(inside, None)
+            if first is None:
+                unread.setdefault(str(item), "it holds no .h5ad file and no Zarr folder")
+                continue
+            yield first
+            yield from inside
         else:
             yield item
 

@@ -10,7 +10,7 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry
+from scfm_registry import Registry, made_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +102,18 @@ def test_files_made_with_a_retracted_version_are_found(made_home: Path, pbmc68k:
     assert list(found.unread) == [str(tmp_path / "broken.h5ad")]
     assert "could not be read" in found.summary()
     assert list(registry.affected(paths, "sctop/1").table["file"]) == [str(tmp_path / "other.h5ad")]
+
+
+def test_folders_that_hold_nothing_or_cannot_be_read_are_told(made_home: Path, tmp_path: Path) -> None:
+    del made_home
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    found = Registry().affected([tmp_path / "empty"])
+    assert list(found.unread) == [str(tmp_path / "empty")]
+    assert "holds no .h5ad file" in found.summary()
+    # One that is gone when its turn comes cannot be read, whoever asks.
+    unread: dict[str, str] = {}
+    assert list(made_with.files(tmp_path / "gone", unread)) == []
+    assert unread == {str(tmp_path / "gone"): "No such file or directory"}
 
 
 def test_consent_is_handed_down(line: tuple[Registry, str], basis: Callable[..., Path]) -> None:
