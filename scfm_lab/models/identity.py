@@ -64,12 +64,13 @@ class _Reader:
             self._say("again", str(self._seen[id(value)][0]))
             return
         self._seen[id(value)] = (len(self._seen), value)
-        for kinds, read in self._kinds():
+        for kinds, read in self._kinds:
             if isinstance(value, kinds):
                 read(value)
                 return
         self._object(value)
 
+    @cached_property
     def _kinds(self) -> list[tuple[Any, Callable[[Any], None]]]:
         import pandas as pd
         import torch
@@ -90,8 +91,12 @@ class _Reader:
             (types.MethodType, lambda v: self._list([v.__func__, v.__self__])),
             (functions, self._function),
             ((torch.dtype, torch.device, np.dtype), lambda v: self._say("dtype", str(v))),
-            (pd.DataFrame, lambda v: self._list([list(v.columns), *(v[c].to_numpy() for c in v.columns)])),
-            ((pd.Series, pd.Index), lambda v: self._array(v.to_numpy())),
+            (
+                pd.DataFrame,
+                lambda v: self._list([list(v.columns), v.index.to_numpy(), *(v[c].to_numpy() for c in v.columns)]),
+            ),
+            (pd.Series, lambda v: self._list([v.index.to_numpy(), v.to_numpy()])),
+            (pd.Index, lambda v: self._array(v.to_numpy())),
         ]
 
     def _plain(self, value: Any) -> bool:

@@ -18,6 +18,7 @@ from writers_protein import write_vectors
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.inference import cluster, precision
+from scfm_lab.models.identity import _Reader
 from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:
@@ -178,6 +179,13 @@ def test_files_are_kept_as_they_were_given_so_that_they_open_again(
     again = sl.load_model(one.path, device="cpu", **one.opened)
     assert (again.digest, again.settings_digest) == (one.digest, one.settings_digest)
     assert one.settings_digest != family.open().settings_digest or one.digest != family.open().digest
+
+
+def test_what_the_rows_of_a_table_are_called_counts() -> None:
+    table = pd.DataFrame({"value": [1.0, 2.0]}, index=["A", "B"])
+    for one in (table, table["value"]):
+        assert _Reader().of(one) == _Reader().of(one.copy())
+        assert _Reader().of(one) != _Reader().of(one.set_axis(["B", "A"]))
 
 
 def test_species_that_are_no_dictionary_are_refused(tmp_path: Path, pbmc68k: AnnData) -> None:
