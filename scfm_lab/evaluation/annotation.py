@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.splits import balanced_folds, spread
@@ -118,9 +119,9 @@ def annotation(
     guesses: dict[str, NDArray[np.int64]] = {}
     told: dict[str, NDArray[np.float64]] = {}
     how = {"layer": layer, "options": dict(options or {}), "seed": seed, "progress": progress, "cancel": cancel}
-    for model in opened:
+    for name, model in named(opened).items():
         model.require("embed")
-        guesses[model.name], told[model.name] = _of_model(data, model, method, k, how)
+        guesses[name], told[name] = _of_model(data, model, method, k, how)
     floor_names = []
     if floors:
         for floor in FLOORS:

@@ -9,6 +9,7 @@ import numpy as np
 from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.annotation import FITTED, resamples, vectors_of
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores
 
@@ -95,7 +96,7 @@ def clustering(
         units = column_of(cells, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
     flags = check_unseen(opened, cells, seen=seen, layer=layer, options=options)
     how: dict[str, Any] = {"layer": layer, "seed": seed, "progress": progress, "cancel": cancel}
-    vectors = {m.name: vectors_of(cells, m, options=options, **how) for m in opened}
+    vectors = {name: vectors_of(cells, m, options=options, **how) for name, m in named(opened).items()}
     if floors:
         pca: Any = load_model("pca")
         fitted = pca.fit(cells, n_components=max(2, min(_COMPONENTS, cells.n_obs // 3, cells.n_vars // 3)), layer=layer)

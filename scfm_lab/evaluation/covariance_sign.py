@@ -11,6 +11,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor, macro
 from scfm_lab.evaluation.set_correlations import KINDS, SetCorrelations
@@ -141,9 +142,9 @@ def covariance_sign(
     columns = np.concatenate(list(chosen.values()))
     genes = [str(g) for g in cells.genes.names[columns]]
     found: dict[str, NDArray[np.float64]] = {}
-    for model in opened:
-        with as_progress(progress, f"Hidden sets, with {model.name}") as report:
-            found[model.name] = predict_hidden(
+    for name, model in named(opened).items():
+        with as_progress(progress, f"Hidden sets, with {name}") as report:
+            found[name] = predict_hidden(
                 model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel
             ).astype(np.float64)
     for name, values in (imputed or {}).items():
@@ -266,9 +267,9 @@ def _random_scores(
 
     columns = np.unique(np.concatenate(draws))
     made = {DEPTH: np.tile(np.log1p(cells.total)[:, None], (1, len(columns)))}
-    for model in models:
-        with as_progress(progress, f"Random sets, with {model.name}") as report:
-            made[model.name] = predict_hidden(
+    for name, model in named(models).items():
+        with as_progress(progress, f"Random sets, with {name}") as report:
+            made[name] = predict_hidden(
                 model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel
             ).astype(np.float64)
     rows = []

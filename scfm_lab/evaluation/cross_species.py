@@ -11,6 +11,7 @@ import numpy as np
 from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.annotation import annotation
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 
 if TYPE_CHECKING:
@@ -111,10 +112,11 @@ def cross_species(
         f"{len(shared)} labels are shared: {', '.join(map(str, shared))}. Cells of other labels are left out on both sides."
     )
     flags: dict[str, str] = {}
-    for model in opened if mapped is not query else ():
+    for name, model in named(opened if mapped is not query else ()).items():
         # A model that does not read the species cannot have been trained on it.
         with suppress(GenesError):
-            flags |= check_unseen([model], query, seen=seen, layer=layer, options=more.get("options"))
+            for said in check_unseen([model], query, seen=seen, layer=layer, options=more.get("options")).values():
+                flags[name] = said
     scores = annotation(
         kept,
         opened,

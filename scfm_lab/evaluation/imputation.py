@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.annotation import resamples
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 
@@ -91,7 +92,8 @@ def imputation(
     if not 0 < share < 1:
         raise DataError(f"share is {share}; it is the part of the molecules that is seen, between 0 and 1.")
     given: Any = models if isinstance(models, (list, tuple)) else [models]
-    opened = [as_model(m) for m in given]
+    apart = named(as_model(m) for m in given)
+    opened = list(apart.values())
     for model in opened:
         model.require("impute")
     cells = Cells.from_anndata(adata, layer=layer)
@@ -109,13 +111,13 @@ def imputation(
         )
     total = np.asarray(half.counts.sum(axis=1)).ravel().astype(np.float64)
     rates: dict[str, NDArray[np.float64]] = {}
-    for model, (columns, ids) in zip(opened, known, strict=True):
+    for (name, model), (columns, ids) in zip(apart.items(), known, strict=True):
         tokens = model.tokenize(half, options=options, seed=seed)
         at = {int(c): int(i) for c, i in zip(columns, ids, strict=True)}
         wanted = np.array([at[int(c)] for c in scored], dtype=np.int64)
-        rates[model.name] = model.impute(tokens, wanted, progress=None, cancel=cancel).astype(np.float64)
+        rates[name] = model.impute(tokens, wanted, progress=None, cancel=cancel).astype(np.float64)
     floors = _floors(half.counts, total, scored, n_neighbors)
-    units = {m.name: m.decode_unit for m in opened}
+    units = {name: model.decode_unit for name, model in apart.items()}
     exposure = total * (1 - share) / share / 1e4
     measured = hidden[:, scored].toarray().astype(np.float64)
     found = _scores(rates, floors, units, measured, exposure, n_boot, seed, share)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.naming import named
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ def check_unseen(
     Returns
     -------
     dict
-        Model's name → remark, for those that have seen some of the cells.
+        What the model is called (:func:`~scfm_lab.evaluation.naming.named`) → remark, for those that have seen some of the
+        cells.
 
     Raises
     ------
@@ -188,7 +190,7 @@ def check_unseen(
             f"seen is {seen!r}; cells of a model's training record are refused ('refuse') or flagged ('flag')."
         )
     flags: dict[str, str] = {}
-    for model in models:
+    for name, model in named(models).items():
         trained = trained_on(model, adata, layer=layer, options=options)
         n = int(trained.sum())
         if not n:
@@ -199,7 +201,7 @@ def check_unseen(
                 "that a score on them says nothing; leave them out (scfm_lab.evaluation.overlap tells which), or have the score "
                 "flagged with seen='flag'."
             )
-        flags[model.name] = f"Flagged: {n:,} of the {len(trained):,} scored cells are in its training record"
+        flags[name] = f"Flagged: {n:,} of the {len(trained):,} scored cells are in its training record"
     return flags
 
 

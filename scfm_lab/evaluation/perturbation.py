@@ -12,6 +12,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, did_you_mean, plural
 from scfm_lab.evaluation import perturbation_floors as floors
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.perturbation_metrics import COLLAPSED, METRICS, ceilings, collapse, scored
 from scfm_lab.evaluation.profiles import Profiles
@@ -129,11 +130,9 @@ def perturbation(
     if splits < 1:
         raise DataError(f"splits is {splits}; at least one halving is needed for a ceiling.")
     data = Profiles.of(adata, perturbation_key=perturbation_key, control=control, layer=layer)
-    flags = {
-        _name(m, opened): said for m in opened for said in check_unseen([m], adata, seen=seen, layer=layer).values()
-    }
+    flags = check_unseen(opened, adata, seen=seen, layer=layer)
     given = {name: _aligned(name, frame, data) for name, frame in (predictions or {}).items()}
-    tables = {_name(model, opened): floors.reduced(model.gene_embeddings()) for model in opened}
+    tables = {name: floors.reduced(model.gene_embeddings()) for name, model in named(opened).items()}
     genes = sorted({t for name in data.names for t in data.targets(name)})
     predicted, centroid = _held_out(data, tables, genes, folds, seed)
     predicted |= given
@@ -180,11 +179,6 @@ def _listed(models: Any) -> list[Any]:
     if models is None:
         return []
     return [models] if isinstance(models, (str, Path, Model)) else list(models)
-
-
-def _name(model: Model, all_models: Sequence[Model]) -> str:
-    same = [m for m in all_models if m.name == model.name]
-    return model.name if len(same) == 1 else (model.version or f"{model.name} {model.digest[-8:]}")
 
 
 def _aligned(name: str, frame: Any, data: Profiles) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.tasks.progress import as_progress
@@ -149,10 +150,10 @@ def xor(
     parts = _parts(labels, groups, labels_key, len(cells))
     fold, how = folds_of(len(cells), samples, seed)
     found: dict[str, NDArray[np.float64]] = {}
-    for model in opened:
-        with as_progress(progress, f"Hidden markers, with {model.name}") as report:
+    for name, model in named(opened).items():
+        with as_progress(progress, f"Hidden markers, with {name}") as report:
             rate = predict_hidden(model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel)
-        found[model.name] = _probabilities(rate, threshold, cells)
+        found[name] = _probabilities(rate, threshold, cells)
     for name, made in (predictions or {}).items():
         found[name] = given_values(made, list(markers), adata.obs_names, name)
         if np.nanmin(found[name]) < 0 or np.nanmax(found[name]) > 1:

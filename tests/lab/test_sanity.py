@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.masked import predict_hidden, without_genes
+from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.set_correlations import SetCorrelations, spearman
 from scfm_lab.evaluation.xor import auroc, balanced_accuracy, exactly_one
 
@@ -214,3 +217,26 @@ def test_checks_that_make_no_sense_are_refused(cells):
     silent.X = csr_matrix(x)
     with pytest.raises(DataError, match="in none of the"):
         sl.evaluate.xor(silent, [], markers=MARKERS, groups=None)
+
+
+def test_two_versions_of_a_model_are_two_rows(cells):
+    few = cells[:60].copy()
+    one = sl.load_model("starter", device="cpu")
+    other = copy.copy(one)
+    one.version, other.version = "mine/1", "mine/2"
+    how = {"options": {"max_length": 16}, "n_boot": 0}
+    scored = (
+        sl.evaluate.xor(few, [one, other], markers=MARKERS, groups=None, **how),
+        sl.evaluate.covariance_sign(few, [one, other], sets=SETS, n_random=1, min_cells=2, **how),
+        sl.evaluate.imputation(few, [one, other], min_molecules=5, **how),
+        sl.evaluate.clustering(few, [one, other], floors=False, **how),
+        sl.evaluate.annotation(few, [one, other], floors=False, **how),
+    )
+    for scores in scored:
+        assert {"mine/1", "mine/2"} <= {s.model for s in scores}, scores.title
+        assert "starter" not in {s.model for s in scores}
+    assert {"mine/1", "mine/2"} <= set(scored[1].random_sets["model"])
+    # Once more the same is the same; what is alike in all but its settings is not.
+    other.version, other.settings_digest = "mine/1", "sha256:other settings"
+    assert list(named([one, one])) == ["starter"]
+    assert len(named([one, other])) == 2
