@@ -11,7 +11,7 @@ from scfm_lab.errors import DataError, plural
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -88,6 +88,8 @@ def integration(
     *,
     batch_key: str,
     labels_key: str | None = None,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
     seen: str = "refuse",
     seed: int = 0,
 ) -> IntegrationScores:
@@ -102,6 +104,9 @@ def integration(
     labels_key
         Column of ``obs`` with cell types; without it only the mixing of batches over all cells (iLISI) can be told, which
         also counts it as failure where batches hold different cells.
+    layer, options
+        Where the counts are by which a fine-tuned model's training cells are told (None looks for them), and the model's own
+        options for reading them.
     seen
         What happens where a fine-tuned model made the vectors (their provenance says so) and the cells are in its training
         record: ``"refuse"``, or ``"flag"`` (a note says so).
@@ -122,37 +127,61 @@ def integration(
         if name not in adata.obsm:
             known = ", ".join(map(repr, adata.obsm)) or "none"
             raise DataError(f"obsm has no {name!r}; there are: {known}." + did_you_mean(name, adata.obsm))
-    flags = makers_seen(adata, names, seen)
+    flags = makers_seen(adata, names, seen=seen, layer=layer, options=options)
     found = {name: np.asarray(adata.obsm[name], dtype=np.float32) for name in names}
     scores = score_integration(found, *columns_of(adata, batch_key, labels_key))
-    return replace(scores, notes=(*scores.notes, *flags))
+    return replace(scores, notes=(*scores.notes, *(f"{name}: {said}." for name, said in flags.items())))
 
 
-def makers_seen(adata: AnnData, names: Sequence[str], seen: str) -> list[str]:
-    """Look into the training records of the fine-tuned models that vectors are of, as their provenance names them."""
+def makers_seen(
+    adata: AnnData,
+    names: Iterable[str],
+    *,
+    seen: str,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Key in ``obsm`` → remark, for vectors of fine-tuned models that have seen some of the cells or cannot tell.
+
+    What made the vectors is read from their provenance.
+
+    Raises
+    ------
+    DataError
+        There are such vectors, and `seen` is ``"refuse"``.
+    """
     from scfm_lab.cells.provenance import UNS
     from scfm_lab.errors import ScfmError
     from scfm_lab.evaluation.overlap import check_unseen
     from scfm_lab.models.load import load_model
 
-    flags = []
+    check_unseen([], adata, seen=seen)
+    flags = {}
     for name in names:
         entry = dict(dict(adata.uns.get(UNS, {})).get(name, {}))
         if not entry.get("finetuned"):
             continue
         maker = f"models:/{entry['version']}" if entry.get("version") else str(entry.get("source", ""))
+        how: dict[str, Any] = {"layer": layer, "options": options}
+        way = "opened to see"
         try:
             model = load_model(maker, device="cpu")
+            way = "asked"
+            told = check_unseen([model], adata, seen="flag", **how)
         except ScfmError as error:
             why = (
-                f"obsm[{name!r}] is of a fine-tuned model ({maker or 'not kept'}) that cannot be opened to see whether these cells "
-                "are in its training record"
+                f"of a fine-tuned model ({maker or 'not kept'}) that cannot be {way} whether these cells are in its training record "
+                f"({str(error).rstrip('.')})"
             )
-            if seen != "flag":
-                raise DataError(f"{why}; register or save it, or have the scores flagged with seen='flag'.") from error
-            flags.append(f"Flagged: {why}.")
+            if seen == "refuse":
+                raise DataError(
+                    f"obsm[{name!r}] is {why}; register or save it, or have the scores flagged with seen='flag'."
+                ) from error
+            flags[name] = f"Flagged: {why}"
             continue
-        flags += [f"{name}: {said}." for said in check_unseen([model], adata, seen=seen).values()]
+        if told:
+            check_unseen([model], adata, seen=seen, **how)
+            flags[name] = " ".join(told.values())
     return flags
 
 

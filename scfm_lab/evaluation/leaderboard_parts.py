@@ -120,8 +120,10 @@ def _clustering(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
 
 
 def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from scfm_lab.evaluation.overlap import check_unseen
     from scfm_lab.tasks.integrate import FLOOR, integrate
 
+    check_unseen([model], adata, layer=columns.layer)
     assert columns.batch_key is not None
     result = integrate(
         adata.copy(),
@@ -159,12 +161,17 @@ def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> l
 def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
     from dataclasses import replace
 
+    from scfm_lab.cells.provenance import UNS
+    from scfm_lab.evaluation.overlap import check_unseen
     from scfm_lab.tasks.embed import embed
     from scfm_lab.tasks.trajectory import trajectory
 
+    check_unseen([model], adata, layer=columns.layer)
     assert columns.root is not None
     own = adata.copy()
     key = embed(own, model, layer=columns.layer, seed=seed, progress=False).key
+    # Its training record was read above; the model need not be opened again for it.
+    own.uns[UNS].pop(key)
     result = trajectory(
         own,
         use_rep=key,

@@ -150,9 +150,9 @@ def integrate(
         if beside:
             found |= _floor(adata, batches, layer, seed)
         scores = score_integration(found, batches, labels)
-        flags = makers_seen(adata, [use_rep], "flag") if use_rep else []
-        flags += [f"{name}: {said}." for said in check_unseen(opened, adata, seen="flag", layer=layer).values()]
-        scores = replace(scores, notes=(*scores.notes, *flags))
+        how: dict[str, Any] = {"seen": "flag", "layer": layer, "options": options}
+        flags = makers_seen(adata, [use_rep], **how) if use_rep else check_unseen(opened, adata, **how)
+        scores = replace(scores, notes=(*scores.notes, *(f"{name}: {said}." for said in flags.values())))
     result = IntegrateResult(
         key=key,
         vectors=corrected,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def trajectory(
         (Leiden).
     stage_key
         Column of ``obs`` with known stages (numbers, or ordered categories): Kendall's tau-b with pseudotime is told, beside
-        that of the twin. Cells without a stage are left out of it.
+        that of the twin. Cells without a stage are left out of it. Where a fine-tuned model made the vectors and was trained on
+        these cells, the score says so.
     sample_key
         Column of ``obs`` with the donor or sample, over which the interval of tau-b is taken where there are five or more.
     n_roots
@@ -173,7 +175,7 @@ def trajectory(
         twin_missing=missing,
         agreement=None
         if stage is None
-        else _agreement(pseudotime, twinned, stage, str(stage_key), use_rep, adata, sample_key, seed),
+        else _agreement(pseudotime, twinned, stage, str(stage_key), use_rep, adata, sample_key, layer, seed),
         graph=graph,
         rows=seen,
     )
@@ -387,9 +389,12 @@ def _agreement(
     use_rep: str,
     adata: AnnData,
     sample_key: str | None,
+    layer: str | None,
     seed: int,
 ) -> Any:
+    from scfm_lab.evaluation.integration import makers_seen
     from scfm_lab.evaluation.ordering import stage_scores
+    from scfm_lab.evaluation.overlap import flagged
 
     orders = {use_rep: pseudotime} | ({} if twin is None else {"pca (fitted)": twin.pseudotime})
     samples = None
@@ -397,7 +402,8 @@ def _agreement(
         from scfm_lab.cells.cells import column_of
 
         samples = column_of(adata, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
-    return stage_scores(orders, stage, stage_key, samples=samples, seed=seed)
+    scores = stage_scores(orders, stage, stage_key, samples=samples, seed=seed)
+    return replace(scores, scores=flagged(scores, makers_seen(adata, [use_rep], seen="flag", layer=layer)))
 
 
 def kendall(pseudotime: NDArray[Any], stage: NDArray[np.float64]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 
@@ -12,8 +13,9 @@ import torch
 import scfm_lab as sl
 from scfm_lab.cells.data_digest import DataDigest, digest_of
 from scfm_lab.errors import Cancelled, DataError, ModelError
+from scfm_lab.evaluation.integration import makers_seen
 from scfm_lab.evaluation.label_scores import label_scores
-from scfm_lab.evaluation.overlap import overlap
+from scfm_lab.evaluation.overlap import check_unseen, overlap
 from scfm_lab.models.load import open_files
 from scfm_lab.training.labelled import read_labelled, split_cells
 
@@ -282,7 +284,7 @@ def test_overlap_finds_the_cells_that_were_seen(starter, cells, tuned, pbmc68k):
     assert not overlap(starter, cells).known
 
 
-def test_cells_of_the_training_record_are_in_no_score(cells, tuned):
+def test_cells_of_the_training_record_are_in_no_score(cells, tuned, tmp_path):
     fresh = (tuned.parts != "train") & (tuned.parts != "validation")
     own = cells.copy()
     truth = own.obs["cell_type"].astype(str).to_numpy()
@@ -311,6 +313,41 @@ def test_cells_of_the_training_record_are_in_no_score(cells, tuned):
     key = sl.embed(own, tuned.model, progress=False, options={"max_length": 24}).key
     with pytest.raises(DataError, match="cannot be opened to see whether"):
         sl.evaluate.integration(own, key, batch_key="donor")
+    own.obs["stage"] = (own.obs["cell_type"] != "CD19+ B").astype(float)
+    columns = {"labels_key": "cell_type", "stage_key": "stage"}
+    board = sl.evaluate.leaderboard(
+        own,
+        tuned.model,
+        parts=["integration", "trajectory"],
+        batch_key="donor",
+        record=False,
+        resume=tmp_path,
+        **columns,
+    )
+    assert board.left_out["part"].tolist() == ["integration", "trajectory"]
+    assert board.left_out["why"].str.contains("in the training record").all()
+    # Outside of a board such vectors are flagged; counts of a layer tell the training cells where X holds none.
+    tuned.save(tmp_path / "kept")
+    key = sl.embed(own, str(tmp_path / "kept"), progress=False, options={"max_length": 24}, key_added="X_kept").key
+    own = own[::3].copy()
+    own.layers["molecules"] = own.X.copy()
+    own.X = own.X.log1p()
+    way = {"use_rep": key, "root": "CD19+ B", "groupby": "cell_type", "stage_key": "stage"}
+    ordered = sl.trajectory(own, n_roots=0, twin=False, layer="molecules", **way)
+    assert [s.remark[:8] for s in ordered.agreement] == ["Flagged:"]
+    assert "scored cells are in its training record" in ordered.agreement.scores[0].remark
+    assert makers_seen(own, [key], seen="flag", layer="molecules")[key].startswith("Flagged:")
+    assert "cannot be asked whether" in makers_seen(own, [key], seen="flag")[key]
+    with pytest.raises(DataError, match=r"cannot be asked whether .* no option 'max_lenght'"):
+        makers_seen(own, [key], seen="refuse", layer="molecules", options={"max_lenght": 24})
+    with pytest.raises(DataError, match="are in the training record"):
+        makers_seen(own, [key], seen="refuse", layer="molecules")
+    # Another version of the model, of the same name, is told for itself.
+    other = copy.copy(tuned.model)
+    other.version = "tuned/2"
+    told = check_unseen([tuned.model, other], own, seen="flag", layer="molecules")
+    assert len(told) == 2
+    assert "tuned/2" in told
 
 
 # --- files -------------------------------------------------------------------------------------
