@@ -10,6 +10,7 @@ import numpy as np
 from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.naming import named
+from scfm_lab.evaluation.once import once
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.splits import balanced_folds, spread
@@ -126,7 +127,7 @@ def annotation(
     if floors:
         for floor in FLOORS:
             name = FITTED[floor]
-            guesses[name] = _of_floor(data, floor, k, how)
+            guesses[name] = once(("annotation", floor), _of_floor, data, floor, k, how)
             floor_names.append(name)
     second = None
     if second_labels_key is not None:

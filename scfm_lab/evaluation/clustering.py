@@ -10,6 +10,7 @@ from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.annotation import FITTED, resamples, vectors_of
 from scfm_lab.evaluation.naming import named
+from scfm_lab.evaluation.once import once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.score import Score, Scores
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from scfm_lab.models.contract import Model
 
 FLOOR = FITTED["pca"]
-_COMPONENTS = 50
 
 
 def clustering(
@@ -80,7 +80,7 @@ def clustering(
     >>> 0 < scores.of("adjusted Rand index", "pca").value < 1
     True
     """
-    from scfm_lab.models.load import as_model, load_model
+    from scfm_lab.models.load import as_model
 
     given: Any = models if isinstance(models, (list, tuple)) else [models]
     opened = [as_model(m) for m in given]
@@ -98,15 +98,15 @@ def clustering(
     how: dict[str, Any] = {"layer": layer, "seed": seed, "progress": progress, "cancel": cancel}
     vectors = {name: vectors_of(cells, m, options=options, **how) for name, m in named(opened).items()}
     if floors:
-        pca: Any = load_model("pca")
-        fitted = pca.fit(cells, n_components=max(2, min(_COMPONENTS, cells.n_obs // 3, cells.n_vars // 3)), layer=layer)
-        vectors[FLOOR] = vectors_of(cells, fitted, **how)
+        vectors[FLOOR] = principal_components(cells, layer=layer)
     good = np.flatnonzero(np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()]))
     if len(good) <= len(names):
         raise DataError(
             f"Only {plural(len(good), 'cell has', 'cells have')} a vector of every model; more than the {len(names)} labels are needed."
         )
-    clusters = {name: _clusters(x[good], len(names), seed) for name, x in vectors.items()}
+    clusters = {name: _clusters(x[good], len(names), seed) for name, x in vectors.items() if name != FLOOR}
+    if floors:
+        clusters[FLOOR] = once((FLOOR, good.tobytes()), _clusters, vectors[FLOOR][good], len(names), seed)
     draws, unit = resamples(len(good), None if units is None else units[good], n_boot, seed)
     scores = _scores(clusters, truth[good], draws, unit)
     notes = [f"{len(good):,} cells, {len(names)} labels and as many clusters (k-means); the interval is over {unit}."]

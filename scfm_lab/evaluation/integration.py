@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.errors import DataError, plural
+from scfm_lab.evaluation.once import once
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -212,10 +214,11 @@ def score_integration(
             f"Only {plural(n, 'cell has', 'cells have')} a vector in every representation; at least 30 are needed."
         )
     rows = []
+    columns = batches[seen], None if labels is None else labels[seen]
     for name, vectors in found.items():
-        for aspect, metric, value in _metrics(
-            scib, vectors[seen], batches[seen], None if labels is None else labels[seen]
-        ):
+        # Told by their values: a floor that stands beside several models is scored once.
+        key = ("scib-metrics", hashlib.sha256(vectors[seen].tobytes() + seen.tobytes()).hexdigest())
+        for aspect, metric, value in once(key, _metrics, scib, vectors[seen], *columns):
             rows.append({"representation": name, "aspect": aspect, "metric": metric, "value": value})
     notes = [f"{n:,} cells in {len(set(batches[seen]))} batches."]
     if labels is None:

@@ -13,6 +13,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, did_you_mean, plural
 from scfm_lab.evaluation import perturbation_floors as floors
 from scfm_lab.evaluation.naming import named
+from scfm_lab.evaluation.once import once
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.perturbation_metrics import COLLAPSED, METRICS, ceilings, collapse, scored
 from scfm_lab.evaluation.profiles import Profiles
@@ -129,7 +130,7 @@ def perturbation(
         model.require("gene_embeddings")
     if splits < 1:
         raise DataError(f"splits is {splits}; at least one halving is needed for a ceiling.")
-    data = Profiles.of(adata, perturbation_key=perturbation_key, control=control, layer=layer)
+    data = once("profiles", Profiles.of, adata, perturbation_key=perturbation_key, control=control, layer=layer)
     flags = check_unseen(opened, adata, seen=seen, layer=layer)
     given = {name: _aligned(name, frame, data) for name, frame in (predictions or {}).items()}
     tables = {name: floors.reduced(model.gene_embeddings()) for name, model in named(opened).items()}
@@ -138,7 +139,7 @@ def perturbation(
     predicted |= given
     skip = _skipped(data)
     per = {name: scored(values, data.mean, data.control, centroid, skip) for name, values in predicted.items()}
-    ceiling = ceilings(data, skip, splits=splits, seed=seed)
+    ceiling = once("ceilings", ceilings, data, skip, splits=splits, seed=seed)
     notes = _notes(data, tables, genes, predicted, centroid)
     scores = _scores(data, per, ceiling, [*tables, *given], tables, predicted, seed)
     if cell_eval:
@@ -242,7 +243,8 @@ def _held_out(
         train = [name for name in data.names if name not in test]
         centroid[part] = data.mean[data.rows(train)].mean(axis=0)
         for name, make in makers.items():
-            out[name][part] = make(data, train, test)
+            made = make(data, train, test) if name in tables else once((name, *test), make, data, train, test)
+            out[name][part] = made
     return out, centroid
 
 

@@ -12,6 +12,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.integration import IntegrationScores, columns_of, makers_seen, score_integration
+from scfm_lab.evaluation.once import once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen
 from scfm_lab.results import Result
 
@@ -206,15 +207,13 @@ def _representation(
 def _floor(adata: AnnData, batches: NDArray[Any], layer: str | None, seed: int) -> dict[str, NDArray[np.float32]]:
     """Principal components of the same cells, before and after; nothing where there are no counts."""
     from scfm_lab.errors import CountsError, GenesError
-    from scfm_lab.models.load import load_model
 
     try:
-        pca: Any = load_model("pca")
-        fitted = pca.fit(adata, n_components=max(2, min(50, adata.n_obs // 3, adata.n_vars // 3)), layer=layer)
-        vectors = fitted.encode(fitted.tokenize(adata, layer=layer)).cell
+        vectors = principal_components(adata, layer=layer)
     except (CountsError, GenesError):
         return {}
-    return {FLOOR: vectors, f"{FLOOR} + Harmony": harmony(vectors, batches, seed=seed)[0]}
+    corrected, _ = once(f"{FLOOR} + Harmony", harmony, vectors, batches, seed=seed)
+    return {FLOOR: vectors, f"{FLOOR} + Harmony": corrected}
 
 
 def harmony(vectors: NDArray[np.float32], batches: NDArray[Any], *, seed: int = 0) -> tuple[NDArray[np.float32], int]:

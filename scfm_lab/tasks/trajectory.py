@@ -35,7 +35,6 @@ __all__ = ["TrajectoryResult", "trajectory"]
 
 _MOST_ENDS = 4
 """Ends from which the order is tried the other way round."""
-_TWIN_COMPONENTS = 50
 
 
 def trajectory(
@@ -327,15 +326,10 @@ def _twin(
     layer: str | None,
     how: dict[str, Any],
 ) -> tuple[Twin | None, str]:
-    from scfm_lab.models.load import load_model
+    from scfm_lab.evaluation.once import principal_components
 
     try:
-        pca: Any = load_model("pca")
-        cells = adata[seen].copy()
-        fitted = pca.fit(
-            cells, n_components=max(2, min(_TWIN_COMPONENTS, len(seen) // 3, adata.n_vars // 3)), layer=layer
-        )
-        vectors = fitted.encode(fitted.tokenize(cells, layer=layer)).cell
+        vectors = principal_components(adata[seen].copy(), layer=layer)
     except (CountsError, GenesError, DataError, AttributeError) as error:
         return None, f"there are no raw counts to take them from ({str(error).split('.', maxsplit=1)[0]})"
     known = np.isfinite(vectors).all(axis=1)
