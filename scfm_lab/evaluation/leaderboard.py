@@ -12,9 +12,11 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.cells import Cells, check_cell_names, column_of
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you_mean
+from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, StorageError, did_you_mean
 from scfm_lab.evaluation.leaderboard_parts import USUAL, Columns, Part, parts
 from scfm_lab.evaluation.leaderboard_store import Finished, Store
+from scfm_lab.evaluation.naming import Identity, told_apart
+from scfm_lab.evaluation.once import floors_kept
 from scfm_lab.evaluation.score import Score, Scores
 from scfm_lab.results import Result
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,24 +38,26 @@ class Leaderboard(Result):
 
     finished: tuple[Finished, ...]
     left_out: pd.DataFrame
-    """part, model (empty: all of them), why."""
+    """part (empty: all of them) or column, model (empty: all of them), why."""
     titles: dict[str, str]
     """Part → what it asks."""
     provenance: dict[str, Any]
 
     def scores(self, part: str) -> Scores:
-        """Scores of one part, floors once, best first within each metric.
+        """Scores of one part, floors once, best first within each metric; models of one name by their versions.
 
         Raises
         ------
         DataError
             The part has none.
         """
+        called = told_apart(one.identity for one in self.finished)
         found: dict[tuple[str, str], Score] = {}
         for one in self.finished:
-            if one.part == part:
-                for score in one.scores:
-                    found.setdefault((score.metric, score.model), score)
+            for score in one.scores if one.part == part else ():
+                own, *more = score.model.split(" + ")
+                name = " + ".join([called[one.identity] if own == one.model else own, *more])
+                found.setdefault((score.metric, name), replace(score, model=name))
         if not found:
             known = ", ".join(dict.fromkeys(one.part for one in self.finished)) or "none"
             raise DataError(f"There are no scores of {part!r}; parts here: {known}.")
@@ -87,7 +91,7 @@ class Leaderboard(Result):
         if again:
             lines.append(f"{again} of {len(self.finished)} parts were finished before and are not computed anew.")
         for row in self.left_out.itertuples():
-            lines.append(f"Left out: {row.part}{f' of {row.model}' if row.model else ''}: {row.why}")
+            lines.append(f"Left out: {' of '.join(filter(None, [row.part, row.model]))}: {row.why}")
         lines.append(
             "There is no overall rank: parts ask different questions, and a model that is no better than the floor adds nothing there."
         )
@@ -114,6 +118,7 @@ class Leaderboard(Result):
         }
 
 
+@floors_kept()
 def leaderboard(
     adata: AnnData,
     models: Model | str | Path | Sequence[Model | str | Path] | None = None,
@@ -166,15 +171,17 @@ def leaderboard(
     Returns
     -------
     Leaderboard
-        ``left_out`` tells which parts the data does not allow, which a model cannot do, and which were refused, as where a
-        model was trained on these very cells.
+        ``left_out`` tells which parts the data does not allow, which models cannot be opened, what a model cannot do, and what
+        was refused, as where a model was trained on these very cells.
 
     Raises
     ------
     DataError
         A column or part that was named is not there.
     ModelError
-        A model cannot be opened, or there is none.
+        No model can be opened, or there is none.
+    StorageError
+        A finished part cannot be kept.
 
     Examples
     --------
@@ -195,22 +202,29 @@ def leaderboard(
         "stage_key": stage_key,
         "perturbation_key": perturbation_key,
     }
-    columns = _columns(adata, given, root=root, control=control, layer=layer)
+    columns, left = _columns(adata, given, root=root, control=control, layer=layer)
     sources = _sources(models)
     digest = _data_digest(adata, columns)
     store = Store.at(resume)
-    left: list[dict[str, str]] = []
     usable = []
     for part in asked:
         why = part.missing(adata, columns)
         if why:
-            left.append({"part": part.name, "model": "", "why": f"{why}."})
+            left.append((part.name, "", f"{why}."))
         else:
             usable.append(part)
     done: list[Finished] = []
     total = len(sources) * len(usable)
+    closed: list[ScfmError] = []
     for i, source in enumerate(sources):
-        model = _opened(source, record)
+        try:
+            model = _opened(source, record)
+        except StorageError:
+            raise
+        except ScfmError as error:
+            left.append(("", str(source), str(error)))
+            closed.append(error)
+            continue
         for j, part in enumerate(usable):
             if cancel is not None and cancel.is_set():
                 raise Cancelled(
@@ -221,10 +235,14 @@ def leaderboard(
             try:
                 model.require(part.ability)
                 found = _finished(store, part, model, adata, columns, digest, seed, fresh)
+            except StorageError:
+                raise
             except ScfmError as error:
-                left.append({"part": part.name, "model": model.version or model.name, "why": str(error)})
+                left.append((part.name, model.version or model.name, str(error)))
                 continue
-            done.append(_recorded(store, found, digest) if record else found[1])
+            done.append(_recorded(store, found, digest) if record and model.registered_as else found[1])
+    if closed and len(closed) == len(sources):
+        raise closed[0]
     if progress is not None and total:
         progress(total, total, "")
     import pandas as pd
@@ -258,12 +276,17 @@ def _asked(names: str | Sequence[str] | None) -> list[Part]:
 
 def _columns(
     adata: AnnData, given: Mapping[str, str | None], *, root: str | None, control: str, layer: str | None
-) -> Columns:
+) -> tuple[Columns, list[tuple[str, str, str]]]:
+    """What the data offers, and usual columns that are left out."""
     keys: dict[str, str | None] = {}
+    left = []
     for what, name in given.items():
         if name is None:
-            usual = [one for one in USUAL[what] if one in adata.obs and not adata.obs[one].isna().any()]
-            keys[what] = usual[0] if usual else None
+            there = {one: int(adata.obs[one].isna().sum()) for one in USUAL[what] if one in adata.obs}
+            keys[what] = next((one for one, missing in there.items() if not missing), None)
+            if keys[what] is None:
+                why = "{} of {:,} cells have no value in it, so that it is not taken as {}; fill or drop those cells first."
+                left += [(f"obs[{one!r}]", "", why.format(n, adata.n_obs, what)) for one, n in there.items()]
         else:
             column_of(adata, name, what=f"The column of {what}")
             keys[what] = name
@@ -275,7 +298,7 @@ def _columns(
         if stage.notna().any():
             mean = stage.groupby(adata.obs[columns.labels_key].astype(str)).mean()
             columns = replace(columns, root=str(mean.idxmin()))
-    return columns
+    return columns, left
 
 
 def _sources(models: Any) -> list[Any]:
@@ -332,7 +355,7 @@ def _finished(
         "part": part.name,
         "data": digest,
         "columns": asdict(columns),
-        "model": [model.name, model.version, model.digest, model.spec.family],
+        "model": [*Identity.of(model), model.spec.family],
         "seed": seed,
         "scfm-lab": __version__,
     }
@@ -342,18 +365,18 @@ def _finished(
         return key, kept
     started = time.perf_counter()
     scores = tuple(part.run(adata, model, columns, seed))
-    found = Finished(part.name, model.name, model.version, scores, time.perf_counter() - started, resumed=False)
+    found = Finished(part.name, Identity.of(model), scores, time.perf_counter() - started, resumed=False)
     store.write(key, found)
     return key, found
 
 
 def _recorded(store: Store, kept: tuple[str, Finished], digest: str) -> Finished:
-    """The part with its scores in the registry, where the model is a version of it; kept once."""
+    """The part of a registered version with its scores in the registry; kept once."""
     from scfm_lab.training.tracking import tracker
 
     key, found = kept
     own = [s for s in found.scores if s.model == found.model and np.isfinite(s.value)]
-    keep = getattr(tracker(), "record", None) if found.version and own and not found.run else None
+    keep = getattr(tracker(), "record", None) if own and not found.run else None
     if keep is None:
         return found
     found = replace(found, run=str(keep(found.version, own, data_digest=digest)))

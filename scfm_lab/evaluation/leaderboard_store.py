@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from scfm_lab.errors import StorageError
+from scfm_lab.evaluation.naming import Identity
 from scfm_lab.evaluation.score import Score
 
 
@@ -19,16 +20,24 @@ class Finished:
     """One part of one model."""
 
     part: str
-    model: str
-    """The model's name, as its scores call it."""
-    version: str
-    """Its version in the registry; empty where it is none."""
+    identity: Identity
     scores: tuple[Score, ...]
+    """The model's own are under its plain name."""
     seconds: float
     resumed: bool
     """Whether it was finished before, and not computed now."""
     run: str = ""
     """Id of the run that keeps its scores; empty where none does."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.identity.name
+
+    @property
+    def version(self) -> str:
+        """In the registry or of the plugin that brings it; empty where it has none."""
+        return self.identity.version
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Store:
         try:
             told = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
             scores = tuple(_score(row) for row in told.pop("scores"))
-            return Finished(**told, scores=scores, resumed=True)
+            return Finished(**{**told, "identity": Identity(*told["identity"])}, scores=scores, resumed=True)
         except (OSError, ValueError, TypeError, KeyError):
             # Not there, or not ours: it is computed.
             return None

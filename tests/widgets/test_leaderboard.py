@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 
 import scfm_lab as sl
+from scfm_lab.cells import provenance
 from scfm_lab.cli import main
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, ModelError, StorageError
+from scfm_lab.evaluation import once
+from scfm_lab.evaluation.leaderboard_parts import parts
+from scfm_widgets.leaderboard import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +72,95 @@ def test_parts_and_columns_that_are_not_there_are_told(few):
         sl.evaluate.leaderboard(few, "pca", parts="clusterin")
     with pytest.raises(DataError, match="'types' is not in obs"):
         sl.evaluate.leaderboard(few, "pca", labels_key="types")
+
+
+def test_parts_are_called_alike_in_python_on_the_command_line_and_in_the_docs(repository):
+    section = (
+        (repository / "docs/evaluation.md").read_text(encoding="utf-8").split("## A leaderboard")[1].split("\n## ")[0]
+    )
+    rows = re.findall(r"^\| (\w+) \|", section, flags=re.MULTILINE)
+    assert tuple(parts()) == PARTS == tuple(rows[1:])
+    assert all(f'``"{part}"``' in sl.evaluate.leaderboard.__doc__ for part in PARTS)
+
+
+@pytest.fixture(scope="module")
+def lines(shared_data):
+    """Three cell lines by two technologies, of 600 genes."""
+    cells = sl.datasets.load("celllines_3x2tech_mixology")[::3]
+    most = np.argsort(-np.asarray(cells.X.sum(axis=0)).ravel(), kind="stable")[:600]
+    return cells[:, np.sort(most)].copy()
+
+
+@pytest.fixture(scope="module")
+def versions(lines):
+    """Two versions of one model, which were fitted to cells of one technology each."""
+    found = []
+    for number, batch in enumerate(lines.obs["batch"].unique(), start=1):
+        model = sl.load_model("pca").fit(lines[lines.obs["batch"] == batch].copy(), n_components=12)
+        model.version = f"mine/{number}"
+        found.append(model)
+    return found
+
+
+def test_two_versions_of_a_model_stand_beside_one_floor(lines, versions, tmp_path, monkeypatch):
+    fitted = []
+    make = once._principal_components
+    monkeypatch.setattr(once, "_principal_components", lambda *given: (fitted.append(1), make(*given))[1])
+    asked = {"record": False, "resume": tmp_path}
+    board = sl.evaluate.leaderboard(lines, versions, parts="clustering", **asked)
+    # Types would have kBET measured, which is compiled first for a minute.
+    bare = lines.copy()
+    bare.obs = bare.obs[["batch"]]
+    mixed = sl.evaluate.leaderboard(bare, versions, parts="integration", **asked)
+    assert len(fitted) == 2, "one for each board"
+    for table, own in (
+        (board.table, {"mine/1", "mine/2", "pca (fitted)"}),
+        (
+            mixed.table,
+            {f"{name}{more}" for name in ("mine/1", "mine/2", "pca (fitted)") for more in ("", " + Harmony")},
+        ),
+    ):
+        assert set(table["model"]) == own
+        assert table.groupby(["metric", "model"]).size().eq(1).all()
+        floors = table[table["model"] == "pca (fitted)"].set_index("metric")["value"]
+        np.testing.assert_array_equal(table["floor"], floors[table["metric"]])
+    # What was kept of the first is not in the scores of the second.
+    alone = sl.evaluate.clustering(lines, versions[1])
+    by = board.scores("clustering")
+    for score in alone:
+        name = "mine/2" if score.model == "pca" else score.model
+        assert by.of(score.metric, name).value == score.value
+    # One that was opened with other settings is another model.
+    other = copy.copy(versions[0])
+    other.settings_digest = "sha256:other settings"
+    again = sl.evaluate.leaderboard(lines, [versions[0], other], parts="clustering", **asked)
+    assert [one.resumed for one in again.finished] == [True, False]
+    assert len(again.scores("clustering")) == 6
+
+
+def test_what_cannot_be_opened_is_left_out_and_the_rest_scored(lines, versions, tmp_path):
+    own = lines.copy()
+    own.obs["donor"] = ["anna", None] * (own.n_obs // 2)
+    asked = {"parts": "clustering", "resume": tmp_path / "parts"}
+    board = sl.evaluate.leaderboard(own, ["noodle", versions[0], tmp_path], **asked)
+    assert board.parts == ["clustering"]
+    left = board.left_out.set_index("model")["why"]
+    assert "No model is called 'noodle'" in left["noodle"]
+    assert str(tmp_path) in left.index
+    assert "75 of 150 cells have no value in it, so that it is not taken as sample_key" in left[""]
+    assert "Left out: obs['donor']: 75 of" in board.summary()
+    with pytest.raises(ModelError, match="No model is called 'noodle'"):
+        sl.evaluate.leaderboard(own, "noodle", **asked)
+    # A disk that keeps nothing is no matter of one part.
+    with pytest.raises(StorageError, match="cannot be kept"):
+        sl.evaluate.leaderboard(
+            own, versions[0], fresh=True, progress=lambda *_: shutil.rmtree(tmp_path / "parts"), **asked
+        )
+
+
+def test_a_board_stands_beside_an_earlier_trajectory(few, tmp_path):
+    own = few.copy()
+    own.obs["trajectory_pseudotime"] = 0.0
+    provenance.record(own, "trajectory_pseudotime", {"task": "trajectory"}, slot="obs")
+    board = sl.evaluate.leaderboard(own, "pca", parts="trajectory", record=False, resume=tmp_path)
+    assert board.parts == ["trajectory"], board.summary()

@@ -136,7 +136,7 @@ def _sections(found: Leaderboard) -> list[dict[str, Any]]:
             }
         )
     if len(found.left_out):
-        rows = [[row.part, row.model or "all", row.why] for row in found.left_out.itertuples()]
+        rows = [[row.part or "all", row.model or "all", row.why] for row in found.left_out.itertuples()]
         sections.append({"heading": "Left out, and why", "table": [["part", "model", "why"], *rows]})
     data = found.provenance
     facts = {
