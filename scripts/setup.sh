@@ -80,8 +80,9 @@ say "Installing the pinned packages into $venv (the first time: some minutes, ab
 quiet=""
 [ -t 1 ] || quiet="--quiet"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-# The build back end comes from the pins too, which build isolation would pass over.
-pip install $quiet -c "$constraints" hatchling editables
+# A pip of before 2025 takes minutes to find out what belongs together. The build back end comes from the pins too, which
+# build isolation would pass over.
+pip install $quiet -c "$constraints" "pip>=25" hatchling editables
 # Python compiles a module when it is first imported; most of these never are.
 pip install $quiet -c "$constraints" --no-compile --no-build-isolation -e ".$extras"
 say "$wanted" >"$venv/.installed-$kind"
