@@ -26,6 +26,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scfm_registry import Registry
+
 
 @click.command(help=__doc__)
 @click.option("--versions", default=10_000, show_default=True)
@@ -45,7 +47,7 @@ def main(versions: int, per_model: int, page: int, repeats: int, as_json: bool) 
         digests = fill(Path(folder) / "registry" / "mlflow.db", versions, per_model)
         small = Hardware(name="a laptop", cores=4, ram_gib=8.0, free_gib=3.0)
         three: dict[str, Any] = {"organism": "human", "can": "embed", "kind": "baseline"}
-        middle = str(len(registry.search(**three, all_versions=True)) // 2)
+        middle = halfway(registry, three)
         some = [digests[index] for index in np.random.default_rng(0).choice(len(digests), repeats, replace=False)]
         rows = [
             ask("a page: three tags and fit", lambda _: registry.search(**three, fits=small, limit=page), repeats),
@@ -73,6 +75,15 @@ def main(versions: int, per_model: int, page: int, repeats: int, as_json: bool) 
         click.echo(
             f"| {row['question']} | {row['found']} | {row['median']:.0f} | {row['worst']:.0f} | {row['cpu']:.0f} |"
         )
+
+
+def halfway(registry: Registry, wanted: dict[str, Any]) -> str | None:
+    """What the page before the one in the middle gives as ``next``."""
+    left, page = len(registry.search(**wanted, all_versions=True)) // 2, None
+    while left > 0:
+        found = registry.search(**wanted, all_versions=True, limit=min(left, 1000), page=page)
+        left, page = left - len(found), found.next
+    return page
 
 
 def ask(question: str, do: Callable[[int], Any], repeats: int) -> dict[str, Any]:

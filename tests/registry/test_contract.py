@@ -123,6 +123,28 @@ def test_search_takes_every_condition_at_once(registry: Registry, put: Callable[
         registry.search(kind="pretraned")
 
 
+def test_pages_hold_every_version_once_in_the_order_of_the_whole(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
+    name = _name("pages", registry)
+    for width in (4, 5, 6):
+        put(name, width=width)
+    for every in (True, False):
+        whole = [item.reference for item in registry.search(kind="baseline", all_versions=every)]
+        for limit in (2, 5):
+            found, page = [], None
+            while True:
+                some = registry.search(kind="baseline", all_versions=every, limit=limit, page=page)
+                found += [item.reference for item in some]
+                assert len(some) <= limit or not every
+                page = some.next
+                if page is None:
+                    break
+            assert found == whole
+    with pytest.raises(ModelError, match="was not given by a search"):
+        registry.search(limit=2, page="7")
+
+
 def test_search_answers_whether_a_model_fits(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = _name("fits", registry)
     put(name)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mlflow import MlflowClient
 
+    from scfm_registry.paging import Mark
     from scfm_registry.store.place import Place
 
 _PAGE = 1_000
@@ -87,10 +88,10 @@ class Store(Runs):
             found = self._with_aliases(found)
         return sorted(found, key=lambda record: (record.name, -record.version))
 
-    def page(self, tags: Mapping[str, str], begin: int, count: int) -> list[Record]:
-        """Some of the versions whose `tags` are all equal: `count` from the one numbered `begin`, by name, newest first."""
+    def page(self, tags: Mapping[str, str], after: Mark | None, count: int) -> list[Record]:
+        """Some of the versions whose `tags` are all equal, by name, newest first: `count` of those after `after`."""
         if self.place.embedded:
-            return listing.read(self.place, None, tags, begin, count)
+            return listing.read(self.place, None, tags, after=after and (after.name, after.version), count=count)
         with self._speaking():
             from mlflow.utils.search_utils import SearchUtils
 
@@ -98,7 +99,7 @@ class Store(Runs):
                 _conditions(None, tags),
                 max_results=count,
                 order_by=["name ASC", "version_number DESC"],
-                page_token=SearchUtils.create_page_token(begin) if begin else None,
+                page_token=SearchUtils.create_page_token(after.read) if after else None,
             )
             records = [_record(item) for item in found]
             return self._with_aliases(records)

@@ -63,10 +63,10 @@ def read(
     place: Place,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
-    begin: int = 0,
-    count: int | None = None,
     *,
     version: int | None = None,
+    after: tuple[str, int] | None = None,
+    count: int | None = None,
 ) -> list[Record]:
     """Versions by name and newest first.
 
@@ -78,8 +78,8 @@ def read(
         Of one model only, and of its versions only one.
     tags
         All must be equal.
-    begin, count
-        Which of them: `count`, from the one numbered `begin`; all by default.
+    after, count
+        Only so many, after the version of this name and number; all by default.
 
     Raises
     ------
@@ -108,7 +108,10 @@ def read(
             query = query.where(tuple_(own.name, own.version).in_(same))
             continue
         query = query.where(exists().where(*of_version, tag.c.key == key, tag.c.value == value))
-    query = query.order_by(own.name, own.version.desc()).offset(begin or None).limit(count)
+    if after is not None:
+        # By name first, so that SQLite begins there and reads nothing that lies before.
+        query = query.where(own.name >= after[0], ~((own.name == after[0]) & (own.version >= after[1])))
+    query = query.order_by(own.name, own.version.desc()).limit(count)
     with _asking(place) as connection:
         rows = connection.execute(query).all()
         known = _tags(connection, [(row.name, row.version) for row in rows])

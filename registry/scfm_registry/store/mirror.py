@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from scfm_registry.paging import Mark
     from scfm_registry.store.place import Place
 
 SCHEMA = 1
@@ -56,8 +57,9 @@ class Mirror:
             if name in (None, record.name) and all(record.tags.get(key) == value for key, value in wanted)
         ]
 
-    def page(self, tags: Mapping[str, str], begin: int, count: int) -> list[Record]:
-        """Some of the versions whose `tags` are all equal: `count` from the one numbered `begin`."""
+    def page(self, tags: Mapping[str, str], after: Mark | None, count: int) -> list[Record]:
+        """Some of the versions whose `tags` are all equal: `count` of those after `after`."""
+        begin = after.read if after else 0
         return self.records(tags=tags)[begin : begin + count]
 
     def record(self, name: str, version: int) -> Record | None:
