@@ -83,6 +83,7 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # A pip of before 2025 takes minutes to find out what belongs together. The build back end comes from the pins too, which
 # build isolation would pass over.
 pip install $quiet -c "$constraints" "pip>=25" hatchling editables
-# Python compiles a module when it is first imported; most of these never are.
+# pip compiles on one core; some packages hold files that no Python compiles.
 pip install $quiet -c "$constraints" --no-compile --no-build-isolation -e ".$extras"
+"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
 say "$wanted" >"$venv/.installed-$kind"
