@@ -209,7 +209,7 @@ class Retractor(Reader):
         """
         if _allowed.get():
             return
-        why = found.retracted or self._ancestor(found)
+        why = self.why_retracted(found)
         if not why:
             return
         if not (even_retracted or os.environ.get(VARIABLE) == "1"):
@@ -219,6 +219,10 @@ class Retractor(Reader):
             )
             raise ModelError(message)
         warnings.warn(f"{found.reference} was retracted: {why}", RuntimeWarning, stacklevel=4)
+
+    def why_retracted(self, found: ModelVersion) -> str:
+        """Why a version should not be used: that it was retracted, or something that it was made from; else nothing."""
+        return found.retracted or self._ancestor(found)
 
     def _ancestor(self, found: ModelVersion) -> str:
         """Why an ancestor was retracted: a version made after the retraction has no flag of its own."""

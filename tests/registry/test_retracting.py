@@ -75,6 +75,9 @@ def test_what_is_made_later_does_not_open_either_and_circles_end(line: tuple[Reg
     registry.client.set_model_version_tag(name, "4", "scfm.parent_digest", first.digest)
     with pytest.raises(ModelError, match=rf"made from {name}/1, which was retracted: no consent"):
         registry.load(f"{name}/4")
+    made_later = registry.get(f"{name}/4")
+    assert made_later.retracted == ""
+    assert registry.why_retracted(made_later) == f"made from {name}/1, which was retracted: no consent"
     registry.client.set_model_version_tag(name, "1", "scfm.parent_digest", fourth.digest)
     assert len(registry.retract(f"{name}/4", because="a circle")) == 4
     with pytest.raises(ModelError, match="needs a reason"):

@@ -82,6 +82,26 @@ class TestOpening:
         assert (row["licence"], row["commercial"]) == ("BSD-3-Clause", True)
         assert row["kind"] == "pretrained"
 
+    def test_greys_out_what_was_retracted(self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+        from scfm_registry import Registry
+
+        opened = bench()
+
+        def row(name: str) -> dict[str, Any]:
+            opened.ask(type="panel", panel="scfm-widgets.models", message={"type": "models"})
+            return next(row for row in opened.lab._models["rows"] if row["name"] == name)
+
+        Registry().retract("sctop/1", because="a test")
+        try:
+            assert row("sctop")["blocked"] == "Retracted: a test."
+            assert "retracted" in row("sctop")["tags"]
+            assert "retracted" not in row("pca")["tags"]
+            # Whoever has allowed it can pick it; the registry warns when it opens.
+            monkeypatch.setenv("SCFM_ALLOW_RETRACTED", "1")
+            assert "Retracted" not in str(row("sctop")["blocked"])
+        finally:
+            Registry().reinstate("sctop/1")
+
     def test_has_its_panels_through_the_manifest(self, bench: Callable[..., Bench]) -> None:
         own = [row for row in bench().lab._panels if row["plugin"] == "scfm-widgets"]
         assert [row["component"] for row in own] == [

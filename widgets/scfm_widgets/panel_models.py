@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ def _registered(hardware: Hardware) -> list[dict[str, Any]]:
 
     families = {item.id for item in plugins.discover().contributions("models")}
     registry = Registry()
-    rows = [_row(item, hardware, families) for item in registry.search(all_versions=True)]
+    rows = [_row(item, hardware, families, registry.why_retracted(item)) for item in registry.search(all_versions=True)]
     return [*rows, *(_published(item) for item in registry.catalog() if not item.here)]
 
 
@@ -162,13 +163,17 @@ def _scores(reference: str) -> dict[str, Any]:
     return {"rows": [plain({name: row.get(name) for name in told}) for row in reversed(newest.values())]}
 
 
-def _row(item: ModelVersion, hardware: Hardware, families: set[str]) -> dict[str, Any]:
+def _row(item: ModelVersion, hardware: Hardware, families: set[str], retracted: str) -> dict[str, Any]:
     from scfm_lab.inference.hardware import fits
+    from scfm_registry.retracting import VARIABLE
     from scfm_registry.searching import needs
 
     fit = fits(needs(item, hardware.device), hardware)
     blocked = None
-    if item.family not in families:
+    # Whoever has said in so many words that retracted versions may be opened can pick them, and is warned.
+    if retracted and os.environ.get(VARIABLE) != "1":
+        blocked = f"Retracted: {retracted}."
+    elif item.family not in families:
         blocked = f"Needs the plugin that brings the family '{item.family}', which is not installed."
     elif not fit:
         blocked = f"Does not fit: {fit.reason}."
@@ -182,7 +187,7 @@ def _row(item: ModelVersion, hardware: Hardware, families: set[str]) -> dict[str
         "licence": item.licence or None,
         "commercial": item.commercial,
         "parameters": item.parameters,
-        "tags": _hardware_tags(item),
+        "tags": [*(["retracted"] if retracted else []), *_hardware_tags(item)],
         "fit": {"verdict": fit.verdict, "reason": fit.reason, "source": fit.source},
         "abilities": sorted(item.abilities),
         "description": _beginning(item.card),
