@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.pinned import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,11 +121,10 @@ def open_model(
             f"{', '.join(sorted(adapters))}."
         )
         raise ModelError(message)
-    from scfm_lab.models.load import open_files
+    from scfm_lab.models.load import open_resolved
 
     settings = {**source.config, **(config or {})}
-    with pinned({source.path / path: digest for path, digest in source.hashes.items()}, label):
-        model: Model = open_files(source.path, source.adapter, config=settings or None)
+    model = open_resolved(source, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
     model.registered_as, model.registered_digest = source.name, source.digest
     return model.to(device, precision)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.errors import ModelError, ScfmError
 from scfm_lab.models.files import read_config, read_safetensors
+from scfm_lab.models.pinned import pinned
 from scfm_lab.models.spec import Classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
@@ -268,13 +269,15 @@ def open_parent(record: Mapping[str, Any], where: Path, config: Mapping[str, Any
         if resolved is None:
             raise ModelError(f"{where} was fine-tuned from {name} of a registry, and no plugin here opens registries.")
         settings = {**dict(getattr(resolved, "config", {}) or {}), **config}
-        return load.open_files(Path(resolved.path), resolved.adapter, config=settings or None, depth=depth + 1)
+        return load.open_resolved(resolved, config=settings or None, depth=depth + 1)
     try:
-        if load.is_name(str(told.get("source", ""))):
-            return load.open_name(str(told["source"]), config=dict(config) or None)
-        return load.open_files(
-            load.existing(str(told.get("source", ""))), None, config=dict(config) or None, depth=depth + 1
-        )
+        # The hashes of the model that was fine-tuned are none of these files.
+        with pinned({}, name):
+            if load.is_name(str(told.get("source", ""))):
+                return load.open_name(str(told["source"]), config=dict(config) or None)
+            return load.open_files(
+                load.existing(str(told.get("source", ""))), None, config=dict(config) or None, depth=depth + 1
+            )
     except ScfmError as error:
         raise ModelError(f"{where} was fine-tuned from {name}, which cannot be had here: {error}") from error
 

@@ -67,9 +67,7 @@ def load_model(
     resolved = from_source(text)
     if resolved is not None:
         config = {**getattr(resolved, "config", {}), **(config or {})} or None
-        folder, name = Path(resolved.path), f"{resolved.name}/{resolved.version}"
-        with pinned({folder / path: digest for path, digest in getattr(resolved, "hashes", {}).items()}, name):
-            model = open_files(folder, getattr(resolved, "adapter", None), config=config, files=files)
+        model = open_resolved(resolved, config=config, files=files)
         model.version = f"{resolved.name}/{resolved.version}"
         model.registered_as = resolved.name
         model.registered_digest = getattr(resolved, "digest", "")
@@ -185,6 +183,27 @@ def from_source(text: str) -> Any:
     """What a plugin's source makes of a reference such as ``models:/…``; None where it is none."""
     contribution = _resolver(text)
     return None if contribution is None else contribution.load()(text)
+
+
+def open_resolved(resolved: Any, **kwargs: Any) -> Model:
+    """Open what a plugin's source has found, as what its hashes say; the device is not chosen yet.
+
+    Parameters
+    ----------
+    resolved
+        From :func:`from_source`.
+    **kwargs
+        As for :func:`open_files`.
+
+    Raises
+    ------
+    ModelError
+        A file is not what its hash says, or does not open.
+    """
+    folder = Path(resolved.path)
+    hashes = {folder / path: digest for path, digest in getattr(resolved, "hashes", {}).items()}
+    with pinned(hashes, f"{resolved.name}/{resolved.version}"):
+        return open_files(folder, getattr(resolved, "adapter", None), **kwargs)
 
 
 def _resolver(text: str) -> Contribution | None:

@@ -45,6 +45,9 @@ class Pins:
         self._stamps = {path: _stamp(path) for path in self._hashes}
         self._read: set[Path] = set()
 
+    def __bool__(self) -> bool:
+        return bool(self._hashes)
+
     def hash_of(self, path: Path) -> str | None:
         """The hash that a file has, since it would be refused otherwise; ``None`` for a file that is not pinned."""
         return self._hashes.get(path)
@@ -115,7 +118,8 @@ def pins_of(path: Path) -> Pins | None:
 
 def owned() -> bool:
     """Whether what is read just now lies in memory of its own already, and not in a mapped file that it must outlive."""
-    return _NOW.get() is not None
+    pins = _NOW.get()
+    return pins is not None and bool(pins)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

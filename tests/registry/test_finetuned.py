@@ -11,7 +11,9 @@ from click.testing import CliRunner
 import scfm_lab as sl
 from scfm_lab.cli import cli
 from scfm_lab.errors import DataError, ModelError
-from scfm_registry import Registry
+from scfm_lab.models import load
+from scfm_registry import Registry, names
+from scfm_registry.sharing import parents
 
 HOW = {"labels_key": "cell_type", "options": {"max_length": 16}, "floors": False, "progress": False}
 
@@ -71,6 +73,7 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     chained = here.load("blood-again", device="cpu")
     np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))
     assert len(chained.finetuning.chain) == 2
+    _what_lies_beside_a_parents_network_is_hashed(here)
 
     embedded = cells[:20].copy()
     sl.embed(embedded, opened, progress=False)
@@ -97,6 +100,25 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     here.delete("blood-again/1")
     here.purge("blood-again/1")
     here.purge("blood/1")
+
+
+def _what_lies_beside_a_parents_network_is_hashed(here: Registry) -> None:
+    """The cells that a parent has seen are among its tensors, and none of its network."""
+    places = parents.places(here, *here._find(names.parse("blood-again")))
+    child = here.resolve("blood-again").path
+    seen = here.resolve("blood").path / "cells.safetensors"
+    kept = seen.read_bytes()
+    seen.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    for reference in ("blood/1", "blood-again"):
+        with pytest.raises(ModelError, match=r"blood/1 is refused: .*cells\.safetensors is damaged"):
+            here.load(reference, device="cpu")
+    with pytest.raises(ModelError, match=r"blood/1 is refused: .*cells\.safetensors is damaged"):
+        sl.load_model("models:/blood-again", device="cpu")
+    with pytest.raises(ModelError, match=r"refused: .*cells\.safetensors is damaged"), parents.beside(places):
+        load.open_files(child, None)
+    seen.write_bytes(kept)
+    with parents.beside(places):
+        assert len(load.open_files(child, None).finetuning.chain) == 2
 
 
 def test_names_and_parents_are_checked_before_any_work(here, cells, tmp_path):
