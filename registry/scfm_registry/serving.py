@@ -18,10 +18,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scfm_lab.errors import DataError, ModelError
+from scfm_lab.errors import DataError, ModelError, StorageError
 from scfm_registry import manifest
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     Raises
     ------
     ModelError
-        A file is not what was registered, no installed plugin opens its family, or a setting is unknown.
+        A file is not what was registered, the version was retracted in the registry that the environment names, no installed
+        plugin opens its family, or a setting is unknown.
     """
     from scfm_registry import files, source
     from scfm_registry.importing import config_of
@@ -148,17 +150,46 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
         raise ModelError(message) from error
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     label = f"the model in {folder}"
-    files.require_ok(manifest.check(folder, digest, label), folder, label)
+    listed = manifest.parse(content, str(folder / manifest.FILENAME))
+    # The weights are hashed as they are read.
+    files.require_ok(manifest.compare(folder, listed, deferred=".safetensors"), folder, label)
+    _check_retraction(digest)
     found = source.ResolvedSource(
         path=folder,
         name="served",
         version=1,
         alias=None,
         digest=digest,
-        adapter=manifest.parse(content, str(folder / manifest.FILENAME)).family,
+        adapter=listed.family,
         config=config_of(folder),
+        hashes={path: entry.sha256 for path, entry in listed.files.items()},
     )
     return Served(source.open_model(found, settings.get("device", "auto"), settings.get("precision", "auto")))
+
+
+def _check_retraction(digest: str) -> None:
+    """Refuse what was retracted, as far as there is a registry to ask: the files themselves may lie anywhere.
+
+    Raises
+    ------
+    ModelError
+        The registry that the environment names has retracted it, or something that it was made from.
+    """
+    from scfm_registry import source
+    from scfm_registry.store.place import resolve
+
+    try:
+        place = resolve()
+        # No registry is made to be asked.
+        if place.database is not None and not (place.read_only or place.database.exists()):
+            return
+        registry = source.environment()
+        known = registry.with_digest(digest)
+    except StorageError as error:
+        warnings.warn(f"Whether the model was retracted could not be asked: {error}", RuntimeWarning, stacklevel=2)
+        return
+    for item in known:
+        registry.check_usable(item)
 
 
 def allowed(uri: Any) -> Path:

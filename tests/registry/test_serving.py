@@ -73,6 +73,21 @@ def test_pyfunc_gives_the_vectors_of_embed_bit_by_bit(
     assert registry.verify(f"{name}/1").ok
 
 
+def test_a_retracted_version_is_not_served(made_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scfm_registry.serving import _load_pyfunc
+
+    registry = Registry()
+    folder = str(registry.resolve("pca/1").path)
+    assert _load_pyfunc(folder, {"device": "cpu"}).model.spec.name == "pca"
+    registry.retract("pca/1", because="a test")
+    with pytest.raises(ModelError, match=r"pca/1 was retracted \(a test\)"):
+        _load_pyfunc(folder)
+    # Files that lie where no registry is are served, and none is made to be asked.
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "other"))
+    assert _load_pyfunc(folder, {"device": "cpu"}).model.spec.width == 50
+    assert not (tmp_path / "other" / "registry").exists()
+
+
 def test_two_files_are_one_after_the_other(made_home: Path, cells: AnnData, file: Path) -> None:
     served = Served(Registry().load("pca", device="cpu"))
     once = served.predict(pd.DataFrame({"adata_uri": [str(file)]}))
