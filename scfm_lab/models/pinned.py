@@ -2,7 +2,7 @@
 
 A hash that was compared a moment ago says nothing about the bytes that are read now: between the two somebody can put another
 file into its place. So weights are read once, into memory of their own, and it is that memory which is hashed and of which the
-tensors are made. Of the other files, which were hashed before, it is seen afterwards that none was touched meanwhile.
+tensors are made. The other files are hashed afterwards, and it is seen that none was touched meanwhile.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Pins:
             A file was.
         """
         for path, expected in self._hashes.items():
-            # Weights that nobody has read were not hashed either.
-            unread = path not in self._read and path.suffix == ".safetensors"
+            # What was not read here may have been changed before it was looked at here, and weights were not hashed before.
+            unread = path not in self._read
             if _stamp(path) != self._stamps[path] or (unread and _sha256(path) != expected):
                 raise self._refused(path)
 

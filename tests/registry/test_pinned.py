@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.models.files import read_safetensors, sha256
-from scfm_lab.models.pinned import pinned
+from scfm_lab.models.pinned import owned, pinned
+from scfm_registry import Registry, files
+from scfm_registry.serving import _load_pyfunc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +42,9 @@ def _hash(path: Path) -> str:
 def test_tensors_are_those_of_the_library(weights: Path) -> None:
     with pinned({weights: _hash(weights)}, "mine/1"):
         found = read_safetensors(weights)
+        assert owned()
+        with pinned({}, "a file of no version"):
+            assert not owned(), "what is read here is mapped"
         assert sha256(weights) == f"sha256:{_hash(weights)}"
     expected = load_file(weights)
     assert found.keys() == expected.keys()
@@ -81,6 +87,42 @@ def test_a_file_that_is_changed_meanwhile_is_refused(weights: Path, read: bool) 
         weights.write_bytes(weights.read_bytes())
     with pytest.raises(ModelError, match=r"is damaged"), pinned({**hashes, weights: "0" * 64}, "mine/1"):
         pass  # nobody read the weights, and they are hashed all the same
+
+
+def test_a_version_whose_file_is_swapped_between_check_and_reading_is_refused(
+    made_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, check = Registry(), files.require_ok
+    folder = registry.resolve("starter/1").path
+
+    def swap(name: str, content: bytes) -> None:
+        """Have a file replaced at the moment when all of them were found to be right."""
+
+        def checked(*given: Any) -> None:
+            check(*given)
+            (tmp_path / "other").write_bytes(content)
+            (tmp_path / "other").replace(folder / name)
+
+        monkeypatch.setattr(files, "require_ok", checked)
+
+    ways = {
+        "registry": lambda: registry.load("starter/1", device="cpu").spec,
+        "name": lambda: sl.load_model("models:/starter/1", device="cpu").spec,
+        "MLflow": lambda: _load_pyfunc(str(folder), {"device": "cpu"}).model.spec,
+    }
+    settings, tensors = ((folder / name).read_bytes() for name in ("config.json", "model.safetensors"))
+    shorter = settings.replace(b'"max_length": 2048', b'"max_length": 1024')
+    assert shorter != settings
+    other = tensors[:-1] + bytes([tensors[-1] ^ 1])
+    for name, kept, wrong in (("config.json", settings, shorter), ("model.safetensors", tensors, other)):
+        for way, opened in ways.items():
+            swap(name, wrong)
+            with pytest.raises(ModelError, match=rf"refused: .*{name} is damaged"):
+                opened()
+            assert (folder / name).read_bytes() == wrong, f"{way} swapped it"
+            swap(name, kept)
+            (folder / name).write_bytes(kept)
+            assert opened().max_length == 2048, "the same bytes are the same file"
 
 
 def test_outside_nothing_is_pinned(weights: Path) -> None:
