@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.blocks import over_blocks
+from scfm_lab.cells.sound import checked, in_file, rows_of
 from scfm_lab.errors import CountsError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -177,7 +178,11 @@ def _sample_values(matrix: Any) -> np.ndarray:
         starts = (0, (n - third) // 2, n - third)
         if sp.issparse(matrix) and matrix.format == "csr":
             return np.concatenate([matrix.data[matrix.indptr[a] : matrix.indptr[a + third]] for a in starts])
+        if sp.issparse(matrix):
+            checked(matrix, "The matrix")
         return np.concatenate([_sample_values(matrix[a : a + third]) for a in starts])
+    if in_file(matrix):
+        return np.asarray(rows_of(matrix, slice(0, n)).data)
     block = _in_memory(matrix if isinstance(matrix, np.ndarray) or sp.issparse(matrix) else matrix[0:n])
     return np.asarray(block.data) if sp.issparse(block) else np.asarray(block).ravel()
 
@@ -196,6 +201,8 @@ def to_csr(matrix: Any, rows: slice | np.ndarray | None = None, where: str = "X"
 
     try:
         csr = read_csr(matrix, rows)
+    except CountsError:
+        raise
     except ValueError as e:  # scipy's, of arrays that make no matrix
         raise CountsError(f"{where} is damaged, or of a type that holds no counts: {str(e).rstrip('.')}.") from e
     pointers, columns, data = csr.indptr, csr.indices, csr.data[: csr.nnz]
@@ -251,10 +258,12 @@ def read_csr(matrix: Any, rows: slice | np.ndarray | None = None) -> csr_matrix:
     import scipy.sparse as sp
 
     if sp.issparse(matrix):
-        return sp.csr_matrix(matrix if rows is None else matrix[rows])
+        # What lies by rows is looked at when its values are; what lies by columns, before it is turned.
+        sound = checked(matrix, "The matrix") if matrix.format == "csc" else matrix
+        return sp.csr_matrix(sound if rows is None else sound[rows])
     n = matrix.shape[0]
-    if getattr(matrix, "format", None) in ("csr", "csc"):
-        return sp.csr_matrix(matrix.to_memory() if rows is None else matrix[rows])
+    if in_file(matrix):
+        return sp.csr_matrix(rows_of(matrix, rows))
     if isinstance(rows, np.ndarray):
         return sp.csr_matrix(_in_memory(matrix[rows]))
     start, stop, _ = (rows or slice(None)).indices(n)

@@ -11,6 +11,7 @@ import numpy as np
 from scfm_lab.cells.cells import Cells, check_cell_names
 from scfm_lab.cells.counts import TOTAL_COLUMN, CountsPlace, find_counts, library_sizes, read_csr, to_csr
 from scfm_lab.cells.genes import Genes
+from scfm_lab.cells.sound import checked, rows_of
 from scfm_lab.cells.stored import StoredCells, file_behind, is_stored, open_view
 from scfm_lab.errors import DataError, ScfmError, StorageError
 
@@ -152,7 +153,7 @@ class CellReader:
         if getattr(matrix, "format", None) != "csc":
             return matrix
         if not self.stored:
-            return matrix.tocsr()
+            return checked(matrix, self.place.where).tocsr()
         from scfm_lab.inference.hardware import GIB, Hardware
 
         group = matrix.group
@@ -163,7 +164,7 @@ class CellReader:
                 f"{self.place.where} is stored by columns (CSC): its rows can be read only with all of it in memory, which "
                 f"takes {need:.1f} GiB of the {free:.1f} GiB free. Store it by rows first (CSR)."
             )
-        return matrix.to_memory().tocsr()
+        return rows_of(matrix, None).tocsr()
 
 
 def _source(adata: Any) -> Any:

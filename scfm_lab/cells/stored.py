@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import hdf5
+from scfm_lab.cells.sound import in_file, rows_of
 from scfm_lab.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ class RowsOf:
         # HDF5 reads ascending rows only.
         order, back = np.unique(wanted, return_inverse=True)
         if len(order) and order[-1] - order[0] + 1 == len(order):
-            block = self.matrix[int(order[0]) : int(order[-1]) + 1]
+            block = self._read(slice(int(order[0]), int(order[-1]) + 1))
         else:
-            block = self.matrix[order]
+            block = self._read(order)
         block = block[back]
         return block if self.columns is None else block[:, self.columns]
+
+    def _read(self, rows: Any) -> Any:
+        return rows_of(self.matrix, rows) if in_file(self.matrix) else self.matrix[rows]
 
 
 def is_stored(matrix: Any) -> bool:

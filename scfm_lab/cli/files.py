@@ -33,17 +33,33 @@ def read_h5ad(path: str | Path) -> AnnData:
     import h5py  # type: ignore[import-untyped]
 
     from scfm_lab.cells.hdf5 import faults
+    from scfm_lab.cells.sound import fault as fault_of
 
     try:
         with h5py.File(path, "r") as file:
             for fault in faults(file):
                 raise ValueError(f"it {fault}")
-        return anndata.read_h5ad(path)
+        adata = anndata.read_h5ad(path)
+        for where, matrix in _sparse(adata):
+            wrong = fault_of(matrix)
+            if wrong:
+                raise ValueError(f"{where} is damaged, {wrong}")
+        return adata
     except MemoryError as error:
         raise DataError(f"{path} does not fit into this machine's memory.") from error
     # Damaged files fail anywhere between HDF5 and pandas, with any exception; the file is what the user can act on.
     except Exception as error:
         raise DataError(f"{path} cannot be read as an .h5ad file: {_reason(error)}.") from error
+
+
+def _sparse(adata: AnnData) -> Iterator[tuple[str, Any]]:
+    """The sparse matrices of an AnnData in memory, and where they are."""
+    raw = {} if adata.raw is None else {"raw.X": adata.raw.X}
+    named = ("layers", "obsm", "varm", "obsp", "varp")
+    parts = {f"{name}[{key!r}]": value for name in named for key, value in getattr(adata, name).items()}
+    for where, matrix in {"X": adata.X, **raw, **parts}.items():
+        if getattr(matrix, "format", None) in ("csr", "csc"):
+            yield where, matrix
 
 
 def check_h5ad(path: str | Path) -> None:

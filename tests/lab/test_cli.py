@@ -259,6 +259,19 @@ def test_a_file_that_is_no_h5ad_is_one_sentence(run, cells, tmp_path, damage):
     assert not (tmp_path / "o.h5ad").exists()
 
 
+@pytest.mark.parametrize("index", [10**6, -5])
+def test_indices_of_genes_that_are_not_there_are_one_sentence(run, cells, tmp_path, index):
+    import h5py
+
+    with h5py.File(cells, "a") as file:
+        file["X/indices"][7] = index
+    code, out, err = run("embed", cells, "--model", MODEL, "-o", tmp_path / "o.h5ad")
+    assert (code, out) == (1, "")
+    assert f"Error: /X of {cells} is damaged: it names columns that it does not have." in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "o.h5ad").exists()
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

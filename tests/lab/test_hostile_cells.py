@@ -10,11 +10,12 @@ import h5py
 import numpy as np
 import pytest
 from anndata import AnnData, settings
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 
+from scfm_lab.cells.counts import to_csr
 from scfm_lab.cells.stored import open_stored
 from scfm_lab.cli.files import read_h5ad
-from scfm_lab.errors import DataError
+from scfm_lab.errors import CountsError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,49 @@ def test_files_that_reach_further_are_refused(
             read(path)
         assert str(path) in str(caught.value)
         assert "root:x" not in str(caught.value)
+
+
+def _put(place: str, value: int) -> Callable[[Any], None]:
+    name, _, at = place.partition(":")
+
+    def change(matrix: Any) -> None:
+        matrix[name][int(at)] = value
+
+    change.__name__ = f"{place}={value}"
+    return change
+
+
+@pytest.mark.parametrize("form", [csr_matrix, csc_matrix], ids=["by rows", "by columns"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _put("indices:3", 8),
+        _put("indices:3", 10**6),
+        _put("indices:3", -5),
+        _put("indptr:2", 20),
+        _put("indptr:3", -4),
+        _put("indptr:-1", 10**6),
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_indices_that_lead_out_of_the_matrix_are_refused(
+    tmp_path: Path, form: Callable[..., Any], change: Callable[[Any], None]
+) -> None:
+    # Followed, they make scipy write where it should not, or end the process.
+    path, counts = tmp_path / "cells.h5ad", np.random.default_rng(0).poisson(1, (6, 8)).astype(np.float32)
+    AnnData(form(counts), layers={"fine": form(counts)}).write_h5ad(path)
+    for matrix in (open_stored(path).X, open_stored(path).take(np.arange(6), None).X, read_h5ad(path).X):
+        np.testing.assert_array_equal(to_csr(matrix).toarray(), counts)
+    with h5py.File(path, "a") as file:
+        change(file["X"])
+    stored = open_stored(path)
+    for matrix in (stored.X, stored.take(np.arange(6)[::-1], np.array([1, 3])).X):
+        with pytest.raises(CountsError, match=rf"/X of {path} is damaged: ") as caught:
+            to_csr(matrix[:] if matrix is not stored.X else matrix)
+        assert caught.value.args[0].endswith("Get the file again.")
+    with pytest.raises(DataError, match=rf"{path} cannot be read as an \.h5ad file: X is damaged, "):
+        read_h5ad(path)
+    np.testing.assert_array_equal(to_csr(stored.layers["fine"]).toarray(), counts)
 
 
 def test_links_within_a_file_are_taken(plain: Path) -> None:
