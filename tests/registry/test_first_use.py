@@ -11,11 +11,14 @@ import pytest
 
 from scfm_registry import Registry
 from scfm_registry.builtin import shipped
+from scfm_registry.checking import check
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
     from pathlib import Path
+
+    from scfm_registry.version import ModelVersion
 
 OPEN_AND_LIST = """
 import json
@@ -203,6 +206,47 @@ Registry()
         (name, 1, ("champion",)) for name in sorted(shipped())
     ]
     assert all(registry.verify(item.reference).ok for item in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        pytest.param("/.incoming-", 2, id="own copy half made", marks=pytest.mark.thorough),
+        pytest.param("/artifacts/", 3, id="files half stored"),
+    ],
+)
+def test_an_import_that_was_killed_leaves_what_was_there_and_can_be_repeated(
+    place: str,
+    count: int,
+    python: Callable[..., subprocess.CompletedProcess[str]],
+    made_home: Path,
+    basis: Callable[..., Path],
+    put_in: Callable[..., ModelVersion],
+) -> None:
+    earlier = put_in(Registry(), "mine")
+    killed = python(f"""
+import os, signal, sys
+from scfm_registry import Registry
+registry, seen = Registry(), 0
+def hook(name, args):
+    global seen
+    if name == "shutil.copyfile" and {place!r} in str(args[1]):
+        seen += 1
+        if seen == {count}:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+registry.import_checkpoint({str(basis(width=5))!r}, "mine")
+""")
+    assert killed.returncode == -9, "the process was to be killed at that moment"
+    registry = Registry()
+    assert list(registry.versions("mine")) == [earlier]
+    assert registry.verify("mine/1").ok
+    assert "fault" not in [item.state for item in check()]
+    again = put_in(registry, "mine", width=5)
+    assert again.reference == "mine/2"
+    assert registry.verify("mine/2").ok
+    assert registry.audit().ok
 
 
 def test_an_import_that_was_killed_while_making_the_database_leaves_nothing_in_the_way(home: Path) -> None:
