@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scfm_registry.reading import Reader
+    from scfm_registry.version import Versions
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Published:
     get
         Addresses that ``import`` fetches it from (``from``, and ``to`` where the address does not name the file): the checkpoint
         first. Empty where the authors publish it on a page.
-    licence, commercial
+    licence, commercial, citation
         The family's; `commercial` is None where the licence of the weights does not say.
     here
-        References of the registered versions with these weights; None where no SHA-256 is known to compare.
+        References of the registered versions with these weights, known by their SHA-256 or, where none is published, by the
+        address that they were imported from; None where neither tells.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Published:
     get: tuple[dict[str, Any], ...] = ()
     licence: str = ""
     commercial: bool | None = None
+    citation: str = ""
     here: tuple[str, ...] | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class Catalog(list[Published]):
         import pandas as pd
 
         columns = ["id", "title", "trained_on", "organisms", "parameters", "licence", "commercial", "where", "here"]
+        columns += ["sha256", "citation"]
         rows = [{name: getattr(item, name) for name in columns} for item in self]
         frame = pd.DataFrame(rows, columns=columns)
         frame["organisms"] = frame["organisms"].map(", ".join)
@@ -104,18 +108,34 @@ def catalog(registry: Reader | None = None) -> Catalog:
     from scfm_lab.plugins import discover
 
     installed = {item.id: item.data for item in discover().contributions("models")}
-    here: dict[str, list[str]] = {}
-    if registry is not None:
-        for item in registry.search(all_versions=True):
-            here.setdefault(item.tags.get("scfm.weights", ""), []).append(item.reference)
+    versions = registry.search(all_versions=True) if registry is not None else None
     found = Catalog()
     for entry in _read():
         if entry["family"] not in installed:
             continue
         about = installed[entry["family"]]
         told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-        known = tuple(here.get(f"sha256:{entry['sha256']}", ())) if registry is not None and "sha256" in entry else None
         found.append(
-            Published(**told, licence=about.get("licence", ""), commercial=about.get("commercial"), here=known)
+            Published(
+                **told,
+                licence=about.get("licence", ""),
+                commercial=about.get("commercial"),
+                citation=about.get("citation", ""),
+                here=None if versions is None else _here(entry, versions),
+            )
         )
     return found
+
+
+def _here(entry: dict[str, Any], versions: Versions) -> tuple[str, ...] | None:
+    """Versions that are this checkpoint; None where that cannot be told."""
+    from scfm_registry.sharing.addresses import shown
+
+    if "sha256" in entry:
+        return tuple(
+            item.reference for item in versions if item.tags.get("scfm.weights") == f"sha256:{entry['sha256']}"
+        )
+    # Without a hash, what was imported from the authors' address is theirs; a folder that somebody gave may be it or not.
+    address = shown(entry["get"][0]["from"]) if "get" in entry else ""
+    same = [item for item in versions if address and item.tags.get("scfm.source") == address]
+    return tuple(item.reference for item in same if item.family == entry["family"]) or None

@@ -10,6 +10,7 @@ import pytest
 from scipy import sparse
 
 import scfm_lab as sl
+from scfm_lab import plugins
 from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import CountsError, DataError, GenesError, ModelError, ScfmError
 from scfm_lab.models.published import shipped_genes
@@ -173,6 +174,8 @@ def test_licence_and_citation_are_told(model, few):
     spec = model.spec
     assert spec.licence
     assert "20" in spec.citation
+    told = plugins.discover().get("models", f"scfm.{model.family}").data["citation"]
+    assert spec.citation in told, "the manifest, which the catalogue reads, says what the model says"
     # None: the licence of the weights does not say.
     allowed = {"geneformer": True, "transcriptformer": True, "scfoundation": False}
     assert spec.commercial is allowed.get(model.family)

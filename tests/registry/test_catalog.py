@@ -30,6 +30,7 @@ def test_every_family_that_needs_files_is_there_with_its_licence() -> None:
     for item in found:
         check_name(item.id)
         assert item.licence
+        assert re.search(r"\(20\d\d\)", item.citation)
         assert item.where.startswith("https://")
         assert item.files
         assert item.here is None
@@ -46,12 +47,20 @@ def test_what_is_registered_is_told_by_its_weights(
     registry = Registry()
     registry.import_checkpoint(family.path, "mine")
     digest = registry.get("mine").tags["scfm.weights"].removeprefix("sha256:")
-    entries = tuple(
-        {**entry, **({"sha256": digest} if entry["id"] == "scgpt-human" else {})} for entry in module._read()
-    )
+    # What was fetched from the authors' address is theirs, although they publish no hash.
+    address = "https://models.example/blood.tar.gz"
+    registry.client.set_model_version_tag("mine", "1", "scfm.source", address)
+    known = {
+        "scgpt-human": {"sha256": digest},
+        "scgpt-blood": {"get": [{"from": f"{address}?signature=1"}]},
+        "tf-sapiens": {"get": [{"from": address}]},
+    }
+    entries = tuple({**entry, **known.get(entry["id"], {})} for entry in module._read())
     monkeypatch.setattr(module, "_read", lambda: entries)
     here = {item.id: item.here for item in registry.catalog()}
     assert here["scgpt-human"] == ("mine/1",)
+    assert here["scgpt-blood"] == ("mine/1",)
+    assert here["tf-sapiens"] is None, "another family's"
     assert here["geneformer-v2-104m"] == ()
     assert here["scbert"] is None, "no hash is published to compare with"
     assert registry.catalog().table.set_index("id").loc["scgpt-human", "here"] == "mine/1"
@@ -66,4 +75,5 @@ def test_the_command_lists_what_is_asked_for() -> None:
         "geneformer-v2-104m-clcancer",
     }
     done = subprocess.run([*command, "scfoundation"], capture_output=True, text=True, check=True)
-    assert "not for commercial use" in done.stdout
+    for said in ("not for commercial use", "organisms: human", "cite: Hao, M.", "here: not known"):
+        assert said in done.stdout

@@ -101,7 +101,7 @@ def _registered(hardware: Hardware) -> list[dict[str, Any]]:
 
 
 def _published(item: Any) -> dict[str, Any]:
-    """A checkpoint that its authors publish and that is not here, as a greyed row."""
+    """A checkpoint that its authors publish and that is not known to be here, as a greyed row."""
     return {
         "source": f"published:{item.id}",
         "reference": None,
@@ -117,9 +117,21 @@ def _published(item: Any) -> dict[str, Any]:
         "fit": {"verdict": "unknown", "reason": "", "source": ""},
         "abilities": [],
         "description": f"{item.title}: {item.trained_on}." if item.trained_on else item.title,
-        "blocked": f"Not here. Get its folder ({', '.join(item.files)}) from {item.where} and import it below.",
+        "blocked": f"{_whether_here(item)} {_how_to_get(item)}",
         "created": "",
     }
+
+
+def _whether_here(item: Any) -> str:
+    if item.here is None:
+        return "Whether it is here is not known: no SHA-256 of it is published to compare with."
+    return "Not here."
+
+
+def _how_to_get(item: Any) -> str:
+    if item.get:
+        return f"Import it below by its name, {item.id}, in place of a folder."
+    return f"Get its folder ({', '.join(item.files)}) from {item.where} and import it below."
 
 
 def _card(reference: str) -> dict[str, Any]:

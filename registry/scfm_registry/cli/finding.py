@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from scfm_lab.cli.output import say
 from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
 from scfm_registry.cli.tables import table
+
+if TYPE_CHECKING:
+    from scfm_registry.catalog import Published
 
 
 @click.command(
@@ -84,25 +89,34 @@ def show(reference: str, whole: bool, uri: str | None, as_json: bool) -> None:
 def catalog(words: tuple[str, ...], uri: str | None, as_json: bool) -> None:
     """List published checkpoints, and which of them are here.
 
-    It says where to get each, its size, licence, and what else it needs. WORDS must stand in what is said of one.
+    It says where to get each, its size, hash, organisms, licence, what to cite, and what else it needs. WORDS must stand in what
+    is said of one.
     """
     found = [
         item
         for item in opened(uri).catalog()
         if all(word.casefold() in str(item.to_dict()).casefold() for word in words)
     ]
-    lines = []
-    for item in found:
-        sizes = [f"{item.parameters / 1e6:,.0f} M parameters"] if item.parameters else []
-        sizes += [f"weights of {item.size / 2**20:,.0f} MiB"] if item.size else []
-        use = "; not for commercial use" if item.commercial is False else ""
-        lines += [
-            f"{item.id}: {item.title}, {item.trained_on}" + (f" ({', '.join(sizes)})" if sizes else ""),
-            f"  get {', '.join(item.files)} from {item.where}" + (f"; beside it {item.beside}" if item.beside else ""),
-            f"  licence: {item.licence}{use}",
-        ]
-        lines += [f"  here: {', '.join(item.here)}"] if item.here else []
+    lines = [line for item in found for line in _lines(item)]
     say("\n".join(lines) or "None is like that.", {"checkpoints": [item.to_dict() for item in found]}, as_json=as_json)
+
+
+def _lines(item: Published) -> list[str]:
+    """What is said of a published checkpoint."""
+    sizes = [f"{item.parameters / 1e6:,.0f} M parameters"] if item.parameters else []
+    sizes += [f"weights of {item.size / 2**20:,.0f} MiB"] if item.size else []
+    use = "; not for commercial use" if item.commercial is False else ""
+    here = "not known (no SHA-256 is published to compare with)" if item.here is None else ", ".join(item.here) or "no"
+    return [
+        f"{item.id}: {item.title}, {item.trained_on}" + (f" ({', '.join(sizes)})" if sizes else ""),
+        f"  organisms: {', '.join(item.organisms)}",
+        f"  get {', '.join(item.files)} from {item.where}" + (f"; beside it {item.beside}" if item.beside else ""),
+        *([f"  or run: scfm-lab models import {item.id}"] if item.get else []),
+        *([f"  SHA-256 of the weights: {item.sha256}"] if item.sha256 else []),
+        f"  licence: {item.licence}{use}",
+        f"  cite: {item.citation}",
+        f"  here: {here}",
+    ]
 
 
 #: What is attached to the group.
