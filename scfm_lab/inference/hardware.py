@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
@@ -33,6 +35,7 @@ class Hardware:
     device_gib: float = 0.0
     """Memory of the device; on a Mac it is the machine's own."""
     device_free_gib: float = 0.0
+    """What of it is free; on a Mac 0 means as much as the machine has (`free_gib`)."""
     bf16: bool = False
     tflops: float = 0.0
     """Matrix products it sustains, in 10¹² operations a second; 0: not known."""
@@ -44,9 +47,9 @@ class Hardware:
 
         memory = psutil.virtual_memory()
         total, free = memory.total / GIB, memory.available / GIB
-        limit = _cgroup_limit()
+        limit, used = _cgroup()
         if limit is not None and limit < total:
-            total, free = limit, min(free, limit)
+            total, free = limit, min(free, max(limit - used, 0.0))
         here = cls(
             name=f"{platform.system()} {platform.machine()}",
             cores=len(psutil.Process().cpu_affinity())
@@ -60,12 +63,21 @@ class Hardware:
         )
         return _with_accelerator(here)
 
+    @property
+    def room_gib(self) -> float:
+        """Free memory of the best device in GiB; on a Mac no more than is free of the machine's own."""
+        if self.device == "cpu":
+            return self.free_gib
+        if self.device == "mps":
+            return min(self.device_free_gib or self.free_gib, self.free_gib)
+        return self.device_free_gib
+
     def describe(self) -> str:
         """One line for people."""
         text = f"{self.name}, {self.cores} cores, {self.ram_gib:.0f} GiB ({self.free_gib:.0f} free)"
         if self.device == "cpu":
             return text + ", no GPU"
-        return text + f", {self.device.upper()} {self.device_name} ({self.device_free_gib:.0f} GiB free)"
+        return text + f", {self.device.upper()} {self.device_name} ({self.room_gib:.0f} GiB free)"
 
 
 def give_back_memory() -> None:
@@ -113,13 +125,23 @@ def _with_accelerator(here: Hardware) -> Hardware:
     return replace(here, bf16=bool(torch.backends.cpu.get_cpu_capability() == "AVX512"))
 
 
-def _cgroup_limit() -> float | None:
+def _cgroup(folder: Path = Path("/sys/fs/cgroup")) -> tuple[float | None, float]:
+    """What memory a container may take, None where it has no limit, and what of it is taken, in GiB."""
+
+    def number(text: str) -> int | None:
+        return int(text) if text.strip().isdigit() else None
+
     try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            text = file.read().strip()
+        limit = number((folder / "memory.max").read_text())
     except OSError:
-        return None
-    return int(text) / GIB if text.isdigit() else None
+        return None, 0.0
+    taken = 0
+    with suppress(OSError, ValueError, KeyError):
+        taken = number((folder / "memory.current").read_text()) or 0
+        lines = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
+        # Copies of files that nobody has looked at for long are given up as soon as the memory is needed.
+        taken -= number(lines["inactive_file"]) or 0
+    return (None if limit is None else limit / GIB), max(taken, 0) / GIB
 
 
 def choose_device(device: str) -> str:
@@ -216,7 +238,7 @@ def fits(model: Any, hardware: Hardware | None = None) -> Fit:
     needs = spec if isinstance(spec, Needs) else Needs.of(spec)
     measured = needs.measured_gib is not None
     need = needs.measured_gib if needs.measured_gib is not None else needs.estimate_gib()
-    free = hardware.device_free_gib if hardware.device != "cpu" else hardware.free_gib
+    free = hardware.room_gib
     source = "measured" if measured else "estimated"
     place = hardware.device.upper()
     if need > free:

@@ -252,7 +252,7 @@ def cut(
     hardware = hardware or Hardware.detect()
     kind = device.split(":")[0]
     budget = _budget(budget_gib, hardware.free_gib)
-    on_device = budget if kind == "cpu" else _budget(budget_gib, hardware.device_free_gib)
+    on_device = budget if kind == "cpu" else _budget(budget_gib, hardware.room_gib)
     n, spec = len(reader), model.spec
     per_cell = max(1.0, reader.counts_per_cell)
     length = longest or int(min(per_cell * 2, spec.max_length or np.inf)) + 4

@@ -115,7 +115,7 @@ def plan_of(job: Job, *, budget_gib: float | None = None) -> FineTunePlan:
     alone = recipe.freeze == ALL
     kind = model.device.split(":")[0]
     hardware = Hardware.detect()
-    free = hardware.free_gib if kind == "cpu" else hardware.device_free_gib
+    free = hardware.free_gib if kind == "cpu" else hardware.room_gib
     if budget_gib is not None and not 0 < budget_gib < float("inf"):
         raise DataError(f"budget_gib is {budget_gib!r}; give the GiB of memory that the run may take.")
     budget = (_SHARE * free if budget_gib is None else budget_gib) * GIB

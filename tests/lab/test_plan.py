@@ -12,6 +12,7 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, ScfmError
+from scfm_lab.inference import hardware
 from scfm_lab.inference.engine import TOKENS_PER_BATCH
 from scfm_lab.inference.hardware import GIB, Hardware, Needs, fits
 from scfm_lab.inference.plan import SHARE, cut
@@ -129,6 +130,23 @@ def test_a_plan_is_what_fits_asks_for():
     assert fits(Needs(10, 10, estimated_gib=9.0), LAPTOP).verdict == "does not fit"
     assert fits(Needs(10, 10, estimated_gib=6.0), LAPTOP).verdict == "tight"
     assert fits(Needs(10, 10, estimated_gib=1.0), LAPTOP).verdict == "fits"
+
+
+def test_free_memory_is_what_nobody_else_has(tmp_path):
+    need = Needs(10, 10, estimated_gib=9.0)
+    # On a Mac the device's memory is the machine's: what is not said of it, the machine says, and less of it is free at times.
+    assert fits(need, Hardware("a Mac", cores=10, ram_gib=32, free_gib=22, device="mps")).verdict == "fits"
+    assert fits(need, replace(M4, free_gib=6)).reason == "needs 9.0 GiB, 6.0 GiB are free on the MPS (estimated)"
+    assert fits(need, replace(SERVER, free_gib=6)).verdict == "fits", "a GPU has memory of its own"
+    # A container: what its processes have taken of its limit is not free, copies of files are.
+    assert hardware._cgroup(tmp_path) == (None, 0.0)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert hardware._cgroup(tmp_path) == (None, 0.0)
+    (tmp_path / "memory.max").write_text(f"{8 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{5 * GIB}\n")
+    assert hardware._cgroup(tmp_path) == (8.0, 5.0)
+    (tmp_path / "memory.stat").write_text(f"anon {3 * GIB}\nfile {2 * GIB}\ninactive_file {GIB}\nactive_file {GIB}\n")
+    assert hardware._cgroup(tmp_path) == (8.0, 4.0)
 
 
 CHILD = """
