@@ -44,15 +44,18 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     from scfm_lab.models.finetuned import is_finetuned
     from scfm_lab.models.load import open_files
     from scfm_lab.plugins import discover
-    from scfm_registry import confining, importing, version
+    from scfm_registry import confining, importing, tuned, version
     from scfm_registry.sharing import parents
 
     folder = Path(request["folder"])
     family = discover().get("models", request["family"])
     adapter = family.load()
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    places = request.get("parents") or {}
+    size = _size(folder)
+    # What was fine-tuned is opened with what it was made from.
+    opened = size + sum(_size(Path(place["folder"])) for place in places.values())
     locks = confining.lock(
-        memory=_TIMES * size + _REST, written=2 * size + _GIB // 16, seconds=_SECONDS + 8 * size // _BYTES_A_SECOND
+        memory=_TIMES * opened + _REST, written=2 * size + _GIB // 16, seconds=_SECONDS + 8 * opened // _BYTES_A_SECOND
     )
     if request.get("as_registered"):
         converted, config = {}, _registered(folder)
@@ -64,7 +67,6 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         if any(record.values()):
             text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
             (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")
-    places = request.get("parents") or {}
     if is_finetuned(folder):
         with parents.beside(places):
             model = open_files(folder, family.id, config=config or None)
@@ -72,7 +74,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         model = adapter.open(folder, config=config or None)
     tags = version.tags(
         model.spec,
-        kind=request["kind"],
+        kind=request["kind"] if model.finetuning is None or request.get("as_registered") else tuned.KIND,
         family=family.id,
         origin="import",
         # What was fine-tuned takes, opened, what it was made from takes.
@@ -87,9 +89,15 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         tags["scfm.weights"] = model.digest if model.finetuning else model.published_digest(hashes(folder, converted))
         # What results made with it will name.
         tags["scfm.stored_weights"] = model.digest
+    if model.finetuning is not None:
+        tags |= tuned.tags(model.finetuning.record)
     if model.finetuning is not None and model.finetuning.record["parent"]["digest"]:
         tags["scfm.parent_digest"] = str(model.finetuning.record["parent"]["digest"])
     return {"tags": tags, "locks": locks}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _registered(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
-from scfm_registry import builtin, files, manifest, names
+from scfm_registry import builtin, files, manifest, names, tuned
 from scfm_registry.sharing.licensing import is_licence
 from scfm_registry.version import KINDS
 
@@ -90,12 +90,14 @@ def import_checkpoint(
     family = recognise(path)
     places = {str(relative): path / relative for relative in wanted}
     with files.workshop(registry.scratch) as private:
-        copy({**places, **family.load().beside(path)}, private, path)
+        copy({**places, **beside(family, path)}, private, path)
+        base, parents = tuned.settle(registry, private, path)
         if card is not None and not any((private / known).exists() for known in _CARDS):
             (private / _CARDS[0]).write_text(card, encoding="utf-8")
-        request = {"family": family.id, "kind": kind, "licence": licence, "left_out": left_out}
+        terms = licence if licence is not None or base is None else base.licence or None
+        request = {"family": family.id, "kind": kind, "licence": terms, "left_out": left_out, "parents": parents}
         answer = locked(private, path, {**request, "config": dict(config or {})})
-        tags = {**answer["tags"], **({"scfm.source": source} if source else {})}
+        tags = {**answer["tags"], **tuned.terms(base, licence), **({"scfm.source": source} if source else {})}
         return registry.add_files(name, private, family.id, tags, card_of(private))
 
 
@@ -185,9 +187,20 @@ def recognise(path: Path) -> Contribution:
 
 
 def recognising(path: Path) -> tuple[list[Contribution], list[str]]:
-    """The installed families that say the files at `path` are theirs, and what others say is wrong with them."""
+    """The installed families that say the files at `path` are theirs, and what others say is wrong with them.
+
+    A fine-tuned model, which may hold nothing but what changed, is of the family that its record names.
+    """
+    from scfm_lab.models import finetuned
     from scfm_lab.plugins import discover
 
+    if finetuned.is_finetuned(path):
+        try:
+            named = finetuned.read_record(path)["parent"]["family"]
+        except ModelError as error:
+            return [], [str(error)]
+        known = [item for item in discover().contributions("models") if item.id == named]
+        return known, [] if known else [f"It was fine-tuned from a model of the family {named[:80]!r}."]
     faults: list[str] = []
     hits: list[Contribution] = []
     for item in discover().contributions("models"):
@@ -197,6 +210,13 @@ def recognising(path: Path) -> tuple[list[Contribution], list[str]]:
         except ScfmError as error:
             faults.append(str(error))
     return hits, faults
+
+
+def beside(family: Contribution, path: Path) -> dict[str, Path]:
+    """Files outside the folder `path` that belong to the checkpoint in it; a fine-tuned model has what it needs, or a parent."""
+    from scfm_lab.models.finetuned import is_finetuned
+
+    return {} if is_finetuned(path) else dict(family.load().beside(path))
 
 
 def weight_bytes(folder: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import builtin, files, manifest, names, version
+from scfm_registry import builtin, files, manifest, names, tuned, version
 from scfm_registry.opening import Opener
 from scfm_registry.registering import Registrar
 
@@ -224,13 +224,10 @@ class Keeper(Opener, Registrar):
         told = record["parent"]
         if told["digest"]:
             return self.get(told["digest"])
-        records = self._read(self._store.records(tags={"scfm.weights": told["weights"]}))
-        if records:
-            return min(records, key=lambda item: item.created)
-        name = str(told.get("source", ""))
-        if name in builtin.shipped():
-            return self.get(name)
-        message = f"What the model was fine-tuned from ({told.get('reference') or name}) is not in this registry; name it with parent=."
+        found = tuned.recorded(self, told)
+        if found is not None:
+            return found
+        message = f"What the model was fine-tuned from ({told.get('reference') or told.get('source', '')}) is not in this registry; name it with parent=."
         raise ModelError(message)
 
     def _open_folder(self, folder: Path) -> Model:
@@ -258,18 +255,12 @@ class Keeper(Opener, Registrar):
             licence=base.licence if licence is None else licence,
         )
         # Who may use the parent for what decides what may be done with what was made of it.
-        if licence is None and base.commercial is not None:
-            found["scfm.commercial"] = str(base.commercial).lower()
+        found |= tuned.terms(base, licence)
         told = {
             "scfm.weights": model.digest,
             "scfm.parent_digest": base.digest,
-            "scfm.data_digest": record.get("data", {}).get("digest", ""),
-            "scfm.labels": str(len(record.get("labels", {}).get("names", []))),
-            "scfm.by": str(record.get("who", "")),
-            "scfm.code": _code(record),
-            "scfm.made": str(record.get("when", "")),
         }
-        return found | {key: value for key, value in told.items() if value and value != "0"}
+        return found | {key: value for key, value in told.items() if value} | tuned.tags(record)
 
     def _log(self, name: str, record: dict[str, Any]) -> str:
         data = record.get("data", {})
@@ -303,11 +294,3 @@ def _contribution(model: Model) -> Contribution:
     from scfm_lab.training.finetune_record import family_id
 
     return discover().get("models", family_id(model))
-
-
-def _code(record: dict[str, Any]) -> str:
-    code = record.get("code", {})
-    commit = str(code.get("commit", ""))[:12]
-    return f"scfm-lab {code.get('scfm-lab', '')}" + (
-        f" ({commit}{', changed' if code.get('changed') else ''})" if commit else ""
-    )

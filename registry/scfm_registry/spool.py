@@ -124,7 +124,7 @@ class Spool:
             inside = private / FILES
             inside.mkdir()
             places = {str(item): source / item for item in wanted}
-            importing.copy({**places, **family.load().beside(source)}, inside, source)
+            importing.copy({**places, **importing.beside(family, source)}, inside, source)
             described = manifest.describe(inside, family.id)
             told = {
                 "schema": SCHEMA,

@@ -106,6 +106,21 @@ def digest_of(parent_tensors: str, changed: Mapping[str, torch.Tensor], labels: 
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def identity(folder: Path) -> str:
+    """Identity of a fine-tuned model's weights, by its files alone; empty for one that is kept whole.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or damaged.
+    """
+    record = read_record(folder)
+    if record.get("storage") == "full":
+        return ""
+    names = [str(name) for name in record.get("labels", {}).get("names", [])]
+    return digest_of(record["parent"]["tensors"], read_safetensors(folder / CHANGES), names)
+
+
 def attach(
     model: Model,
     tuning: FineTuning,
@@ -177,13 +192,13 @@ def write(folder: Path, tuning: FineTuning, changed: Mapping[str, torch.Tensor])
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def read_tuning(folder: Path) -> FineTuning:
-    """The record and the cells of a fine-tuned model's folder; its parent is not looked for.
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a fine-tuned model's folder.
 
     Raises
     ------
     ModelError
-        A file is missing or damaged, or was written by a newer version.
+        It is missing or damaged, or was written by a newer version.
     """
     record = read_config(folder, RECORD)
     parent, settings = record.get("parent"), record.get("settings")
@@ -192,6 +207,18 @@ def read_tuning(folder: Path) -> FineTuning:
         raise ModelError(f"{folder / RECORD} does not say what the model was fine-tuned from; get the file again.")
     if record.get("schema") != SCHEMA:
         raise ModelError(f"{folder / RECORD} was written by another version of scfm-lab; install the newest.")
+    return record
+
+
+def read_tuning(folder: Path) -> FineTuning:
+    """The record and the cells of a fine-tuned model's folder; its parent is not looked for.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or damaged, or was written by a newer version.
+    """
+    record = read_record(folder)
     cells = {}
     if (folder / CELLS).is_file():
         from safetensors import SafetensorError

@@ -12,7 +12,8 @@ import scfm_lab as sl
 from scfm_lab.cli import cli
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.models import load
-from scfm_registry import Registry, names
+from scfm_registry import Registry, Spool, names
+from scfm_registry import tuned as training
 from scfm_registry.sharing import parents
 
 HOW = {"labels_key": "cell_type", "options": {"max_length": 16}, "floors": False, "progress": False}
@@ -100,6 +101,7 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     here.delete("blood-again/1")
     here.purge("blood-again/1")
     here.purge("blood/1")
+    _what_was_saved_comes_in(here, tuned, found.tags, cells, tmp_path)
 
 
 def _what_lies_beside_a_parents_network_is_hashed(here: Registry) -> None:
@@ -119,6 +121,68 @@ def _what_lies_beside_a_parents_network_is_hashed(here: Registry) -> None:
     seen.write_bytes(kept)
     with parents.beside(places):
         assert len(load.open_files(child, None).finetuning.chain) == 2
+
+
+def _what_was_saved_comes_in(here: Registry, tuned, registered: dict[str, str], cells, tmp_path) -> None:
+    """By a spool as what changed, by adoption with everything in it: the same model, of the same origin and terms."""
+    homes, spool = tmp_path / "homes", Spool(tmp_path / "spool")
+    changed, whole = tuned.save(homes / "run"), tuned.save(homes / "whole", full=True)
+    spool.put(changed, "from-node")
+    came = here.sync(spool.folder)
+    assert came.ok, came.summary()
+    strays = {item.path: item for item in here.find_strays(homes)}
+    assert strays.keys() == {changed, whole}
+    assert strays[changed].here == ("from-node/1",)
+    here.adopt(strays[whole], name="whole")
+    told = ("parent_digest", "data_digest", "labels", "by", "code", "made", "kind", "family", "license", "commercial")
+    tokens = tuned.model.tokenize(cells)
+    for name in ("from-node", "whole"):
+        tags = here.get(name).tags
+        assert {key: tags.get(f"scfm.{key}") for key in told} == {key: registered.get(f"scfm.{key}") for key in told}
+        opened = here.load(name, device="cpu")
+        np.testing.assert_array_equal(opened.class_logits(tokens), tuned.model.class_logits(tokens))
+    assert [node.reference for node in here.lineage("from-node").ancestors] == ["starter/1"]
+    assert here.get("from-node").tags["scfm.weights"] == registered["scfm.weights"]
+
+    record = json.loads((changed / "finetuning.json").read_text())
+    for wrong, words in (
+        (
+            {"digest": "sha256:" + "0" * 64},
+            "from 'scfm.starter/.*', which is not in this registry; import that version first",
+        ),
+        ({"digest": "starter/1"}, "is not in this registry"),
+        ({"family": "scfm.pca"}, "says that it is of the family 'scfm.pca'"),
+        ({"family": "os.system"}, "fine-tuned from a model of the family 'os.system'"),
+    ):
+        text = json.dumps({**record, "parent": {**record["parent"], **wrong}})
+        (changed / "finetuning.json").write_text(text)
+        with pytest.raises(ModelError, match=words):
+            here.import_checkpoint(changed, "wrong")
+    (changed / "finetuning.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"finetuning\.json is not readable JSON"):
+        here.import_checkpoint(changed, "wrong")
+
+
+def test_what_a_record_tells_is_not_believed_blindly() -> None:
+    when, digest = "2026-03-01T12:00:00+00:00", "sha256:" + "0" * 64
+    good = {"who": "ana", "when": when, "data": {"digest": digest}, "labels": {"names": ["a", "b"]}}
+    told = {"scfm.by": "ana", "scfm.made": when, "scfm.data_digest": digest, "scfm.labels": "2"}
+    assert training.tags(good) == told
+    for key, wrong in (
+        ("who", "ana\nb"),
+        ("who", ["ana"]),
+        ("who", "a" * 10_000),
+        ("when", "yesterday"),
+        ("when", 3),
+        ("data", {"digest": "sha256:\x1b[2J"}),
+        ("data", {"digest": [digest]}),
+        ("data", [digest]),
+        ("labels", {"names": {"a": 1}}),
+        ("code", {"scfm-lab": "1\x1b[2J"}),
+    ):
+        found = training.tags({**good, key: wrong})
+        assert found.items() <= told.items(), key
+        assert key == "code" or len(found) == 3
 
 
 def test_names_and_parents_are_checked_before_any_work(here, cells, tmp_path):

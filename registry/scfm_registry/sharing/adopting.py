@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError
+from scfm_lab.models import finetuned
 from scfm_registry import builtin, importing, manifest
 
 if TYPE_CHECKING:
@@ -204,9 +205,12 @@ def _look(folder: Path, told: Strays) -> Stray | None:
             return None
         family = hits[0]
         wanted = _belonging(folder, family)
-        places = {**{str(path): folder / path for path in wanted}, **family.load().beside(folder)}
+        places = {**{str(path): folder / path for path in wanted}, **importing.beside(family, folder)}
         size = sum(path.stat().st_size for path in places.values())
         hashes = {name: manifest.sha256(path) for name, path in places.items()}
+        known = {digest for name, digest in hashes.items() if Path(name).suffix.lower() in WEIGHTS}
+        if finetuned.is_finetuned(folder):
+            known.add(finetuned.identity(folder).removeprefix("sha256:"))
     except OSError as error:
         told.unread.append(f"{error.filename or folder} ({error.strerror or error})")
         return None
@@ -220,7 +224,7 @@ def _look(folder: Path, told: Strays) -> Stray | None:
         size,
         tuple(str(path) for path in wanted),
         content=hashlib.sha256(repr(told_apart).encode()).hexdigest(),
-        weights=frozenset(digest for name, digest in hashes.items() if Path(name).suffix.lower() in WEIGHTS),
+        weights=frozenset(known - {""}),
     )
 
 
