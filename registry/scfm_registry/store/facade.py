@@ -91,7 +91,9 @@ class Store(Runs):
     def page(self, tags: Mapping[str, str], after: Mark | None, count: int) -> list[Record]:
         """Some of the versions whose `tags` are all equal, by name, newest first: `count` of those after `after`."""
         if self.place.embedded:
-            return listing.read(self.place, None, tags, after=after and (after.name, after.version), count=count)
+            return listing.read(
+                self.place, None, tags, after=(after.name, after.version) if after else None, count=count
+            )
         with self._speaking():
             from mlflow.utils.search_utils import SearchUtils
 
