@@ -136,7 +136,7 @@ def test_scores_of_a_version_stand_beside_their_floor_and_the_newest_counts(benc
     (row,) = [row for row in answer["rows"] if row["metric"] == "bench_f1"]
     assert (row["value"], row["floor"], row["floor_name"], row["data_digest"]) == (0.71, 0.64, "sctop", cells)
     answer, _ = bench().ask(type="scores", reference="sctop/1")
-    assert answer["rows"] == []
+    assert [row for row in answer["rows"] if row["metric"] == "bench_f1"] == []
 
 
 class TestPlanes:
