@@ -71,17 +71,17 @@ class Comparer(Opener):
     def _settings(
         self, one: tuple[ModelVersion, Path], two: tuple[ModelVersion, Path], remarks: list[str]
     ) -> dict[str, tuple[Any, Any]]:
-        """What differs in the settings: a fine-tuned version keeps its weights' changes, and has the settings of its parent."""
+        """What differs in the settings: a fine-tuned version has its parent's, and beside another one those of its training."""
         from scfm_registry import comparison
 
-        found = []
-        for item, folder in (one, two):
-            try:
-                found.append(comparison.settings_of(self._with_settings(item, folder)))
-            except ModelError as error:
-                remarks.append(f"Settings were not compared; those of {item.reference} are its parent's: {error}")
-                return {}
-        return comparison.differing(*found)
+        differ: dict[str, tuple[Any, Any]] = {}
+        try:
+            differ = comparison.differing(*(comparison.settings_of(self._with_settings(*side)) for side in (one, two)))
+        except ModelError as error:
+            remarks.append(f"Settings were not compared; those of a fine-tuned version are its parent's: {error}")
+        if _is_partial(one[1]) and _is_partial(two[1]):
+            differ |= comparison.differing(comparison.tuning_of(one[1]), comparison.tuning_of(two[1]))
+        return differ
 
     def _with_settings(self, item: ModelVersion, folder: Path) -> Path:
         while _is_partial(folder):

@@ -41,6 +41,8 @@ TAGS = [
 ]
 #: JSON files above this size are vocabularies and the like, not settings.
 _LARGEST = 2**18
+#: What of the registry's own records is a setting; the rest is history: who, when, on what machine, with what result.
+_PARTS = {"import.json": ("config",), "finetuning.json": ("method", "settings", "labels", "split", "data")}
 _NEIGHBOURS = 10
 
 
@@ -57,7 +59,8 @@ class Comparison(Result):
     record
         Entry → (value of a, value of b), of what is on record and differs.
     config
-        The same of the settings among their files, flattened: ``"config.json: n_layers"``.
+        The same of the settings among their files, flattened: ``"config.json: n_layers"``. Of two fine-tuned versions also how
+        they were trained: ``"finetuning.json: settings.learning_rate"``.
     metrics
         One row per score or measurement: metric, a, a_low, a_high, b, b_low, b_high, same_data, apart.
     tensors
@@ -217,18 +220,38 @@ def tags_of(item: ModelVersion) -> dict[str, str]:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """Settings among a version's files, flattened; vocabularies and the registry's own files are left out."""
+    """Settings among a version's files, and what ``config=`` said when it was imported, flattened.
+
+    Vocabularies and the rest of the registry's own records are left out.
+    """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*.json")):
-        if path.name in ("manifest.json", "import.json", "finetuning.json") or path.stat().st_size > _LARGEST:
+        if path.name in ("manifest.json", *_PARTS) or path.stat().st_size > _LARGEST:
             continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError):
-            continue
-        if isinstance(content, dict) and len(content) <= 500:
+        content = _object(path)
+        if len(content) <= 500:
             found.update(_flat(content, f"{path.relative_to(folder).as_posix()}: "))
-    return found
+    return found | _said("import.json", folder)
+
+
+def tuning_of(folder: Path) -> dict[str, Any]:
+    """How a fine-tuned version was trained: settings, labels, split and data of its record, flattened."""
+    return _said("finetuning.json", folder)
+
+
+def _said(name: str, folder: Path) -> dict[str, Any]:
+    """What of one of the registry's own records is a setting, flattened."""
+    content = _object(folder / name)
+    return dict(_flat({key: content[key] for key in _PARTS[name] if key in content}, f"{name}: "))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _flat(content: dict[str, Any], prefix: str, depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -80,6 +80,31 @@ def test_other_families_are_compared_by_their_neighbours_alone(two: Registry) ->
     found.plot().to_dict()
 
 
+def test_settings_of_an_import_and_of_a_training_are_told_and_their_history_is_not(tmp_path: Path) -> None:
+    for name, rate, labels in (("a", 0.01, ["B", "NK"]), ("b", 0.02, ["B", "T"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        record = {
+            "settings": {"rate": rate},
+            "split": {"seed": 1},
+            "labels": {"names": labels},
+            "when": name,
+            "who": name,
+        }
+        (folder / "finetuning.json").write_text(json.dumps(record))
+        (folder / "import.json").write_text(json.dumps({"config": {"layers": rate}, "converted": [name]}))
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert comparison.differing(comparison.settings_of(a), comparison.settings_of(b)) == {
+        "import.json: config.layers": (0.01, 0.02)
+    }
+    assert comparison.differing(comparison.tuning_of(a), comparison.tuning_of(b)) == {
+        "finetuning.json: settings.rate": (0.01, 0.02),
+        "finetuning.json: labels.names": (["B", "NK"], ["B", "T"]),
+    }
+    (a / "import.json").write_text("[1]")
+    assert comparison.settings_of(a) == {}
+
+
 def test_scores_on_other_cells_are_not_compared() -> None:
     def score(value: float, data: str) -> dict[str, object]:
         return {"metric": "f1", "value": value, "low": value - 0.1, "high": value + 0.1, "data_digest": data}

@@ -70,6 +70,10 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     compared = here.compare("starter/1", "blood-again/1", cells=0)
     assert compared.config == {}, "what a version has from its parent is not gone"
     assert compared.record["kind"] == ("pretrained", "fine-tuned")
+    trained = here.compare("blood/1", "blood-again/1", cells=0).config
+    assert trained["finetuning.json: settings.freeze"] == ("embeddings", "all")
+    assert trained["finetuning.json: settings.learning_rate"][0] == 0.01
+    assert {key.split(".")[1] for key in trained} == {"json: settings"}, "same labels, split and data; history is none"
     assert (compared.layers["moved"] > 0).any()
     chained = here.load("blood-again", device="cpu")
     np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))
