@@ -56,19 +56,12 @@ class Changer(Gatekeeper):
         >>> Registry().promote("starter/1", "candidate", expect=None).aliases
         ('candidate', 'champion')
         """
-        from scfm_registry import gates
-
         names.check_alias(alias)
-        found, record = self._find(names.parse(reference))
-        if found.retracted:
-            message = f"{found.reference} was retracted ({found.retracted}); it is not promoted."
-            raise ModelError(message)
-        asked = [item for item in (self.gate(found.name, alias), gate) if item is not None]
-        lacks = list(dict.fromkeys(word for item in asked for word in gates.missing(self, found, record, alias, item)))
-        if lacks:
-            message = f"{found.reference} does not pass the gate of '{alias}'; missing: {'; '.join(lacks)}. Nothing was changed."
-            raise ModelError(message)
-        with self._store.exclusive(f"{found.name}.{alias}"):
+        meant, _ = self._find(names.parse(reference))
+        with self._store.exclusive(f"{meant.name}.{alias}"):
+            # Whether it may have the alias is looked at once the others had their turn: what was retracted meanwhile counts.
+            found, record = self._find(names.parse(meant.reference))
+            self._check_may_have(alias, found, record, gate)
             holder = self._store.record_by_alias(found.name, alias)
             if expect != ANYTHING and not _is_expected(holder, expect):
                 now = f"{holder.name}/{holder.version}" if holder else "no version"
@@ -82,6 +75,20 @@ class Changer(Gatekeeper):
                 "promote", record, {"alias": alias, "instead_of": f"{holder.name}/{holder.version}" if holder else ""}
             )
         return self.get(found.reference)
+
+    def _check_may_have(self, alias: str, found: ModelVersion, record: Record, gate: Gate | None) -> None:
+        """Refuse a version that was retracted, or lacks what a gate asks for."""
+        from scfm_registry import gates, retracting
+
+        why = retracting.reason(self, found)
+        if why:
+            message = f"{found.reference} was retracted ({why}); it is not promoted."
+            raise ModelError(message)
+        asked = [item for item in (self.gate(found.name, alias), gate) if item is not None]
+        lacks = list(dict.fromkeys(word for item in asked for word in gates.missing(self, found, record, alias, item)))
+        if lacks:
+            message = f"{found.reference} does not pass the gate of '{alias}'; missing: {'; '.join(lacks)}. Nothing was changed."
+            raise ModelError(message)
 
     def delete(self, reference: str, *, because: str = "", force: bool = False) -> ModelVersion:
         """Put a version into the trash: nothing finds it any more, and :meth:`restore` brings it back.

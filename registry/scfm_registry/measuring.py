@@ -80,7 +80,9 @@ class Measurement:
             f"  opens in {record['load_seconds']:.2f} s\n"
             f"  {record['cells_per_minute']['median']:,.0f} cells a minute ({cells['count']} cells of {cells['mean_length']:.0f} "
             f"genes on average, {len(record['repeats'])} repeats)\n"
-            f"  {record['memory']['peak_mib']:,} MiB at its peak"
+            f"  {record['memory']['peak_mib']:,} MiB at its peak\n"
+            f"  vectors {record['output']['digest']}, cosine to those in float32 at worst "
+            f"{record['output']['worst_cosine_to_float32']:.6f}"
         )
 
 

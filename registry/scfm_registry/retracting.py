@@ -222,22 +222,26 @@ class Retractor(Reader):
 
     def why_retracted(self, found: ModelVersion) -> str:
         """Why a version should not be used: that it was retracted, or something that it was made from; else nothing."""
-        return found.retracted or self._ancestor(found)
+        return reason(self, found)
 
-    def _ancestor(self, found: ModelVersion) -> str:
-        """Why an ancestor was retracted: a version made after the retraction has no flag of its own."""
-        seen: set[str] = set()
-        digest = found.tags.get("scfm.parent_digest", "")
-        while digest and digest not in seen:
-            seen.add(digest)
-            records = self._store.records(tags={"scfm.digest": digest})
-            for record in records:
-                if _key(digest) in record.tags:
-                    return f"made from {record.reference}, which was retracted: {record.tags[_key(digest)]}"
-            digest = next(
-                (item.tags["scfm.parent_digest"] for item in records if item.tags.get("scfm.parent_digest")), ""
-            )
-        return ""
+
+def reason(registry: Reader, found: ModelVersion) -> str:
+    """Why a version should not be used; empty where nothing is said against it."""
+    return found.retracted or _ancestor(registry, found)
+
+
+def _ancestor(registry: Reader, found: ModelVersion) -> str:
+    """Why an ancestor was retracted: a version made after the retraction has no flag of its own."""
+    seen: set[str] = set()
+    digest = found.tags.get("scfm.parent_digest", "")
+    while digest and digest not in seen:
+        seen.add(digest)
+        records = registry._store.records(tags={"scfm.digest": digest})  # noqa: SLF001 - the registry's own parts
+        for record in records:
+            if _key(digest) in record.tags:
+                return f"made from {record.reference}, which was retracted: {record.tags[_key(digest)]}"
+        digest = next((item.tags["scfm.parent_digest"] for item in records if item.tags.get("scfm.parent_digest")), "")
+    return ""
 
 
 def _each(given: Iterable[Any], unread: dict[str, str]) -> Iterator[Any]:

@@ -193,10 +193,12 @@ def test_a_usage_error_exits_2(scfm: Callable[..., tuple[int, str, str]], words:
             ["models", name]
             for name in ("annotate", "log", "gate", "approve", "retract", "affected", "certify", "compare")
         ),
-        *(["models", name] for name in ("spool", "sync")),
+        *(
+            ["models", name]
+            for name in ("spool", "sync", "catalog", "lineage", "reproduce", "made-with", "delete", "restore")
+        ),
         ["registry"],
-        ["registry", "check"],
-        ["registry", "setup"],
+        *(["registry", name] for name in ("check", "setup", "serve", "add-person")),
     ],
     ids=" ".join,
 )

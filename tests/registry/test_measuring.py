@@ -94,6 +94,8 @@ def test_the_same_model_measured_twice_gives_the_same_vectors(made_home: Path, b
     assert 0 < memory["bare_mib"] < memory["before_mib"] <= memory["host_peak_mib"] == memory["peak_mib"]
     assert first.table["cells_per_minute"].iloc[0] == pytest.approx(60 * 20 / first.evidence["repeats"][0])
     assert "cells a minute" in first.summary()
+    output = first.evidence["output"]
+    assert f"vectors {output['digest']}, cosine to those in float32 at worst 1.000000" in first.summary()
 
 
 def test_what_cannot_be_measured_is_said_and_recorded_nowhere(made_home: Path) -> None:

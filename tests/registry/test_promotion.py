@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from scfm_lab.evaluation.score import Score
 from scfm_registry import Gate, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from scfm_registry.version import ModelVersion
@@ -130,6 +131,24 @@ def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
 def test_a_score_that_is_no_number_is_not_kept(made_home: Path) -> None:
     with pytest.raises(ModelError, match="is no number"):
         Registry().record_scores("pca/1", [Score("macro_f1", "m", float("nan"), missing="no cells")], data_digest=DATA)
+
+
+def test_what_is_retracted_while_others_have_their_turn_is_not_promoted(
+    made_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry()
+    turn = registry._store.exclusive
+
+    @contextmanager
+    def later(what: str) -> Iterator[None]:
+        Registry().retract("pca/1", because="meanwhile")
+        with turn(what):
+            yield
+
+    monkeypatch.setattr(registry._store, "exclusive", later)
+    with pytest.raises(ModelError, match=r"pca/1 was retracted \(meanwhile\); it is not promoted"):
+        registry.promote("pca/1", "candidate")
+    assert registry.get("pca/1").aliases == ("champion",)
 
 
 def test_a_gate_that_cannot_be_read_lets_nobody_through(made_home: Path) -> None:

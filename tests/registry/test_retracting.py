@@ -78,6 +78,8 @@ def test_what_is_made_later_does_not_open_either_and_circles_end(line: tuple[Reg
     made_later = registry.get(f"{name}/4")
     assert made_later.retracted == ""
     assert registry.why_retracted(made_later) == f"made from {name}/1, which was retracted: no consent"
+    with pytest.raises(ModelError, match=rf"{name}/4 was retracted \(made from .* it is not promoted"):
+        registry.promote(f"{name}/4")
     registry.client.set_model_version_tag(name, "1", "scfm.parent_digest", fourth.digest)
     assert len(registry.retract(f"{name}/4", because="a circle")) == 4
     with pytest.raises(ModelError, match="needs a reason"):

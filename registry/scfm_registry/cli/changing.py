@@ -83,7 +83,7 @@ def gate(
 
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab models delete my-model/1 --because 'trained on the wrong labels'\n"
-    "  scfm-lab models restore my-model/1"
+    "  scfm-lab models delete my-model/1 --purge"
 )
 @click.argument("reference")
 @click.option("--because", default="", help="Why, in one line.")
@@ -103,7 +103,9 @@ def delete(reference: str, because: str, force: bool, purge: bool, uri: str | No
     say(text, done.to_dict(), as_json=as_json)
 
 
-@click.command(epilog="\b\nExamples:\n  scfm-lab models restore my-model/1\n  scfm-lab models list --trash")
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab models restore my-model/1\n  scfm-lab models restore my-model/1 --json"
+)
 @click.argument("reference")
 @registry_option
 @json_option

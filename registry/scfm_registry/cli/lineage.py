@@ -21,7 +21,10 @@ def lineage(reference: str, uri: str | None, as_json: bool) -> None:
     say(found.summary(), found.to_json(), as_json=as_json)
 
 
-@click.command(epilog="\b\nExample:\n  scfm-lab models reproduce my-model/2 --data cells.h5ad")
+@click.command(
+    epilog="\b\nExamples:\n  scfm-lab models reproduce my-model/2 --data cells.h5ad\n"
+    "  scfm-lab models reproduce my-model/2 --data cells.h5ad --json"
+)
 @click.argument("reference")
 @click.option(
     "--data",
