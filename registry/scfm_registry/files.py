@@ -30,6 +30,10 @@ _PREFIX = ".incoming-"
 _DAYS_OLD = 2
 
 
+#: Why most versions' vectors are not compared.
+NO_CERTIFICATE = "no certificate"
+
+
 @dataclass(frozen=True)
 class Verification:
     """What a check of a version's files found.
@@ -41,12 +45,15 @@ class Verification:
     files
         File → ``"ok"``, or what is wrong with it.
     panel
-        What the panel of its certificate gave; ``None`` where there is no certificate, or where files are wrong.
+        What the panel of its certificate gave; ``None`` where it was not computed.
+    not_compared
+        Why the panel was not computed: ``"no certificate"``, ``"not asked for"``, …; empty where it was.
     """
 
     version: ModelVersion
     files: dict[str, str]
     panel: PanelCheck | None = None
+    not_compared: str = ""
 
     @property
     def ok(self) -> bool:
@@ -72,14 +79,14 @@ class Verification:
         wrong = [f"  {file} {state}" for file, state in self.files.items() if state != "ok"]
         head = f"{self.version.reference}: {len(self.files) - len(wrong)} of {len(self.files)} files are as registered"
         if self.panel is not None:
-            last = [self.panel.summary()]
+            last = self.panel.summary()
         elif wrong:
-            last = ["It first differs in its files, which are not opened."]
+            last = "It first differs in its files, which are not opened."
         else:
-            last = [
-                f"Its vectors were not compared: there is no certificate (scfm-lab models certify {self.version.reference})."
-            ]
-        return "\n".join([f"{head} ({self.version.digest}).", *wrong, *last])
+            last = f"Its vectors were not compared: {self.not_compared or NO_CERTIFICATE}."
+            if self.not_compared in ("", NO_CERTIFICATE):
+                last += f" Make one: scfm-lab models certify {self.version.reference}"
+        return "\n".join([f"{head} ({self.version.digest}).", *wrong, last])
 
 
 def require_ok(states: dict[str, str], folder: Path, label: str) -> None:

@@ -54,13 +54,16 @@ class Verifier(Opener):
         found, record = self._find(names.parse(reference))
         folder = files.local(self._store, found, record)
         result = Verification(found, manifest.check(folder, found.digest, found.reference))
-        # Certificates stay with the registry that a mirror was made from.
-        if self._place.read_only or not (recompute and result.ok):
-            return result
+        if not result.ok:
+            return replace(result, not_compared="its files are not as registered")
+        if not recompute:
+            return replace(result, not_compared="not asked for")
+        if self._place.read_only:
+            return replace(result, not_compared="certificates stay with the registry that this mirror was made from")
         with files.workshop(self.scratch) as private:
             known = certificate.read(self._store, found, private)
         if known is None:
-            return result
+            return replace(result, not_compared=files.NO_CERTIFICATE)
         then = known.record["settings"]
         model = self.open_anyway(found.reference, device or then["device"], then["precision"])
         return replace(result, panel=certificate.check(known, model))

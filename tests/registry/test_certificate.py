@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def test_a_certified_version_is_the_same_here_and_now(registry: Registry, put: Callable[..., ModelVersion]) -> None:
     name = f"certified-{'local' if 'sqlite' in registry.uri else 'server'}"
     added = put(name)
-    assert registry.verify(name).panel is None
-    assert "scfm-lab models certify" in registry.verify(name).summary()
+    bare = registry.verify(name)
+    assert (bare.panel, bare.not_compared) == (None, "no certificate")
+    assert "were not compared: no certificate. Make one: scfm-lab models certify" in bare.summary()
     made = registry.certify(name)
     assert made.record["digest"] == added.digest
     assert made.vectors.shape == (64, 8)
@@ -31,13 +32,15 @@ def test_a_certified_version_is_the_same_here_and_now(registry: Registry, put: C
     assert result.ok
     assert result.panel is not None
     assert result.panel.stages == {"gene_map": "same", "tokens": "same", "vectors": "same"}
-    assert result.first_difference == ""
+    assert (result.first_difference, result.not_compared) == ("", "")
     assert registry.audit(name).entries[-1]["action"] == "certify"
     # Somebody puts another certificate in its place.
     registry.client.set_model_version_tag(name, "1", certificate.HASH, "0" * 64)
     with pytest.raises(ModelError, match="its hash differs"):
         registry.verify(name)
-    assert registry.verify(name, recompute=False).ok
+    unasked = registry.verify(name, recompute=False)
+    assert (unasked.ok, unasked.not_compared) == (True, "not asked for")
+    assert "certify" not in unasked.summary(), "it has one"
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def verify(reference: str, files_only: bool, device: str | None, uri: str | None
     """Check that REFERENCE is what was registered, and does the same.
 
     Every file is compared with the hash under which it was registered; then a panel of real cells is computed and compared with
-    the version's certificate, where it has one. Exits 1 if something differs.
+    the version's certificate. Where it has none, the vectors are not compared, which is told. Exits 1 if something differs.
     """
     result = opened(uri).verify(reference, recompute=not files_only, device=device)
     data = {
@@ -31,6 +31,7 @@ def verify(reference: str, files_only: bool, device: str | None, uri: str | None
         "first_difference": result.first_difference or None,
         "files": result.files,
         "panel": result.panel.to_dict() if result.panel else None,
+        "not_compared": result.not_compared or None,
     }
     say(result.summary(), data, as_json=as_json)
     leave(ok=result.ok)
