@@ -92,12 +92,30 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     if model.finetuning is not None:
         tags |= tuned.tags(model.finetuning.record)
     if model.finetuning is not None and model.finetuning.record["parent"]["digest"]:
-        tags["scfm.parent_digest"] = str(model.finetuning.record["parent"]["digest"])
+        tags["scfm.parent_digest"] = parent_digest(model.finetuning.record, folder)
     return {"tags": tags, "locks": locks}
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def parent_digest(record: dict[str, Any], folder: Path) -> str:
+    """Digest of what the fine-tuned model in a folder was made from, by its record, which is anybody's.
+
+    Raises
+    ------
+    ModelError
+        What stands there is none.
+    """
+    from scfm_lab.errors import ModelError
+    from scfm_lab.models.finetuned import RECORD
+    from scfm_registry import manifest
+
+    found = str(record["parent"]["digest"])
+    if not manifest.is_digest(found):
+        raise ModelError(f"{folder / RECORD} names what it was made from by no digest; get the file again.")
+    return found
 
 
 def _registered(folder: Path) -> dict[str, Any]:

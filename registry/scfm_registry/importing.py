@@ -17,7 +17,7 @@ from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
 from scfm_registry import builtin, files, manifest, names, tuned
 from scfm_registry.sharing.licensing import is_licence
-from scfm_registry.version import KINDS
+from scfm_registry.version import KINDS, check_licence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def import_checkpoint(
     source
         Where it was fetched from, for the record.
     """
-    check_request(name, kind)
+    check_request(name, kind, licence)
     if not path.exists():
         message = f"There is no checkpoint at {path}; give the folder as published."
         raise ModelError(message)
@@ -101,14 +101,15 @@ def import_checkpoint(
         return registry.add_files(name, private, family.id, tags, card_of(private))
 
 
-def check_request(name: str, kind: str) -> None:
-    """Refuse names and kinds that cannot be, before anything is read or fetched.
+def check_request(name: str, kind: str, licence: str | None = None) -> None:
+    """Refuse what cannot be, before anything is read or fetched.
 
     Raises
     ------
     ModelError
-        The name is none, or that of a built-in model; there is no such kind.
+        The name is none, or that of a built-in model; there is no such kind; the licence is no line of text.
     """
+    check_licence(licence)
     names.check_name(name)
     if name in builtin.shipped():
         message = f"'{name}' is a model that comes with scfm-lab; give yours another name, such as 'my-{name}'."

@@ -83,6 +83,7 @@ class Keeper(Opener, Registrar):
         from scfm_registry import training_cards
 
         self.check_new_name(name)
+        version.check_licence(licence)
         if run is not None:
             run = self._store.require_run(run)
         opened, tuning, changed, base = self._given(model, parent)

@@ -74,7 +74,8 @@ class Edge:
     def label(self) -> str:
         """What people see."""
         data = f"cells {self.data.removeprefix('sha256:')[:12]}" if self.data else "cells not known"
-        return ", ".join(text for text in (data, self.code, f"by {self.by}" if self.by else "", self.when) if text)
+        told = (data, self.code, f"by {self.by}" if self.by else "", self.when)
+        return version.shown(", ".join(text for text in told if text), 300)
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,7 +139,7 @@ class Lineage(Result):
             item = self.node(digest)
             mark = "  ◀" if digest == self.of else ""
             how = f"  [{edge.label}]" if edge else ""
-            lines.append(f"{indent}{'└─ ' if edge else ''}{item.label}, {item.kind}{how}{mark}")
+            lines.append(f"{indent}{'└─ ' if edge else ''}{item.label}, {version.shown(item.kind)}{how}{mark}")
             for below in sorted(children.get(digest, []), key=lambda e: (e.when, e.child)):
                 draw(below.child, indent + ("   " if edge else ""), below)
 

@@ -73,7 +73,7 @@ class Registrar(Reader):
         from scfm_registry.sharing import fetching
 
         if name is not None:
-            importing.check_request(name, kind)
+            importing.check_request(name, kind, licence)
         with fetching.local(path, scratch=self.scratch, sha256=sha256, hosts=allow_hosts, progress=progress) as found:
             if not (name or found.name):
                 message = f"{path} is in no catalogue that would give it a name; say name=, such as 'my-model'."

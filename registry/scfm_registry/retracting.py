@@ -227,7 +227,7 @@ class Retractor(Reader):
 
 def reason(registry: Reader, found: ModelVersion) -> str:
     """Why a version should not be used; empty where nothing is said against it."""
-    return found.retracted or _ancestor(registry, found)
+    return version.shown(found.retracted or _ancestor(registry, found), 2_000)
 
 
 def _ancestor(registry: Reader, found: ModelVersion) -> str:

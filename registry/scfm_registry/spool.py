@@ -21,7 +21,7 @@ from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import annotating, files, importing, manifest, names, people
 from scfm_registry.registering import Registrar
 from scfm_registry.store.place import make_folder, resolve
-from scfm_registry.version import KINDS, Versions
+from scfm_registry.version import KINDS, Versions, check_licence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +105,10 @@ class Spool:
         names.check_name(name)
         if kind not in KINDS:
             message = f"There is no kind '{kind}'; kinds are {', '.join(KINDS)}."
+            raise ModelError(message)
+        check_licence(licence)
+        if parent_digest and not manifest.is_digest(parent_digest):
+            message = f"parent_digest takes a version's digest (sha256:…), and not {parent_digest[:80]!r}."
             raise ModelError(message)
         for key, value in said.items():
             if key not in annotating.FIELDS:
@@ -276,6 +280,7 @@ def _read(entry: Path) -> dict[str, Any]:
         if parent and not manifest.is_digest(parent):
             raise ValueError("its parent's digest is none")
         texts = [told["licence"], told["card"]]
+        check_licence(told["licence"])
         if any(text is not None and not isinstance(text, str) for text in texts) or told["kind"] not in KINDS:
             raise ValueError("a value in it is of the wrong kind")
         when = datetime.fromisoformat(str(told["when"])).isoformat(timespec="seconds")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from scfm_lab.errors import ModelError
 from scfm_registry import hardware_tags
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ RETRACTED, RETRACTED_BECAUSE = "scfm.retracted", "scfm.retracted_because"
 
 _PREFIX = "scfm."
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+#: Characters of a tag's value. Texts that are longer lie among a version's files.
+_LONGEST = 2_000
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class ModelVersion:
     def retracted(self) -> str:
         """Why it was retracted, or because of which ancestor; empty where it was not."""
         said = [value for key, value in sorted(self.tags.items()) if key.startswith(f"{RETRACTED_BECAUSE}.")]
-        return "; ".join(said) or ("no reason was given" if RETRACTED in self.tags else "")
+        return shown("; ".join(said), _LONGEST) or ("no reason was given" if RETRACTED in self.tags else "")
 
     @property
     def uri(self) -> str:
@@ -304,8 +307,9 @@ def tags(
         "scfm.gene_ids": spec.genes,
         "scfm.abilities": ",".join(abilities),
         "scfm.organism": ",".join(spec.organisms),
-        "scfm.license": spec.licence if licence is None else licence,
-        "scfm.citation": spec.citation,
+        # What a plugin wrote in several lines of its code is one line all the same.
+        "scfm.license": " ".join(spec.licence.split()) if licence is None else licence,
+        "scfm.citation": " ".join(spec.citation.split()),
         "scfm.commercial": ""
         if spec.commercial is None or licence not in (None, spec.licence)
         else str(spec.commercial).lower(),
@@ -378,6 +382,48 @@ def _items(text: str) -> list[str]:
 def number(text: str | None) -> int | None:
     """Read an integer from a tag that anybody with write access may have set; what is none counts as unknown."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def is_line(text: object) -> bool:
+    """Whether a text can be a tag's value: one line of printable characters, and not too long."""
+    return isinstance(text, str) and len(text) <= _LONGEST and text.isprintable()
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Refuse tags that a terminal or a table could not show as they are.
+
+    Raises
+    ------
+    ModelError
+        A value is no line of printable characters, or too long.
+
+    Examples
+    --------
+    >>> check_tags({"scfm.project": "Atlas, Zürich"})
+    """
+    for key, value in tags.items():
+        if not (key.isprintable() and is_line(value)):
+            message = (
+                f"The tag {shown(key)} takes one line of at most {_LONGEST:,} printable characters, and not "
+                f"'{shown(value, 60)}'; nothing was changed."
+            )
+            raise ModelError(message)
+
+
+def check_licence(licence: str | None) -> None:
+    """Refuse as the name of a licence what is none, before anything is read or fetched.
+
+    Raises
+    ------
+    ModelError
+        It is no line of printable characters.
+    """
+    if licence is not None and not is_line(licence):
+        message = (
+            f"A licence is named in one line, as in 'CC-BY-4.0', and not as '{shown(licence, 60)}'; its text goes into a file "
+            "LICENSE beside the weights."
+        )
+        raise ModelError(message)
 
 
 def is_key(text: str) -> bool:

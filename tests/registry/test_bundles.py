@@ -337,6 +337,10 @@ def _no_such_parent(document: dict[str, Any]) -> None:
     document["tags"]["scfm.parent_digest"] = "sha256:" + "0" * 64
 
 
+def _licence(document: dict[str, Any]) -> None:
+    document["licence"] = "MIT\x1b[2J\n"
+
+
 def _newer(document: dict[str, Any]) -> None:
     document["schema"] = 2
 
@@ -351,6 +355,7 @@ def _newer(document: dict[str, Any]) -> None:
         (_name, "cannot be a model's name"),
         (_digest, "not the manifest that was registered"),
         (_no_such_parent, "were not made from one another as it says"),
+        (_licence, "is no bundle that this scfm-lab reads"),
         (_newer, "is no bundle that this scfm-lab reads"),
     ],
     ids=lambda item: item.__name__.strip("_") if callable(item) else "",

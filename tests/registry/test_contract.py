@@ -10,7 +10,10 @@ import pytest
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.inference.hardware import Hardware
-from scfm_registry import Registry, manifest
+from scfm_registry import Registry, manifest, names
+from scfm_registry.cli.tables import table
+from scfm_registry.sharing.licensing import obligations
+from scfm_registry.version import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,16 +197,49 @@ def test_a_card_says_what_is_on_record_and_what_came_with_the_files(
     assert added.card.startswith("# A basis")
 
 
-def test_a_card_cannot_break_out_of_its_table(registry: Registry, put: Callable[..., ModelVersion]) -> None:
-    added = put(
-        _name("breaking", registry),
-        licence="MIT |\n| Kind | verified",
-        card="# Mine\n\x1b[31mred\x1b[0m \u202egnp.exe\n",
-    )
-    card = registry.card(added.name)
+BREAKING = "MIT |\n| Kind | verified"
+ONE_LINE = "LicenseRef-Zürich | non-commercial"
+
+
+def test_what_is_said_of_a_version_is_one_line_that_can_be_shown(
+    registry: Registry, put: Callable[..., ModelVersion], basis: Callable[..., Path]
+) -> None:
+    name = _name("lines", registry)
+    for licence in (BREAKING, "MIT\x1b[2J", "MIT \u202egnp.exe", "x" * 3_000):
+        with pytest.raises(ModelError, match=r"A licence is named in one line.*a file LICENSE"):
+            registry.import_checkpoint(basis(), name, licence=licence)
+        with pytest.raises(ModelError, match=r"tag scfm\.license takes one line"):
+            registry.add_files(name, basis(), "scfm.pca", {"scfm.license": licence}, "")
+    assert name not in [item.name for item in registry.search(all_versions=True)]
+    added = put(name, licence=ONE_LINE, card="# Mine\n\nCards have\nmany lines.\n")
+    assert added.licence == ONE_LINE
+    assert "Cards have\nmany lines." in registry.card(name)
+    record = registry._find(names.parse(added.reference))[1]
+    with pytest.raises(ModelError, match=r"tag scfm\.b takes one line"):
+        registry._store.set_tags(record, {"scfm.a": "fine", "scfm.b": "not\nfine"})
+    assert "scfm.a" not in registry.get(added.reference).tags, "all of them or none"
+
+
+def test_words_that_somebody_put_there_past_us_cannot_break_out(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
+    card = "# Mine\n\x1b[31mred\x1b[0m \u202egnp.exe\n"
+    added = put(_name("breaking", registry), licence=ONE_LINE, card=card)
+    lies = {"license": BREAKING, "owner": "\x1b[2Janna", "kind": "base\nline", "parent_digest": "sha256:" + "a" * 64}
+    for key, value in {**lies, "by": "\x1b[2Jben", "retracted": "now", "retracted_because.a": "\x1b[2J"}.items():
+        registry.client.set_model_version_tag(added.name, "1", f"scfm.{key}", value)
+    card, found = registry.card(added.name), registry.get(added.reference)
     assert "| Licence | MIT \\| \\| Kind \\| verified |" in card
-    assert "\x1b" not in card
     assert "\u202e" not in card
+    with pytest.raises(ModelError, match="was retracted") as caught:
+        registry.load(added.reference)
+    lineage = registry.lineage(added.reference).summary()
+    told = obligations(found.licence, found.commercial)
+    for text in (card, table(Versions([found])), lineage, told, found.retracted, str(caught.value)):
+        assert "\x1b" not in text
+    assert table(Versions([found])).count("\n") == 1
+    assert lineage.count("\n") == 1
+    assert "\n" not in told
 
 
 def test_the_evidence_of_a_measurement_is_kept_with_its_machine(

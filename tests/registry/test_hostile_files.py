@@ -119,3 +119,11 @@ def test_a_link_to_a_neighbour_of_the_same_beginning_leads_out(tmp_path: Path) -
     (tmp_path / "ckpt" / "config.json").symlink_to(tmp_path / "ckpt-evil" / "secret.json")
     with pytest.raises(ModelError, match="leads out of the folder"):
         importing.listing(tmp_path / "ckpt")
+
+
+@pytest.mark.parametrize("digest", ["sha256:" + "a" * 63, "sha256:" + "a" * 64 + "\n", "\x1b[2J", "starter/1"])
+def test_a_record_names_its_parent_by_a_digest_or_by_nothing(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ModelError, match=r"finetuning\.json names what it was made from by no digest"):
+        import_worker.parent_digest({"parent": {"digest": digest}}, tmp_path)
+    true = "sha256:" + "a" * 64
+    assert import_worker.parent_digest({"parent": {"digest": true}}, tmp_path) == true

@@ -55,7 +55,7 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
 def test_what_was_changed_in_the_spool_stays_there_and_the_rest_comes_in(
     made_home: Path, spool: Spool, basis: Callable[..., Path]
 ) -> None:
-    names = ["swapped", "more", "escape", "badname", "nothing"]
+    names = ["swapped", "more", "escape", "badname", "licence", "nothing"]
     entries = {name: spool.put(basis(), f"m-{name}") for name in names}
     spool.put(basis(), "benign")
     weights = entries["swapped"] / FILES / "model.safetensors"
@@ -70,12 +70,14 @@ def test_what_was_changed_in_the_spool_stays_there_and_the_rest_comes_in(
 
     edit("escape", lambda told: told["files"]["files"].update({"../x": {"sha256": "0" * 64, "size": 1}}))  # type: ignore[index]
     edit("badname", lambda told: told.update(name="../../etc"))
+    edit("licence", lambda told: told.update(licence="MIT\x1b[2J\n"))
     (entries["nothing"] / DESCRIPTION).write_text("[" * 100_000)
     found = Registry().sync(spool.folder)
     assert [item.name for item in found.registered] == ["benign"]
     assert set(found.refused) == {entry.name for entry in entries.values()}
     assert "is damaged" in found.refused[entries["swapped"].name]
     assert "is not part of this version" in found.refused[entries["more"].name]
+    assert "A licence is named in one line" in found.refused[entries["licence"].name]
     assert len(spool.waiting()) == len(names)
     assert {item.name for item in Registry().search()} == {"benign", "pca", "sctop", "starter"}
 
@@ -87,6 +89,10 @@ def test_what_cannot_be_registered_is_not_put_there(home: Path, spool: Spool, ba
         spool.put(basis(), "mine", consent="patientdata")
     with pytest.raises(ModelError, match="nothing that is said"):
         spool.put(basis(), "mine", colour="red")
+    with pytest.raises(ModelError, match="named in one line"):
+        spool.put(basis(), "mine", licence="MIT\n")
+    with pytest.raises(ModelError, match="a version's digest"):
+        spool.put(basis(), "mine", parent_digest="parent\n")
     with pytest.raises(ModelError, match="no checkpoint's folder"):
         spool.put("nowhere", "mine")
     assert spool.waiting() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scfm_registry.version import shown
+
 if TYPE_CHECKING:
     from scfm_registry.version import ModelVersion, Versions
 
@@ -14,11 +16,12 @@ def table(found: Versions) -> str:
         return "No model matches."
     rows = [
         ("NAME", "VERSION", "ALIASES", "OWNER", "PROJECT", "KIND", "CAN", "ORGANISMS", "LICENCE", "SIZE", "FITS"),
-        *(_row(item) for item in found),
+        # Tags may be anybody's words.
+        *(tuple(shown(value, 300) for value in _row(item)) for item in found),
     ]
     # Columns that would be empty are left out.
-    shown = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
-    rows = [tuple(row[index] for index in shown) for row in rows]
+    filled = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
+    rows = [tuple(row[index] for index in filled) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows

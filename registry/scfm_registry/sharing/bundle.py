@@ -18,7 +18,7 @@ from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import manifest, names
 from scfm_registry.sharing import packing, unpacking
 from scfm_registry.sharing.keys import Keyring, Signer, check_signer, public_key, verify
-from scfm_registry.sharing.licensing import obligations, page
+from scfm_registry.sharing.licensing import licence_of, obligations, page
 from scfm_registry.sharing.parents import Parent
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _read(path: Path, folder: Path) -> Bundle:
             digest=str(said["digest"]),
             family=str(said["family"]),
             kind=str(said["kind"]),
-            licence=str(said["licence"]),
+            licence=licence_of(said),
             commercial={True: True, False: False, None: None}[said["commercial"]],
             tags={str(key): str(value) for key, value in said["tags"].items()},
             files={str(k): manifest.FileEntry(str(v["sha256"]), int(v["size"])) for k, v in said["files"].items()},

@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from scfm_registry.version import is_line, shown
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 #: Beginnings of the names under which licences lie beside published weights, in any case.
@@ -21,9 +23,17 @@ def is_licence(path: Path) -> bool:
     return stem.startswith(NAMES) and stem.replace("-", "").replace("_", "").isalpha()
 
 
+def licence_of(said: Mapping[str, object]) -> str:
+    """The licence that a bundle names for a version in it; raises ValueError where it is no line of text."""
+    licence = said["licence"]
+    if not isinstance(licence, str) or not is_line(licence):
+        raise ValueError("licence")
+    return licence
+
+
 def obligations(licence: str, commercial: bool | None) -> str:
     """What whoever has a version must keep to, in a sentence."""
-    named = licence or "not known"
+    named = shown(licence, 2_000) or "not known"
     if commercial is False:
         return f"Licence: {named}. Not for commercial use; this holds for everybody it is passed on to, and for models made from it."
     if not licence:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_registry import files, manifest, names
+from scfm_registry.sharing.licensing import licence_of
 from scfm_registry.version import KINDS
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Parent:
             digest=digest,
             family=str(said["family"]),
             kind=str(said["kind"]),
-            licence=str(said["licence"]),
+            licence=licence_of(said),
             commercial={True: True, False: False, None: None}[said["commercial"]],
             tags={str(key): str(value) for key, value in said["tags"].items()},
         )

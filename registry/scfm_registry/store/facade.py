@@ -21,7 +21,7 @@ from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
 from scfm_registry.store.runs import Runs
 from scfm_registry.store.words import in_words, is_denied, is_missing, unreachable
-from scfm_registry.version import TRASHED, Evidence, Record, when
+from scfm_registry.version import TRASHED, Evidence, Record, check_tags, shown, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -176,8 +176,14 @@ class Store(Runs):
         folder
             The version's files, ``manifest.json`` among them.
         tags, description
-            As stored.
+            As stored; a description may have several lines.
+
+        Raises
+        ------
+        ModelError
+            A tag's value is no line of text.
         """
+        check_tags(tags)
         mlflow = mlflow_module()
         with self._speaking(folder):
             logged = self.client.create_logged_model(
@@ -223,7 +229,8 @@ class Store(Runs):
                 self.client.delete_model_version_tag(record.name, str(record.version), key)
 
     def set_tags(self, record: Record, tags: Mapping[str, str]) -> None:
-        """Set a version's tags."""
+        """Set a version's tags; raises ModelError, with none of them set, where a value is no line of text."""
+        check_tags(tags)
         with self._speaking():
             for key, value in tags.items():
                 self.client.set_model_version_tag(record.name, str(record.version), key, value)
