@@ -67,6 +67,7 @@ def import_checkpoint(
     config: Mapping[str, Any] | None = None,
     only: Sequence[Path] | None = None,
     source: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> ModelVersion:
     """Register the checkpoint in the folder `path`; see :meth:`scfm_registry.Registry.import_checkpoint`.
 
@@ -78,6 +79,8 @@ def import_checkpoint(
         Relative paths of its files, where the folder holds more than the checkpoint.
     source
         Where it was fetched from, for the record.
+    tags
+        What is known of the version besides: it is there from the first moment on.
     """
     check_request(name, kind, licence)
     if not path.exists():
@@ -97,8 +100,8 @@ def import_checkpoint(
         terms = licence if licence is not None or base is None else base.licence or None
         request = {"family": family.id, "kind": kind, "licence": terms, "left_out": left_out, "parents": parents}
         answer = locked(private, path, {**request, "config": dict(config or {})})
-        tags = {**answer["tags"], **tuned.terms(base, licence), **({"scfm.source": source} if source else {})}
-        return registry.add_files(name, private, family.id, tags, card_of(private))
+        own = {**answer["tags"], **tuned.terms(base, licence), **({"scfm.source": source} if source else {})}
+        return registry.add_files(name, private, family.id, own | dict(tags or {}), card_of(private))
 
 
 def check_request(name: str, kind: str, licence: str | None = None) -> None:

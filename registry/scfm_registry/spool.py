@@ -229,6 +229,10 @@ class Syncer(Registrar):
         states = manifest.compare(entry / FILES, told["manifest"])
         files.require_ok(states, entry / FILES, f"Entry {entry.name}")
         before = {item.reference for item in self._read(self._store.records(told["name"]))}
+        tags = {f"scfm.{key}": value for key, value in told["said"].items() if value}
+        if told["parent_digest"]:
+            tags["scfm.parent_digest"] = told["parent_digest"]
+        # They come with the files, so that nobody sees a version without what was said of its cells.
         version = importing.import_checkpoint(
             self,
             entry / FILES,
@@ -237,18 +241,18 @@ class Syncer(Registrar):
             licence=told["licence"],
             card=told["card"],
             config=told["config"],
+            tags=tags,
         )
         with self._place.locked():
             record = self._find(names.parse(version.reference))[1]
-            tags = {f"scfm.{key}": value for key, value in told["said"].items() if value}
-            if told["parent_digest"]:
-                tags["scfm.parent_digest"] = told["parent_digest"]
-                tags |= annotating.inherited(self, tags)
+            tags |= annotating.inherited(self, tags)
             fresh = version.reference not in before
-            # A version that was here already keeps what people have said of it since.
-            new = tags if fresh else {key: value for key, value in tags.items() if key not in record.tags}
+            # One that was here already keeps what people have said of it since; one out of the trash is as good as new.
+            known = {key for key in tags if record.tags.get(key) == tags[key]} if fresh else set(record.tags)
+            new = {key: value for key, value in tags.items() if key not in known}
             if new:
                 self._store.set_tags(record, new)
+            if new or fresh:
                 by = {"from": entry.name, "put_there": told["when"], "by": told["said"].get("owner", "")}
                 self.note("sync", record, by)
         return self.get(version.reference), fresh

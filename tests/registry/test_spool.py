@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,7 +34,17 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
     )
     assert len(spool.waiting()) == 2
     monkeypatch.setenv("LOGNAME", "anna")
-    registry = Registry()
+    seen = []
+
+    class Watching(Registry):
+        """Looks at a version at the first moment at which anybody can."""
+
+        def note(self, action: str, record: Any = None, details: Any = None, *, must: bool = True) -> None:
+            if action == "register":
+                seen.append(self.get(record.reference))
+            super().note(action, record, details, must=must)
+
+    registry = Watching()
     found = registry.sync(spool.folder)
     assert found.ok, found.summary()
     assert [item.version for item in found.registered] == [1, 2]
@@ -42,6 +52,7 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
     assert (first.kind, first.project, first.consent, first.owner) == ("baseline", "atlas", "patient-data", "node-user")
     assert first.tags["scfm.registered_by"] == "anna"
     assert first.tags["scfm.parent_digest"] == parent
+    assert seen == found.registered, "what was said is there from the first moment on"
     assert registry.import_checkpoint(basis(), "mine").digest == first.digest, "the same as an import of the same files"
     assert spool.waiting() == []
     assert [entry["action"] for entry in registry.audit("mine").entries] == ["register", "sync"] * 2
