@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scfm_lab.errors import ScfmError, StorageError
 from scfm_lab.home import data_home
-from scfm_registry import builtin, manifest
+from scfm_registry import builtin, confining, manifest
 from scfm_registry.files import workshop
 from scfm_registry.store import embedded, mounts
 from scfm_registry.store.place import resolve
@@ -61,7 +61,11 @@ def check(uri: str | os.PathLike[str] | None = None, *, files: bool = False) -> 
     except StorageError as error:
         return [Finding("place", "fault", str(error))]
     found = list(_place(place))
-    if any(item.state == "fault" or item.what == "empty" for item in found):
+    if any(item.state == "fault" for item in found):
+        return found
+    if not place.read_only:
+        found.append(_isolation())
+    if any(item.what == "empty" for item in found):
         return found
     try:
         found.extend(_content(place, files=files))
@@ -213,6 +217,11 @@ def _served(store: Store, record: Record, found: ModelVersion) -> Finding:
             return _hashes(folder, found)
     except ScfmError as error:
         return Finding(found.reference, "fault", str(error))
+
+
+def _isolation() -> Finding:
+    state, words = confining.finding()
+    return Finding("isolation", "ok" if state == "ok" else "note", words)
 
 
 def _writable(folder: Path) -> Finding:

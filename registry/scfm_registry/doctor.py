@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check() -> Iterator[tuple[str, str, str]]:
-    """Open the registry that the environment names, as any notebook would.
+    """Look at what protects an import here, and open the registry that the environment names, as any notebook would.
 
     Yields
     ------
@@ -20,9 +20,11 @@ def check() -> Iterator[tuple[str, str, str]]:
     StorageError
         The registry cannot be used; the doctor tells why.
     """
+    from scfm_registry import confining
     from scfm_registry.registry import Registry
     from scfm_registry.store.place import resolve
 
+    yield "isolation", *confining.finding()
     found = Registry().search()
     # Not the address itself, which may hold a password.
     where = resolve().shown

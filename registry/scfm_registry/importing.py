@@ -11,11 +11,12 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
-from scfm_registry import builtin, files, manifest, names, tuned
+from scfm_registry import builtin, confining, files, manifest, names, tuned
 from scfm_registry.sharing.licensing import is_licence
 from scfm_registry.version import KINDS, check_licence
 
@@ -52,6 +53,8 @@ _PICTURES = frozenset({".gif", ".ipynb", ".jpeg", ".jpg", ".log", ".pdf", ".png"
 _TRAINING = ("optimizer*", "rng_state*", "scaler*", "scheduler*", "training_args*", "requirements*.txt")
 #: What an import found and left out, beside the version's files.
 RECORD = "import.json"
+#: Tag of a version whose files were read by a process that the network was not kept from.
+ISOLATION = "scfm.isolation"
 _CARDS = ("card.md", "README.md")
 _TIMEOUT = 3600
 
@@ -129,6 +132,11 @@ def locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]
     ------
     ModelError
         What it refuses; the message speaks of `path`, which is what its reader knows.
+
+    Warns
+    -----
+    RuntimeWarning
+        The system has no filter that would have kept it from the network; the version's tags say so too.
     """
     command = [sys.executable, "-m", "scfm_registry.import_worker"]
     given = json.dumps({**request, "folder": str(private)})
@@ -150,6 +158,10 @@ def locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]
     if "error" in answer:
         said = str(answer["error"]).replace(str(private), str(path))
         raise StorageError(said) if answer.get("storage") else ModelError(said)
+    if confining.NO_NETWORK not in answer["locks"]:
+        answer["tags"][ISOLATION] = "no network filter"
+        message = f"What read {path} was not kept from the network: {confining.finding()[1]}."
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
     return dict(answer)
 
 

@@ -132,9 +132,10 @@ class Registrar(Reader):
                 self._store.remove(added)
                 return first
             try:
-                self.note(
-                    "register", added, {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
-                )
+                told = {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
+                if "scfm.isolation" in tags:
+                    told["isolation"] = tags["scfm.isolation"]
+                self.note("register", added, told)
             except BaseException:
                 # What is not on record is not registered, or the trail would have holes.
                 self._store.remove(added)

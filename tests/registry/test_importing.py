@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry
+from scfm_registry import Registry, doctor
+from scfm_registry.checking import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +165,34 @@ def test_what_a_killed_import_left_is_cleared_once_it_is_old(registry: Registry,
     registry.import_checkpoint(basis(), "mine")
     assert not old.exists()
     assert young.exists(), "somebody may still be working in it"
+
+
+def test_an_import_on_a_system_without_the_filter_says_so(
+    registry: Registry, basis: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The reading process is a real one, and takes its processor for one whose system calls are not known.
+    reader = tmp_path / "python"
+    code = "import platform, runpy; platform.machine = lambda: 'other'; runpy.run_module('scfm_registry.import_worker', run_name='__main__')"
+    reader.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}"\n')
+    reader.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(reader))
+    monkeypatch.setattr("platform.machine", lambda: "other")
+    with pytest.warns(RuntimeWarning, match="was not kept from the network: this system has no filter"):
+        added = registry.import_checkpoint(basis(), "mine")
+    assert added.tags["scfm.isolation"] == "no network filter"
+    entry = registry.audit("mine").entries[0]
+    assert (entry["action"], entry["details"]["isolation"]) == ("register", "no network filter")
+    assert [state for about, state, _ in doctor.check() if about == "isolation"] == ["note"]
+    assert [item.state for item in check() if item.what == "isolation"] == ["note"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter of system calls is Linux's")
+def test_where_the_filter_is_nothing_is_said_of_it(registry: Registry, put_in: Callable[..., ModelVersion]) -> None:
+    added = put_in(registry, "mine")
+    assert "scfm.isolation" not in added.tags
+    assert "isolation" not in registry.audit("mine").entries[0]["details"]
+    assert [state for about, state, _ in doctor.check() if about == "isolation"] == ["ok"]
+    assert [item.state for item in check() if item.what == "isolation"] == ["ok"]
 
 
 @pytest.mark.parametrize("name", ["Mine", "a..b", "../mine", "x" * 70, ""])
