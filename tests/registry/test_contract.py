@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
 import scfm_lab as sl
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import ModelError, ScfmError
 from scfm_lab.inference.hardware import Hardware
 from scfm_registry import Registry, manifest, names
 from scfm_registry.cli.tables import table
@@ -286,6 +288,54 @@ def test_a_version_of_somebody_elses_making_stays_out_of_sight(registry: Registr
     assert name not in [item.name for item in registry.search(all_versions=True)]
     with pytest.raises(ModelError, match="No model is called"):
         registry.get(name)
+
+
+def _say(registry: Registry, request: pytest.FixtureRequest, model: str, address: str) -> None:
+    """Have the database say that the files of a version lie somewhere else."""
+    import sqlalchemy
+
+    if "sqlite" in registry.uri:
+        database = registry.uri
+    else:
+        kind = request.node.callspec.params["registry"].removeprefix("http+").replace("postgresql", "postgres")
+        database = request.getfixturevalue(f"{kind}_server").database.replace("postgresql:", "postgresql+psycopg:")
+    engine = sqlalchemy.create_engine(database)
+    with engine.begin() as connection:
+        told = {"address": address, "model": model}
+        done = connection.execute(
+            sqlalchemy.text("UPDATE logged_models SET artifact_location = :address WHERE model_id = :model"), told
+        )
+    engine.dispose()
+    assert done.rowcount == 1
+
+
+def test_files_that_are_said_to_lie_elsewhere_are_not_read(
+    registry: Registry, put: Callable[..., ModelVersion], imported: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    name = _name("elsewhere", registry)
+    added = put(name)
+    # The same files, so that their hashes would tell nothing.
+    copy = imported(8, "pretrained", None)[0]
+    assert manifest.check(copy, added.digest, "the copy")["model.safetensors"] == "ok"
+    for source in (copy.as_uri(), f"s3://theirs/models/m-{'0' * 32}/artifacts"):
+        with suppress(MlflowException):  # a server takes no folder
+            forged = registry.client.create_model_version(name, source, tags={"scfm.digest": added.digest})
+            with pytest.raises(ScfmError):
+                registry.resolve(f"{name}/{forged.version}")
+    assert int(forged.version) > 1
+    model = registry.client.get_model_version(name, "1").source.removesuffix("/artifacts").rpartition("/")[2]
+    true = registry.client.get_logged_model(model).artifact_location
+    for address in (copy.as_uri(), "s3://theirs/files", f"mlflow-artifacts://127.0.0.1:9/models/{model}/artifacts"):
+        _say(registry, request, model, address)
+        if "sqlite" in registry.uri:
+            assert registry.resolve(added.reference).path.is_relative_to(registry.scratch), (
+                "where files lie is not asked"
+            )
+            continue
+        with pytest.raises(ModelError, match="and not with itself; nothing was read"):
+            registry.resolve(added.reference)
+    _say(registry, request, model, true)
+    assert registry.verify(added.reference).ok
 
 
 def test_a_deleted_version_is_out_of_sight_until_it_is_restored(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_registry.store import claims, embedded, listing
@@ -146,19 +147,23 @@ class Store(Runs):
         return self.place.artifacts / "models" / self._model_id(record) / "artifacts"
 
     def download(self, record: Record, target: Path) -> None:
-        """Copy a version's files from the server into the existing, empty folder `target`."""
-        with self._speaking(target):
-            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        """Copy a version's files from the server into the existing, empty folder `target`.
 
+        Raises
+        ------
+        ModelError
+            The server says that they lie somewhere else than with itself.
+        """
+        with self._speaking(target):
             logged = self.client.get_logged_model(self._model_id(record))
-            repository = get_artifact_repository(
-                logged.artifact_location, tracking_uri=self.place.tracking_uri, registry_uri=self.place.uri
-            )
-            repository.download_artifacts("", str(target))
+            self._repository(logged.artifact_location).download_artifacts("", str(target))
 
     def document(self, run: str, name: str, target: Path) -> Path:
         """Fetch a file of a run into the existing folder `target` and give its path."""
         with self._speaking(target):
+            if not self.place.embedded:
+                repository = self._repository(self.client.get_run(run).info.artifact_uri)
+                return Path(repository.download_artifacts(name, str(target)))
             return Path(self.client.download_artifacts(run, name, str(target)))
 
     # ------------------------------------------------------------------------------------------------- writing
@@ -190,6 +195,7 @@ class Store(Runs):
                 self._experiment, name=name, tags={"scfm.digest": tags["scfm.digest"]}
             )
             try:
+                self.check_ours(logged.artifact_location)
                 self.client.log_model_artifacts(logged.model_id, str(folder))
                 self._confirm_upload(logged.model_id, folder)
                 self.client.finalize_logged_model(logged.model_id, "READY")
@@ -248,6 +254,7 @@ class Store(Runs):
             run = self.client.create_run(self._experiment, run_name=name, tags=dict(tags))
             identifier = run.info.run_id
             try:
+                self.check_ours(run.info.artifact_uri)
                 for key, value in metrics.items():
                     self.client.log_metric(identifier, key, value)
                 for file, document in (documents or {}).items():
@@ -337,6 +344,30 @@ class Store(Runs):
             )
             raise StorageError(message)
         return str(known.experiment_id)
+
+    def check_ours(self, address: str) -> None:
+        """Refuse a place of files that is not the server's own: it could be this machine's, or somebody else's server.
+
+        Raises
+        ------
+        ModelError
+            The server says that files lie, or should go, there.
+        """
+        if self.place.embedded:
+            return
+        parts, own = urlsplit(address), urlsplit(self.place.tracking_uri).netloc.rpartition("@")[2]
+        if parts.scheme != "mlflow-artifacts" or parts.netloc not in ("", own):
+            message = (
+                f"The server at {self.place.shown} says that files lie in '{shown(address, 80)}', and not with itself; nothing was "
+                "read or written there. Run 'scfm-lab registry check', and ask whoever runs the server."
+            )
+            raise ModelError(message)
+
+    def _repository(self, address: str) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.check_ours(address)
+        return get_artifact_repository(address, tracking_uri=self.place.tracking_uri, registry_uri=self.place.uri)
 
     def _source(self, logged: Any) -> dict[str, str]:
         """Say where a version's files are, in the form that this kind of store accepts.

@@ -34,6 +34,10 @@ class Runs:
     def _speaking(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    def check_ours(self, address: str) -> None:
+        """Refuse a place of files that is not the server's own."""
+        raise NotImplementedError
+
     def log_training(
         self,
         name: str,
@@ -65,6 +69,7 @@ class Runs:
             run = client.create_run(self._experiment, run_name=name, tags=dict(tags))
             identifier = str(run.info.run_id)
             try:
+                self.check_ours(run.info.artifact_uri)
                 entries = [mlflow.entities.Param(key, str(value)[:_LONGEST]) for key, value in params.items()]
                 points = [
                     mlflow.entities.Metric(key, float(value), int(1000 * float(epoch["time"])), int(epoch["epoch"]))
