@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/gallery.md: a real bench in a real Chromium, on the bundled cells, taken one by one.
+"""Takes pictures of every panel: a real bench in a real Chromium, on the bundled cells, taken one by one.
 
 python scripts/gallery.py --out docs/images
 """
@@ -20,7 +20,7 @@ STATIC = ROOT / "widgets" / "scfm_widgets" / "static"
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
 #: Colours of a saved picture: a bench has few, and the file is a third as large.
 COLOURS = 160
-#: Pictures that the page shows.
+#: Pictures worth a page; --every takes all, in light and dark.
 ON_THE_PAGE = {"models", "run", "perturb", "perturb-dark", "screen", "trajectory", "trends", "genes", "compare"}
 #: A busy machine may take its time.
 PATIENCE_MS = 600_000
