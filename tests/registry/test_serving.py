@@ -46,14 +46,14 @@ def file(cells: AnnData, tmp_path: Path) -> Path:
 def _load(registry: Registry, reference: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     from scfm_registry.store.engine import quiet
 
-    with quiet():
-        # Its import warns of its own type hints.
-        import mlflow.pyfunc
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry.uri)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    return mlflow.pyfunc.load_model(f"models:/{reference}")
+    with quiet():
+        # It warns of its own type hints, and of what SQLAlchemy will not have any more.
+        import mlflow.pyfunc
+
+        return mlflow.pyfunc.load_model(f"models:/{reference}")
 
 
 @pytest.mark.parametrize("name", ["pca", "starter"])

@@ -42,7 +42,10 @@ def mlflow_module() -> Any:
     """Import MLflow with its telemetry off."""
     # Starting a run looks up a telemetry address; only this value, before the import, prevents it.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    import mlflow
+    with warnings.catch_warnings():
+        # Deprecations inside MLflow are its authors' business, also where a program turns warnings into errors.
+        warnings.simplefilter("ignore")
+        import mlflow
 
     return mlflow
 
@@ -53,7 +56,6 @@ def quiet() -> Iterator[None]:
     global _quiet_depth, _warnings
     with _quiet_lock:
         if _quiet_depth == 0:
-            # Deprecations inside MLflow are its authors' business, also where a program turns warnings into errors.
             _warnings = warnings.catch_warnings()
             _warnings.__enter__()
             warnings.simplefilter("ignore")
