@@ -239,6 +239,9 @@ class TestScreen:
         assert told["rows"][0]["p_value"] <= told["rows"][-1]["p_value"]
         assert opened.lab._runs[0]["kind"] == "screen"
         assert opened.lab._runs[0]["status"] == "done"
+        text = opened.lab.methods()
+        assert f"each of {told['genes']} genes alone at dose 0 in 35 cells" in text
+        assert "Model pca" in text
 
     def test_of_a_selection_that_is_empty_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench(model=MODEL).ask(type="screen", dose=0.0, selected=True)
@@ -250,3 +253,8 @@ def test_history_keeps_how_runs_ended(bench: Callable[..., Bench]) -> None:
     opened.ask(type="run", model=MODEL, layout="X_umap")
     opened.ask(type="trajectory", root={"group": "nowhere"}, groupby="cell_type")
     assert [(run["kind"], run["status"]) for run in opened.lab._runs] == [("trajectory", "failed"), ("embed", "done")]
+    # By the model that ran, whichever is picked when it ends.
+    opened.lab.run(layout="X_umap")
+    opened.lab.state = {"model": "sctop"}
+    opened.lab.wait(120)
+    assert opened.lab._runs[0]["model"] == MODEL

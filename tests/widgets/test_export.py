@@ -92,6 +92,12 @@ class TestPayload:
         knockout = next(item for item in document["responses"] if item["dose"] == 0.0)["perturbation"]
         assert knockout["null"] == "ready"
         assert knockout["rows"] == opened.lab._perturbation["rows"]
+        # One that was still being computed is not waited for on a page; of the registry it names the picked model alone.
+        opened.lab.publish(_perturbation={**opened.lab._perturbation, "null": "pending"})
+        traits = payload_of(opened.lab).traits
+        assert traits["_perturbation"]["null"] == "none"
+        assert len(opened.lab._models["rows"]) > 2
+        assert [row["name"] for row in traits["_models"]["rows"]] == [MODEL]
 
     def test_a_gene_that_is_not_there_is_an_error_in_words(self, bench: Callable[..., Bench]) -> None:
         with pytest.raises(GenesError, match="CD33D"):

@@ -179,6 +179,17 @@ class TestState:
         assert lab.state["colour"] == {"by": "obs", "name": "phase"}
         with pytest.raises(DataError, match=r"nor one of the 765 genes in var_names\. Did you mean 'CD3D'"):
             lab.state = {"colour": "CD33D"}
+        lab.state = {"colour": {"by": "result", "name": "fate:CD34+"}}
+        for colour, words in (
+            ({"by": "gene", "name": "CD33D"}, "Did you mean 'CD3D'"),
+            ({"by": "obs", "name": "cell_typ"}, "Did you mean 'cell_type'"),
+            ({"by": "result", "name": "shifts"}, "Did you mean 'shift'"),
+            ({"by": "colour", "name": "phase"}, "A colour is a name, or"),
+            ({"by": "obs"}, "A colour is a name, or"),
+        ):
+            with pytest.raises(DataError, match=words):
+                lab.state = {"colour": colour}
+        assert lab.state["colour"] == {"by": "result", "name": "fate:CD34+"}
 
     def test_a_column_that_holds_no_groups_is_no_grouping(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         with pytest.raises(DataError, match="'percent_mito' holds numbers"):
@@ -192,6 +203,37 @@ class TestState:
         lab = bench().lab
         lab.set_state({"state": {**lab.state, "labels": False}})
         assert lab.state["labels"] is False
+
+    def test_from_the_browser_that_cannot_be_is_told_and_what_was_before_holds(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        pbmc68k.obs["clone"] = pd.Categorical([f"clone {i % 300}" for i in range(pbmc68k.n_obs)])
+        pbmc68k.obs["gaps"] = pd.Categorical(["a", None] * (pbmc68k.n_obs // 2))
+        opened = bench()
+        lab = opened.lab
+        groups = {column["name"]: column["groups"] for column in lab._meta["obs"]}
+        assert [name for name, told in groups.items() if told] == ["cell_type", "phase", "louvain"]
+        lab.set_state({"state": {**lab.state, "groupby": "clone"}})
+        assert lab.state["groupby"] == "cell_type"
+        assert opened.updates("state")[-1]["groupby"] == "cell_type", "and the browser is told"
+        assert "has 300 groups" in lab._errors[0]["text"]
+        # A column that is taken away stops nothing else.
+        lab.state = {"groupby": "phase"}
+        del pbmc68k.obs["phase"]
+        lab.set_state({"state": {**lab.state, "labels": False}})
+        lab.publish(state={**lab.state, "paths": False})
+        assert (lab.state["labels"], lab.state["paths"]) == (False, False)
+        assert len(lab._errors) == 1
+
+    def test_what_is_added_later_is_offered_when_it_is_shown(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        lab = bench().lab
+        pbmc68k.obs["later"] = np.arange(pbmc68k.n_obs)
+        pbmc68k.obsm["X_later"] = pbmc68k.obsm["X_umap"][:, ::-1]
+        lab._repr_mimebundle_()
+        assert {"name": "later", "kind": "number", "groups": False} in lab._meta["obs"]
+        assert "X_later" in [item["key"] for item in lab._layouts]
 
 
 class TestSelection:
@@ -318,6 +360,13 @@ class TestRunning:
         opened.ask(type="run", model=MODEL, layout="X_umap")
         assert "X_umap_sctop" not in pbmc68k.obsm
         assert opened.lab.session.layout == "X_umap"
+
+    def test_a_layout_that_is_not_there_is_refused_before_the_run(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        answer, _ = bench(model=MODEL).ask(type="run", model=MODEL, layout="pca:X_pca")
+        assert "no plane 'pca:X_pca'" in answer["error"]
+        assert "X_sctop" not in pbmc68k.obsm
 
     def test_cancelled_writes_nothing(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model=MODEL)
@@ -457,6 +506,70 @@ class TestPerturbing:
         told = {curve["gene"]: [point["dose"] for point in curve["points"]] for curve in opened.lab._curves}
         assert told == {GENE: [0.0, 0.25, 0.5, 1.0, 1.5, 2.0], "LYZ": [0.0, 0.25, 0.5, 1.0, 1.5, 2.0]}
 
+    def test_curves_and_places_are_of_the_plane_that_is_shown(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        pbmc68k.obsm["X_two"] = pbmc68k.obsm["X_umap"][:, ::-1] * [1.0, 0.5]
+        opened = bench(model=MODEL)
+        lab = opened.lab
+
+        def off() -> int:
+            """How far the curve's places at dose 1 are from those of the cells, in steps of the grid."""
+            lab.wait(120)
+            (point,) = [point for curve in lab._curves for point in curve["points"] if point["dose"] == 1.0]
+            places = lab._curve_places[point["offset"] : point["offset"] + point["length"]]
+            shown, own = (np.frombuffer(data, "<u2").astype(int) for data in (lab._xy, places))
+            return int(np.abs(shown - own).max())
+
+        lab.doses = {GENE: 1.0}
+        assert off() <= 1
+        told = len(opened.updates("_curves"))
+        lab.state = {"layout": "X_two"}
+        assert opened.updates("_curves")[told] == [], "gone at once"
+        assert off() <= 1
+        lab.doses = {GENE: 0.0}
+        lab.wait(120)
+        after = lab._after
+        assert len(after) == len(lab._xy)
+        # The same plane once more, as a run that keeps it does.
+        lab.session.use_layout("X_two")
+        lab.wait(120)
+        assert lab._after == after
+        # A result that Python sets brings its own plane.
+        lab.result = sl.perturb(pbmc68k, MODEL, {GENE: 0.5}, basis="X_umap", null=False, progress=False)
+        assert lab._curves == []
+        assert lab.state["layout"] == "X_umap"
+        assert lab._xy_info["title"] == "UMAP"
+
+    def test_what_was_put_off_for_other_work_comes_after_it(self, bench: Callable[..., Bench]) -> None:
+        lab = bench(model=MODEL).lab
+        planned: list[Any] = []
+
+        def plan(change: Any) -> None:
+            # In the middle of the work ahead, as opening the Run panel does.
+            if change["new"] and not planned:
+                planned.append(lab.panel("run").plan(MODEL))
+
+        lab.observe(plan, "_curves")
+        lab.doses = {GENE: 0.0}
+        assert lab.wait(120)
+        assert planned[0].done()
+        assert lab._perturbation["null"] == "ready"
+        assert [len(curve["points"]) for curve in lab._curves] == [6]
+
+    def test_what_another_model_has_answered_goes_with_it(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        lab = opened.lab
+        lab.doses = {GENE: 0.0}
+        lab.wait(120)
+        told = len(opened.updates("_perturbation"))
+        lab.state = {"model": "pca"}
+        assert opened.updates("_perturbation")[told] is None, "before the other one has answered"
+        lab.wait(120)
+        assert lab._perturbation["model"] == "pca"
+        lab.state = {"model": None}
+        assert (lab._perturbation, lab._changed, lab._curves, lab._after) == (None, None, [], b"")
+
     @pytest.mark.parametrize(
         ("doses", "words"),
         [({GENE: -1.0}, "-1"), ({"NOTAGENE": 0.0}, "NOTAGENE"), ({GENE: float("nan")}, "dose")],
@@ -533,6 +646,15 @@ class TestTrajectory:
         root = pbmc68k.obs_names.get_loc(lab.result.root)
         assert codes[root] == 0
         assert answer["column"]["scale"] == "order"
+        # On another plane the paths are where their groups are there.
+        pbmc68k.obsm["X_two"] = pbmc68k.obsm["X_umap"][:, ::-1] * [1.0, 0.5]
+        lab.state = {"layout": "X_two"}
+        frame, moved = lab.session.frame, lab._trajectory
+        assert [node["name"] for node in moved["nodes"]] == [node["name"] for node in found["nodes"]]
+        for node in moved["nodes"]:
+            middle = np.median(pbmc68k.obsm["X_two"][pbmc68k.obs["cell_type"] == node["name"]], axis=0)
+            assert [node["x"], node["y"]] == pytest.approx(list((middle - frame.low) / frame.side), abs=1e-6)
+        assert moved["version"] > found["version"]
 
     def test_from_a_cell_begins_there(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model=MODEL)
@@ -589,6 +711,14 @@ def test_the_still_picture_shows_every_group_in_its_colour(bench: Callable[..., 
     seen = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in image.getcolors(1_000_000)}
     assert seen >= set(CATEGORIES[:10])
     assert set(CATEGORIES[10:]).isdisjoint(seen)
+
+
+def test_the_still_picture_does_without_what_cannot_be_had(bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+    lab = bench().lab
+    lab.state = {"colour": {"by": "result", "name": "shift"}}
+    assert "image/png" in lab._repr_mimebundle_()[0]
+    pbmc68k.obsm["X_umap"][:] = np.nan
+    assert "image/png" not in lab._repr_mimebundle_()[0]
 
 
 def test_two_benches_share_nothing(bench: Callable[..., Bench], pbmc68k: AnnData) -> None:

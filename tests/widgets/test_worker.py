@@ -98,6 +98,60 @@ def test_work_that_yields_goes_when_anything_else_comes(worker: Worker) -> None:
         later.result(SOON)
 
 
+class TestPutOff:
+    def test_what_a_later_job_has_stopped_comes_again_when_nothing_else_waits(self, worker: Worker) -> None:
+        order: list[str] = []
+        running = Gate()
+
+        def submit(work: Any) -> Any:
+            def again() -> None:
+                order.append("again")
+                submit(lambda p, c: order.append("null"))
+
+            return worker.submit("null", work, lane="null", yields=True, again=again)
+
+        null = submit(running)
+        running.begun.wait(SOON)
+        other = Gate()
+        worker.submit("plan", other)
+        with pytest.raises(Cancelled):
+            null.result(SOON)
+        worker.submit("perturb", lambda p, c: order.append("perturb"))
+        other.go.set()
+        assert worker.wait(SOON)
+        assert order == ["perturb", "again", "null"], "and to wait is to wait for it"
+
+    def test_also_what_was_still_waiting(self, worker: Worker) -> None:
+        order: list[str] = []
+        gate = Gate()
+        worker.submit("plan", gate)
+        gate.begun.wait(SOON)
+        worker.submit("null", quick, lane="null", yields=True, again=lambda: order.append("again"))
+        worker.submit("perturb", lambda p, c: order.append("perturb"))
+        gate.go.set()
+        assert worker.wait(SOON)
+        assert order == ["perturb", "again"]
+
+    def test_not_what_a_newer_one_of_its_lane_replaces_or_a_person_stops(self, worker: Worker) -> None:
+        order: list[str] = []
+        first, second, gate = Gate(), Gate(), Gate()
+        worker.submit("null", first, lane="null", yields=True, again=lambda: order.append("first"))
+        first.begun.wait(SOON)
+        newer = worker.submit("null", second, lane="null", yields=True, again=lambda: order.append("second"))
+        second.begun.wait(SOON)
+        worker.cancel()
+        with pytest.raises(Cancelled):
+            newer.result(SOON)
+        worker.submit("plan", gate)
+        gate.begun.wait(SOON)
+        worker.submit("null", quick, lane="null", yields=True, again=lambda: order.append("third"))
+        worker.submit("perturb", quick)
+        worker.submit("null", quick, lane="null", yields=True, again=lambda: order.append("fourth"))
+        gate.go.set()
+        assert worker.wait(SOON)
+        assert order == []
+
+
 def test_cancel_stops_within_a_step_and_says_so(worker: Worker, told: list[dict[str, Any]]) -> None:
     gate = Gate()
     future = worker.submit("embed", gate, label="Running the model")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import CountsError, DataError, did_you_mean
+from scfm_widgets.checks import has_groups
 from scfm_widgets.codec import Column, pack_categories, pack_numbers
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _TOO_MANY = 0.5
 
 #: Before the name of an end of a trajectory: the probability of each cell to come there.
 FATE = "fate:"
+#: What else results say of each cell; see :meth:`Columns.of_result`.
+RESULTS = ("shift", "error", "pseudotime", "twin", "branch", "shared")
 
 
 class Columns:
@@ -39,22 +42,45 @@ class Columns:
         self._unit = ""
         self._sizes: NDArray[np.float64] | None = None
 
-    def describe(self) -> list[dict[str, str]]:
-        """Columns of ``obs`` that can colour cells: name and kind, ``"category"`` or ``"number"``."""
+    def describe(self) -> list[dict[str, Any]]:
+        """Columns of ``obs`` that can colour cells.
+
+        Each with its name, its kind (``"category"`` or ``"number"``), and whether effects can be told for its groups.
+        """
         found = []
         for name in self.adata.obs.columns:
             kind = self._kind(name)
             if kind:
-                found.append({"name": str(name), "kind": kind})
+                groups = kind == "category" and has_groups(self.adata, name)
+                found.append({"name": str(name), "kind": kind, "groups": groups})
         return found
 
     def favourite(self) -> str | None:
         """The column of groups to begin with."""
-        groups = [column["name"] for column in self.describe() if column["kind"] == "category"]
+        groups = [str(name) for name in self.adata.obs.columns if self._kind(name) == "category"]
         for name in PREFERRED:
             if name in groups:
                 return name
         return groups[0] if groups else None
+
+    def checked(self, colour: dict[str, Any]) -> dict[str, str]:
+        """Refuse a colour that can never be; a result that says it may still come.
+
+        Raises
+        ------
+        DataError
+            In words.
+        """
+        by, name = colour.get("by"), colour.get("name")
+        there: dict[Any, Any] = {"obs": self.adata.obs.columns, "gene": self.adata.var_names, "result": RESULTS}
+        if by not in there or not isinstance(name, str) or len(colour) != 2:
+            message = f"A colour is a name, or {{'by': 'obs', 'gene' or 'result', 'name': …}}; it was given as {dict(colour)!r}."
+            raise DataError(message)
+        if name not in there[by] and not (by == "result" and name.startswith(FATE)):
+            place = {"obs": "obs has no column", "gene": "var_names has no gene", "result": "No result says"}[str(by)]
+            message = f"{place} {name!r}.{did_you_mean(name, there[by])}"
+            raise DataError(message)
+        return {"by": str(by), "name": name}
 
     def of_obs(self, name: str) -> Column:
         """A column of ``obs``.

@@ -174,10 +174,18 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     # Panels that ask Python have nobody to answer them here.
     kept = {"embedding", *(["perturb"] if asked else []), *(["trajectory"] if "trajectory" in lab.results else [])}
     payload.traits["_panels"] = [row for row in payload.traits["_panels"] if row["component"] in kept]
-    # What could be fetched is of no use here, and a page that stands alone names no other place.
-    models = payload.traits["_models"]
-    here = [row for row in models.get("rows", []) if not str(row.get("source", "")).startswith("published:")]
-    payload.traits["_models"] = {**models, "rows": here}
+    # Of the registry only the model that is named above the cells concerns whoever is given the page.
+    models, picked = payload.traits["_models"], payload.traits["state"]["model"]
+    named = [
+        row
+        for row in models.get("rows", [])
+        if picked in (row["source"], row["name"], f"models:/{row['name']}/{row['version']}")
+    ]
+    payload.traits["_models"] = {**models, "rows": named, "note": ""}
+    # Nobody computes here what was still under way.
+    shown = payload.traits["_perturbation"]
+    if shown is not None and shown["null"] == "pending":
+        payload.traits["_perturbation"] = {**shown, "null": "none"}
     colour = payload.traits["state"]["colour"]
     if colour and f"column:{colour['by']}:{colour['name']}" not in payload.replies:
         payload.traits["state"] = {**payload.traits["state"], "colour": None}

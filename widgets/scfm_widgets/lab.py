@@ -12,7 +12,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from scfm_lab.errors import DataError, PluginError, did_you_mean, nearest
+from scfm_lab.errors import DataError, PluginError, ScfmError, did_you_mean, nearest
 from scfm_widgets.checks import as_mask, check_adata, check_groupby, groups_or_gaps, task_of
 from scfm_widgets.codec import pack_mask, unpack_mask
 from scfm_widgets.desk import Desk
@@ -202,6 +202,7 @@ class Lab(anywidget.AnyWidget):
         if layout is not None or planes:
             session.use_layout(layout if layout is not None else planes[0]["key"])
         self.rows = open_panels(session)
+        session.on_result.append(lambda *_: self._offer())
         self.publish(_panels=[row.describe() for row in self.rows])
         self.on_msg(Messages(self).take)
         self.observe(self._on_state, "state")
@@ -335,9 +336,24 @@ class Lab(anywidget.AnyWidget):
                 self._inside -= 1
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take traits from the browser, one message at a time."""
+        """Take traits from the browser, one message at a time.
+
+        A state that cannot be is told in words, and what was before holds: traitlets would apply it all the same, as its own
+        check comes after the value.
+        """
         with self.lock:
-            super().set_state(sync_data)
+            refused = "state" in sync_data and not self._takes(sync_data["state"])
+            super().set_state({name: value for name, value in sync_data.items() if name != "state" or not refused})
+            if refused:
+                self.send_state("state")
+
+    def _takes(self, state: dict[str, Any]) -> bool:
+        try:
+            self._checked(state)
+        except ScfmError as error:
+            self.session.fail(error, "state")
+            return False
+        return True
 
     # --------------------------------------------------------------------------------- internal
 
@@ -353,6 +369,7 @@ class Lab(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget and, for where no widget can be shown any more, a picture of it."""
+        self._offer()
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
@@ -364,15 +381,25 @@ class Lab(anywidget.AnyWidget):
 
     def _ipython_display_(self, **kwargs: Any) -> None:
         """Show the bench, after a picture of it: a notebook shows nothing of a widget whose kernel is gone."""
+        self._offer()
         shown = self._still.show(self._uid)
         # The picture is drawn once: beside the widget, or else inside its bundle.
         bundle = super()._repr_mimebundle_(**kwargs) if shown else self._repr_mimebundle_(**kwargs)
         if bundle is not None:
             put_out(bundle[0], bundle[1])
 
+    def _offer(self) -> None:
+        """Offer the columns and planes that have been added since."""
+        session = self.session
+        self.publish(_meta={**self._meta, "obs": session.columns.describe()}, _layouts=session.all_planes())
+
     @traitlets.validate("state")
     def _check_state(self, proposal: Any) -> dict[str, Any]:
-        given = dict(proposal["value"])
+        return self._checked(proposal["value"])
+
+    def _checked(self, value: Any) -> dict[str, Any]:
+        """The whole state with what is given; what does not change is not checked, for a column may have gone since."""
+        given = dict(value)
         for key in given:
             if key not in STATE:
                 hits = nearest(key, STATE, n=1)
@@ -380,18 +407,19 @@ class Lab(anywidget.AnyWidget):
                 message = f"lab.state has no {key!r}; it has {', '.join(STATE)}.{hint}"
                 raise DataError(message)
         if self._session is not None:
-            if "colour" in given:
+            new = {key: value for key, value in given.items() if value and value != self.state.get(key)}
+            if "colour" in new or isinstance(given.get("colour"), str):
                 given["colour"] = self._colour(given["colour"])
-            if given.get("model") and given["model"] != self.state.get("model"):
-                self._session.check_model(given["model"])
-            if given.get("groupby"):
-                check_groupby(self.adata, given["groupby"])
-            if given.get("layout"):
-                self._session.plane_at(given["layout"])
-            if given.get("second"):
-                self._session.plane_at(given["second"], twins=True)
-            if given.get("gene"):
-                self._colour(given["gene"])
+            if "model" in new:
+                self._session.check_model(new["model"])
+            if "groupby" in new:
+                check_groupby(self.adata, new["groupby"])
+            if "layout" in new:
+                self._session.plane_at(new["layout"])
+            if "second" in new:
+                self._session.plane_at(new["second"], twins=True)
+            if "gene" in new:
+                self._colour(new["gene"])
         return {**STATE, **self.state, **given}
 
     @traitlets.validate("doses")
@@ -404,9 +432,12 @@ class Lab(anywidget.AnyWidget):
 
     def _colour(self, value: Any) -> dict[str, str] | None:
         """A colour from a name, or as it is; a name that is nowhere is an error that says so."""
-        if value is None or isinstance(value, dict):
-            return value
-        session, name = self.session, str(value)
+        if value is None:
+            return None
+        session = self.session
+        if isinstance(value, dict):
+            return session.columns.checked(value)
+        name = str(value)
         if name in session.adata.obs:
             return {"by": "obs", "name": name}
         if name in session.adata.var_names:
@@ -430,8 +461,12 @@ class Lab(anywidget.AnyWidget):
             self._session.use_layout(new["layout"])
         if changed("second"):
             self._session.show_second(new["second"])
-        if (changed("model") or changed("groupby")) and self.doses and new["model"] and not self._inside:
-            self.panel("perturb").perturb(self.doses)
+        if (changed("model") or changed("groupby")) and self.doses and not self._inside:
+            perturb = self.panel("perturb")
+            if new["model"]:
+                perturb.perturb(self.doses)
+            else:
+                perturb.forget()
 
     def _on_doses(self, change: Any) -> None:
         if not self._inside:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from scfm_lab.errors import plural
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -65,7 +67,7 @@ def methods_of(lab: Lab) -> tuple[str, str]:
         f"{cite('virshup2024anndata')}."
     ]
     models: dict[str, str] = {}
-    for task in ("embed", "perturb", "compare"):
+    for task in ("embed", "perturb", "screen", "compare"):
         if task not in results:
             continue
         record = results[task].provenance
@@ -141,6 +143,19 @@ def _perturbed(result: Any, cite: Any) -> str:
     return text
 
 
+def _screened(result: Any, cite: Any) -> str:
+    told = result.provenance
+    text = (
+        f"Screen in silico: each of {plural(told['genes'], 'gene', 'genes')} alone at dose {result.dose:g} in "
+        f"{plural(told['cells'], 'cell', 'cells')} (draws: {told.get('draws', 1)}, seed {told.get('seed', 0)}). Each gene was "
+        f"held against comparable genes, matched in expression, and p-values were corrected by Benjamini and Hochberg "
+        f"{cite('benjamini1995fdr')}."
+    )
+    if told.get("max_cells"):
+        text += f" At most {int(told['max_cells']):,} cells of each group were taken."
+    return text
+
+
 def _ordered(result: Any, cite: Any) -> str:
     told = result.provenance
     return (
@@ -159,4 +174,10 @@ def _compared(result: Any, cite: Any) -> str:
     )
 
 
-_TASKS = {"embed": _embedded, "perturb": _perturbed, "trajectory": _ordered, "compare": _compared}
+_TASKS = {
+    "embed": _embedded,
+    "perturb": _perturbed,
+    "screen": _screened,
+    "trajectory": _ordered,
+    "compare": _compared,
+}

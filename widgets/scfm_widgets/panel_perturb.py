@@ -42,6 +42,11 @@ class PerturbPanel(Panel):
         self._ready_for: tuple[str, str | None, str | None] | None = None
         self._known = Answers()
         self._curves: dict[str, Curve] = {}
+        #: The model that was picked when the effect that is shown came.
+        self._shown_for: str | None = None
+        #: The places after that the browser has.
+        self._placed: Any = None
+        self._showing = False
         self._wanted: Key | None = None
         self._seq = 0
         session.on_result.append(self._show)
@@ -72,11 +77,15 @@ class PerturbPanel(Panel):
         key = self._wanted = key_of(doses, draws)
 
         def exact(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            # Once more: an answer of the model before may have come while this waited.
+            self._leave_model()
             if not key[0]:
                 self._clear()
             ready = self._prepare(progress, cancel)
+            source = None if self._ready_for is None else self._ready_for[0]
             result = self._answer(ready, doses, draws, cancel) if key[0] else None
             if result is not None:
+                self._shown_for = source
                 self._publish(result, doses, seq, null="pending" if commit else "none")
             if commit and doses and seq == self._seq:
                 self._follow(ready, result, doses, seq)
@@ -84,6 +93,7 @@ class PerturbPanel(Panel):
 
         if not doses:
             self._clear()
+        self._leave_model()
         self.session.publish(_refused=None)
         future = self.session.submit("perturb", exact, label="Perturbing", lane="perturb", quiet=True, interrupt=commit)
         future.add_done_callback(lambda done: self._refuse(done, doses))
@@ -124,9 +134,10 @@ class PerturbPanel(Panel):
             )
         if session.layout is None:
             session.show_plane(ready.projector.plane, ready.projector.basis)
+            self._placed = None
         self._ready, self._ready_for = ready, wanted
-        self._known, self._curves = Answers(), {}
-        self._publish_curves()
+        self._known = Answers()
+        self._drop_curves()
         return ready
 
     def _answer(self, ready: Perturber, doses: Mapping[str, float], draws: int, cancel: Any) -> Any:
@@ -159,13 +170,20 @@ class PerturbPanel(Panel):
 
         def changed(progress: Callable[..., None], cancel: Event) -> None:
             del progress, cancel
-            self._tell_changed(ready, result, doses)
+            self._tell_changed(ready, result, doses, seq)
+
+        def follow() -> None:
+            # Once what a person asked for is done, if these are still the doses.
+            if seq == self._seq:
+                self.session.submit(
+                    "null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True, again=follow
+                )
 
         if result is not None and result.has_null:
             self._publish(result, doses, seq, null="ready")
         if result is not None and "impute" in ready.model.spec.abilities:
             self.session.submit("changed", changed, label="Genes that change", lane="changed", quiet=True, aside=True)
-        self.session.submit("null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True)
+        follow()
 
     def _trace(self, ready: Perturber, doses: Mapping[str, float], cancel: Event) -> None:
         """Compute the response curves of the genes on the bench, that of the one that was added last first."""
@@ -211,19 +229,21 @@ class PerturbPanel(Panel):
         known: Any = session.results.get("perturb")
         session.results["perturb"] = result
         session.newest = "perturb"
-        if known is not None and known.layout is result.layout:
+        if known is not None and known.layout is result.layout and self._placed is result.layout:
             # Only the null has come: the cells are where they were, and what is known of each is the same.
             session.publish(_perturbation=told)
         else:
+            self._placed = result.layout
             session.show_after(result.layout.after, _perturbation=told, _data_version=session.next_version())
 
-    def _tell_changed(self, ready: Perturber, result: Any, doses: dict[str, float]) -> None:
+    def _tell_changed(self, ready: Perturber, result: Any, doses: dict[str, float], seq: int) -> None:
         """Tell which genes the model expects to change most."""
         from scfm_lab.tasks.changed_genes import changed_genes
 
         table = changed_genes(ready.model, result, ready.cells.genes)
         rows = plain(table.to_dict(orient="records"))
-        self.session.publish(_changed={"doses": doses, "model": ready.model.spec.name, "rows": rows})
+        if seq == self._seq:
+            self.session.publish(_changed={"doses": doses, "model": ready.model.spec.name, "rows": rows})
 
     def _refuse(self, future: Future[Any], doses: dict[str, float]) -> None:
         """Tell the browser that there will be no answer to these doses; the reason is on the screen."""
@@ -242,19 +262,49 @@ class PerturbPanel(Panel):
         perturbed: Any = result
         self._seq += 1
         session = self.session
-        if session.layout != perturbed.layout.basis:
-            session.layout = perturbed.layout.basis if perturbed.layout.basis in session.adata.obsm else None
-            session.show_plane(perturbed.layout.before, perturbed.layout.basis)
+        basis = perturbed.layout.basis
+        if session.layout != basis and basis in session.adata.obsm:
+            self._showing = True
+            try:
+                session.use_layout(basis)
+            finally:
+                self._showing = False
+        elif session.layout != basis:
+            session.layout = None
+            session.show_plane(perturbed.layout.before, basis)
+            self._placed = None
+            self._drop_curves()
         doses = {**dict.fromkeys(session.doses, 1.0), **dict(perturbed.doses)}
-        session.publish(doses=doses)
+        session.publish(doses=doses, _changed=None)
+        self._shown_for = session.state.get("model")
         self._publish(perturbed, doses, self._seq, null="ready" if perturbed.has_null else "none")
 
     def _follow_plane(self) -> None:
-        """Show what is perturbed on another plane."""
-        if any(dose != 1.0 for dose in self.session.doses.values()):
+        """Show what is perturbed on another plane; places that were computed ahead lie on the one before."""
+        self._placed = None
+        self._drop_curves()
+        if not self._showing and self.session.doses and self.session.state.get("model"):
             self.perturb(self.session.doses)
 
+    def forget(self) -> None:
+        """No model is picked any more: take away what the last one has answered."""
+        self._seq += 1
+        self._leave_model()
+
+    def _leave_model(self) -> None:
+        """Take away what another model than the picked one has answered: the picked one may have no answer."""
+        picked = self.session.state.get("model")
+        if self._curves and self._ready_for is not None and self._ready_for[0] != picked:
+            self._drop_curves()
+        if self._shown_for not in (None, picked):
+            self._clear()
+
+    def _drop_curves(self) -> None:
+        self._curves = {}
+        self._publish_curves()
+
     def _clear(self) -> None:
+        self._shown_for = self._placed = None
         self.session.results.pop("perturb", None)
         self.session.show_after(None, _perturbation=None, _changed=None, _data_version=self.session.next_version())
 

@@ -67,6 +67,9 @@ class RunPanel(Panel):
             import scfm_lab as sl
             from scfm_lab.tasks.layout import umap_plane, write_plane
 
+            if layout is not None:
+                # Before the cells are embedded, which takes long.
+                session.plane_at(layout)
             progress(0, 0, "opening the model")
             model = session.open_model(source)
             result = sl.embed(
@@ -92,9 +95,9 @@ class RunPanel(Panel):
             progress(n, n, f"Vectors are in obsm[{result.key!r}], places in obsm[{key!r}]")
             return {"key": result.key, "layout": key}
 
-        return session.submit("embed", work, label="Running the model", lane="embed")
+        return session.submit("embed", work, label="Running the model", lane="embed", of=source)
 
     def _forget_plan(self, future: Future[Any], source: str) -> None:
         if not future.cancelled() and future.exception() is not None:
-            # The sentence is on the screen; asking again is what picking the model again does.
+            # The sentence is on the screen, and the panel offers to ask again.
             self.session.publish(_plan={"model": source, "status": "none"})

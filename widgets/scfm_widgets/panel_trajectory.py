@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm_lab.errors import DataError
 from scfm_widgets import charts, describe
 from scfm_widgets.panels import Panel
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from threading import Event
+
+    from numpy.typing import NDArray
 
     from scfm_lab.results import Result
     from scfm_widgets.session import Session
@@ -36,6 +40,7 @@ class TrajectoryPanel(Panel):
         self._told: dict[str, Any] | None = None
         session.on_result.append(self._show)
         session.on_second.append(self._follow)
+        session.on_layout.append(self._follow)
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``trajectory`` (a root and a column of groups) or ``trends`` (genes)."""
@@ -146,15 +151,33 @@ class TrajectoryPanel(Panel):
             self._follow()
 
     def _follow(self) -> None:
-        """Tell the trajectory, also on the second plane where there is one and its groups are known."""
+        """Tell the trajectory on the plane that is shown, and on the second one where there is one."""
         session = self.session
         result: Any = session.results.get("trajectory")
         if result is None or self._told is None:
             return
+        labels = self._labels(result)
         key, frame = session.state.get("second"), session.second_frame
-        second = None
-        if key and frame is not None and result.groupby in session.adata.obs:
-            labels = session.adata.obs[result.groupby].astype(str).to_numpy(dtype=object)
+        second: dict[str, Any] | None = None
+        drawn: dict[str, Any] = {}
+        if key and frame is not None and labels is not None:
             second = describe.paths_on(result, session.plane_at(key, twins=True), frame, labels, key=key)
-        self._told = {**self._told, "second": second, "version": session.next_version()}
+        if session.layout is not None and labels is not None:
+            drawn = describe.paths_on(
+                result, session.plane_at(session.layout), session.frame, labels, key=session.layout
+            )
+            del drawn["key"]
+        elif session.layout != result.layout.basis:
+            # Where its groups lie on this plane nobody knows.
+            drawn = {"nodes": [], "edges": [], "paths": []}
+        self._told = {**self._told, **drawn, "second": second, "version": session.next_version()}
         session.publish(_trajectory=self._told)
+
+    def _labels(self, result: Any) -> NDArray[Any] | None:
+        """Group of each cell, ``None`` where they are not known; cells that are not in order are in no group."""
+        obs = self.session.adata.obs
+        if result.graph is not None and result.rows is not None:
+            labels = np.full(len(obs), "", dtype=object)
+            labels[result.rows] = result.graph.labels
+            return labels
+        return obs[result.groupby].astype(str).to_numpy(dtype=object) if result.groupby in obs else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.errors import ScfmError
 from scfm_widgets.codec import MAX_CODE, MISSING_CODE
 
 if TYPE_CHECKING:
@@ -45,15 +47,20 @@ def draw(session: Session, column_of: Callable[[str, str], Column]) -> bytes | N
 
     Returns
     -------
-    The PNG, or ``None`` where there is no plane yet.
+    The PNG, or ``None`` where there is no plane yet, or no cell has a place on it.
     """
     from PIL import Image, ImageDraw
 
     if session.layout is None or session.layout not in session.adata.obsm:
         return None
     plane = np.asarray(session.adata.obsm[session.layout], dtype=float)[:, :2]
+    if not np.isfinite(plane).all(axis=1).any():
+        return None
     colour = session.state.get("colour")
-    column = column_of(colour["by"], colour["name"]) if colour else None
+    column = None
+    # What cannot be had (a column was taken away, a perturbation was undone) leaves the cells without colours.
+    with contextlib.suppress(ScfmError):
+        column = column_of(colour["by"], colour["name"]) if colour else None
     codes = np.zeros(len(plane), np.uint8) if column is None else np.frombuffer(column.codes, np.uint8)
     about: dict[str, Any] = {} if column is None else column.about
 

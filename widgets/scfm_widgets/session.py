@@ -345,6 +345,8 @@ class Session:
         yields: bool = False,
         interrupt: bool = False,
         aside: bool = False,
+        again: Callable[[], None] | None = None,
+        of: str | None = None,
     ) -> Future[Any]:
         """Run `work` beside the notebook; what goes wrong is shown in words.
 
@@ -355,10 +357,12 @@ class Session:
         work
             Called as ``work(progress, cancel)``; ``progress(done, total, note="")`` shows how far it is, `cancel` is a
             :class:`threading.Event` to look at between steps (then raise :class:`~scfm_lab.errors.Cancelled`).
-        lane, quiet, yields, interrupt
+        lane, quiet, yields, interrupt, again
             See :meth:`scfm_widgets.worker.Worker.submit`.
         aside
             Do not wait for the work that is under way: for reading, not for computing.
+        of
+            Source of the model that works, for the history; default: the one that is picked now.
 
         Returns
         -------
@@ -368,7 +372,15 @@ class Session:
             future = self._reader.submit(kind, work, label=label, lane=lane, quiet=quiet)
         else:
             future = self._worker.submit(
-                kind, work, label=label, lane=lane, quiet=quiet, yields=yields, interrupt=interrupt
+                kind,
+                work,
+                label=label,
+                lane=lane,
+                quiet=quiet,
+                yields=yields,
+                interrupt=interrupt,
+                again=again,
+                of=str(of or self.state.get("model") or ""),
             )
         future.add_done_callback(lambda done: self._show_fault(done, kind))
         return future
@@ -391,7 +403,7 @@ class Session:
         self.publish(_job=told)
         if job.status in ("done", "cancelled", "failed") and not job.quiet:
             run = {key: told[key] for key in ("id", "kind", "label", "status", "note", "seconds", "done")}
-            run |= {"model": str(self.state.get("model") or ""), "at": datetime.now().astimezone().strftime("%H:%M")}
+            run |= {"model": job.of, "at": datetime.now().astimezone().strftime("%H:%M")}
             self._runs = [run, *self._runs][:_MAX_RUNS]
             self.publish(_runs=self._runs)
 

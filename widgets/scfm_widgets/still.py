@@ -75,7 +75,7 @@ class Still:
         self._timer.start()
 
     def _update(self) -> None:
-        # A picture that cannot be drawn (a column was taken away) leaves the last one standing.
+        # A picture that cannot be drawn leaves the last one standing.
         with contextlib.suppress(ScfmError):
             page = self._page() if self._shown else None
             for shown in self._shown if page is not None else []:

@@ -39,6 +39,12 @@ class Job:
         Whether it is shown only if it takes long.
     yields
         Whether a job that is handed in later stops it (it can be done again).
+    again
+        See :meth:`Worker.submit`.
+    put_off
+        Whether it is a later job that has stopped it.
+    of
+        What it is done with, for whoever lists it.
     status
         ``"waiting"``, ``"running"``, ``"cancelling"``, ``"done"``, ``"cancelled"`` or ``"failed"``.
     done, total, note
@@ -52,6 +58,9 @@ class Job:
     lane: str | None = None
     quiet: bool = False
     yields: bool = False
+    again: Callable[[], None] | None = None
+    put_off: bool = False
+    of: str = ""
     status: str = "waiting"
     done: int = 0
     total: int = 0
@@ -94,6 +103,7 @@ class Worker:
         self._report = report
         self._ids = itertools.count(1)
         self._waiting: deque[Job] = deque()
+        self._put_off: list[Job] = []
         self._running: Job | None = None
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -109,6 +119,8 @@ class Worker:
         quiet: bool = False,
         yields: bool = False,
         interrupt: bool = False,
+        again: Callable[[], None] | None = None,
+        of: str = "",
     ) -> Future[Any]:
         """Hand in a job.
 
@@ -127,19 +139,29 @@ class Worker:
             Let any later job stop this one.
         interrupt
             Stop the running job if it is of the same lane.
+        again
+            For a job that yields: called once nothing else is left to do, if a later job of another lane has stopped it. It
+            may hand the work in again; it must return at once.
+        of
+            What it is done with.
 
         Returns
         -------
         A future. It is cancelled if the job is dropped before it runs; it raises
         :class:`~scfm_lab.errors.Cancelled` if it is stopped while it runs.
         """
-        job = Job(next(self._ids), kind, label or kind, work, lane, quiet, yields)
+        job = Job(next(self._ids), kind, label or kind, work, lane, quiet, yields, again, of=of)
         with self._wake:
+            # A newer job of the same lane takes the place of what was put off, too.
+            self._put_off = [other for other in self._put_off if not lane or other.lane != lane]
             for other in [other for other in self._waiting if other.yields or (lane and other.lane == lane)]:
                 self._waiting.remove(other)
+                if not (lane and other.lane == lane):
+                    self._put_off.append(other)
                 other.future.cancel()
             running = self._running
             if running is not None and (running.yields or (interrupt and lane and running.lane == lane)):
+                running.put_off = not (lane and running.lane == lane)
                 running.cancel.set()
             self._waiting.append(job)
             if self._thread is None:
@@ -154,6 +176,7 @@ class Worker:
             job = self._running
             if job is None or (job_id is not None and job.id != job_id):
                 return
+            job.put_off = False
             job.cancel.set()
             # One that has just ended, or was told before, has nothing new to say.
             if job.status != "running":
@@ -173,6 +196,7 @@ class Worker:
             for job in self._waiting:
                 job.future.cancel()
             self._waiting.clear()
+            self._put_off.clear()
             if self._running is not None:
                 self._running.cancel.set()
             self._wake.notify_all()
@@ -187,7 +211,17 @@ class Worker:
             self._run(job)
             with self._wake:
                 self._running = None
+                self._resume()
                 self._wake.notify_all()
+
+    def _resume(self) -> None:
+        """Where nothing waits any more, let what was put off come again."""
+        if self._waiting or self._closed:
+            return
+        put_off, self._put_off = self._put_off, []
+        for job in put_off:
+            if job.again is not None:
+                job.again()
 
     def _run(self, job: Job) -> None:
         if not job.future.set_running_or_notify_cancel():
@@ -204,6 +238,9 @@ class Worker:
             outcome = job.work(progress, job.cancel)
         except Cancelled as error:
             job.note = str(error)
+            if job.put_off:
+                with self._wake:
+                    self._put_off.append(job)
             self._end(job, "cancelled")
             job.future.set_exception(error)
         # Whatever the work raises belongs to whoever waits for it, and the thread goes on to the next job.

@@ -36,8 +36,10 @@ interface Moment {
 }
 
 const CACHED_COLUMNS = 32;
-/** While something runs, how often the kernel is asked whether it is there. */
+/** While something runs or a question waits, how often the kernel is asked whether it is there. */
 const PULSE_EVERY_MS = 3000;
+/** For how long a question has waited when that begins: many answers take longer, and a kernel that computes is there. */
+const PULSE_AFTER_MS = 2000;
 const SAVE_AFTER_MS = 180;
 
 export class Store {
@@ -72,7 +74,8 @@ export class Store {
   #places: Partial<Record<"before" | "after" | "second", { version: number; places: Uint16Array }>> = {};
   #state: SessionState;
   #columns = new Map<string, Column>();
-  #fetching = new Map<string, string>();
+  /** What has been asked for and is not here; with the reason where it cannot be had. */
+  #fetching = new Map<string, { fault: string }>();
   #listeners = new Map<Key, Set<() => void>>();
   #saveTimer: ReturnType<typeof setTimeout> | undefined;
   #stop: (() => void)[] = [];
@@ -114,8 +117,16 @@ export class Store {
       this.emit("_perturbation");
       this.emit("_after");
     });
-    this.#onTrait("_refused", () => this.emit("_perturbation"));
-    this.#onTrait("_curves", () => this.#readCurves());
+    this.#onTrait("_refused", () => {
+      const refused = this.get("_refused");
+      if (refused && sameDoses(this.#doses, refused)) this.#dropEstimate();
+      this.emit("_perturbation");
+    });
+    this.#onTrait("_curves", () => {
+      this.#readCurves();
+      // They were of another plane or model, and so is what they said.
+      if (this.#curves.length === 0) this.#dropEstimate();
+    });
     this.#onTrait("state", () => this.#stateChanged());
     this.#onTrait("doses", () => this.#dosesChanged());
     this.#onTrait("_selection", () => {
@@ -123,7 +134,9 @@ export class Store {
       this.emit("selection");
     });
     this.#onTrait("_data_version", () => {
-      for (const key of this.#columns.keys()) if (key.startsWith("result:")) this.#columns.delete(key);
+      // Also what could not be had, and what is under way: it was asked of the results before.
+      for (const known of [this.#columns, this.#fetching])
+        for (const key of known.keys()) if (key.startsWith("result:")) known.delete(key);
       this.emit("columns");
     });
     const onMessage = (content: unknown, buffers: DataView[]) => {
@@ -144,9 +157,8 @@ export class Store {
     return this.model.get(name) as Traits[K];
   }
 
-  /** For how long nobody has answered, in milliseconds. What runs has a long answer, so a short question goes beside it. */
+  /** For how long nobody has answered, in milliseconds. An answer may take long, so a short question goes beside it. */
   get silence(): number {
-    if (!this.running) return this.requests.waitingFor();
     return this.#pulse === null ? 0 : performance.now() - this.#pulse;
   }
 
@@ -211,7 +223,7 @@ export class Store {
 
   /** Why a column could not be had. */
   columnFault(colour: ColourBy | null): string | null {
-    return (colour && this.#fetching.get(`${colour.by}:${colour.name}`)) || null;
+    return (colour && this.#fetching.get(`${colour.by}:${colour.name}`)?.fault) || null;
   }
 
   /** All gene names; asked for once. */
@@ -348,7 +360,8 @@ export class Store {
 
   #tick() {
     const now = performance.now();
-    if (this.running && this.#pulse === null && now - this.#beaten > PULSE_EVERY_MS) {
+    const waiting = this.running || this.requests.waitingFor() > PULSE_AFTER_MS;
+    if (waiting && this.#pulse === null && now - this.#beaten > PULSE_EVERY_MS) {
       this.#pulse = this.#beaten = now;
       void this.act({ type: "pulse" }).then(() => {
         this.#pulse = null;
@@ -410,6 +423,13 @@ export class Store {
     return places && addUp(this.#curves, { doses: perturbation?.doses ?? {}, places, perturbation }, doses);
   }
 
+  #dropEstimate() {
+    if (!this.#estimate?.after) return;
+    this.#estimate = null;
+    this.emit("_perturbation");
+    this.emit("_after");
+  }
+
   #readCurves() {
     const places = bytes(this.get("_curve_places"));
     this.#curves = (this.get("_curves") ?? []).flatMap(({ gene, points }) =>
@@ -430,20 +450,24 @@ export class Store {
   }
 
   async #fetch(key: string, colour: ColourBy) {
-    this.#fetching.set(key, "");
+    const mine = { fault: "" };
+    this.#fetching.set(key, mine);
+    const wanted = () => this.#fetching.get(key) === mine;
     try {
       const { content, buffers } = await this.requests.ask({
         type: "column",
         by: colour.by,
         name: colour.name,
       });
+      if (!wanted()) return;
       const column = content.column as ColumnReply;
       this.#columns.set(key, { ...column, codes: bytes(buffers[0]) });
       if (this.#columns.size > CACHED_COLUMNS) this.#columns.delete(this.#columns.keys().next().value!);
       this.#fetching.delete(key);
     } catch (error) {
+      if (!wanted()) return;
       if (error instanceof Superseded) this.#fetching.delete(key);
-      else this.#fetching.set(key, (error as Error).message);
+      else mine.fault = (error as Error).message;
     }
     this.emit("columns");
   }

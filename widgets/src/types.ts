@@ -7,6 +7,8 @@ import type { Doses } from "./reducers.ts";
 export interface ColumnInfo {
   name: string;
   kind: "category" | "number";
+  /** Whether effects can be told for its groups: not too many, and every cell in one. */
+  groups?: boolean;
 }
 
 export interface Meta {

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { type Model, Store } from "../src/store.ts";
 import { BEFORE, effect, model, perturbation, responses } from "./bench.ts";
 
@@ -54,6 +54,88 @@ describe("columns", () => {
     behind.set("_data_version", 2);
     expect(store.column(shift)).toBeNull();
     expect(store.column(cellType)).not.toBeNull();
+  });
+
+  it("of results that could not be had are asked for again when results change; others are not", async () => {
+    const { store, behind } = bench();
+    const asked: string[] = [];
+    const send = behind.send.bind(behind);
+    behind.send = (content) => {
+      asked.push(String(content.name));
+      send(content);
+    };
+    const error = { by: "result", name: "error" } as const;
+    const gene = { by: "gene", name: "NOPE" } as const;
+    const look = () => [store.column(error), store.column(gene)];
+    look();
+    await settle();
+    expect(store.columnFault(error)).toBe("This page does not hold error.");
+    behind.set("_data_version", 2);
+    expect(store.columnFault(error)).toBeNull();
+    look();
+    await settle();
+    expect(asked).toEqual(["error", "NOPE", "error"]);
+  });
+
+  it("of results that were asked for before these results are not taken", async () => {
+    const { store, behind } = bench();
+    const shift = { by: "result", name: "shift" } as const;
+    const waiting: (() => void)[] = [];
+    const send = behind.send.bind(behind);
+    behind.send = (content) => waiting.push(() => send(content));
+    store.column(shift);
+    behind.set("_data_version", 2);
+    store.column(shift);
+    waiting[0]();
+    await settle();
+    expect(store.column(shift)).toBeNull();
+    waiting[1]();
+    await settle();
+    expect(store.column(shift)).not.toBeNull();
+  });
+});
+
+describe("a kernel", () => {
+  /** What has been sent, second by second; `answers` says what the kernel answers. */
+  function watched(answers: (type: string) => boolean) {
+    vi.useFakeTimers();
+    const { store, behind } = bench();
+    const sent: string[] = [];
+    const send = behind.send.bind(behind);
+    behind.send = (content) => {
+      sent.push(String(content.type));
+      if (answers(String(content.type))) send(content);
+    };
+    return { store, sent };
+  }
+
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  it("that has a long answer to give is asked whether it is there, and is not said to be gone", async () => {
+    const { store, sent } = watched((type) => type === "pulse");
+    void store.act({ type: "plan" });
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(sent).toEqual(["plan"]);
+    await vi.advanceTimersByTimeAsync(9000);
+    expect(sent.filter((type) => type === "pulse").length).toBeGreaterThan(1);
+    expect(store.silence).toBe(0);
+  });
+
+  it("that answers nothing is silent from the first pulse on", async () => {
+    const { store, sent } = watched(() => false);
+    void store.act({ type: "plan" });
+    await vi.advanceTimersByTimeAsync(9000);
+    expect(sent.filter((type) => type === "pulse")).toHaveLength(1);
+    expect(store.silence).toBeGreaterThan(4000);
+  });
+
+  it("that nobody asks anything is left alone", async () => {
+    const { store, sent } = watched(() => true);
+    await vi.advanceTimersByTimeAsync(9000);
+    expect(sent).toEqual([]);
+    expect(store.silence).toBe(0);
   });
 });
 
@@ -166,6 +248,31 @@ describe("a response curve", () => {
     store.setDoses({ CD3D: 0.5 }, false);
     behind.set("_perturbation", perturbation("CD3D", 0.9, [effect("CD3D", "all", 9)]));
     expect(store.shown!.rows[0].effect).toBe(2);
+  });
+
+  it("goes with the plane or the model that it was of", () => {
+    const { store, behind } = bench(traits);
+    store.setDoses({ CD3D: 0.5 }, false);
+    expect(store.positions("after")![2]).toBe(80);
+    behind.set("_curve_places", new DataView(new ArrayBuffer(0)));
+    behind.set("_curves", []);
+    expect(store.positions("after")).toBeNull();
+    expect(store.shown).toBeNull();
+    let asked = 0;
+    behind.send = () => asked++;
+    store.setDoses({ CD3D: 0.6 }, false);
+    expect(store.positions("after")).toBeNull();
+    expect(asked).toBe(1);
+  });
+
+  it("is no answer where the model refuses", () => {
+    const { store, behind } = bench(traits);
+    behind.send = () => {};
+    store.setDoses({ CD3D: 0.5 }, true);
+    expect(store.shown).not.toBeNull();
+    behind.set("_refused", { CD3D: 0.5 });
+    expect(store.shown).toBeNull();
+    expect(store.computing).toBe(false);
   });
 
   it("is not used where another gene that turns has none", () => {

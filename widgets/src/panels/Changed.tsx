@@ -13,6 +13,8 @@ export function Changed() {
   const rows = changed.rows.slice(0, SHOWN);
   const most = Math.max(...rows.map(({ log2_fold }) => Math.abs(log2_fold)), 1e-9);
   const stale = !sameDoses(changed.doses, store.doses);
+  // An exported page has nobody to compute them.
+  if (stale && store.get("_meta").static) return null;
   return (
     <section class={stale ? "sl-stale" : ""} aria-label="Genes expected to change">
       <h2 class="sl-heading">

@@ -46,7 +46,7 @@ function DosePanel({ show }: { show: (component: string) => void }) {
   const genes = Object.keys(doses);
   const known = store.known?.model === store.state.model ? store.known.names : null;
   const offered = meta.static ? (meta.responses ?? []) : (known ?? store.genes ?? []);
-  const groups = meta.obs.filter(({ kind }) => kind === "category");
+  const groups = meta.obs.filter((column) => column.groups);
 
   if (!store.state.model && !meta.static) {
     return (
@@ -122,7 +122,7 @@ function DosePanel({ show }: { show: (component: string) => void }) {
           <select
             id={`${prefix}-groupby`}
             class="sl-select"
-            value={store.state.groupby ?? ""}
+            value={groups.find(({ name }) => name === store.state.groupby)?.name ?? ""}
             onChange={(event) => {
               store.patch({ groupby: event.currentTarget.value || null });
             }}

@@ -33,14 +33,20 @@ export function Run({ show }: { show: (component: string) => void }) {
   }
   const running = isBusy(store.get("_job"));
   const ready = plan?.model === model && plan.status === "ready";
+  const failed = plan?.model === model && plan.status === "none";
   return (
     <div class="sl-panel">
       <h2 class="sl-heading">Plan</h2>
-      {ready ? (
-        <PlanFacts plan={plan} cells={store.n} />
-      ) : (
-        <p class="sl-muted sl-computing">Opening {model}…</p>
+      {ready && <PlanFacts plan={plan} cells={store.n} />}
+      {failed && (
+        <div class="sl-blank">
+          <p>There is no plan for {model}; the message above says why.</p>
+          <button type="button" class="sl-button" onClick={() => void store.act({ type: "plan", model })}>
+            Try again
+          </button>
+        </div>
       )}
+      {!ready && !failed && <p class="sl-muted sl-computing">Opening {model}…</p>}
       <label class="sl-field" for={`${prefix}-layout`}>
         <span class="sl-field-label">Layout</span>
         <select
@@ -51,11 +57,14 @@ export function Run({ show }: { show: (component: string) => void }) {
           onChange={(event) => setLayout(event.currentTarget.value)}
         >
           <option value="">New UMAP</option>
-          {store.get("_layouts").map(({ key, title }) => (
-            <option key={key} value={key}>
-              Keep {title}
-            </option>
-          ))}
+          {store
+            .get("_layouts")
+            .filter(({ second }) => !second)
+            .map(({ key, title }) => (
+              <option key={key} value={key}>
+                Keep {title}
+              </option>
+            ))}
         </select>
       </label>
       <button
