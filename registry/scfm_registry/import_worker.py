@@ -1,4 +1,4 @@
-"""The process that reads what somebody brings: ``python -m scfm_registry.import_worker < request``.
+"""The process that reads what somebody brings: ``python -m scfm_registry.import_worker < request`` (:mod:`scfm_registry.workers`).
 
 It locks itself (:mod:`scfm_registry.confining`) before it reads the first byte of a file, converts what is pickled, opens the
 model from what it wrote, and prints one line of JSON.
@@ -6,7 +6,9 @@ model from what it wrote, and prints one line of JSON.
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,55 @@ _TIMES, _REST = 8, 6 * _GIB
 _SECONDS, _BYTES_A_SECOND = 600, 2**20
 
 
-def main() -> int:
-    """Read a request from standard input, print the answer."""
+def main(arguments: list[str]) -> int:
+    """Answer the request on standard input, or, with ``--serve N``, those that come over socket N."""
+    if not arguments:
+        return answer(sys.stdin.read())
+    from scfm_registry import workers
+
+    _prepare()
+    return workers.serve(int(arguments[1]), answer)
+
+
+def _prepare() -> None:
+    """Import what takes long: none of it looks at the files that are brought, and the locks would keep it out afterwards."""
+    from scfm_lab import models
+
+    own = [f"{models.__name__}.{module.name}" for module in pkgutil.iter_modules(models.__path__)]
+    for module in (
+        "torch",
+        "h5py",
+        "pandas",
+        "scipy.sparse",
+        "scfm_registry.importing",
+        "scfm_registry.sharing.parents",
+        *own,
+    ):
+        importlib.import_module(module)
+
+
+def answer(text: str) -> int:
+    """Print the answer to a request."""
     from scfm_lab.errors import ScfmError, StorageError
 
-    request = json.loads(sys.stdin.read())
+    request = json.loads(text)
     try:
-        answer = work(request)
+        found = work(request)
     except ScfmError as error:
-        answer = {"error": str(error), "storage": isinstance(error, StorageError)}
+        found = {"error": str(error), "storage": isinstance(error, StorageError)}
     except (MemoryError, RecursionError) as error:
         folder = request["folder"]
-        answer = {"error": f"The files in {folder} need more memory than their size explains ({type(error).__name__})."}
+        found = {"error": f"The files in {folder} need more memory than their size explains ({type(error).__name__})."}
     except OSError as error:
-        answer = {"error": f"{error.filename or request['folder']}: {error.strerror or error}.", "storage": True}
-    sys.stdout.write(json.dumps(answer) + "\n")
+        found = {"error": f"{error.filename or request['folder']}: {error.strerror or error}.", "storage": True}
+    sys.stdout.write(json.dumps(found) + "\n")
     return 0
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
     """Convert, open, and say what the model is."""
     # What has to be imported is imported before the locks close.
-    import h5py  # type: ignore[import-untyped]  # noqa: F401
-    import torch  # noqa: F401
-
+    _prepare()
     from scfm_lab.models.finetuned import is_finetuned
     from scfm_lab.models.load import open_files
     from scfm_lab.plugins import discover
@@ -222,7 +249,7 @@ def _check_array(path: Path) -> None:
 
 def _check_hdf5(path: Path) -> None:
     """Refuse files whose data lies in other files, which could be anybody's."""
-    import h5py
+    import h5py  # type: ignore[import-untyped]
 
     from scfm_lab.cells.hdf5 import faults
     from scfm_lab.errors import ModelError
@@ -236,4 +263,4 @@ def _check_hdf5(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
-from scfm_registry import builtin, confining, files, manifest, names, tuned
+from scfm_registry import builtin, confining, files, manifest, names, tuned, workers
 from scfm_registry.sharing.licensing import is_licence
 from scfm_registry.version import KINDS, check_licence
 
@@ -95,6 +94,7 @@ def import_checkpoint(
     wanted, left_out = listing(path) if only is None else (list(only), [])
     family = recognise(path)
     places = {str(relative): path / relative for relative in wanted}
+    workers.prepare()
     with files.workshop(registry.scratch) as private:
         copy({**places, **beside(family, path)}, private, path)
         base, parents = tuned.settle(registry, private, path)
@@ -138,10 +138,8 @@ def locked(private: Path, path: Path, request: dict[str, Any]) -> dict[str, Any]
     RuntimeWarning
         The system has no filter that would have kept it from the network; the version's tags say so too.
     """
-    command = [sys.executable, "-m", "scfm_registry.import_worker"]
-    given = json.dumps({**request, "folder": str(private)})
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        done = workers.ask(json.dumps({**request, "folder": str(private)}), timeout=_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         message = f"Reading {path} was not done after {_TIMEOUT // 60} minutes; no checkpoint takes that long."
         raise ModelError(message) from error

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, StorageError
-from scfm_registry import hardware_tags, version
+from scfm_registry import hardware_tags, version, workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +119,7 @@ def run(
     }
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
-        command = [sys.executable, "-m", "scfm_registry.measure_worker", str(answer)]
+        command = [*workers.PYTHON, "scfm_registry.measure_worker", str(answer)]
         try:
             done = subprocess.run(
                 command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False

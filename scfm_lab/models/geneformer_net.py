@@ -14,7 +14,7 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.layers import ACTIVATIONS, PackedEncoder
+from scfm_lab.models.layers import ACTIVATIONS, PackedEncoder, embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -209,9 +209,9 @@ class GeneformerNet(nn.Module):
     def __init__(self, shape: GeneformerShape) -> None:
         super().__init__()
         self.shape = shape
-        self.words = nn.Embedding(shape.vocabulary, shape.width)
+        self.words = embedding(shape.vocabulary, shape.width)
         # The published type of every token is 0: it is added to the positions once.
-        self.positions = nn.Embedding(shape.positions, shape.width)
+        self.positions = embedding(shape.positions, shape.width)
         self.norm = nn.LayerNorm(shape.width, eps=shape.eps)
         self.encoder = PackedEncoder(
             shape.layers, shape.width, shape.heads, shape.ffn, activation=shape.activation, eps=shape.eps

@@ -38,6 +38,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def embedding(n: int, width: int) -> nn.Embedding:
+    """A table of `n` vectors; on the meta device, where it is to be filled from a file, without the drawing of first values.
+
+    PyTorch draws those of an embedding in Python there, for which it imports its compiler: seconds, for nothing.
+    """
+    if torch.empty(0).device.type == "meta":
+        return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
+    return nn.Embedding(n, width)
+
+
 def starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Flat position of each cell's first token."""
     lengths = np.asarray(lengths, np.int64)

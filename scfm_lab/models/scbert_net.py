@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn  # noqa: TID253  (this module is imported only where a network is needed)
 
+from scfm_lab.models.layers import embedding
 from scfm_lab.models.performer import Performer, checkpoint_names
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class ScBertNet(nn.Module):
     ) -> None:
         super().__init__()
         width = int(performer["width"])
-        self.token_emb = nn.Embedding(n_tokens, width)
-        self.pos_emb = nn.Embedding(length, width)
+        self.token_emb = embedding(n_tokens, width)
+        self.pos_emb = embedding(length, width)
         self.performer = Performer(**performer)
         self.norm = nn.LayerNorm(width)
         self.to_out: nn.Module = (

@@ -13,7 +13,7 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
-from scfm_lab.models.layers import PackedEncoder, PostNormLayer
+from scfm_lab.models.layers import PackedEncoder, PostNormLayer, embedding
 from scfm_lab.models.performer import Performer, checkpoint_names
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class SoftBins(nn.Module):
         self.alpha, self.mask_value, self.pad_value = alpha, mask_value, pad_value
         self.mlp = nn.Linear(1, bins)
         self.mlp2 = nn.Linear(bins, bins)
-        self.emb = nn.Embedding(bins, width)
-        self.emb_mask = nn.Embedding(1, width)
-        self.emb_pad = nn.Embedding(1, width)
+        self.emb = embedding(bins, width)
+        self.emb_mask = embedding(1, width)
+        self.emb_pad = embedding(1, width)
 
     def forward(self, values: Tensor) -> Tensor:
         """Values (tokens,) → (tokens, width), float32."""
@@ -84,7 +84,7 @@ class ScFoundationNet(nn.Module):
             mask_value=float(shape["mask_value"]),
             pad_value=float(shape["pad_value"]),
         )
-        self.pos_emb = nn.Embedding(self.n_genes + 3, width)
+        self.pos_emb = embedding(self.n_genes + 3, width)
         self.encoder = PackedEncoder(int(encoder["layers"]), width, int(encoder["heads"]), int(encoder["ffn"]))
         if shape["norm_first"]:
             self.encoder.layers = nn.ModuleList(

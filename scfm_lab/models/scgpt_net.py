@@ -15,7 +15,7 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.layers import PackedEncoder
+from scfm_lab.models.layers import PackedEncoder, embedding
 from scfm_lab.models.pinned import owned
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def shape_of(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], n_token
 class _GeneEncoder(nn.Module):
     def __init__(self, n_tokens: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(n_tokens, width)
+        self.embedding = embedding(n_tokens, width)
         self.enc_norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class _ContinuousValues(nn.Module):
 class _CategoryValues(nn.Module):
     def __init__(self, n_bins: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(n_bins, width)
+        self.embedding = embedding(n_bins, width)
         self.enc_norm = nn.LayerNorm(width)
 
     def forward(self, values: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
+from scfm_lab.models.layers import embedding
 from scfm_lab.models.products import Linear, read_few, to_attention
 
 #: Token id of ``<cls>``; a gene's token id is its vocabulary id + 1.
@@ -116,7 +117,7 @@ class StarterNet(nn.Module):
         self.config = dict(config)
         n_genes, width = int(config["n_genes"]), int(config["width"])
         self.width = width
-        self.embedding = nn.Embedding(n_genes + 1, width)
+        self.embedding = embedding(n_genes + 1, width)
         self.values = ValueEncoder(width, int(config["value_hidden"]))
         self.hidden_value = nn.Parameter(torch.zeros(width))
         self.pool = nn.Linear(width, width)
@@ -127,7 +128,7 @@ class StarterNet(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.decoder_query = nn.Linear(width, int(config["decoder_width"]))
-        self.decoder_genes = nn.Embedding(n_genes, int(config["decoder_width"]))
+        self.decoder_genes = embedding(n_genes, int(config["decoder_width"]))
         self.bias = nn.Parameter(torch.zeros(n_genes))
         self.token_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 

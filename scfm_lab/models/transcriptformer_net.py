@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.layers import ACTIVATIONS
+from scfm_lab.models.layers import ACTIVATIONS, embedding
 from scfm_lab.models.products import Linear
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class _GeneVectors(nn.Module):
 class _CountHead(nn.Module):
     def __init__(self, settings: Settings, n_tokens: int) -> None:
         super().__init__()
-        self.gene_embedding = nn.Embedding(n_tokens, 1)
+        self.gene_embedding = embedding(n_tokens, 1)
         self.mlp = MLP(2 * settings.embed_dim, settings.embed_dim // 2, 1)
 
 
@@ -285,9 +285,7 @@ class TfNet(nn.Module):
             raise ModelError(f"The activation {settings.activation!r} is unknown; known are {', '.join(ACTIVATIONS)}.")
         self.settings = settings
         self.gene_embeddings = _GeneVectors(table_width, settings.embed_dim)
-        self.aux_embeddings = nn.ModuleDict(
-            {name: nn.Embedding(n, settings.embed_dim) for name, n in aux_sizes.items()}
-        )
+        self.aux_embeddings = nn.ModuleDict({name: embedding(n, settings.embed_dim) for name, n in aux_sizes.items()})
         self.transformer_encoder = _Encoder(settings)
         self.mu = _CountHead(settings, n_tokens)
 

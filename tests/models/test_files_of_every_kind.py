@@ -6,12 +6,14 @@ import json
 import os
 import pickle  # noqa: TID251 - what is refused
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, write_family
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
@@ -54,6 +56,22 @@ def told(family) -> str:
     except ModelError as error:
         return str(error)
     return ""
+
+
+def test_opening_does_not_import_the_compiler_of_pytorch(tmp_path, pbmc68k):
+    """It takes longer to import than a checkpoint to open, and is never used."""
+    written = [write_family(name, tmp_path / name, pbmc68k[:20].copy()) for name in FAMILIES]
+    asked = [("starter", {})] + [(str(family.path), family.config) for family in written]
+    program = (
+        "import json, sys, scfm_lab as sl\n"
+        "for path, config in json.loads(sys.argv[1]):\n"
+        "    sl.load_model(path, device='cpu', precision='float32', config=config or None)\n"
+        "    assert 'torch._dynamo' not in sys.modules, path\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(asked)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("protocol", range(6))

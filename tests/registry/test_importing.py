@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, doctor
+from scfm_registry import Registry, doctor, workers
 from scfm_registry.checking import check
 
 if TYPE_CHECKING:
@@ -175,8 +175,9 @@ def test_an_import_on_a_system_without_the_filter_says_so(
     code = "import platform, runpy; platform.machine = lambda: 'other'; runpy.run_module('scfm_registry.import_worker', run_name='__main__')"
     reader.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}"\n')
     reader.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(reader))
-    monkeypatch.setattr("platform.machine", lambda: "other")
+    monkeypatch.setattr(workers, "PYTHON", (str(reader),))
+    monkeypatch.setattr(workers, "_forking", workers.Forking([str(reader)]))
+    monkeypatch.setattr("scfm_registry.confining._known", lambda: None)
     with pytest.warns(RuntimeWarning, match="was not kept from the network: this system has no filter"):
         added = registry.import_checkpoint(basis(), "mine")
     assert added.tags["scfm.isolation"] == "no network filter"

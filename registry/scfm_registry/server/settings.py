@@ -114,7 +114,7 @@ class Settings:
     def command(self) -> list[str]:
         """Give the command line; it holds no password, since every process of the machine can read it."""
         return [
-            *(sys.executable, "-m", "mlflow", "server"),
+            *(sys.executable, "-P", "-m", "mlflow", "server"),
             *("--host", self.host, "--port", str(self.port), "--workers", str(self.workers)),
             *("--app-name", "basic-auth", "--artifacts-destination", self.artifacts),
         ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError, StorageError
+from scfm_registry import workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def unpack(archive: Path, folder: Path, *, label: str = "", largest: int | None 
     called = label or str(archive)
     most = largest if largest is not None else TIMES * archive.stat().st_size + REST
     request = {"archive": str(archive), "folder": str(folder), "label": called, "largest": most}
-    command = [sys.executable, "-m", "scfm_registry.sharing.unpack_worker"]
+    command = [*workers.PYTHON, "scfm_registry.sharing.unpack_worker"]
     try:
         done = subprocess.run(
             command, input=json.dumps(request), capture_output=True, text=True, timeout=_SECONDS, check=False
