@@ -18,8 +18,8 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "widgets" / "scfm_widgets" / "static"
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
-#: Colours of a saved picture: a bench has few, and the file is a third as large.
-COLOURS = 160
+#: Colours of a saved picture: a third of the bytes; fewer would shift those of a legend.
+COLOURS = 255
 #: Pictures worth a page; --every takes all, in light and dark.
 ON_THE_PAGE = {"models", "run", "perturb", "perturb-dark", "screen", "trajectory", "trends", "genes", "compare"}
 #: A busy machine may take its time.

@@ -138,10 +138,13 @@ def _empty_database() -> bytes:
     import mlflow.store.model_registry.sqlalchemy_store
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     from mlflow.store.db import utils
+    from sqlalchemy import event
 
     with TemporaryDirectory(prefix="scfm-registry-") as folder:
         database = Path(folder) / "empty.db"
         engine = utils.create_sqlalchemy_engine(sqlite_uri(database))
+        # Nobody needs this file after a crash, so that nothing waits for the disk.
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
         try:
             utils._safe_initialize_tables(engine)  # noqa: SLF001 - what its stores call on an empty database
         finally:
