@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle  # noqa: TID251 - this is the module that makes it harmless
 import re
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _NUMBER = re.compile(r"^[<>|=]?[biuf]\d{1,2}$|^bool$")
 _TEXT = re.compile(r"^[<>|=]?U\d{1,6}$")
@@ -23,6 +24,16 @@ class Refused(Exception):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"GLOBAL {name}")
+
+
+class Endless(ValueError):
+    """The content is nothing that could be written down in full."""
+
+
+_ITSELF = "a container in it holds itself"
+_UNDER_WAY = object()
+#: Things and letters that any file may unfold to, and how many for each of its bytes.
+_MOST, _TIMES = 2**28, 4
 
 
 class _DType:
@@ -123,19 +134,74 @@ def _defaultdict(factory: Any = None, *_: Any) -> dict[Any, Any]:
     return {}
 
 
-def _plain(value: Any) -> Any:
-    """A value with its arrays finished."""
+def _plain(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """A value with its arrays finished; what stands in it at several places is made once, and stands there again."""
     if isinstance(value, _Named):
         raise Refused(value.name)
     if isinstance(value, _Array):
         if value.value is None:
             raise Refused("a numpy array without its state")
         return value.value
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return value
+    done = {} if done is None else done
+    if id(value) in done:
+        if done[id(value)] is _UNDER_WAY:
+            raise Endless(_ITSELF)
+        return done[id(value)]
+    done[id(value)] = _UNDER_WAY
     if isinstance(value, dict):
-        return type(value)((_plain(k), _plain(v)) for k, v in value.items())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return type(value)(_plain(v) for v in value)
-    return value
+        made: Any = type(value)((_plain(k, done), _plain(v, done)) for k, v in value.items())
+    else:
+        made = type(value)(_plain(v, done) for v in value)
+    done[id(value)] = made
+    return made
+
+
+def check_unfolded(content: Any, size: int) -> None:
+    """Refuse content that is small in its file and has no end, or nearly none, where it is written down in full.
+
+    A list may stand in another at two places, that one in a third at two, and so on: thirty such lines are a thousand million
+    things to whoever goes into each.
+
+    Parameters
+    ----------
+    content
+        Containers, text, numbers, arrays and tensors.
+    size
+        Bytes of its file.
+
+    Raises
+    ------
+    Endless
+        It holds itself, or unfolds to more than its bytes explain.
+    """
+    met = _unfolded(content, {})
+    if met > max(_MOST, _TIMES * size):
+        raise Endless(f"it unfolds to {met:,} things and letters")
+
+
+def _unfolded(value: Any, known: dict[int, int | None]) -> int:
+    """Things and letters that somebody meets who goes into every container, at every place where it stands."""
+    if isinstance(value, (str, bytes)):
+        return 1 + len(value)
+    if isinstance(value, dict):
+        parts: Iterable[Any] = itertools.chain(value.keys(), value.values())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    elif isinstance(value, np.ndarray) and value.dtype == object:
+        parts = value.flat
+    else:
+        return 1 + (value.nbytes if isinstance(value, np.ndarray) else 0)
+    if id(value) in known:
+        met = known[id(value)]
+        if met is None:
+            raise Endless(_ITSELF)
+        return met
+    known[id(value)] = None
+    met = 1 + sum(_unfolded(part, known) for part in parts)
+    known[id(value)] = met
+    return met
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -183,5 +249,9 @@ def load(data: bytes) -> Any:
     ------
     Refused
         If it names anything but containers, text, numbers and arrays of them.
+    Endless
+        If a container holds itself, or shared ones unfold to more than its bytes explain.
     """
-    return _plain(_Plain(io.BytesIO(data)).load())
+    content = _plain(_Plain(io.BytesIO(data)).load())
+    check_unfolded(content, len(data))
+    return content

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import ModelError, ScfmError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +136,9 @@ def read(path: Path) -> Any:
             return _put_together(json.loads(path.read_text(encoding="utf-8")), {})
         tensors = read_safetensors(path)
         return _put_together(_tree(path), tensors)
+    except ScfmError:
+        # It has said already what is wrong, and is a ValueError or an OSError too.
+        raise
     except (KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); import the checkpoint again.") from error
 

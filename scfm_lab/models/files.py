@@ -138,6 +138,8 @@ def read_torch(path: Path) -> Any:
 
     import torch
 
+    from scfm_lab.models._pickles import Endless, check_unfolded
+
     path = stored(path)
     if not path.is_file():
         raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the files as published.")
@@ -160,6 +162,10 @@ def read_torch(path: Path) -> Any:
         raise ModelError(
             f"{path} ({path.stat().st_size:,} bytes) declares more data than it can hold. Get the file again."
         ) from error
+    try:
+        check_unfolded(content, path.stat().st_size)
+    except (Endless, RecursionError) as error:
+        raise ModelError(_damage(path, "torch checkpoint", error)) from error
     _check_tensors(dict(_tensors_in(content)), path)
     return content
 

@@ -83,6 +83,27 @@ def _circle(file: Any, secret: Path) -> None:
         file[f"uns/again{number}"] = file["uns"]
 
 
+def _nowhere(file: Any, secret: Path) -> None:
+    del secret
+    file["layers/lost"] = h5py.SoftLink("/layers/deleted")
+
+
+def _soft_circle(file: Any, secret: Path) -> None:
+    del secret
+    file["layers/one"], file["layers/two"] = h5py.SoftLink("/layers/two"), h5py.SoftLink("/layers/one")
+
+
+def _soft_end(file: Any, secret: Path) -> None:
+    del secret
+    file["uns/again"] = h5py.SoftLink("/uns")
+
+
+def _soft_elsewhere(file: Any, secret: Path) -> None:
+    # By its name the first to be looked at; the way through it opens a file that is no HDF5 file.
+    file["a_link"] = h5py.SoftLink("/z_door/layers")
+    file["z_door"] = h5py.ExternalLink(str(secret), "/")
+
+
 def _shared(file: Any, secret: Path) -> None:
     del secret
     below = file.create_group("uns/below")
@@ -104,6 +125,10 @@ def _shared(file: Any, secret: Path) -> None:
         (_many_small_bombs, r"says that its data sets hold 0\.3 GiB more than its bytes explain"),
         (_one_small_bomb_in_many_places, r"says that its data sets hold 0\.3 GiB more than its bytes explain"),
         (_circle, r"has groups in groups without end at /uns/again0"),
+        (_nowhere, r"has a link at /layers/lost that leads nowhere, or in a circle \(/layers/deleted\)"),
+        (_soft_circle, r"has a link at /layers/one that leads nowhere, or in a circle \(/layers/two\)"),
+        (_soft_end, r"has groups in groups without end at /uns/again"),
+        (_soft_elsewhere, r"leads to another file at /z_door"),
         (_shared, r"leads to its groups and data sets in [\d,]{11,} ways"),
     ],
     ids=lambda item: item.__name__.strip("_") if callable(item) else "",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.models import _pickles
+from scfm_lab.models.files import read_pickle, read_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +155,35 @@ def test_dictionaries_with_a_default_hold_their_entries_and_nothing_that_is_call
     ):
         with pytest.raises(_pickles.Refused):
             _pickles.load(pickle.dumps(spoiled, protocol))
+
+
+def test_what_stands_in_many_places_is_read_once_and_refused_where_it_has_no_end(tmp_path: Path) -> None:
+    shared = ["GATA1", "SPI1"]
+    found = _pickles.load(pickle.dumps({"a": shared, "b": shared}))
+    assert found == {"a": shared, "b": shared}
+    assert found["a"] is found["b"]
+    deep: list[Any] = ["x"]
+    for _ in range(60):
+        deep = [deep, deep]
+    table = np.empty(2, dtype=object)
+    table[:] = [deep, "x"]
+    endless: list[Any] = []
+    endless.append(endless)
+    long = [["A" * 2**20] * 2**10] * 2**10
+    for content, words in (
+        (deep, "unfolds to"),
+        (table, "unfolds to"),
+        (long, "unfolds to"),
+        (endless, "holds itself"),
+    ):
+        for name, write in (("genes.pkl", pickle.dump), ("model.pt", torch.save)):
+            if name == "model.pt" and content is table:
+                continue  # no table of objects is read there at all
+            with (tmp_path / name).open("wb") as file:
+                write(content, file)
+            with pytest.raises(ModelError, match=words) as caught:
+                (read_pickle if name == "genes.pkl" else read_torch)(tmp_path / name)
+            assert name in str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(_pickles._ALLOWED), ids=".".join)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
+from scfm_lab.models import converted
 from scfm_lab.models.files import read_safetensors, sha256
 from scfm_lab.models.pinned import owned, pinned
 from scfm_registry import Registry, files
@@ -67,6 +68,14 @@ def test_another_file_in_its_place_is_refused_before_it_is_parsed(weights: Path)
         pinned({weights: expected}, "mine/1"),
     ):
         read_safetensors(weights)
+
+
+def test_what_was_converted_and_damaged_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = converted.write({"weights": torch.ones(3)}, tmp_path / "model.pt")
+    with pytest.raises(ModelError) as caught, pinned({path: "0" * 64}, "mine/1"):
+        converted.read(path)
+    assert str(caught.value).startswith(f"mine/1 is refused: {path} is damaged")
+    assert str(caught.value).count("refused") == str(caught.value).count("is damaged") == 1
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["after it was read", "unread"])
