@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError
@@ -17,6 +14,7 @@ from scfm_registry.store.place import make_folder, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import pandas as pd
 
@@ -25,13 +23,10 @@ if TYPE_CHECKING:
     from scfm_registry.version import ModelVersion, Record
 
 
-#: How folders in the making are called, and the age in days at which one counts as left behind.
-_PREFIX = ".incoming-"
-_DAYS_OLD = 2
-
-
 #: Why most versions' vectors are not compared.
 NO_CERTIFICATE = "no certificate"
+#: Why those of a built-in version are not compared the first time.
+MADE_NOW = "its certificate was made just now, and is what they are compared with from now on"
 
 
 @dataclass(frozen=True)
@@ -190,20 +185,8 @@ def workshop(parent: Path) -> Iterator[Path]:
     StorageError
         The disk is full or read-only, then or while the block writes into the folder.
     """
+    from scfm_registry import workshops
+
     make_folder(parent)
-    with storing(parent):
-        _clear(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear(parent: Path) -> None:
-    """Remove what killed processes left, once it is so old that nobody can still be working in it."""
-    for leftover in parent.glob(f"{_PREFIX}*"):
-        # Another process may finish with it, or clear it, meanwhile.
-        with suppress(FileNotFoundError):
-            if time.time() - leftover.stat().st_mtime > _DAYS_OLD * 86_400:
-                shutil.rmtree(leftover, ignore_errors=True)
+    with storing(parent), workshops.opened(parent) as folder:
+        yield folder

@@ -5,8 +5,10 @@ What it can do is in modules of its own, one capability each: a new one is a cla
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from scfm_registry import workshops
 from scfm_registry.annotating import Annotator
 from scfm_registry.auditing import Auditor
 from scfm_registry.changing import Changer
@@ -75,6 +77,9 @@ class Registry(
 
         self._place = resolve(uri)
         self._store = opened(self._place)
+        if not self._place.read_only:
+            with suppress(OSError):
+                workshops.clear(self.scratch)
         if self._place.embedded and not self._place.read_only:
             mounts.tell(self._place.artifacts.parent)
             # A server belongs to a lab: what is put there is put there by name, with `ensure_builtin`.

@@ -239,7 +239,9 @@ sys.addaudithook(hook)
 registry.import_checkpoint({str(basis(width=5))!r}, "mine")
 """)
     assert killed.returncode == -9, "the process was to be killed at that moment"
+    assert [path for path in (made_home / "registry").glob(".incoming-*") if path.is_dir()], "what it leaves"
     registry = Registry()
+    assert not list(registry.scratch.glob(".incoming-*")), "is cleared by the next who opens the registry"
     assert list(registry.versions("mine")) == [earlier]
     assert registry.verify("mine/1").ok
     assert "fault" not in [item.state for item in check()]
