@@ -117,3 +117,14 @@ def check(key: str, value: str) -> str:
         message = f"consent={value!r} is not known; it is {', '.join(CONSENT)}.{did_you_mean(value, CONSENT)}"
         raise ModelError(message)
     return value
+
+
+def consented(consent: str | None) -> dict[str, str]:
+    """The tag with what the donors agreed to, to be there together with a version; none where nothing is said.
+
+    Raises
+    ------
+    ModelError
+        It is not one of :data:`CONSENT`.
+    """
+    return {"scfm.consent": check("consent", consent)} if consent else {}

@@ -141,9 +141,9 @@ class PanelCheck:
         }
 
 
-def make(store: Store, model: Model, found: ModelVersion, folder: Path) -> Certificate:
-    """Run the panel and keep what comes out; `folder` is a private one for the files in the making."""
-    data = panel.cells()
+def make(store: Store, model: Model, found: ModelVersion, folder: Path, cells: int | None = panel.CELLS) -> Certificate:
+    """Run a panel of so many cells (None: as many as take some seconds) and keep what comes out; `folder` is a private one."""
+    data = panel.cells(panel.affordable(model) if cells is None else cells)
     outcome = panel.run(model, data)
     record = {
         "schema": SCHEMA,

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import builtin, files, manifest, names, tuned, version
-from scfm_registry.opening import Opener
+from scfm_registry import annotating, builtin, files, manifest, names, tuned, version
 from scfm_registry.registering import Registrar
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ ORIGIN = "fine-tuned"
 DOCUMENT = "finetuning.json"
 
 
-class Keeper(Opener, Registrar):
+class Keeper(Registrar):
     """What makes versions of models in memory."""
 
     def register(
@@ -37,6 +36,8 @@ class Keeper(Opener, Registrar):
         run: str | None = None,
         licence: str | None = None,
         card: str | None = None,
+        consent: str | None = None,
+        certify: bool = True,
     ) -> ModelVersion:
         """Register a model that was trained here as a version whose parent is known.
 
@@ -58,6 +59,11 @@ class Keeper(Opener, Registrar):
             SPDX expression; the parent's by default.
         card
             The model's card, as Markdown; default: one is written from the record.
+        consent
+            What the donors of the cells agreed to, as for :meth:`annotate`; it is there from the first moment on. Default: what is
+            said of the parent.
+        certify
+            False: no certificate. One that cannot be made is told in a warning; the version is registered all the same.
 
         Returns
         -------
@@ -84,6 +90,7 @@ class Keeper(Opener, Registrar):
 
         self.check_new_name(name)
         version.check_licence(licence)
+        said = annotating.consented(consent)
         if run is not None:
             run = self._store.require_run(run)
         opened, tuning, changed, base = self._given(model, parent)
@@ -97,8 +104,8 @@ class Keeper(Opener, Registrar):
             (private / "card.md").write_text(text, encoding="utf-8")
             known = self.by_digest(name, manifest.describe(private, item.id).digest)
             if known is not None:
-                return known
-            tags = self._tags(opened, tuning.record, base, item, licence)
+                return self.came_in(self.heed(known, consent or ""), certify=certify)
+            tags = self._tags(opened, tuning.record, base, item, licence) | said
             own = run is None
             run = run or self._log(name, tuning.record)
             tags["scfm.run"] = run
@@ -109,7 +116,7 @@ class Keeper(Opener, Registrar):
                     self._store.drop_run(run)
                 raise
         self._store.tag_run(run, {"scfm.version": added.reference, "scfm.digest": added.digest})
-        return added
+        return self.came_in(added, certify=certify)
 
     def check_new_name(self, name: str) -> str:
         """Return `name` if a user's model may be called so.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: The dataset that the cells are from, and how many of them, evenly spaced, are the panel.
 SOURCE, CELLS = "pbmc68k", 64
+#: Fewest cells of a panel that is made without being asked for, and what it may cost (floating-point operations): some ten seconds
+#: on two cores. A model of hundreds of millions of parameters would otherwise keep whoever imports it waiting for an hour.
+_FEWEST, _COST = 4, 2e12
 #: The stages of a model's work, in order: what differs in one shows in all that follow.
 STAGES = ("gene_map", "tokens", "vectors")
 
@@ -42,10 +46,24 @@ class Outcome:
 
 def cells(count: int = CELLS) -> AnnData:
     """The panel: `count` evenly spaced cells of the bundled dataset."""
+    data = _source()
+    return data[np.linspace(0, data.n_obs - 1, min(count, data.n_obs)).astype(int)].copy()
+
+
+@cache
+def _source() -> AnnData:
     import scfm_lab as sl
 
-    data = sl.datasets.load(SOURCE)
-    return data[np.linspace(0, data.n_obs - 1, min(count, data.n_obs)).astype(int)].copy()
+    return sl.datasets.load(SOURCE)
+
+
+def affordable(model: Model) -> int:
+    """How many cells a panel has that nobody asked for: all, or as many as a large model does in some seconds."""
+    spec = model.spec
+    layer = 4 * spec.width**2 + 2 * spec.width * (spec.feed_forward or 4 * spec.width)
+    length = float(np.mean(model.tokenize(cells()).lengths)) if spec.layers else 0.0
+    cost = 2 * spec.layers * layer * length
+    return CELLS if cost == 0 else int(np.clip(_COST // cost, _FEWEST, CELLS))
 
 
 def run(model: Model, data: AnnData) -> Outcome:

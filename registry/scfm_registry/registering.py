@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_registry import annotating, manifest, people
-from scfm_registry.reading import Reader
+from scfm_registry.annotating import Annotator
+from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
     import os
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from scfm_registry.version import ModelVersion
 
 
-class Registrar(Reader):
+class Registrar(Verifier, Annotator):
     """What makes versions of files."""
 
     def import_checkpoint(
@@ -30,12 +32,15 @@ class Registrar(Reader):
         config: Mapping[str, Any] | None = None,
         sha256: str | None = None,
         allow_hosts: Iterable[str] = (),
+        consent: str | None = None,
+        certify: bool = True,
         progress: bool | Callable[..., None] = False,
     ) -> ModelVersion:
         """Register a checkpoint as a version; the same files twice give the same version.
 
         The files are read in a process of its own, without network and with limits on memory and time. Pickled weights and
-        dictionaries are converted there to safetensors and JSON; nothing in them runs.
+        dictionaries are converted there to safetensors and JSON; nothing in them runs. Then the version is certified
+        (:meth:`certify`), so that :meth:`verify` can tell at any time whether it still does the same.
 
         Parameters
         ----------
@@ -58,6 +63,10 @@ class Registrar(Reader):
             Of the file at an ``https://`` address, as its authors publish it.
         allow_hosts
             A lab's own hosts, each by its exact name (also ``SCFM_MIRROR_HOSTS``): only these may have private addresses.
+        consent
+            What the donors of its data agreed to, as for :meth:`annotate`: all but ``"open"`` keep it here, from the first moment on.
+        certify
+            False: no certificate. One that cannot be made is told in a warning; the version is registered all the same.
         progress
             As in :func:`scfm_lab.embed`.
 
@@ -74,11 +83,12 @@ class Registrar(Reader):
 
         if name is not None:
             importing.check_request(name, kind, licence)
+        said = annotating.consented(consent)
         with fetching.local(path, scratch=self.scratch, sha256=sha256, hosts=allow_hosts, progress=progress) as found:
             if not (name or found.name):
                 message = f"{path} is in no catalogue that would give it a name; say name=, such as 'my-model'."
                 raise ModelError(message)
-            return importing.import_checkpoint(
+            added = importing.import_checkpoint(
                 self,
                 found.path,
                 name or found.name,
@@ -87,7 +97,24 @@ class Registrar(Reader):
                 card=card,
                 config=config,
                 source=found.source,
+                tags=said,
             )
+        return self.came_in(added, certify=certify)
+
+    def came_in(self, added: ModelVersion, *, certify: bool) -> ModelVersion:
+        """Finish what every way into a registry ends with: the version's certificate. For the package's own use.
+
+        Warns
+        -----
+        RuntimeWarning
+            It could not be made.
+        """
+        if not certify:
+            return added
+        added, missing = self.certify_new(added)
+        if missing:
+            warnings.warn(missing, RuntimeWarning, stacklevel=3)
+        return added
 
     def add_files(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
         """Register a checked folder of files under a checked name, unless the same files are there already.
@@ -119,7 +146,7 @@ class Registrar(Reader):
         with self._place.locked():
             known = self.by_digest(name, described.digest) or self._deleted(name, described.digest)
             if known is not None:
-                return known
+                return self.heed(known, tags.get("scfm.consent", ""))
             added = self._store.add(name, folder, complete, _beginning(card))
             # Two machines may have done this at once on a server. The lowest number stays, and both see the same one.
             first = self.by_digest(name, described.digest)
@@ -141,6 +168,12 @@ class Registrar(Reader):
                 self._store.remove(added)
                 raise
         return first
+
+    def heed(self, known: ModelVersion, consent: str) -> ModelVersion:
+        """Keep what is said now of the donors of a version that was here already; of two words the stricter stays."""
+        if not consent or consent == known.consent or known.consent not in ("", "open"):
+            return known
+        return self.annotate(known.reference, consent=consent)
 
     def _deleted(self, name: str, digest: str) -> ModelVersion | None:
         """The version of these files, taken out of the trash: who registers them again wants it back."""

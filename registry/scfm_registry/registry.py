@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from scfm_registry import workshops
-from scfm_registry.annotating import Annotator
 from scfm_registry.auditing import Auditor
 from scfm_registry.changing import Changer
 from scfm_registry.comparing import Comparer
@@ -20,7 +19,6 @@ from scfm_registry.reproducing import Reproducer
 from scfm_registry.scores import Evaluator
 from scfm_registry.sharing.sharer import Sharer
 from scfm_registry.spool import Syncer
-from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
     import os
@@ -34,14 +32,12 @@ if TYPE_CHECKING:
 class Registry(
     Sharer,
     Keeper,
+    Syncer,
     Genealogist,
     Reproducer,
-    Verifier,
     Comparer,
     Measurer,
     Changer,
-    Syncer,
-    Annotator,
     Auditor,
     Evaluator,
 ):

@@ -188,7 +188,7 @@ class Sync:
 class Syncer(Registrar):
     """What takes in what waits in a spool."""
 
-    def sync(self, spool: str | os.PathLike[str]) -> Sync:
+    def sync(self, spool: str | os.PathLike[str], *, certify: bool = True) -> Sync:
         """Register what waits in a spool; entries that are in go to its folder ``done``, what is refused stays.
 
         Every file is compared with its hash at the time it was put there, and is then read as any import is: in a process without
@@ -198,6 +198,8 @@ class Syncer(Registrar):
         ----------
         spool
             The folder.
+        certify
+            As for :meth:`import_checkpoint`.
 
         Returns
         -------
@@ -221,8 +223,8 @@ class Syncer(Registrar):
             except ScfmError as error:
                 found.refused[entry.name] = str(error)
                 continue
-            (found.registered if new else found.known).append(version)
             _put_away(entry, folder / DONE)
+            (found.registered if new else found.known).append(self.came_in(version, certify=certify))
         return found
 
     def _take(self, entry: Path, told: dict[str, Any]) -> tuple[ModelVersion, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
+from scfm_registry import annotating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 class Tracker:
     """Keeps fine-tuned models as versions; see :mod:`scfm_lab.training.tracking`."""
 
-    def check(self, name: str, model: Model) -> None:
-        """Refuse a name that cannot be given, and a parent that is not in the registry.
+    def check(self, name: str, model: Model, consent: str | None = None) -> None:
+        """Refuse a name or a consent that cannot be given, and a parent that is not in the registry.
 
         Raises
         ------
@@ -26,12 +27,13 @@ class Tracker:
             One of them.
         """
         registry = self._registry()
+        annotating.consented(consent)
         registry.check_new_name(name)
         registry.parent_of(model)
 
-    def register(self, name: str, result: Any) -> ModelVersion:
+    def register(self, name: str, result: Any, consent: str | None = None) -> ModelVersion:
         """Register what :func:`scfm_lab.finetune` gave."""
-        found: ModelVersion = self._registry().register(result, name)
+        found: ModelVersion = self._registry().register(result, name, consent=consent)
         return found
 
     def versions(self) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scfm_registry import certificate, files, manifest, names
+from scfm_lab.errors import ScfmError
+from scfm_registry import certificate, files, manifest, names, panel
 from scfm_registry.files import Verification
 from scfm_registry.opening import Opener
 
@@ -24,6 +25,8 @@ class Verifier(Opener):
 
     def verify(self, reference: str, *, recompute: bool = True, device: str | None = None) -> Verification:
         """Compare a version with what was registered: every file by its hash, then the panel of its certificate.
+
+        A built-in version that has none is given one the first time.
 
         Parameters
         ----------
@@ -63,12 +66,21 @@ class Verifier(Opener):
         with files.workshop(self.scratch) as private:
             known = certificate.read(self._store, found, private)
         if known is None:
-            return replace(result, not_compared=files.NO_CERTIFICATE)
+            # What comes with scfm-lab is there when a registry is opened, and nobody waited for its certificate then.
+            first = found.origin == "built-in" and not self.certify_new(found)[1]
+            return replace(result, not_compared=files.MADE_NOW if first else files.NO_CERTIFICATE)
         then = known.record["settings"]
         model = self.open_anyway(found.reference, device or then["device"], then["precision"])
         return replace(result, panel=certificate.check(known, model))
 
-    def certify(self, reference: str, *, device: str = "cpu", precision: str = "float32") -> Certificate:
+    def certify(
+        self,
+        reference: str,
+        *,
+        device: str = "cpu",
+        precision: str = "float32",
+        cells: int | None = panel.CELLS,
+    ) -> Certificate:
         """Record what a version makes of a fixed panel of real cells, so that :meth:`verify` can tell whether it still does.
 
         Hashes of the files, of the map of genes, of the tokens and of the vectors, the settings under which they were made, and
@@ -80,6 +92,8 @@ class Verifier(Opener):
             Which version.
         device, precision
             As in :func:`scfm_lab.load_model`. The CPU in float32 is what every machine has.
+        cells
+            How many cells; ``None``: as many of the 64 as take some seconds, which is what every version gets when it comes in.
 
         Raises
         ------
@@ -96,9 +110,30 @@ class Verifier(Opener):
         found, record = self._find(names.parse(reference))
         model = self.open_anyway(found.reference, device, precision)
         with files.workshop(self.scratch) as private:
-            made = certificate.make(self._store, model, found, private)
+            made = certificate.make(self._store, model, found, private, cells)
         self._certified(made, record, {})
         return made
+
+    def certify_new(self, found: ModelVersion) -> tuple[ModelVersion, str]:
+        """Certify a version that has come in, where it has no certificate; whatever happens, it is registered.
+
+        For the package's own use.
+
+        Returns
+        -------
+        ModelVersion
+            As it is now.
+        str
+            Why it has no certificate, in a sentence; empty where it has one.
+        """
+        if certificate.RUN in found.tags:
+            return found, ""
+        try:
+            self.certify(found.reference, cells=None)
+        except Exception as error:  # noqa: BLE001 - a family is anybody's code, and its failure no reason to lose the version
+            words = str(error) if isinstance(error, ScfmError) else f"{type(error).__name__}: {error}"
+            return found, f"{found.reference} has no certificate: {' '.join(words.split()) or 'it did not run here'}"
+        return self.get(found.reference), ""
 
     def keep_certificate(
         self, found: ModelVersion, told: dict[str, Any], vectors: NDArray[np.float32], by: str

@@ -25,6 +25,12 @@ from scfm_lab.cli.output import progress_bar, say
     "--sample", "sample_key", metavar="COL", help="The obs column with donors or samples: whole ones are held out."
 )
 @click.option("--register", metavar="NAME", help="Keep the result as a version of NAME in the registry.")
+@click.option(
+    "--consent",
+    metavar="WORD",
+    help="With --register: what the cells' donors agreed to: open, no-sharing or patient-data. All but open keep the model in the "
+    "registry.",
+)
 @click.option("-o", "--out", type=click.Path(), help="Write the model into this new folder.")
 @click.option("--full", is_flag=True, help="With --out: all weights, in the family's published format.")
 @click.option(
@@ -69,6 +75,7 @@ def finetune(
     labels_key: str,
     sample_key: str | None,
     register: str | None,
+    consent: str | None,
     out: str | None,
     full: bool,
     head: str,
@@ -102,6 +109,9 @@ def finetune(
     if full and not out:
         message = "--full is for -o FOLDER; the registry keeps what changed beside the parent."
         raise click.UsageError(message)
+    if consent and not register:
+        message = "--consent is for --register NAME; a folder has no such tag."
+        raise click.UsageError(message)
     adata = read_h5ad(path)
     model = sl.load_model(source, device=device, precision=precision, config=config or None)
     settings: dict[str, Any] = {
@@ -129,7 +139,14 @@ def finetune(
         return
     with progress_bar(progress, "cells") as show:
         result = sl.finetune(
-            model, adata, **columns, **settings, register=register, checkpoint=checkpoint, progress=show or False
+            model,
+            adata,
+            **columns,
+            **settings,
+            register=register,
+            consent=consent,
+            checkpoint=checkpoint,
+            progress=show or False,
         )
     lines, data = [result.summary()], {**result.to_json(), "record": result.record}
     if register:

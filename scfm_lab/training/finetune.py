@@ -41,6 +41,7 @@ def finetune(
     labels_key: str,
     sample_key: str | None = None,
     register: str | None = None,
+    consent: str | None = None,
     head: str = LINEAR,
     freeze: int | str | Sequence[str] | None = EMBEDDINGS,
     epochs: int = 10,
@@ -84,6 +85,9 @@ def finetune(
         donors that it has not seen; without it cells of every label are held out alike.
     register
         Name under which the result becomes a version of the registry, its parent being the model's version there.
+    consent
+        With `register`: what the donors of the cells agreed to: ``"open"``, ``"no-sharing"`` or ``"patient-data"``. All but
+        ``"open"`` keep the version in the registry, from its first moment on; default: what is said of the parent.
     head
         ``"linear"`` on the model's vector, or ``"published"``: what the family's authors fine-tune with (scGPT, Geneformer,
         scBERT).
@@ -157,7 +161,9 @@ def finetune(
         seed=seed,
     ).check()
     started = time.perf_counter()
-    job = prepare(model, adata, recipe, labels_key, sample_key, layer=layer, options=options, register=register)
+    job = prepare(
+        model, adata, recipe, labels_key, sample_key, layer=layer, options=options, register=register, consent=consent
+    )
     from scfm_lab.training.finetune_plan import plan_of
 
     plan = plan_of(job, budget_gib=budget_gib)
@@ -169,7 +175,7 @@ def finetune(
 
     result = finish(job, trained, plan, floors=floors, seconds=time.perf_counter() - started)
     if register is not None:
-        result.register(register)
+        result.register(register, consent=consent)
     return result
 
 
@@ -210,6 +216,7 @@ def prepare(
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     register: str | None = None,
+    consent: str | None = None,
 ) -> Job:
     """Check everything that can be wrong before any work is done."""
     from scfm_lab.models.load import as_model
@@ -222,10 +229,12 @@ def prepare(
     check_model(opened)
     check_kind(recipe.head, opened.head_kinds, opened.spec.name)
     trainable(opened, recipe.freeze)
+    if consent is not None and register is None:
+        raise DataError("consent= is said of a version; name one with register=.")
     if register is not None:
-        from scfm_lab.training.tracking import tracker
+        from scfm_lab.training.tracking import said, tracker
 
-        tracker().check(register, opened)
+        tracker().check(register, opened, **said(consent))
     full = opened.check_options(options)
     if not opened.cells_alone(full):
         raise DataError(

@@ -215,8 +215,15 @@ class FineTuneResult(Result):
 
         return save(self.model, self.parent, self.changed, Path(folder).expanduser(), full=full)
 
-    def register(self, name: str) -> Any:
+    def register(self, name: str, *, consent: str | None = None) -> Any:
         """Keep it as a version of the registry, with its parent, its record and a run of its training.
+
+        Parameters
+        ----------
+        name
+            What it is called there.
+        consent
+            As for :func:`scfm_lab.finetune`.
 
         Returns
         -------
@@ -227,9 +234,9 @@ class FineTuneResult(Result):
         ModelError
             The name breaks the registry's rules, or the parent is not there.
         """
-        from scfm_lab.training.tracking import tracker
+        from scfm_lab.training.tracking import said, tracker
 
-        kept = tracker().register(name, self)
+        kept = tracker().register(name, self, **said(consent))
         self.places.append(str(kept.reference))
         return kept
 

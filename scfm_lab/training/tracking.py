@@ -8,6 +8,8 @@ A contribution of kind ``trackers`` names a callable without arguments that give
 ``register(name, result)``
     Keeps a :class:`~scfm_lab.training.finetune_result.FineTuneResult` and returns something with ``.reference``.
 
+Both are given ``consent=`` where somebody says what the donors of the cells agreed to, and only then.
+
 Leaderboards use three more:
 
 ``versions()``
@@ -40,3 +42,8 @@ def tracker() -> Any:
         raise ModelError("No plugin here keeps fine-tuned models; write them to a folder with result.save(folder).")
     own = [item for item in found if item.plugin == "scfm-registry"]
     return (own or found)[0].load()()
+
+
+def said(consent: str | None) -> dict[str, str]:
+    """Arguments for a tracker that tell what the donors agreed to; none where nobody says anything."""
+    return {} if consent is None else {"consent": consent}

@@ -57,7 +57,8 @@ def test_what_lies_about_is_found_once_and_registered(
     assert found.unknown == [homes / "ana" / "other"]
     assert list(found.table["here"]) == [[], []]
     assert "mine" not in [item.name for item in registry.search()], "looking changes nothing"
-    registry.adopt(scgpt, name="mine")
+    adopted = registry.adopt(scgpt, name="mine", consent="no-sharing")
+    assert (adopted.consent, "scfm.certificate.run" in adopted.tags) == ("no-sharing", True)
     assert not (registry.resolve("mine").path / "wandb").exists()
     assert not (registry.resolve("mine").path / "train.py").exists()
     # Not asked, it says what is there and registers nothing.

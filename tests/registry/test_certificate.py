@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,3 +98,51 @@ def test_a_certificate_is_plain_json_and_numbers(certified: tuple[certificate.Ce
     assert json.loads(json.dumps(made.to_json()))["hashes"] == made.record["hashes"]
     assert made.record["settings"]["device"] == "cpu"
     assert {"files", "cells", "gene_map", "tokens", "vectors"} == set(made.table["stage"])
+
+
+def test_a_version_that_comes_in_is_certified_and_registered_in_any_case(
+    made_home: Path, put_in: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry()
+    added = put_in(registry, "mine")
+    assert registry.came_in(added, certify=False) == added
+    certified = registry.came_in(added, certify=True)
+    assert registry.verify("mine").panel is not None
+    run = certified.tags[certificate.RUN]
+    assert registry.came_in(certified, certify=True).tags[certificate.RUN] == run, "one is enough"
+
+    other = put_in(registry, "other")
+    registry.client.set_model_version_tag("other", "1", "scfm.family", "gone.family")
+    with pytest.warns(RuntimeWarning, match=r"other/1 has no certificate: .*needs the model plugin 'gone\.family'"):
+        assert registry.came_in(other, certify=True) == other
+    registry.client.set_model_version_tag("other", "1", "scfm.family", "scfm.pca")
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("a family's own\nmistake")
+
+    monkeypatch.setattr(panel, "run", broken)
+    with pytest.warns(RuntimeWarning, match="other/1 has no certificate: ZeroDivisionError: a family's own mistake$"):
+        registry.came_in(other, certify=True)
+    assert registry.verify("other").not_compared == "no certificate"
+
+
+def test_a_built_in_model_gets_its_certificate_when_somebody_first_asks(made_home: Path) -> None:
+    registry = Registry()
+    assert certificate.RUN not in registry.get("sctop").tags, "opening a registry waits for no panel"
+    first = registry.verify("sctop")
+    assert (first.ok, first.panel) == (True, None)
+    assert "Its vectors were not compared: its certificate was made just now" in first.summary()
+    second = registry.verify("sctop")
+    assert second.panel is not None
+    assert second.panel.stages["vectors"] == "same"
+
+
+def test_a_large_models_panel_is_small_unless_somebody_asks_for_all(made_home: Path) -> None:
+    model: Any = Registry().load("starter", device="cpu", precision="float32")
+    assert panel.affordable(model) == panel.CELLS
+    model.spec = replace(model.spec, layers=33, width=1280, feed_forward=5120)
+    few = panel.affordable(model)
+    assert 4 <= few < 16
+    model.spec = replace(model.spec, layers=400)
+    assert panel.affordable(model) == 4
+    assert len(panel.cells(few)) == few

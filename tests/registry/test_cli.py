@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scfm_lab.cli import main
-from scfm_registry import Registry
+from scfm_registry import Registry, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,9 +63,13 @@ def test_import_promote_verify(
     scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any], basis: Callable[..., Path]
 ) -> None:
     folder = basis()
-    code, out, _ = scfm("models", "import", str(folder), "--name", "mine", "--kind", "baseline")
+    code, out, _ = scfm(
+        "models", "import", str(folder), "--name", "mine", "--kind", "baseline", "--consent", "no-sharing"
+    )
     assert code == 0
     assert out.startswith("mine/1 is registered (scfm.pca, sha256:")
+    assert out.endswith("It is certified: 'scfm-lab models verify' tells whether it still does the same.\n")
+    assert data("models", "show", "mine")["consent"] == "no-sharing"
     assert data("models", "promote", "mine/1", "--expect", "none")["aliases"] == ["champion"]
     code, out, err = scfm("models", "promote", "mine/1", "--expect", "none")
     assert (code, out) == (1, "")
@@ -166,14 +170,25 @@ def test_the_life_of_a_version(
     told = data("models", "verify", "mine")
     assert (told["panel"]["stages"]["vectors"], told["not_compared"]) == ("same", None)
     told = data("models", "verify", "sctop")
-    assert (told["ok"], told["panel"], told["not_compared"]) == (True, None, "no certificate")
+    assert (told["ok"], told["panel"], told["not_compared"]) == (True, None, files.MADE_NOW)
     assert data("models", "compare", "mine", "mine", "--cells", "10")["relation"] == "the same files"
     assert [item["name"] for item in data("models", "retract", "mine", "--because", "a test")["retracted"]] == ["mine"]
     assert "RETRACTED" in scfm("models", "list", "mine")[1]
     assert scfm("models", "affected", str(tmp_path / "none.h5ad"))[0] == 1
     assert data("models", "retract", "mine", "--undo")["retracted"] is None
     told = data("models", "log", "mine")
-    wanted = ["register", "sync", "annotate", "gate", "approve", "promote", "certify", "retract", "reinstate"]
+    wanted = [
+        "register",
+        "sync",
+        "certify",
+        "annotate",
+        "gate",
+        "approve",
+        "promote",
+        "certify",
+        "retract",
+        "reinstate",
+    ]
     assert ([entry["action"] for entry in told["entries"]], told["ok"]) == (wanted, True)
     trail = Registry()._place.folder / "audit.jsonl"  # type: ignore[operator]
     trail.write_text(trail.read_text().replace("blood only", "all tissues"))

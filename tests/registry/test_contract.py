@@ -37,7 +37,9 @@ def _name(test: str, registry: Registry) -> str:
 
 def test_what_goes_in_comes_out_byte_for_byte(registry: Registry, basis: Callable[..., Path]) -> None:
     folder = basis()
-    added = registry.import_checkpoint(folder, _name("bytes", registry), kind="baseline", licence="CC-BY-4.0")
+    added = registry.import_checkpoint(
+        folder, _name("bytes", registry), kind="baseline", licence="CC-BY-4.0", certify=False
+    )
     source = registry.resolve(f"{added.name}/1")
     for file in folder.iterdir():
         assert (source.path / file.name).read_bytes() == file.read_bytes()

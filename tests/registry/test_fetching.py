@@ -112,7 +112,9 @@ def test_a_published_checkpoint_comes_by_its_name_in_the_catalogue(
     monkeypatch.setattr(catalog, "_read", lambda: (known,))
     registry = Registry()
     seen: list[tuple[int, int]] = []
-    done = registry.import_checkpoint("geneformer-v2-104m", progress=lambda done, total: seen.append((done, total)))
+    done = registry.import_checkpoint(
+        "geneformer-v2-104m", certify=False, progress=lambda done, total: seen.append((done, total))
+    )
     assert (done.reference, done.family) == ("geneformer-v2-104m/1", "scfm.geneformer")
     assert done.tags["scfm.source"] == f"hf://ctheodoris/Geneformer@{COMMIT}/V2-small"
     assert registry.catalog()[0].here == ("geneformer-v2-104m/1",), "its weights are those of the catalogue"

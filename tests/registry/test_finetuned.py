@@ -43,7 +43,9 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     assert found.commercial == parent.commercial
     # What changed, and not the parent once more.
     assert found.size < parent.size / 2
-    assert here.verify("blood").ok
+    verified = here.verify("blood")
+    assert verified.ok
+    assert verified.panel is not None, "what was fine-tuned is certified"
 
     opened = sl.load_model("models:/blood", device="cpu")
     tokens = tuned.model.tokenize(cells)
@@ -51,6 +53,9 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     np.testing.assert_array_equal(opened.class_logits(tokens), tuned.model.class_logits(tokens))
     assert opened.digest == tuned.model.digest
     assert here.register(tuned, "blood").reference == "blood/1"
+    assert here.get("blood").consent == ""
+    assert here.register(tuned, "blood", consent="patient-data", certify=False).consent == "patient-data"
+    assert here.register(tuned, "blood", consent="open").consent == "patient-data", "the stricter word stays"
 
     run = here.client.get_run(found.tags["scfm.run"])
     assert run.info.status == "FINISHED"
@@ -60,7 +65,8 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     assert [point.step for point in losses] == [0, 1]
     assert run.inputs.dataset_inputs[0].dataset.digest in tuned.record["data"]["digest"]
 
-    second = sl.finetune("models:/blood", cells, register="blood-again", freeze="all", **HOW)
+    second = sl.finetune("models:/blood", cells, register="blood-again", freeze="all", consent="no-sharing", **HOW)
+    assert here.get("blood-again").consent == "no-sharing"
     graph = here.lineage("blood")
     assert [node.reference for node in graph.ancestors] == ["starter/1"]
     assert [node.reference for node in graph.descendants] == ["blood-again/1"]
@@ -132,7 +138,7 @@ def _what_was_saved_comes_in(here: Registry, tuned, registered: dict[str, str], 
     homes, spool = tmp_path / "homes", Spool(tmp_path / "spool")
     changed, whole = tuned.save(homes / "run"), tuned.save(homes / "whole", full=True)
     spool.put(changed, "from-node")
-    came = here.sync(spool.folder)
+    came = here.sync(spool.folder, certify=False)
     assert came.ok, came.summary()
     strays = {item.path: item for item in here.find_strays(homes)}
     assert strays.keys() == {changed, whole}
@@ -216,8 +222,19 @@ def test_a_users_own_run_is_registered_with_its_parent(here):
     run = here.client.create_run(here.client.create_experiment("mine")).info.run_id
     with pytest.raises(ModelError, match="There is no run"):
         here.register(model, "own", parent="starter", run="0" * 32)
-    made = here.register(model, "own", parent="starter", run=run)
+    seen = []
+
+    class Watching(Registry):
+        """Looks at a version at the first moment at which anybody can."""
+
+        def note(self, action, record=None, details=None, *, must=True):
+            if action == "register":
+                seen.append(self.get(record.reference).consent)
+            super().note(action, record, details, must=must)
+
+    made = Watching().register(model, "own", parent="starter", run=run, consent="patient-data", certify=False)
     assert made.kind == "fine-tuned"
+    assert seen == ["patient-data"], "nobody sees the version without it"
     assert made.tags["scfm.run"] == run
     assert here.client.get_run(run).data.tags["scfm.version"] == "own/1"
     opened = here.load("own", device="cpu")
@@ -228,7 +245,7 @@ def test_a_users_own_run_is_registered_with_its_parent(here):
 def test_a_circle_of_tags_is_refused(here):
     model = here.load("starter", device="cpu")
     model.net.norm.bias.data.add_(0.5)
-    made = here.register(model, "own", parent="starter")
+    made = here.register(model, "own", parent="starter", certify=False)
     parent = here.get("starter/1")
     here.client.set_model_version_tag("starter", "1", "scfm.parent_digest", made.digest)
     for reference in ("own", "starter"):

@@ -45,7 +45,7 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
             super().note(action, record, details, must=must)
 
     registry = Watching()
-    found = registry.sync(spool.folder)
+    found = registry.sync(spool.folder, certify=False)
     assert found.ok, found.summary()
     assert [item.version for item in found.registered] == [1, 2]
     first = next(item for item in found.registered if item.width == 8)
@@ -53,12 +53,16 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
     assert first.tags["scfm.registered_by"] == "anna"
     assert first.tags["scfm.parent_digest"] == parent
     assert seen == found.registered, "what was said is there from the first moment on"
-    assert registry.import_checkpoint(basis(), "mine").digest == first.digest, "the same as an import of the same files"
+    again = registry.import_checkpoint(basis(), "mine", consent="open", certify=False)
+    assert (again.digest, again.consent) == (first.digest, "patient-data"), (
+        "the same as an import of the same files; the stricter word stays"
+    )
     assert spool.waiting() == []
     assert [entry["action"] for entry in registry.audit("mine").entries] == ["register", "sync"] * 2
     spool.put(basis(), "mine", project="other")
     again = registry.sync(spool.folder)
     assert [item.reference for item in again.known] == [first.reference]
+    assert registry.verify(first.reference).panel is not None, "what comes in is certified, also where it was here"
     assert registry.get(first.reference).project == "atlas"
     assert registry.sync(spool.folder).summary() == "Nothing waits in the spool."
 
@@ -83,7 +87,7 @@ def test_what_was_changed_in_the_spool_stays_there_and_the_rest_comes_in(
     edit("badname", lambda told: told.update(name="../../etc"))
     edit("licence", lambda told: told.update(licence="MIT\x1b[2J\n"))
     (entries["nothing"] / DESCRIPTION).write_text("[" * 100_000)
-    found = Registry().sync(spool.folder)
+    found = Registry().sync(spool.folder, certify=False)
     assert [item.name for item in found.registered] == ["benign"]
     assert set(found.refused) == {entry.name for entry in entries.values()}
     assert "is damaged" in found.refused[entries["swapped"].name]

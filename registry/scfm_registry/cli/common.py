@@ -29,6 +29,20 @@ def registry_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def consent_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--consent``: what the donors of the data agreed to."""
+    from scfm_registry.annotating import CONSENT
+
+    help_text = "What the data's donors agreed to; all but 'open' keep it in this registry."
+    return click.option("--consent", type=click.Choice(CONSENT), help=help_text)(function)
+
+
+def certify_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--certify/--no-certify``."""
+    help_text = "Record what it makes of a panel of real cells, for 'models verify'."
+    return click.option("--certify/--no-certify", default=True, show_default=True, help=help_text)(function)
+
+
 def leave(*, ok: bool) -> None:
     """Leave with 1 where what was asked was done and the answer is bad news."""
     if not ok:

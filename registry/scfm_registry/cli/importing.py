@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from scfm_lab.cli.options import config_option
 from scfm_lab.cli.output import progress_bar, say
-from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
+from scfm_registry.cli.common import KINDS, certify_option, consent_option, json_option, opened, registry_option
 
-if TYPE_CHECKING:
-    from scfm_registry.registry import Registry
-    from scfm_registry.version import ModelVersion
+_CERTIFIED = "It is certified: 'scfm-lab models verify' tells whether it still does the same."
 
 
 @click.command(
     "import",
     epilog="\b\nExamples:\n  scfm-lab models import ./my-checkpoint --name my-model\n"
     "  scfm-lab models import geneformer-v1-10m\n"
+    "  scfm-lab models import ./tumours --name tumours --consent patient-data\n"
     "  scfm-lab models import hf://ctheodoris/Geneformer/Geneformer-V2-104M --name geneformer\n"
     "  scfm-lab models import https://files.lab/model.tar.gz --name my-model --allow-host files.lab",
 )
@@ -37,12 +36,8 @@ if TYPE_CHECKING:
     metavar="HOST",
     help="Your lab's own server, which may have a private address.",
 )
-@click.option(
-    "--certify/--no-certify",
-    default=True,
-    show_default=True,
-    help="Record what it makes of a panel of real cells, for 'models verify'.",
-)
+@consent_option
+@certify_option
 @config_option
 @registry_option
 @json_option
@@ -53,6 +48,7 @@ def import_(
     licence: str | None,
     sha256: str | None,
     hosts: tuple[str, ...],
+    consent: str | None,
     certify: bool,
     config: dict[str, Any],
     uri: str | None,
@@ -64,6 +60,8 @@ def import_(
     'scfm-lab models catalog'. The same files twice give the same version. Pickled weights and dictionaries (.pt, .bin, .ckpt,
     .pkl) are converted to safetensors and JSON, in a process without network; nothing in them runs.
     """
+    from scfm_registry import certificate
+
     registry = opened(uri)
     with progress_bar(None, "MiB") as report:
         done = registry.import_checkpoint(
@@ -74,27 +72,16 @@ def import_(
             config=config,
             sha256=sha256,
             allow_hosts=hosts,
+            consent=consent,
+            certify=False,
             progress=report or False,
         )
     text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}."
     if certify:
-        text += f" {_certified(registry, done)}"
-        done = registry.get(done.reference)
+        known = certificate.RUN in done.tags
+        done, missing = registry.certify_new(done)
+        text += " It has its certificate." if known else f" {missing or _CERTIFIED}"
     say(text, done.to_dict(), as_json=as_json)
-
-
-def _certified(registry: Registry, done: ModelVersion) -> str:
-    """Certify a version that has no certificate; what came of it, in a sentence. The version is registered in any case."""
-    from scfm_lab.errors import ScfmError
-    from scfm_registry import certificate
-
-    if certificate.RUN in done.tags:
-        return "It has its certificate."
-    try:
-        registry.certify(done.reference)
-    except ScfmError as error:
-        return f"It has no certificate: {error}"
-    return "It is certified: 'scfm-lab models verify' tells whether it still does the same."
 
 
 #: What is attached to the group.

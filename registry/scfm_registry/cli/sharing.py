@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scfm_lab.cli.output import progress_bar, say
-from scfm_registry.cli.common import KINDS, json_option, opened, registry_option
+from scfm_registry.cli.common import KINDS, certify_option, consent_option, json_option, opened, registry_option
 
 if TYPE_CHECKING:
     from scfm_registry.sharing.keys import Signer
@@ -65,10 +65,18 @@ def export(
 @click.option("--trust", metavar="FINGERPRINT", help="The signer's key, as its owner told you; known from now on.")
 @click.option("--unsigned", is_flag=True, help="Take a bundle that nobody signed.")
 @click.option("--yes", is_flag=True, help="Ask nothing: a signer who is not known yet is refused without --trust.")
+@certify_option
 @registry_option
 @json_option
 def import_bundle(
-    file: str, name: str | None, trust: str | None, unsigned: bool, yes: bool, uri: str | None, as_json: bool
+    file: str,
+    name: str | None,
+    trust: str | None,
+    unsigned: bool,
+    yes: bool,
+    certify: bool,
+    uri: str | None,
+    as_json: bool,
 ) -> None:
     """Register the version in a bundle that another registry has exported.
 
@@ -77,7 +85,7 @@ def import_bundle(
     from scfm_registry.sharing.licensing import obligations
 
     ask = None if yes or as_json or not sys.stdin.isatty() else _ask
-    done = opened(uri).import_bundle(file, name=name, trust=trust, ask=ask, unsigned=unsigned)
+    done = opened(uri).import_bundle(file, name=name, trust=trust, ask=ask, unsigned=unsigned, certify=certify)
     duties = obligations(done.licence, done.commercial)
     text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}.\n{duties}"
     say(text, {**done.to_dict(), "obligations": duties}, as_json=as_json)
@@ -148,9 +156,20 @@ def mirror(folder: str, references: tuple[str, ...], uri: str | None, as_json: b
 @click.option("--yes", is_flag=True, help="Register all that are new, without asking.")
 @click.option("--dry-run", is_flag=True, help="Only say what is there.")
 @click.option("--kind", type=click.Choice(KINDS), default="pretrained", show_default=True, help="What they are.")
+@consent_option
+@certify_option
 @registry_option
 @json_option
-def adopt(folder: str, yes: bool, dry_run: bool, kind: str, uri: str | None, as_json: bool) -> None:
+def adopt(
+    folder: str,
+    yes: bool,
+    dry_run: bool,
+    kind: str,
+    consent: str | None,
+    certify: bool,
+    uri: str | None,
+    as_json: bool,
+) -> None:
     """Find the checkpoints that lie below FOLDER, and register those that are new.
 
     Copies of one content are told once, and what is registered already is said. Links are not followed, and nothing in FOLDER is
@@ -173,7 +192,7 @@ def adopt(folder: str, yes: bool, dry_run: bool, kind: str, uri: str | None, as_
         if not wanted or dry_run:
             continue
         try:
-            done = registry.adopt(item, kind=kind)
+            done = registry.adopt(item, kind=kind, consent=consent, certify=certify)
         except ScfmError as error:
             failed.append(str(error))
             continue

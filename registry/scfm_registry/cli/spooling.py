@@ -8,8 +8,7 @@ import click
 
 from scfm_lab.cli.options import config_option
 from scfm_lab.cli.output import say
-from scfm_registry.annotating import CONSENT
-from scfm_registry.cli.common import KINDS, json_option, leave, opened, registry_option
+from scfm_registry.cli.common import KINDS, certify_option, consent_option, json_option, leave, opened, registry_option
 
 
 @click.command(
@@ -27,7 +26,7 @@ from scfm_registry.cli.common import KINDS, json_option, leave, opened, registry
 )
 @click.option("--owner", help="Who answers for it [default: you].")
 @click.option("--project", help="What it was made for.")
-@click.option("--consent", type=click.Choice(CONSENT), help="What the data's donors agreed to.")
+@consent_option
 @config_option
 @json_option
 def spool(
@@ -59,14 +58,15 @@ def spool(
     epilog="\b\nExamples:\n  scfm-lab models sync /shared/spool\n  scfm-lab models sync /shared/spool --json"
 )
 @click.argument("spool")
+@certify_option
 @registry_option
 @json_option
-def sync(spool: str, uri: str | None, as_json: bool) -> None:
+def sync(spool: str, certify: bool, uri: str | None, as_json: bool) -> None:
     """Register what waits in SPOOL.
 
     It can be repeated: the same files give the same version. Exits 1 if something was refused; that stays in the spool.
     """
-    found = opened(uri).sync(spool)
+    found = opened(uri).sync(spool, certify=certify)
     data = {
         "registered": [item.to_dict() for item in found.registered],
         "known": [item.to_dict() for item in found.known],

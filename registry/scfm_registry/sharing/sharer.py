@@ -10,7 +10,6 @@ from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import files, names
 from scfm_registry.evidence import Measurer
 from scfm_registry.registering import Registrar
-from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +33,7 @@ CARRIED = tuple(
 _LONGEST = 2_000
 
 
-class Sharer(Verifier, Measurer, Registrar):
+class Sharer(Registrar, Measurer):
     """What brings versions from one registry to another."""
 
     def export_bundle(
@@ -120,6 +119,7 @@ class Sharer(Verifier, Measurer, Registrar):
         trust: str | None = None,
         ask: Callable[[Signer], bool] | None = None,
         unsigned: bool = False,
+        certify: bool = True,
     ) -> ModelVersion:
         """Register the version that another registry has exported; it has the same identity here as there.
 
@@ -139,6 +139,8 @@ class Sharer(Verifier, Measurer, Registrar):
             Called with a signer that is not known yet; whether to trust them from now on.
         unsigned
             Take a bundle that nobody signed.
+        certify
+            As for :meth:`import_checkpoint`, for what comes without a certificate of its own.
 
         Raises
         ------
@@ -169,7 +171,10 @@ class Sharer(Verifier, Measurer, Registrar):
             if bundle.kind not in KINDS:
                 raise ModelError(f"{path} says it is of the kind {bundle.kind[:40]!r}; kinds are {', '.join(KINDS)}.")
             new = bundles.accept(bundle, trust=trust, ask=ask, unsigned=unsigned)
-            return taking.take(self, bundle, work, called, new)
+            taken = taking.take(self, bundle, work, called, new)
+        for item in taken[:-1]:
+            self.came_in(item, certify=certify)
+        return self.came_in(taken[-1], certify=certify)
 
     def mirror(self, folder: str | os.PathLike[str], models: Iterable[str] | None = None) -> Mirrored:
         """Make a folder with chosen versions that ``Registry(folder)`` opens and never writes to, for machines without network.
@@ -250,7 +255,15 @@ class Sharer(Verifier, Measurer, Registrar):
         with as_progress(progress, "looking at folders", unit="folders") as report:
             return adopting.find(self, Path(folder).expanduser(), progress=report)
 
-    def adopt(self, stray: Stray, *, name: str | None = None, kind: str = "pretrained") -> ModelVersion:
+    def adopt(
+        self,
+        stray: Stray,
+        *,
+        name: str | None = None,
+        kind: str = "pretrained",
+        consent: str | None = None,
+        certify: bool = True,
+    ) -> ModelVersion:
         """Register a checkpoint that :meth:`find_strays` has found; its folder stays as it is.
 
         Parameters
@@ -259,7 +272,7 @@ class Sharer(Verifier, Measurer, Registrar):
             One that has no problem.
         name
             What it is called; its own proposal by default.
-        kind
+        kind, consent, certify
             As in :meth:`import_checkpoint`.
 
         Raises
@@ -267,11 +280,11 @@ class Sharer(Verifier, Measurer, Registrar):
         ModelError
             It cannot be registered.
         """
-        from scfm_registry import importing
+        from scfm_registry import annotating, importing
 
         if stray.problem:
             raise ModelError(stray.problem)
-        return importing.import_checkpoint(
+        added = importing.import_checkpoint(
             self,
             stray.path,
             name or stray.name,
@@ -279,7 +292,9 @@ class Sharer(Verifier, Measurer, Registrar):
             licence=None,
             card=None,
             only=[Path(item) for item in stray.files],
+            tags=annotating.consented(consent),
         )
+        return self.came_in(added, certify=certify)
 
     def _measured(self, found: ModelVersion) -> dict[str, bytes]:
         """Records of the measurements that a version's tags point to: id of the run → JSON."""

@@ -29,8 +29,8 @@ class _Opened:
     tags: dict[str, str]
 
 
-def take(registry: Sharer, bundle: Bundle, work: Path, name: str, new: Signer | None) -> ModelVersion:
-    """Register what a bundle holds.
+def take(registry: Sharer, bundle: Bundle, work: Path, name: str, new: Signer | None) -> list[ModelVersion]:
+    """Register what a bundle holds: what its version was made from and is new here, and that version last.
 
     Parameters
     ----------
@@ -55,14 +55,15 @@ def take(registry: Sharer, bundle: Bundle, work: Path, name: str, new: Signer | 
     # Nothing was registered so far: everything has been opened.
     if new is not None:
         Keyring().trust(new)
+    taken = []
     for item, made in opened:
         called = parents.name_for(item, [found.name for found in registry.search()])
-        registry.add_files(called, made.folder, made.family, made.tags, importing.card_of(made.folder))
+        taken.append(registry.add_files(called, made.folder, made.family, made.tags, importing.card_of(made.folder)))
     added = registry.add_files(name, own.folder, own.family, own.tags, importing.card_of(own.folder))
     if known is not None and certificate.RUN not in added.tags:
         registry.keep_certificate(added, *known, by=bundle.signer.name if bundle.signer else "")
-        return registry.get(added.reference)
-    return added
+        added = registry.get(added.reference)
+    return [*taken, added]
 
 
 def _parents(registry: Sharer, bundle: Bundle, work: Path) -> tuple[dict[str, dict[str, str]], list[Parent]]:
