@@ -68,7 +68,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     """Convert, open, and say what the model is."""
     # What has to be imported is imported before the locks close.
     _prepare()
-    from scfm_lab.models.finetuned import is_finetuned
+    from scfm_lab.models.finetuned import is_finetuned, whole_identity
     from scfm_lab.models.load import open_files
     from scfm_lab.plugins import discover
     from scfm_registry import confining, importing, tuned, version
@@ -118,6 +118,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         tags["scfm.stored_weights"] = model.digest
     if model.finetuning is not None:
         tags |= tuned.tags(model.finetuning.record)
+        if whole := whole_identity(folder, published(folder, converted)):
+            tags["scfm.whole"] = whole
     if model.finetuning is not None and model.finetuning.record["parent"]["digest"]:
         tags["scfm.parent_digest"] = parent_digest(model.finetuning.record, folder)
     return {"tags": tags, "locks": locks}
@@ -201,6 +203,16 @@ def hashes(folder: Path, done: dict[str, dict[str, Any]]) -> dict[Path, str]:
     What a file says of its own origin is not believed.
     """
     return {(folder / name).with_name(told["stored_as"]).resolve(): told["sha256"] for name, told in done.items()}
+
+
+def published(folder: Path, done: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """SHA-256 of all files of a folder as they were before :func:`convert`, by their names then."""
+    from scfm_registry import manifest
+
+    new = set(hashes(folder, done))
+    found = {name: str(told["sha256"]) for name, told in done.items()}
+    kept = (path for path in folder.rglob("*") if path.is_file() and path.resolve() not in new)
+    return found | {path.relative_to(folder).as_posix(): manifest.sha256(path) for path in kept}
 
 
 def _check_plain(path: Path) -> None:

@@ -225,7 +225,9 @@ class Keeper(Registrar):
             "family": base.family,
             "source": base.uri,
         }
-        record = {key: value for key, value in tuning.record.items() if key != "storage"} | {"parent": told}
+        record = {key: value for key, value in tuning.record.items() if key not in ("storage", "whole")} | {
+            "parent": told
+        }
         return opened, replace(tuning, record=record), changed, base
 
     def _recorded(self, record: dict[str, Any]) -> ModelVersion:

@@ -33,6 +33,8 @@ SCHEMA = 1
 #: No chain of fine-tunings is longer; one that is leads in circles.
 _LONGEST_CHAIN = 32
 PARTS = ("train", "validation", "test")
+#: How the names of files with weights end, whoever publishes them.
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".torch")
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,46 @@ def identity(folder: Path) -> str:
     return digest_of(record["parent"]["tensors"], read_safetensors(folder / CHANGES), names)
 
 
+def same_as(folder: Path, hashes: Mapping[str, str]) -> str:
+    """What :attr:`Model.digest` was of a fine-tuned model that was written whole; empty where its files are no longer those.
+
+    Parameters
+    ----------
+    folder, hashes
+        As of :func:`whole_identity`. It is the record's word, and tells no more than that nobody needs the model a second time.
+
+    Raises
+    ------
+    ModelError
+        Its record is damaged.
+    """
+    whole = read_record(folder).get("whole")
+    weights = {name: digest for name, digest in hashes.items() if name.endswith(WEIGHTS)}
+    told = whole if isinstance(whole, dict) and whole.get("files") == weights else {}
+    return str(told.get("same_as", ""))
+
+
+def whole_identity(folder: Path, hashes: Mapping[str, str]) -> str:
+    """Identity of a fine-tuned model that is kept whole, by the files of its weights and its head; empty for any other model.
+
+    Parameters
+    ----------
+    folder
+        Of the model.
+    hashes
+        SHA-256 of its files as they were written, by their names.
+
+    Raises
+    ------
+    ModelError
+        Its record is damaged.
+    """
+    if not is_finetuned(folder) or read_record(folder).get("storage") != "full":
+        return ""
+    weights = sorted((name, digest) for name, digest in hashes.items() if name.endswith(WEIGHTS))
+    return f"sha256:{hashlib.sha256(json.dumps(weights).encode()).hexdigest()}"
+
+
 def attach(
     model: Model,
     tuning: FineTuning,
@@ -188,7 +230,12 @@ def write(folder: Path, tuning: FineTuning, changed: Mapping[str, torch.Tensor])
     save_file({name: changed[name] for name in sorted(changed)}, folder / CHANGES)
     if tuning.cells:
         save_arrays({name: np.ascontiguousarray(keys) for name, keys in sorted(tuning.cells.items())}, folder / CELLS)
-    text = json.dumps(tuning.record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_record(folder, tuning.record)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``finetuning.json``."""
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError, ModelError, StorageError
-from scfm_lab.models.finetuned import FineTuning, weights_of, write
+from scfm_lab.models.files import sha256
+from scfm_lab.models.finetuned import WEIGHTS, FineTuning, weights_of, write, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,16 +71,22 @@ def write_full(model: Model, folder: Path) -> None:
     head = {} if model.head is None else {f"head.{k}": v.cpu().contiguous() for k, v in model.head.state_dict().items()}
     record = {**model.finetuning.record, "storage": "full"}
     write(folder, FineTuning(record, model.finetuning.cells), head)
+    # So that the same model is known again, here and as what changed beside its parent, as long as these are its files.
+    hashes = {
+        path.name: sha256(path).removeprefix("sha256:") for path in folder.iterdir() if path.name.endswith(WEIGHTS)
+    }
+    write_record(folder, {**record, "whole": {"same_as": model.digest, "files": hashes}})
 
 
 def _starter(model: Any, folder: Path, base: Path) -> None:
     from safetensors.torch import save_file
 
-    from scfm_lab.models.files import CONFIG, WEIGHTS
+    from scfm_lab.models.files import CONFIG
+    from scfm_lab.models.files import WEIGHTS as WEIGHTS_FILE
     from scfm_lab.models.fixed_basis import VOCABULARY
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors, folder / WEIGHTS_FILE)
     genes = str(model.config.get("vocabulary", VOCABULARY))
     shutil.copyfile(base / genes, folder / genes)
     (folder / CONFIG).write_text(json.dumps({**model.config, "family": "starter"}, indent=1) + "\n", encoding="utf-8")
@@ -106,7 +113,8 @@ def _scgpt(model: Any, folder: Path, base: Path) -> None:
 def _geneformer(model: Any, folder: Path, base: Path) -> None:
     from safetensors.torch import save_file
 
-    from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors
+    from scfm_lab.models.files import CONFIG, read_config, read_tensors
+    from scfm_lab.models.files import WEIGHTS as WEIGHTS_FILE
     from scfm_lab.models.geneformer import _weights
     from scfm_lab.models.geneformer_net import published_keys, published_tensors
 
@@ -134,7 +142,9 @@ def _geneformer(model: Any, folder: Path, base: Path) -> None:
             "label2id": {name: i for i, name in enumerate(labels)},
         }
     save_file(
-        {k: v.detach().cpu().clone().contiguous() for k, v in out.items()}, folder / WEIGHTS, metadata={"format": "pt"}
+        {k: v.detach().cpu().clone().contiguous() for k, v in out.items()},
+        folder / WEIGHTS_FILE,
+        metadata={"format": "pt"},
     )
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     for source in sorted(model.dictionaries.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -143,7 +144,13 @@ def _what_was_saved_comes_in(here: Registry, tuned, registered: dict[str, str], 
     strays = {item.path: item for item in here.find_strays(homes)}
     assert strays.keys() == {changed, whole}
     assert strays[changed].here == ("from-node/1",)
-    here.adopt(strays[whole], name="whole")
+    assert strays[whole].here == ("from-node/1",), "with everything in it, it is the same model"
+    here.adopt(strays[whole], name="whole", certify=False)
+    assert {item.path: item.here for item in here.find_strays(homes)}[whole] == ("from-node/1", "whole/1")
+    shutil.copytree(whole, tmp_path / "more" / "trained-on")
+    head = tmp_path / "more" / "trained-on" / "changes.safetensors"
+    head.write_bytes(head.read_bytes()[:-1] + bytes([head.read_bytes()[-1] ^ 1]))
+    assert [item.new for item in here.find_strays(tmp_path / "more")] == [True], "another head is another model"
     told = ("parent_digest", "data_digest", "labels", "by", "code", "made", "kind", "family", "license", "commercial")
     tokens = tuned.model.tokenize(cells)
     for name in ("from-node", "whole"):
@@ -200,8 +207,10 @@ def test_names_and_parents_are_checked_before_any_work(here, cells, tmp_path):
         sl.finetune("starter", cells, register="Not A Name", **HOW)
     with pytest.raises(ModelError, match="comes with scfm-lab"):
         sl.finetune("starter", cells, register="starter", **HOW)
-    import shutil
-
+    with pytest.raises(ModelError, match=r"consent='patientdata' is not known.*Did you mean 'patient-data'"):
+        sl.finetune("starter", cells, register="mine", consent="patientdata", **HOW)
+    with pytest.raises(DataError, match="consent= is said of a version"):
+        sl.finetune("starter", cells, consent="open", **HOW)
     from scfm_registry.builtin import shipped
 
     shutil.copytree(shipped()["starter"][1], tmp_path / "mine")

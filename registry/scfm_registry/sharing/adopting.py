@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfm_lab.plugins import Contribution
     from scfm_registry.reading import Reader
 
-WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".torch"})
+WEIGHTS = frozenset(finetuned.WEIGHTS)
 #: Folders that hold no checkpoints of a lab, and very many files.
 _PASSED = frozenset({"__pycache__", "node_modules", "site-packages", "lost+found", "proc", "sys"})
 _COMMON = frozenset(
@@ -210,7 +210,10 @@ def _look(folder: Path, told: Strays) -> Stray | None:
         hashes = {name: manifest.sha256(path) for name, path in places.items()}
         known = {digest for name, digest in hashes.items() if Path(name).suffix.lower() in WEIGHTS}
         if finetuned.is_finetuned(folder):
-            known.add(finetuned.identity(folder).removeprefix("sha256:"))
+            own = {name: hashes[name] for name in map(str, wanted)}
+            whole = finetuned.whole_identity(folder, own)
+            also = finetuned.same_as(folder, own) if whole else finetuned.identity(folder)
+            known |= {whole.removeprefix("sha256:"), also.removeprefix("sha256:")}
     except OSError as error:
         told.unread.append(f"{error.filename or folder} ({error.strerror or error})")
         return None
@@ -281,7 +284,8 @@ def _named(found: list[Stray], registry: Reader) -> Iterator[Stray]:
     versions = registry.search(all_versions=True)
     here: dict[str, list[str]] = {}
     for version in versions:
-        here.setdefault(version.tags.get("scfm.weights", "").removeprefix("sha256:"), []).append(version.reference)
+        for key in ("scfm.weights", "scfm.whole"):
+            here.setdefault(version.tags.get(key, "").removeprefix("sha256:"), []).append(version.reference)
     published = {item.sha256: item.id for item in catalog() if item.sha256}
     taken = {version.name for version in versions} | set(builtin.shipped())
     for item in found:

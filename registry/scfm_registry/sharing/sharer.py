@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CARRIED = tuple(
     f"scfm.{key}"
     for key in (
-        *("weights", "source", "parent_digest", "data_digest", "labels", "by", "code", "made"),
+        *("weights", "whole", "source", "parent_digest", "data_digest", "labels", "by", "code", "made"),
         *("data", "use", "limits", "citation"),
     )
 )
