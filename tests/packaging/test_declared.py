@@ -119,3 +119,10 @@ def test_the_checks_run_on_what_is_pinned(repository: Path) -> None:
         if here != version:
             different[name] = f"{here}, pinned {version}"
     assert different == {}
+
+
+def test_no_mlflow_is_taken_whose_tables_the_registry_cannot_read(project: dict[str, Any]) -> None:
+    """3.10 gave its tables a column for workspaces, 3.12 its log-in roles; both are named here."""
+    (mlflow,) = (Requirement(line) for line in project["dependencies"] if Requirement(line).name == "mlflow")
+    assert [old for old in ("3.4.0", "3.9.0", "3.11.1") if mlflow.specifier.contains(old)] == []
+    assert mlflow.specifier.contains("3.12.0")
