@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError, PluginError
 from scfm_lab.plugins import discover
-from scfm_registry import files, importing, manifest, version
+from scfm_registry import estimating, files, importing, manifest, version
 from scfm_registry.names import CHAMPION
 from scfm_registry.version import Versions
 
@@ -68,6 +68,7 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
                     family=item.id,
                     origin=ORIGIN,
                     weight_bytes=importing.weight_bytes(private),
+                    peak_mib=estimating.peak_mib(model),
                     tasks=item.data.get("tasks", ()),
                     parameter_free=bool(item.data.get("parameter_free")),
                 )

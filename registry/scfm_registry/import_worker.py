@@ -71,7 +71,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     from scfm_lab.models.finetuned import is_finetuned, whole_identity
     from scfm_lab.models.load import open_files
     from scfm_lab.plugins import discover
-    from scfm_registry import confining, importing, tuned, version
+    from scfm_registry import confining, estimating, importing, tuned, version
     from scfm_registry.sharing import parents
 
     folder = Path(request["folder"])
@@ -108,6 +108,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         weight_bytes=max(
             importing.weight_bytes(Path(place)) for place in (folder, *(p["folder"] for p in places.values()))
         ),
+        peak_mib=estimating.peak_mib(model),
         tasks=family.data.get("tasks", ()),
         parameter_free=bool(family.data.get("parameter_free")),
         licence=request["licence"],

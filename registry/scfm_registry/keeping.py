@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import annotating, builtin, files, manifest, names, tuned, version
+from scfm_registry import annotating, builtin, estimating, files, manifest, names, tuned, version
 from scfm_registry.registering import Registrar
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ class Keeper(Registrar):
             origin=ORIGIN,
             # Opened, it takes what its parent takes.
             weight_bytes=base.weight_bytes or 4 * model.spec.parameters,
+            peak_mib=estimating.peak_mib(model),
             tasks=item.data.get("tasks", ()),
             licence=base.licence if licence is None else licence,
         )

@@ -103,6 +103,8 @@ def needs(item: ModelVersion, device: str = "cpu") -> Needs:
         length=version.number(item.tags.get("scfm.max_length")) or 2048,
         weight_bytes=item.weight_bytes,
         measured_gib=peak / 1024 if measured and peak else None,
+        # What was estimated of the opened model knows more than its shape does.
+        estimated_gib=peak / 1024 if peak and not measured else None,
         **shape,
     )
 

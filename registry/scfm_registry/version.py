@@ -6,9 +6,8 @@ tag names.
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +262,7 @@ def tags(
     family: str,
     origin: str,
     weight_bytes: int,
+    peak_mib: int,
     tasks: Iterable[str] = (),
     parameter_free: bool = False,
     licence: str | None = None,
@@ -279,6 +279,8 @@ def tags(
         As in :class:`ModelVersion`.
     weight_bytes
         Bytes of its weights.
+    peak_mib
+        Memory that it takes on a CPU, as :func:`scfm_registry.estimating.peak_mib` estimates it.
     tasks
         What its plugin says it is good for, beside the spec's abilities.
     parameter_free
@@ -286,11 +288,7 @@ def tags(
     licence
         SPDX expression; the spec's by default. Whether a licence given by hand allows commercial use is not known here.
     """
-    from scfm_lab.inference.hardware import Needs
-
     abilities = sorted({*spec.abilities, *tasks})
-    needs = replace(Needs.of(spec), weight_bytes=weight_bytes)
-    peak_mib = math.ceil(needs.estimate_gib() * 1024)
     found = {
         "scfm.schema": SCHEMA,
         "scfm.kind": kind,

@@ -201,9 +201,8 @@ class Needs:
             return self.estimated_gib
         tokens = tokens or max(self.length, _BATCH_TOKENS)
         weights = self.weight_bytes if self.weight_bytes is not None else 4 * self.parameters
-        if self.layers == 0:
-            return weights / GIB + 0.2
-        activations = 4 * tokens * (10 * self.width + 2 * (self.feed_forward or 4 * self.width))
+        feed_forward = self.feed_forward or 4 * self.width
+        activations = 4 * tokens * (10 * self.width + 2 * feed_forward) if self.layers else 0
         return _MARGIN * ((weights + activations) / GIB + _PYTORCH_GIB)
 
 

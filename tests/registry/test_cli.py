@@ -84,8 +84,10 @@ def test_import_promote_verify(
 
 
 def test_measure_prints_and_records(data: Callable[..., Any]) -> None:
+    estimated = int(Registry().get("pca").hardware["mem.cpu.peak_mib"])
     evidence = data("models", "measure", "pca", "--device", "cpu", "--cells", "20", "--repeats", "1")
     assert evidence["cells"]["count"] == 20
+    assert 1 <= estimated / evidence["memory"]["peak_mib"] <= 2, "Python and PyTorch count as well"
     assert Registry().evidence(evidence["run"])["output"] == evidence["output"]
 
 

@@ -43,6 +43,12 @@ def test_a_first_measurement_replaces_the_estimate(found: version.ModelVersion) 
     assert tags["scfm.device.cpu"] == "verified"
 
 
+def test_what_was_estimated_of_the_opened_model_is_what_a_search_asks_for(found: version.ModelVersion) -> None:
+    needs = searching.needs(found)
+    assert (needs.measured_gib, needs.estimate_gib()) == (None, int(found.tags["scfm.mem.cpu.peak_mib"]) / 1024)
+    assert searching.needs(found, "cuda").estimated_gib is None, "a GPU has memory of its own"
+
+
 def test_of_several_measurements_the_larger_peak_and_the_better_speed_stay(found: version.ModelVersion) -> None:
     first = {**found.tags, **measuring.tags(_result(found, 3000, (900, 1000)), "run1", found.tags)}
     second = {**first, **measuring.tags(_result(found, 2500, (100, 200)), "run2", first)}
