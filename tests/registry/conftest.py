@@ -47,6 +47,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thorough)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow_is_imported() -> None:
+    """What its stores warn of when they are first imported is the fault of no test, whichever comes first."""
+    from scfm_registry.store import engine
+
+    with engine.quiet():
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data directory; the working directory is another one, which must stay empty."""
