@@ -12,10 +12,12 @@ from scfm_lab.errors import DataError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.once import once
 from scfm_lab.evaluation.overlap import check_unseen, flagged
+from scfm_lab.evaluation.resampling import resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.splits import balanced_folds, spread
-from scfm_lab.tasks.annotate import label_map
+from scfm_lab.evaluation.vectors import vectors_of
 from scfm_lab.tasks.annotate_result import f1_of_codes
+from scfm_lab.tasks.label_names import label_map
 from scfm_lab.tasks.transfer import METHODS, Transfer, trust
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 FLOORS = ("pca", "sctop")
 #: How a floor is called beside a model of the same family: it is fitted to the training cells.
 FITTED = {"pca": "pca (fitted)", "sctop": "sctop (fitted)"}
-_FEWEST_SAMPLES = 5
 _FOLDS = 5
 
 
@@ -296,25 +297,6 @@ def sctop_codes(cells: AnnData, codes: NDArray[np.int64], test: AnnData, how: Ma
     return out
 
 
-def vectors_of(
-    adata: AnnData,
-    model: Model,
-    *,
-    layer: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    progress: bool | Callable[..., None] = False,
-    cancel: Any = None,
-) -> NDArray[np.float32]:
-    """Vectors of cells; nothing is written into the AnnData."""
-    from scfm_lab.tasks.progress import as_progress
-
-    cells = model.read_cells(adata, layer=layer, options=options)
-    tokens = model.tokenize(cells, options=options, seed=seed)
-    with as_progress(progress, f"Cells with {model.spec.name}") as report:
-        return model.encode(tokens, progress=report, cancel=cancel).cell
-
-
 def _scores(
     data: _Data,
     guesses: Mapping[str, NDArray[np.int64]],
@@ -404,25 +386,6 @@ def _macro_f1(truth: NDArray[np.int64], guess: NDArray[np.int64], n: int) -> flo
 
 
 _METRICS = {"macro-F1": _macro_f1, "accuracy": _accuracy}
-
-
-def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tuple[list[NDArray[np.int64]], str]:
-    """Rows of bootstrap samples, and what was resampled: samples where there are five or more, else cells.
-
-    Raises
-    ------
-    DataError
-        If `n_boot` is negative.
-    """
-    if n_boot < 0:
-        raise DataError(f"n_boot is {n_boot}; give a number of bootstrap samples, or 0 for no intervals.")
-    rng = np.random.default_rng(seed)
-    names = [] if units is None else sorted(set(units))
-    if len(names) < _FEWEST_SAMPLES:
-        why = "cells (fewer than five samples, so that differences between donors are not in it)"
-        return [rng.integers(0, n, n) for _ in range(n_boot)], why
-    rows = [np.flatnonzero(units == u) for u in names]
-    return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)], "samples"
 
 
 def _texts(adata: AnnData, key: str, what: str, *, min_values: int = 1) -> NDArray[Any]:

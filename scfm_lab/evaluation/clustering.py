@@ -8,11 +8,13 @@ import numpy as np
 
 from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError, plural
-from scfm_lab.evaluation.annotation import FITTED, resamples, vectors_of
+from scfm_lab.evaluation.annotation import FITTED
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.once import once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen, flagged
+from scfm_lab.evaluation.resampling import resamples
 from scfm_lab.evaluation.score import Score, Scores
+from scfm_lab.evaluation.vectors import vectors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

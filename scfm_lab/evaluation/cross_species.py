@@ -71,7 +71,7 @@ def cross_species(
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.orthologs import to_human
     from scfm_lab.models.load import as_model
-    from scfm_lab.tasks.annotate import label_map
+    from scfm_lab.tasks.label_names import label_map
 
     given: Any = models if isinstance(models, (list, tuple)) else [models]
     opened = [as_model(m) for m in given]

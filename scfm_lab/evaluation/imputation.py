@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
+from scfm_lab.evaluation.resampling import resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 
 if TYPE_CHECKING:

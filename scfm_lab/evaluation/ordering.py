@@ -49,7 +49,7 @@ def stage_scores(
     samples
         Donor of each cell: the bootstrap is over donors where there are five or more, else over cells.
     """
-    from scfm_lab.evaluation.annotation import resamples
+    from scfm_lab.evaluation.resampling import resamples
 
     known = np.flatnonzero(np.isfinite(stage))
     draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)

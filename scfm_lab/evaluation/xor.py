@@ -9,10 +9,10 @@ import numpy as np
 
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError, did_you_mean
-from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
+from scfm_lab.evaluation.resampling import resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.tasks.progress import as_progress
 

@@ -15,7 +15,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.overlap import trained_on
 from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_scores, label_table
-from scfm_lab.tasks.label_names import LabelMap, harmonise_labels
+from scfm_lab.tasks.label_names import LabelMap, label_map, own_labels
 from scfm_lab.tasks.progress import as_progress
 from scfm_lab.tasks.transfer import METHODS, Transfer, trust
 
@@ -338,27 +338,6 @@ def _unscored(model: Model, fresh: NDArray[np.bool_]) -> str:
         return ""
     told = f"{n:,} of the {len(fresh):,} cells are in the training record of {model.version or model.name}"
     return f"{told}: they are labelled, and no score counts them."
-
-
-def own_labels(query: AnnData, labels_key: str) -> NDArray[Any] | None:
-    """The query's own labels, where each cell has one."""
-    if labels_key not in query.obs or query.obs[labels_key].isna().any():
-        return None
-    labels: NDArray[Any] = query.obs[labels_key].astype(str).to_numpy(dtype=object)
-    return labels
-
-
-def label_map(harmonise: Any, reference: Any, query: Any) -> LabelMap | None:
-    """The mapping of label names that was asked for; None where names stay as they are."""
-    if harmonise is False or harmonise is None:
-        return None
-    if isinstance(harmonise, LabelMap):
-        return harmonise
-    if harmonise is True:
-        return harmonise_labels(reference, query)
-    if hasattr(harmonise, "items"):
-        return harmonise_labels(reference, query, mapping=harmonise)
-    return harmonise_labels(reference, query, ontology=harmonise)
 
 
 def _with_floors(

@@ -247,7 +247,7 @@ def _vectors(
             raise DataError(f"obsm has no {use_rep!r}; keys there: {', '.join(map(repr, adata.obsm)) or 'none'}.")
         made = dict(adata.uns.get(provenance.UNS, {}).get(use_rep, {}))
         return np.asarray(adata.obsm[use_rep], dtype=np.float32), f"obsm[{use_rep!r}]", {**made, "use_rep": use_rep}
-    from scfm_lab.evaluation.annotation import vectors_of
+    from scfm_lab.evaluation.vectors import vectors_of
     from scfm_lab.models.load import as_model
 
     opened = as_model(model)

@@ -91,7 +91,7 @@ def gene_trends(
 
     from scfm_lab.cells.cells import Cells, column_of
     from scfm_lab.cells.provenance import refuse_imputed
-    from scfm_lab.evaluation.annotation import resamples
+    from scfm_lab.evaluation.resampling import resamples
     from scfm_lab.models.pca import log_normalised
 
     if adata.n_obs != len(trajectory.pseudotime):

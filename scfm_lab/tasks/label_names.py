@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import pandas as pd
+    from anndata import AnnData
     from numpy.typing import NDArray
 
 ONTOLOGY = "cell_ontology"
@@ -211,3 +212,24 @@ class _Terms:
     def above(self, term: str) -> list[str]:
         """Ancestors, nearest first."""
         return [t.id for t in self._ontology[term].superclasses(with_self=False)]
+
+
+def own_labels(query: AnnData, labels_key: str) -> NDArray[Any] | None:
+    """The query's own labels, where each cell has one."""
+    if labels_key not in query.obs or query.obs[labels_key].isna().any():
+        return None
+    labels: NDArray[Any] = query.obs[labels_key].astype(str).to_numpy(dtype=object)
+    return labels
+
+
+def label_map(harmonise: Any, reference: Any, query: Any) -> LabelMap | None:
+    """The mapping of label names that was asked for; None where names stay as they are."""
+    if harmonise is False or harmonise is None:
+        return None
+    if isinstance(harmonise, LabelMap):
+        return harmonise
+    if harmonise is True:
+        return harmonise_labels(reference, query)
+    if hasattr(harmonise, "items"):
+        return harmonise_labels(reference, query, mapping=harmonise)
+    return harmonise_labels(reference, query, ontology=harmonise)

@@ -8,26 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells import provenance
 from scfm_lab.cells.dose import check_dose
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError, GenesError
-from scfm_lab.evaluation.nulls import check_n_null, comparable_genes
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.nulls import check_n_null
 from scfm_lab.tasks.baseline import Baseline
-from scfm_lab.tasks.gene_null import subsample
 from scfm_lab.tasks.journal import Journal, digest
 from scfm_lab.tasks.perturb_plan import PerturbPlan, peak_gib
-from scfm_lab.tasks.perturb_result import ALL, group_rows
 from scfm_lab.tasks.progress import as_progress, somebody_looks
 from scfm_lab.tasks.readouts import make_readouts
-from scfm_lab.tasks.screen_tests import Group, Measured, tested
+from scfm_lab.tasks.screen_questions import Questions
+from scfm_lab.tasks.screen_tests import Measured, tested
 from scfm_lab.tasks.sweep import Effect, Question, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
-    from numpy.typing import NDArray
 
     from scfm_lab.models.contract import Model
     from scfm_lab.tasks.contrast import ContrastResult
@@ -159,7 +156,7 @@ def screen(
     return lab.run(progress=progress, cancel=cancel)
 
 
-class Screen:
+class Screen(Questions):
     """A screen made ready: what it will take can be asked before it runs.
 
     Parameters are those of :func:`screen`.
@@ -302,93 +299,7 @@ class Screen:
             journal.close(remove=complete and self.given is None)
         return result
 
-    # --- what is asked ------------------------------------------------------------------
-
-    def _groups(self) -> list[Group]:
-        found = []
-        lab = self.lab
-        rows_of = list(group_rows(lab.groups, len(lab.cells)))
-        chosen = {}
-        for name, rows in rows_of[1:] or rows_of:
-            rows = rows[lab.seen[rows]]
-            chosen[name] = rows if self.max_cells is None else subsample(rows, lab.cells.keys, self.max_cells)
-        if ALL not in chosen:
-            # All cells together are those of all groups, so that nothing is computed for them alone.
-            chosen = {ALL: np.sort(np.concatenate(list(chosen.values()))), **chosen}
-        for name, rows in chosen.items():
-            found.append(Group(name, rows))
-        return found
-
-    def _singles(self, genes: Sequence[str] | None) -> list[Question]:
-        lab = self.lab
-        counts = lab.cells.counts[self.used]
-        expressed = np.bincount(counts.indices, minlength=counts.shape[1]) > 0
-        names = lab.cells.genes.names
-        silent_is_none = self.dose < 1
-        questions = []
-        if genes is None:
-            done: set[int] = set()
-            for column in np.flatnonzero(lab.known & expressed).tolist():
-                # Columns that the model sums are one gene.
-                together = [column, *lab.summed.get(column, ())]
-                if column not in done:
-                    done.update(together)
-                    questions.append(self._question(together, str(names[column])))
-            if not questions:
-                raise GenesError(f"None of the genes that {lab.model.spec.name} knows is expressed in any chosen cell.")
-            return questions
-        for gene in genes:
-            by_column, _, _ = lab.resolve({str(gene): self.dose}, None)
-            column = next(iter(by_column))
-            if silent_is_none and not expressed[column]:
-                self.skipped[str(gene)] = "not expressed in any chosen cell"
-            elif any(q.columns == (column,) for q in questions):
-                raise GenesError(f"{gene!r} is named twice.")
-            else:
-                questions.append(self._question([column], str(gene)))
-        if not questions:
-            told = ", ".join(list(self.skipped)[:5]) + (" …" if len(self.skipped) > 5 else "")
-            raise GenesError(
-                f"{'None of the genes' if len(self.skipped) > 1 else 'The gene'} ({told}) is {'' if len(self.skipped) > 1 else 'not '}expressed in any chosen cell, so "
-                f"that a dose of {self.dose:g} changes nothing; choose other genes or cells."
-            )
-        return questions
-
-    def _question(self, columns: list[int], name: str, rows: NDArray[np.int64] | None = None) -> Question:
-        return Question(dict.fromkeys(columns, self.dose), rows=self.used if rows is None else rows, name=name)
-
-    def _null(self) -> list[Question]:
-        """Comparable genes outside the list, each asked about in the cells of the groups that it is a null for."""
-        lab = self.lab
-        asked = sorted({c for q in self.singles for c in q.columns})
-        candidates = lab.known.copy()
-        candidates[list(lab.summed)] = False
-        candidates[asked] = False
-        wanted: dict[int, list[NDArray[np.int64]]] = {}
-        for group in self.groups:
-            f = group.features(lab)
-            for q in self.singles:
-                if not group.testable(lab, q, self.dose):
-                    continue
-                for gene in comparable_genes(f, q.columns[0], candidates=candidates, n=self.n_null).tolist():
-                    wanted.setdefault(gene, []).append(group.rows)
-        names = lab.cells.genes.names
-        return [
-            self._question([gene], str(names[gene]), np.unique(np.concatenate(rows)))
-            for gene, rows in sorted(wanted.items())
-        ]
-
     # --- computing ----------------------------------------------------------------------
-
-    def text(self, question: Question) -> str:
-        """A question as the journal calls it."""
-        import hashlib
-
-        names = self.lab.cells.genes.names
-        doses = "+".join(f"{names[c]}[{c}]={d:g}" for c, d in sorted(question.doses.items()))
-        if question.rows is None or len(question.rows) == len(self.used):
-            return doses
-        return f"{doses}@{hashlib.sha256(question.rows.tobytes()).hexdigest()[:16]}"
 
     def _journal(self) -> Journal:
         from scfm_lab.home import data_home
@@ -396,28 +307,6 @@ class Screen:
         identity = self._identity()
         path = self.given or data_home() / "screens" / f"{digest(identity)[:24]}.sqlite"
         return Journal(path, identity)
-
-    def _identity(self) -> dict[str, Any]:
-        import hashlib
-
-        lab = self.lab
-        cells = hashlib.sha256(lab.cells.keys.tobytes() + lab.cells.total.tobytes() + self.used.tobytes())
-        if self.dose > 1 and lab.groups is not None:
-            # The rates of what is added are those of the groups.
-            cells.update("\n".join(lab.groups).encode())
-        return {
-            "model": lab.model.digest or lab.model.version,
-            "settings": lab.model.settings_digest,
-            "family": lab.model.family,
-            "options": lab.model.check_options(lab.options),
-            "precision": lab.model.precision,
-            "device": lab.model.device.split(":")[0],
-            "cells": cells.hexdigest(),
-            "genes": hashlib.sha256(lab.cells.gene_hashes.tobytes()).hexdigest(),
-            "readouts": [readout.identity() for readout in self.readouts],
-            "draws": self.draws if self.dose not in (0.0, 1.0) else 1,
-            "seed": lab.seed,
-        }
 
     def _answers(
         self,
@@ -495,27 +384,4 @@ class Screen:
             skipped=self.skipped,
             notes=tuple(notes),
             provenance=self._provenance("screen, contrast"),
-        )
-
-    def _provenance(self, task: str) -> dict[str, Any]:
-        lab = self.lab
-        return provenance.of_model(
-            lab.model,
-            task=task,
-            dose=self.dose,
-            genes=len(self.singles),
-            null_genes=len(self.null),
-            cells=len(self.used),
-            groupby=lab.groupby,
-            sample_key=lab.sample_key,
-            contrast=None if self.conditions is None else self.conditions.text,
-            target=self.target,
-            readouts=[readout.name for readout in self.readouts],
-            n_null=self.n_null,
-            max_cells=self.max_cells,
-            draws=self.draws,
-            seed=lab.seed,
-            options=lab.model.check_options(lab.options),
-            **lab.audit.as_provenance(),
-            seconds=time.perf_counter() - self.started,
         )

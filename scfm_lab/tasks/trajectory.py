@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from scfm_lab.tasks.order import (
     other_roots,
     terminal_cells,
 )
+from scfm_lab.tasks.trajectory_paths import connectivities_table, find_paths, group_table, paga, pieces_table
 from scfm_lab.tasks.trajectory_result import TrajectoryResult, Twin
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ def trajectory(
     graph = neighbour_graph(vectors[seen], adata.obs.iloc[seen].copy(), groupby=groupby, **how)
     labels, at = graph.labels, find_root(graph, root)
     time_seen = graph.pseudotime(at)
-    names = _paga(graph)
+    names = paga(graph)
     plane, basis_name = find_plane(adata, vectors, basis)
-    paths, branch_of = _paths(graph, names, labels[at], time_seen, plane[seen])
+    paths, branch_of = find_paths(graph, names, labels[at], time_seen, plane[seen])
     ends = [path["nodes"][-1] for path in paths]
     fates, lost = _fates(graph, time_seen, ends, transition, seen, adata.n_obs)
     twinned, missing = _twin(adata, graph, seen, at, time_seen, layer, how) if twin else (None, "")
@@ -147,8 +147,8 @@ def trajectory(
         pseudotime=pseudotime,
         branches=branches,
         paths=paths,
-        table=_group_table(labels, time_seen, branch_of, paths, fates),
-        connectivities=_connectivities(graph, names),
+        table=group_table(labels, time_seen, branch_of, paths, fates),
+        connectivities=connectivities_table(graph, names),
         root=str(graph.work.obs_names[at]),
         root_group=str(labels[at]),
         groupby=graph.group_name,
@@ -169,7 +169,7 @@ def trajectory(
         },
         fates=None if fates is None else _all_rows(fates, seen, adata.n_obs),
         roots=roots,
-        pieces=_pieces(graph, at),
+        pieces=pieces_table(graph, at),
         twin=twinned,
         twin_missing=missing,
         agreement=None
@@ -227,64 +227,6 @@ def _stages(adata: AnnData, key: str) -> NDArray[np.float64]:
     if len(np.unique(values[np.isfinite(values)])) < 2:
         raise DataError(f"The stage column {key!r} has fewer than two stages; there is no order to compare with.")
     return values
-
-
-def _paga(graph: Graph) -> list[str]:
-    import scanpy as sc
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sc.tl.paga(graph.work, groups=graph.group_name)
-    return list(graph.work.obs[graph.group_name].cat.categories)
-
-
-def _paths(
-    graph: Graph, names: list[str], root_group: str, pseudotime: NDArray[np.float32], plane: NDArray[np.float32]
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Paths from the root's group through PAGA's graph, never back in pseudotime.
-
-    Each group is reached from the earlier group that it is connected to best; the ends are the
-    groups from which nothing is reached.
-    """
-    labels, connected = graph.labels, graph.work.uns["paga"]["connectivities"].toarray()
-
-    def median_time(node: int) -> float:
-        values = pseudotime[labels == names[node]]
-        return float(np.nanmedian(values)) if np.isfinite(values).any() else np.inf
-
-    start = names.index(root_group)
-    times = np.array([median_time(node) for node in range(len(names))])
-    # Where the root's group is not the first by its median, it is all the same where the paths begin.
-    times[start] = -np.inf
-    routes = {start: [start]}
-    for node in np.argsort(times, kind="stable")[1:].tolist():
-        earlier = [other for other in routes if times[other] < times[node] and connected[other, node] > 0]
-        if np.isfinite(times[node]) and earlier:
-            routes[node] = [*routes[max(earlier, key=lambda other: connected[other, node])], node]
-    inner = {node for route in routes.values() for node in route[:-1]}
-    ends = [node for node in routes if node not in inner]
-    centre = {g: np.nanmedian(plane[labels == g], axis=0).astype(np.float32) for g in names}
-    paths: list[dict[str, Any]] = [
-        {
-            "nodes": [names[i] for i in routes[end]],
-            "points": np.array([centre[names[i]] for i in routes[end]], dtype=np.float32),
-        }
-        for end in ends
-    ]
-    on: dict[str, list[str]] = {}
-    for path in paths:
-        for node in path["nodes"]:
-            on.setdefault(node, []).append(path["nodes"][-1])
-    return paths, {node: ends_[0] if len(ends_) == 1 else "trunk" for node, ends_ in on.items()}
-
-
-def _branch_points(paths: list[dict[str, Any]]) -> set[str]:
-    """Groups from which paths go on to more than one group."""
-    following: dict[str, set[str]] = {}
-    for path in paths:
-        for here, there in zip(path["nodes"], path["nodes"][1:], strict=False):
-            following.setdefault(here, set()).add(there)
-    return {group for group, others in following.items() if len(others) > 1}
 
 
 def _fates(
@@ -414,64 +356,6 @@ def _spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
         return np.nan
     return float(stats.spearmanr(a[both], b[both])[0])
-
-
-def _pieces(graph: Graph, at: int) -> pd.DataFrame:
-    import pandas as pd
-
-    rows = []
-    for piece in np.unique(graph.pieces):
-        members = np.flatnonzero(graph.pieces == piece)
-        groups, counts = np.unique(graph.labels[members].astype(str), return_counts=True)
-        most = np.argsort(-counts, kind="stable")[:3]
-        rows.append(
-            {
-                "piece": int(piece),
-                "n_cells": len(members),
-                "groups": ", ".join(f"{groups[i]} ({counts[i]:,})" for i in most),
-                "example": str(graph.work.obs_names[members[0]]),
-                "reachable": bool(piece == graph.pieces[at]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _group_table(
-    labels: NDArray[Any],
-    pseudotime: NDArray[np.float32],
-    branch_of: dict[str, str],
-    paths: list[dict[str, Any]],
-    fates: pd.DataFrame | None,
-) -> pd.DataFrame:
-    import pandas as pd
-
-    parting = _branch_points(paths)
-    rows = []
-    for group in sorted(set(labels)):
-        members = labels == group
-        values = pseudotime[members]
-        known = values[np.isfinite(values)]
-        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (np.nan,) * 3
-        row = {
-            "group": group,
-            "n_cells": len(values),
-            "median_pseudotime": middle,
-            "q25": low,
-            "q75": high,
-            "branch": branch_of.get(group, "unreachable"),
-            "branch_point": group in parting,
-            "unreachable": len(values) - len(known),
-        }
-        if fates is not None:
-            row |= {f"fate_{end}": float(fates.loc[members, end].mean()) for end in fates}
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values("median_pseudotime", ignore_index=True)
-
-
-def _connectivities(graph: Graph, names: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(graph.work.uns["paga"]["connectivities"].toarray(), index=names, columns=names)
 
 
 def _spread_out(values: NDArray[np.float32], rows: NDArray[np.int64], n: int) -> NDArray[np.float32]:

@@ -1,0 +1,33 @@
+"""Resamples of cells, or of donors where there are enough of them, behind the intervals of scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FEWEST_SAMPLES = 5
+
+
+def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tuple[list[NDArray[np.int64]], str]:
+    """Rows of bootstrap samples, and what was resampled: samples where there are five or more, else cells.
+
+    Raises
+    ------
+    DataError
+        If `n_boot` is negative.
+    """
+    if n_boot < 0:
+        raise DataError(f"n_boot is {n_boot}; give a number of bootstrap samples, or 0 for no intervals.")
+    rng = np.random.default_rng(seed)
+    names = [] if units is None else sorted(set(units))
+    if len(names) < _FEWEST_SAMPLES:
+        why = "cells (fewer than five samples, so that differences between donors are not in it)"
+        return [rng.integers(0, n, n) for _ in range(n_boot)], why
+    rows = [np.flatnonzero(units == u) for u in names]
+    return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)], "samples"
