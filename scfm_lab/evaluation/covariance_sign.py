@@ -9,10 +9,11 @@ import numpy as np
 
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.annotation import resamples
+from scfm_lab.evaluation.covariance_sets import chosen_genes, random_draws, usable_genes
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
+from scfm_lab.evaluation.resampling import resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor, macro
 from scfm_lab.evaluation.set_correlations import KINDS, SetCorrelations
 from scfm_lab.tasks.progress import as_progress
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 AGREE, ERROR = "sign agreement", "error of magnitude"
 DEPTH, TYPE_MEAN, REGRESSION, HALVES = "depth alone", "cell-type mean", "PCA regression", "halves of the cells"
-_FEWEST_IN_SET = 3
 _SPLITS = 20
 
 
@@ -135,8 +135,8 @@ def covariance_sign(
     samples = (
         None if sample_key is None else column_of(adata, sample_key, what="The sample column").astype(str).to_numpy()
     )
-    usable = _usable(cells, opened, min_cells, options)
-    chosen, notes = _chosen(cells, sets, usable)
+    usable = usable_genes(cells, opened, min_cells, options)
+    chosen, notes = chosen_genes(cells, sets, usable)
     fold, how = folds_of(len(cells), samples, seed, what="The regression is")
     test = SetCorrelations.of(cells, labels)
     columns = np.concatenate(list(chosen.values()))
@@ -151,7 +151,7 @@ def covariance_sign(
         found[name] = given_values(values, genes, adata.obs_names, name)
     real = test.values(columns)
     floors = _floors(test, cells, columns, real, labels, fold, seed)
-    random = _random_draws(cells, chosen, usable, n_random, seed)
+    random = random_draws(cells, chosen, usable, n_random, seed)
     drawn = None
     if random:
         drawn = _random_scores(
@@ -159,49 +159,6 @@ def covariance_sign(
         )
     scores = _scored(test, real, found, floors, chosen, drawn, samples, n_boot, seed, [*notes, how])
     return replace(scores, scores=flagged(scores, flags))
-
-
-def _usable(
-    cells: Cells, models: Sequence[Model], min_cells: int, options: Mapping[str, Any] | None
-) -> NDArray[np.int64]:
-    usable = np.flatnonzero(np.diff(cells.by_gene.indptr) >= min_cells)
-    for model in models:
-        usable = np.intersect1d(usable, model.known_genes(cells.genes, options).columns)
-    return usable
-
-
-def _chosen(
-    cells: Cells, sets: Mapping[str, Sequence[str]], usable: NDArray[np.int64]
-) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
-    """Columns of the genes of both sets, and what was left out."""
-    chosen: dict[str, NDArray[np.int64]] = {}
-    before: dict[int, str] = {}
-    notes = []
-    good = set(usable.tolist())
-    for name, genes in sets.items():
-        columns, left = [], []
-        for gene in dict.fromkeys([genes] if isinstance(genes, str) else genes):
-            column = cells.genes.index.get(str(gene))
-            if column is None or column not in good:
-                left.append(str(gene))
-                continue
-            if column in before:
-                raise DataError(
-                    f"{gene} is in both sets ({before[column]!r} and {name!r}); the sets must have no gene in common."
-                )
-            columns.append(column)
-        if len(columns) < _FEWEST_IN_SET:
-            raise DataError(
-                f"Only {len(columns)} genes of the set {name!r} are measured, expressed and known to the models; at least "
-                f"{_FEWEST_IN_SET} are needed."
-            )
-        before.update(dict.fromkeys(columns, name))
-        chosen[str(name)] = np.array(columns)
-        notes.append(
-            f"{name}: {len(columns)} genes"
-            + (f" ({', '.join(left[:8])}{', …' if len(left) > 8 else ''} left out)." if left else ".")
-        )
-    return chosen, notes
 
 
 def _floors(
@@ -224,31 +181,6 @@ def _floors(
     if seen.shape[1] > 1:
         floors[REGRESSION] = pca_regression(seen, real, fold, seed=seed)
     return floors
-
-
-def _random_draws(
-    cells: Cells, chosen: dict[str, NDArray[np.int64]], usable: NDArray[np.int64], n_random: int, seed: int
-) -> list[NDArray[np.int64]]:
-    """Columns of random genes, one for each gene of the sets, seen in about as many cells; no gene twice in a draw."""
-    own = np.concatenate(list(chosen.values()))
-    pool = np.setdiff1d(usable, own)
-    seen = np.diff(cells.by_gene.indptr)
-    if len(pool) < 4 * len(own) and n_random:
-        raise DataError(
-            f"Only {len(pool)} other genes are usable, too few for random sets of {len(own)}; give n_random=0 to do without."
-        )
-    order = pool[np.argsort(seen[pool], kind="stable")]
-    rank = np.searchsorted(seen[order], seen[own])
-    reach = max(2 * len(own), len(order) // 20)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(n_random):
-        taken: list[int] = []
-        for r in rank:
-            near = order[max(0, r - reach) : r + reach]
-            taken.append(int(rng.choice(np.setdiff1d(near, taken))))
-        draws.append(np.array(taken))
-    return draws
 
 
 def _random_scores(
@@ -321,22 +253,20 @@ def _scored(
         for place, metric in enumerate((AGREE, ERROR)):
             floor = best_floor({m: told[m][place] for m in floors}, higher_is_better=place == 0)
             for m in everything:
-                values = [b[place] for b in boot[m]]
-                values = [v for v in values if np.isfinite(v)]
-                low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
+                low, high = _interval([b[place] for b in boot[m]], told[m][place], magnitude=place == 1)
                 scores.append(
                     Score(
                         f"{metric} ({kind})",
                         m,
                         told[m][place],
-                        low=float(low),
-                        high=float(high),
+                        low=low,
+                        high=high,
                         floor=floor[1],
                         floor_name=floor[0],
                         ceiling=halves[kind][place],
                         ceiling_name=HALVES,
                         higher_is_better=place == 0,
-                        interval=f"95 % bootstrap over {unit}",
+                        interval=f"95 % bootstrap over {unit}" + (", its bias taken out" if place else ""),
                         n=len(good),
                         remark=_beside_random(drawn, kind, m, told[m], place),
                     )
@@ -387,6 +317,21 @@ def _scored(
         correlations=pd.DataFrame(rows),
         random_sets=drawn,
     )
+
+
+def _interval(values: list[float], told: float, *, magnitude: bool) -> tuple[float, float]:
+    """95 % interval of a score, of its values in resamples; NaN where there are none.
+
+    A mean of magnitudes is larger in every resample than over all cells, since the noise of the correlations adds to it whatever
+    its sign: percentiles may lie wholly above the score. Their spread is taken, about the score.
+    """
+    known = np.array([v for v in values if np.isfinite(v)])
+    if not len(known):
+        return np.nan, np.nan
+    if magnitude:
+        known = known - known.mean() + told
+    low, high = np.percentile(known, [2.5, 97.5])
+    return (max(0.0, float(low)), max(0.0, float(high))) if magnitude else (float(low), float(high))
 
 
 def _halves(

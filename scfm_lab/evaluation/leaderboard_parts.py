@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm_lab.evaluation.score import Score
 
 if TYPE_CHECKING:
@@ -162,28 +164,57 @@ def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
     from dataclasses import replace
 
     from scfm_lab.cells.provenance import UNS
+    from scfm_lab.evaluation.once import once
+    from scfm_lab.evaluation.ordering import FLOOR
     from scfm_lab.evaluation.overlap import check_unseen
     from scfm_lab.tasks.embed import embed
-    from scfm_lab.tasks.trajectory import trajectory
 
     check_unseen([model], adata, layer=columns.layer)
-    assert columns.root is not None
     own = adata.copy()
     key = embed(own, model, layer=columns.layer, seed=seed, progress=False).key
     # Its training record was read above; the model need not be opened again for it.
     own.uns[UNS].pop(key)
+    scores = _ordered(own, key, columns, seed)
+    # The order on principal components of all cells, from a root that lies there: one floor for every model.
+    floors = once(("trajectory", columns, seed, tuple(adata.obs_names)), _trajectory_floor, adata, columns, seed)
+    floor = floors[0].value if floors else float("nan")
+    name = FLOOR if np.isfinite(floor) else ""
+    named = [replace(s, model=model.name) for s in scores]
+    return [replace(s, floor=floor, floor_name=name) for s in (*named, *floors)]
+
+
+def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> list[Score]:
+    """Scores of the order on principal components; none where there are no counts to take them from."""
+    from scfm_lab.errors import CountsError, DataError, GenesError
+    from scfm_lab.evaluation.once import principal_components
+    from scfm_lab.evaluation.ordering import FLOOR
+
+    own = adata.copy()
+    try:
+        own.obsm[FLOOR] = principal_components(adata, layer=columns.layer)
+        return _ordered(own, FLOOR, columns, seed)
+    except (CountsError, GenesError, DataError):
+        return []
+
+
+def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> list[Score]:
+    """Scores of the order of cells by some vectors, beside known stages."""
+    from scfm_lab.tasks.trajectory import trajectory
+
+    assert columns.root is not None
     result = trajectory(
-        own,
+        adata,
         use_rep=key,
         root=columns.root,
         groupby=columns.labels_key,
         stage_key=columns.stage_key,
         sample_key=columns.sample_key,
         n_roots=0,
+        twin=False,
         layer=columns.layer,
         seed=seed,
     )
-    return [replace(s, model=model.name) if s.model == key else s for s in result.agreement or ()]
+    return list(result.agreement or ())
 
 
 def _perturbation(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:

@@ -204,7 +204,7 @@ def check_ids(genes: NDArray[np.integer], n: int, name: str) -> None:
 
 def ortholog_option(default: bool = False) -> Option:
     """The option by which users ask for orthologs."""
-    return Option(bool, default, "Read mouse genes through their one-to-one human orthologs.")
+    return Option(bool, default, "Read mouse genes through their one-to-one human orthologs.", of_cells=True)
 
 
 def take_orthologs(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], bool]:

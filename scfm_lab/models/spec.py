@@ -44,6 +44,8 @@ class Option:
     """Whether None means something too (always, where it is the default)."""
     draws: bool = False
     """Whether chance, and so the seed, has a part in the vectors where it is on."""
+    of_cells: bool = False
+    """Whether it says what the cells are (their species, their assay), so that vectors under other values lie in one space."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,9 @@ class UCE(PublishedModel):
                 "copy only draws that hit the perturbed genes change (maximal coupling); padding is never read"
             ),
             options={
-                "species": Option(str, None, "Species of the cells; None: told from their genes (human or mouse)."),
+                "species": Option(
+                    str, None, "Species of the cells; None: told from their genes (human or mouse).", of_cells=True
+                ),
                 "sample_size": Option(int, sample_size, "Genes drawn per cell, with replacement."),
                 "like_reference": Option(
                     bool,

@@ -137,7 +137,8 @@ def transfer_signature(
         None: each. A source that is the target asks how the direction carries to other samples.
     into
         Another signature, of the same model and options (or of the same key of ``obsm``, where nothing tells what made it), in
-        which the targets are: a direction of one dataset in another. All of the source is then learnt from.
+        which the targets are: a direction of one dataset in another. All of the source is then learnt from. Options that say what
+        the cells are (UCE's ``species``, ``orthologs``, TranscriptFormer's ``assay``) may differ: a mouse in a human, by one model.
     n_random
         Random directions.
 
@@ -207,7 +208,15 @@ def _space(signature: DrugSignature) -> dict[str, Any]:
     """What tells a space: the model that made the vectors and how, and their name where no weights are known."""
     record = signature.provenance
     told = {name: _plain(storable(record.get(key))) for key, name in _SPACE.items()}
+    # Cells of another species or assay are read otherwise, into the same space.
+    beside = set(map(str, _listed(_plain(storable(record.get("options_of_cells"))))))
+    if isinstance(told["options"], dict):
+        told["options"] = {name: value for name, value in told["options"].items() if name not in beside}
     return told if record.get("weights_sha256") else {**told, "name": signature.space}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _plain(value: Any) -> Any:

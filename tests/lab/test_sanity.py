@@ -190,6 +190,22 @@ def test_a_model_is_scored_between_floors_and_halves(cells):
     assert found.plot().to_dict()["layer"]
 
 
+def test_the_interval_of_an_error_holds_it(cells):
+    few = cells[:80].copy()
+    # Cells in another order have all correlations right, and none of the cells: each resample is wrong by its own noise.
+    right = _logged(few, SETS["T"] + SETS["monocytes"])
+    other = right.iloc[np.random.default_rng(0).permutation(few.n_obs)]
+    made = {"other cells": other.to_numpy()}
+    found = sl.evaluate.covariance_sign(few, [], sets=SETS, labels_key=None, imputed=made, n_random=0, n_boot=40)
+    errors = [s for s in found if s.metric.startswith("error of magnitude")]
+    assert {s.model for s in errors} == {"other cells", "depth alone", "PCA regression"}
+    for score in errors:
+        assert 0 <= score.low <= score.value <= score.high, (score.metric, score.model)
+    exact = found.of("error of magnitude (as published)", "other cells")
+    assert exact.value == pytest.approx(0, abs=1e-9)
+    assert exact.high > 0.01, "noise is not taken for certainty"
+
+
 def test_checks_that_make_no_sense_are_refused(cells):
     with pytest.raises(DataError, match="two named gene sets"):
         sl.evaluate.covariance_sign(cells, [], sets=["CD3D", "LYZ"])

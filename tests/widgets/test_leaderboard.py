@@ -159,8 +159,18 @@ def test_what_cannot_be_opened_is_left_out_and_the_rest_scored(lines, versions, 
 
 
 def test_a_board_stands_beside_an_earlier_trajectory(few, tmp_path):
-    own = few.copy()
+    own = few[::2].copy()
     own.obs["trajectory_pseudotime"] = 0.0
     provenance.record(own, "trajectory_pseudotime", {"task": "trajectory"}, slot="obs")
     board = sl.evaluate.leaderboard(own, "pca", parts="trajectory", record=False, resume=tmp_path)
     assert board.parts == ["trajectory"], board.summary()
+
+    # The floor is that of the cells, whichever model comes first; and every model stands beside it.
+    def floor(some):
+        rows = some.table.set_index("model")
+        assert set(rows["floor"]) == {rows.loc["pca (fitted)", "value"]}
+        return rows.loc["pca (fitted)", ["value", "low", "high"]].tolist()
+
+    other = sl.evaluate.leaderboard(own, ["sctop", "pca"], parts="trajectory", record=False, resume=tmp_path)
+    assert set(other.table["model"]) == {"sctop", "pca", "pca (fitted)"}
+    assert floor(other) == floor(board)
