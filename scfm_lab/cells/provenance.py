@@ -45,10 +45,17 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         "licence": model.spec.licence,
         "citation": model.spec.citation,
         "packages": package_versions(),
+        # Options that say what the cells are, and not how a vector is made.
+        **({"options_of_cells": told} if (told := of_cells(model)) else {}),
         # Whoever scores these vectors later has a training record to look into.
         **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
         **more,
     }
+
+
+def of_cells(model: Model) -> list[str]:
+    """Options of a model that say what the cells are (their species, their assay)."""
+    return sorted(name for name, option in model.spec.options.items() if option.of_cells)
 
 
 def rule(model: Model, options: Mapping[str, Any], seed: int) -> str:
@@ -85,6 +92,43 @@ def other_rules(adata: AnnData, key: str, family: str, rule: str) -> list[str]:
         f"obsm[{key!r}] and {names} are vectors of {family} made by different rules (uns['scfm'][…]['rule']); do not compare "
         "cells between them, and embed again by one rule where you need to."
     ]
+
+
+#: What a record tells of settings that a call does not name, and what they are called.
+_SETTINGS = {"settings_sha256": "what the model was opened with", "precision": "precision"}
+
+
+def other_settings(adata: AnnData, key: str, record: Mapping[str, Any]) -> list[str]:
+    """Sentences for the user where vectors of the same weights, by the same rule, were made here with other settings.
+
+    Another layer or pooling is asked for where it is meant; what a model was opened with, and its precision, no call shows.
+
+    Parameters
+    ----------
+    key
+        Key in ``obsm`` that is about to be written.
+    record
+        Its provenance.
+    """
+    found: list[str] = []
+    weights, rule = str(record.get("weights_sha256", "")), str(record.get("rule", ""))
+    for name, entry in adata.uns.get(UNS, {}).items():
+        written = name != key and entry.get("slot") == "obsm" and name in adata.obsm
+        # Of another rule is said by `other_rules`.
+        if not (written and weights and entry.get("weights_sha256") == weights and entry.get("rule") == rule):
+            continue
+        differ = []
+        for what, called in _SETTINGS.items():
+            here, there = str(record.get(what) or ""), str(entry.get(what) or "")
+            if here and there and here != there:
+                differ.append(f"{called}: {here} and {there}" if what == "precision" else called)
+        if differ:
+            found.append(
+                f"obsm[{key!r}] and obsm[{str(name)!r}] are vectors of the same weights of {record['model']} made with other "
+                f"settings ({'; '.join(differ)}); do not compare cells between them, and embed again with one of them where you "
+                "need to."
+            )
+    return found
 
 
 def free_key(adata: AnnData, slot: str, key: str, *, given: bool) -> str:

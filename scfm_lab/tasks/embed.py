@@ -266,4 +266,7 @@ def describe(asked: Asked, done: Done, key: str, target: Any, *, seconds: float)
         **done.precision,
     )
     record["precision"] = str(job.precision)
+    settings = provenance.other_settings(target, key, record)
+    if settings:
+        record["remarks"], mixed = [*record["remarks"], *settings], [*mixed, *settings]
     return EmbedResult(key, vectors, audit, record), mixed

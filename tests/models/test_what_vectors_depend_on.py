@@ -181,6 +181,26 @@ def test_files_are_kept_as_they_were_given_so_that_they_open_again(
     assert one.settings_digest != family.open().settings_digest or one.digest != family.open().digest
 
 
+def test_vectors_of_one_model_under_other_settings_in_one_anndata_are_warned_about(
+    every_written: Callable[[str], Family], few: AnnData, recwarn: pytest.WarningsRecorder
+) -> None:
+    family = every_written("scgpt")
+    model = family.open()
+    sl.embed(few, model, progress=False)
+    sl.embed(few, model, key_added="X_again", progress=False)
+    sl.embed(few, model, key_added="X_mean", pooling="mean", progress=False)
+    sl.embed(few, "pca", progress=False)
+    assert not len(recwarn), "another pooling is asked for, and other models are other models"
+    keys = "obsm['X_padded'] and obsm['X_scgpt'] are vectors of the same weights of scgpt made with other settings"
+    with pytest.warns(UserWarning, match="other settings") as told:
+        result = sl.embed(few, family.open(config={"pad_value": -3}), key_added="X_padded", progress=False)
+    assert str(told[0].message).startswith(f"{keys} (what the model was opened with); do not compare")
+    assert keys in result.summary()
+    half = sl.load_model(family.path, device="cpu", precision="bfloat16")
+    with pytest.warns(UserWarning, match=r"\(precision: .*bfloat16.* and float32\)"):
+        sl.embed(few, half, key_added="X_half", progress=False)
+
+
 def test_what_the_rows_of_a_table_are_called_counts() -> None:
     table = pd.DataFrame({"value": [1.0, 2.0]}, index=["A", "B"])
     for one in (table, table["value"]):
