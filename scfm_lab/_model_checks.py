@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import threading
 import tracemalloc
 import weakref
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab._drawn_cells import drawn_cells, with_unknown_genes
+from scfm_lab._model_claims import Claims, raise_faults
 from scfm_lab.errors import Cancelled, CountsError, GenesError, ModelError
 from scfm_lab.models.contract import Model
-from scfm_lab.models.spec import ABILITIES, Option
 from scfm_lab.testing import Fault, NotApplicable, Report, run_checks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,25 +31,37 @@ TOLERANCE = 1e-5
 _SLACK_BYTES = 256 * 1024
 
 
-class ModelChecks:
+class ModelChecks(Claims):
     """One model, cells to check it on, and the checks as methods; each raises :class:`Fault` with what it saw."""
 
-    def __init__(self, model: Model, adata: AnnData | None, subject: str, declared: Contribution | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        adata: AnnData | None,
+        subject: str,
+        declared: Contribution | None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        process: bool = True,
+    ) -> None:
         self.model = model
         self.subject = subject
         self.declared = declared
+        self.config = config
+        self.process = process
         self._given = adata
 
     @classmethod
-    def of(cls, model: Model | str, adata: AnnData | None) -> ModelChecks:
+    def of(cls, model: Model | str, adata: AnnData | None, **more: Any) -> ModelChecks:
         """Open what is to be checked, on the CPU in float32."""
         if isinstance(model, Model):
-            return cls(model, adata, model.spec.name, None)
+            return cls(model, adata, model.spec.name, None, **more)
         from scfm_lab.models.load import load_model
         from scfm_lab.plugins import discover
 
         declared = {item.id: item for item in discover().contributions("models")}
-        return cls(load_model(model, device="cpu", precision="float32"), adata, str(model), declared.get(str(model)))
+        opened = load_model(model, device="cpu", precision="float32")
+        return cls(opened, adata, str(model), declared.get(str(model)), **more)
 
     def run(self) -> Report:
         """Run all checks; the model is given back on the device it came from."""
@@ -65,6 +76,7 @@ class ModelChecks:
         return [
             ("the spec is complete", self.spec),
             ("the manifest agrees with the spec", self.manifest),
+            ("the digest of the settings", self.settings),
             ("shapes and types", self.shapes),
             ("the cells stay as they are", self.input_unchanged),
             ("a cell's vector does not depend on the cells' order", self.cell_order),
@@ -103,49 +115,6 @@ class ModelChecks:
 
     # --- the checks --------------------------------------------------------------------
 
-    def spec(self) -> None:
-        spec, wrong = self.model.spec, []
-        for name in ("name", "family", "licence", "citation", "determinism"):
-            value = getattr(spec, name)
-            if not isinstance(value, str) or not value.strip():
-                wrong.append(f"{name} must be a text, it is {value!r}")
-        if spec.genes not in ("symbol", "ensembl"):
-            wrong.append(f"genes must be 'symbol' or 'ensembl', it is {spec.genes!r}")
-        if not spec.organisms or not all(isinstance(name, str) for name in spec.organisms):
-            wrong.append(f"organisms must name at least one, it is {spec.organisms!r}")
-        if spec.n_genes != len(self.model.vocabulary) or not spec.n_genes:
-            wrong.append(f"n_genes is {spec.n_genes!r}, the vocabulary holds {len(self.model.vocabulary)}")
-        for name, least in (("width", 1), ("max_length", 0), ("parameters", 0)):
-            value = getattr(spec, name)
-            if not isinstance(value, int) or value < least:
-                wrong.append(f"{name} must be a whole number of at least {least}, it is {value!r}")
-        unknown = sorted(set(spec.abilities) - set(ABILITIES))
-        if unknown:
-            wrong.append(f"abilities {unknown} are not known; there are {sorted(ABILITIES)}")
-        if "embed" not in spec.abilities:
-            wrong.append("abilities do not hold 'embed'")
-        wrong.extend(_option_faults(spec.options))
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", self.model.digest):
-            wrong.append(f"digest must be 'sha256:' and 64 hexadecimal digits, it is {self.model.digest!r}")
-        _raise(wrong)
-
-    def manifest(self) -> None:
-        if self.declared is None:
-            raise NotApplicable("the model was not opened by its id")
-        spec, data, wrong = self.model.spec, self.declared.data, []
-        for key, value in (("gene_ids", spec.genes), ("licence", spec.licence), ("family", spec.family)):
-            if key in data and data[key] != value:
-                wrong.append(f"the manifest says {key} = {data[key]!r}, the spec {value!r}")
-        if "organisms" in data and set(data["organisms"]) != set(spec.organisms):
-            wrong.append(f"the manifest says organisms = {data['organisms']}, the spec {list(spec.organisms)}")
-        # A manifest may name tasks of scfm-lab's (annotate, trajectory) that ask for nothing but vectors.
-        declared = set(data.get("tasks", [])) & set(ABILITIES)
-        if "tasks" in data and declared != set(spec.abilities):
-            wrong.append(
-                f"the manifest's tasks name the abilities {sorted(declared)}, the spec {sorted(spec.abilities)}"
-            )
-        _raise(wrong)
-
     def shapes(self) -> str:
         tokens = self.model.tokenize(self.adata)
         n, width, wrong = self.adata.n_obs, self.model.spec.width, []
@@ -161,7 +130,7 @@ class ModelChecks:
         if limit and tokens.lengths.max(initial=0) > limit:
             wrong.append(f"a cell has {tokens.lengths.max()} tokens, the spec's max_length is {limit}")
         states = self.model.encode(tokens, genes=True)
-        _raise(wrong)
+        raise_faults(wrong)
         if states.cell.dtype != np.float32 or states.cell.shape != (n, width):
             raise Fault(f"states.cell is {states.cell.dtype} {states.cell.shape}, it must be float32 {(n, width)}")
         if not np.isfinite(states.cell).all():
@@ -305,7 +274,7 @@ class ModelChecks:
         ):
             if ability not in spec.abilities and not _refuses(call):
                 wrong.append(f"'{ability}' is not among the abilities, so asking for it must be a ModelError")
-        _raise(wrong)
+        raise_faults(wrong)
         return ", ".join(sorted(spec.abilities))
 
     def progress(self) -> None:
@@ -387,23 +356,6 @@ def _same(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> str:
 def _numpy_state() -> str:
     # Looked at, never drawn from.
     return repr(np.random.get_state(legacy=False))  # noqa: NPY002
-
-
-def _raise(wrong: list[str]) -> None:
-    if wrong:
-        raise Fault("; ".join(wrong))
-
-
-def _option_faults(options: Any) -> list[str]:
-    wrong = []
-    for name, option in options.items():
-        if not isinstance(option, Option):
-            wrong.append(f"option {name!r} must be an Option, it is {type(option).__name__}")
-        elif option.default is not None and not isinstance(option.default, option.type):
-            wrong.append(f"option {name!r} has the default {option.default!r}, which is no {option.type.__name__}")
-        elif option.choices and option.default is not None and option.default not in option.choices:
-            wrong.append(f"option {name!r} has the default {option.default!r}, which is none of its choices")
-    return wrong
 
 
 def _refuses(call: Callable[[], Any]) -> bool:

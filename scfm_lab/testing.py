@@ -4,7 +4,7 @@ Examples
 --------
 >>> from scfm_lab.testing import check_model
 >>> print(check_model("scfm.pca").summary())  # doctest: +SKIP
-scfm.pca: 15 checks passed.
+scfm.pca: 16 checks passed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import PluginError, ScfmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from anndata import AnnData
 
@@ -120,10 +120,17 @@ def run_checks(subject: str, checks: Iterable[tuple[str, Callable[[], str | None
     return report
 
 
-def check_model(model: Model | str, *, adata: AnnData | None = None) -> Report:
+def check_model(
+    model: Model | str,
+    *,
+    adata: AnnData | None = None,
+    config: Mapping[str, Any] | None = None,
+    process: bool = True,
+) -> Report:
     """Prove that a model keeps the contract.
 
-    Checked are: the spec and its agreement with the manifest; shapes and types; that a cell's vector depends neither on
+    Checked are: the spec and its agreement with the manifest; that what it was opened with has one digest
+    (``settings_digest``) in every opening and process; shapes and types; that a cell's vector depends neither on
     the other cells, their order and the batch (to 1e-5), nor on the order of the genes; determinism, without touching
     the global random state; cells and genes that the model does not know; wrong input; doses; progress, cancelling
     within one batch, and memory.
@@ -135,6 +142,11 @@ def check_model(model: Model | str, *, adata: AnnData | None = None) -> Report:
     adata
         Cells with raw counts to check it on, a few dozen; cells are never changed. Default: cells drawn from the
         model's own vocabulary, with a fixed seed.
+    config
+        Another configuration to open it with, under which it gives other vectors: it must have another
+        ``settings_digest`` then, or kept vectors of one would be given for the other.
+    process
+        Whether a model that is given by its id is opened in another process too, which takes some seconds.
 
     Returns
     -------
@@ -151,11 +163,11 @@ def check_model(model: Model | str, *, adata: AnnData | None = None) -> Report:
     In a plugin's own tests::
 
         def test_my_model():
-            check_model("my-fm.base")
+            check_model("my-fm.base", config={"n_layers": 2})
     """
     from scfm_lab._model_checks import ModelChecks
 
-    return ModelChecks.of(model, adata).run()
+    return ModelChecks.of(model, adata, config=config, process=process).run()
 
 
 def check_panel(factory: Callable[..., Any] | str, *, adata: AnnData | None = None, browser: Any = None) -> Report:

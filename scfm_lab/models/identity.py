@@ -39,6 +39,11 @@ def settings_digest(model: Model) -> str:
     return f"sha256:{_Reader().of(held)}"
 
 
+def digest_of_attribute(model: Model, name: str) -> str:
+    """Digest of one attribute alone, to tell which of them differ."""
+    return _Reader().of(getattr(model, name, None))
+
+
 class _Reader:
     """Feeds values into a digest, each with its kind; an object that is met again is named by its number."""
 

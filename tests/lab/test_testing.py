@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from scfm_lab._model_checks import ModelChecks
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import PluginError
 from scfm_lab.inference import engine
@@ -20,6 +21,7 @@ from scfm_lab.testing import CheckFailed, Fault, NotApplicable, check_model, che
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SETTINGS = "the digest of the settings"
 GENES = np.array([f"GENE{i}" for i in range(40)], dtype=object)
 
 
@@ -170,6 +172,47 @@ class IncompleteSpec(Plain):
         )
 
 
+class HoldsATime(Plain):
+    """Holds what is another thing in every opening."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        HoldsATime.made += 1
+        self.opened_at = HoldsATime.made
+
+    @classmethod
+    def open(cls, path, *, config=None, files=None):
+        return cls()
+
+
+class HidesWhatDecides(Plain):
+    """Says of its table that it only tells where something lies."""
+
+    places = Model.places | {"table"}
+
+
+class Scaled(Plain):
+    """Opened with a scale."""
+
+    @classmethod
+    def open(cls, path, *, config=None, files=None):
+        made = cls()
+        made.scale = (config or {}).get("scale", 1.0)
+        return made
+
+
+class ForgetsItsScale(Scaled):
+    """Its vectors depend on a scale, and nothing that names them does."""
+
+    @classmethod
+    def open(cls, path, *, config=None, files=None):
+        made = super().open(path, config=config)
+        made.settings_digest = "sha256:always the same"
+        return made
+
+
 class EmptyPromise(Plain):
     """Says that it can give gene embeddings, and cannot."""
 
@@ -188,7 +231,7 @@ def test_a_right_model_passes_every_check_that_applies():
     report = check_model(Plain())
     assert report.passed
     assert [check.name for check in report.checks if check.state == "skipped"] == ["the manifest agrees with the spec"]
-    assert report.summary().startswith("plain: 15 checks passed.")
+    assert report.summary().startswith("plain: 16 checks passed.")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +252,8 @@ def test_a_right_model_passes_every_check_that_applies():
         (Doubles, {"shapes and types"}),
         (IncompleteSpec, {"the spec is complete"}),
         (EmptyPromise, {"abilities"}),
+        (HoldsATime, {SETTINGS}),
+        (HidesWhatDecides, {SETTINGS}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -219,6 +264,17 @@ def test_each_fault_is_found_by_its_check(model: Callable[[], Model], found_by: 
     assert found_by <= failed
     for name in failed:
         assert name in str(caught.value)
+
+
+def test_another_configuration_has_another_digest():
+    def seen(model):
+        return ModelChecks.of(model, None, config={"scale": 2.0}).settings()
+
+    assert seen(Scaled.open(None)) == "opened twice; another one with config="
+    with pytest.raises(Fault, match=r"scale.* has the same settings_digest"):
+        seen(ForgetsItsScale.open(None))
+    with pytest.raises(Fault, match=r"opened_at is not the same in both"):
+        ModelChecks.of(HoldsATime(), None).settings()
 
 
 def test_faults_do_not_raise_alarm_elsewhere():
@@ -276,7 +332,9 @@ def test_all_checks_run_whatever_one_of_them_does():
 
 @pytest.mark.parametrize("name", ["pca", "sctop", "starter"])
 def test_our_own_models_pass(name):
-    report = check_model(f"scfm.{name}")
+    report = check_model(f"scfm.{name}", process=name == "starter")
+    digest = next(check for check in report.checks if check.name == SETTINGS)
+    assert digest.detail == "opened twice" + (", and in another process" if name == "starter" else "")
     assert {check.state for check in report.checks} <= {"passed", "skipped"}
 
 
