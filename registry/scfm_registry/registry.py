@@ -17,6 +17,7 @@ from scfm_registry.keeping import Keeper
 from scfm_registry.lineage import Genealogist
 from scfm_registry.reproducing import Reproducer
 from scfm_registry.scores import Evaluator
+from scfm_registry.sharing.publishing import Publisher
 from scfm_registry.sharing.sharer import Sharer
 from scfm_registry.spool import Syncer
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 class Registry(
     Sharer,
+    Publisher,
     Keeper,
     Syncer,
     Genealogist,

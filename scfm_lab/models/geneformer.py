@@ -19,11 +19,11 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import is_stored
 from scfm_lab.models.files import CONFIG, WEIGHTS, digest_of, read_config, read_tensors, require_keys
+from scfm_lab.models.geneformer_files import ANY_WEIGHTS, SETTINGS, is_bert, weights_file
 from scfm_lab.models.published import PublishedModel, ortholog_option, overridden, take_orthologs
 from scfm_lab.models.resemblance import not_of
-from scfm_lab.models.sharded import ENDING, is_index
+from scfm_lab.models.sharded import is_index
 from scfm_lab.models.spec import ModelSpec, Option
-from scfm_lab.models.tensor_names import tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,26 +41,9 @@ if TYPE_CHECKING:
     from scfm_lab.models.published import PublishedMatch
     from scfm_lab.models.tokens import Request, Tokens
 
-TORCH_WEIGHTS = "pytorch_model.bin"
-# Whole files before those in several parts.
-_ANY_WEIGHTS = (WEIGHTS, TORCH_WEIGHTS, WEIGHTS + ENDING, TORCH_WEIGHTS + ENDING)
 PUBLISHED_LAYER = -2
 """The reference's ``emb_layer=-1``: the second to last layer."""
 POOLINGS = ("cls", "mean")
-#: Entries of ``config.json`` that are read.
-SETTINGS = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "num_hidden_layers",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "position_embedding_type",
-    "model_type",
-)
 
 
 class Geneformer(PublishedModel):
@@ -145,14 +128,14 @@ class Geneformer(PublishedModel):
     def recognises(cls, path: Path) -> bool:
         """Whether a folder has the configuration of a BERT, or the weights have its tensors; opens no weights."""
         if path.is_file():
-            return (path.suffix in (".safetensors", ".bin", ".pt") or is_index(path)) and _is_bert(path)
+            return (path.suffix in (".safetensors", ".bin", ".pt") or is_index(path)) and is_bert(path)
         try:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             if isinstance(config, dict) and config.get("model_type") == "bert":
                 return True
         except (OSError, ValueError):
             pass
-        return any(is_stored(path / name) and _is_bert(path / name) for name in _ANY_WEIGHTS)
+        return any(is_stored(path / name) and is_bert(path / name) for name in ANY_WEIGHTS)
 
     @classmethod
     def beside(cls, path: Path) -> dict[str, Path]:
@@ -200,7 +183,7 @@ class Geneformer(PublishedModel):
             raise ModelError(
                 f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'."
             )
-        weights = path if path.is_file() else _weights(folder)
+        weights = path if path.is_file() else weights_file(folder)
         tensors, aside = published_keys(read_tensors(weights))
         if "bert.embeddings.word_embeddings.weight" not in tensors:
             raise not_of(weights, "Geneformer", "bert.embeddings.word_embeddings.weight", tensors, WEIGHTS)
@@ -389,16 +372,3 @@ class Geneformer(PublishedModel):
         from scfm_lab.models.geneformer_perturb import state_embeddings
 
         return state_embeddings(self, tokens, states, **options)
-
-
-def _is_bert(weights: Path) -> bool:
-    return any(name.endswith("embeddings.word_embeddings.weight") for name in tensor_names(weights))
-
-
-def _weights(folder: Path) -> Path:
-    for name in _ANY_WEIGHTS:
-        if is_stored(folder / name):
-            return folder / name
-    raise ModelError(
-        f"{folder} looks like Geneformer and has no {WEIGHTS} and no {TORCH_WEIGHTS}; give the folder as published."
-    )

@@ -1,4 +1,4 @@
-"""Geneformer's published files: where the dictionaries lie, and what they say."""
+"""Geneformer's published files: which holds the weights, where the dictionaries lie, and what they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_stored, listed
-from scfm_lab.models.files import read_pickle
+from scfm_lab.models.files import WEIGHTS, read_pickle
 from scfm_lab.models.published import (
     ENSEMBL,
     ORTHOLOG,
@@ -22,6 +22,8 @@ from scfm_lab.models.published import (
     mouse_rows,
     shipped_genes,
 )
+from scfm_lab.models.sharded import ENDING
+from scfm_lab.models.tensor_names import tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +32,23 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.genes import Genes
 
+TORCH_WEIGHTS = "pytorch_model.bin"
+#: Whole files before those in several parts.
+ANY_WEIGHTS = (WEIGHTS, TORCH_WEIGHTS, WEIGHTS + ENDING, TORCH_WEIGHTS + ENDING)
+#: Entries of ``config.json`` that are read.
+SETTINGS = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "num_hidden_layers",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "position_embedding_type",
+    "model_type",
+)
 BY_MAPPING = "name in the model's own mapping"
 SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
 _KINDS = {
@@ -38,6 +57,27 @@ _KINDS = {
     "mapping": "ensembl_mapping_dict",
     "names": "gene_name_id_dict",
 }
+
+
+def is_bert(weights: Path) -> bool:
+    """Whether a weights file names the tensors of a BERT; opens no weights."""
+    return any(name.endswith("embeddings.word_embeddings.weight") for name in tensor_names(weights))
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights of a folder; safetensors where both kinds are there.
+
+    Raises
+    ------
+    ModelError
+        If there are none.
+    """
+    for name in ANY_WEIGHTS:
+        if is_stored(folder / name):
+            return folder / name
+    raise ModelError(
+        f"{folder} looks like Geneformer and has no {WEIGHTS} and no {TORCH_WEIGHTS}; give the folder as published."
+    )
 
 
 @dataclass(frozen=True)

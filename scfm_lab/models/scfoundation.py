@@ -175,15 +175,20 @@ class ScFoundation(Readouts):
         net = self._trained_net()
         return list(net.encoder.layers), [net.encoder_norm]
 
+    @property
+    def trained_version(self) -> str:
+        """Name of the set of weights that cell vectors come from, and that fine-tuning changes."""
+        return self._version(0, CELL)
+
     def _trained_net(self) -> ScFoundationNet:
         # Cell vectors are what is fine-tuned; the other sets of weights stay.
-        return self._net(self._version(0, CELL))
+        return self._net(self.trained_version)
 
     def _copy(self) -> Self:
         import copy
 
         other = copy.copy(self)
-        trained = self._version(0, CELL)
+        trained = self.trained_version
         other._nets = {**self._nets, trained: copy.deepcopy(self._net(trained))}  # noqa: SLF001 - a copy of itself
         return other
 

@@ -142,10 +142,20 @@ def _named_tensors(path: Path, name: str, one: Mapping[str, Any]) -> dict[str, t
     for key, value in one["state_dict"].items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"{path} is no checkpoint of scFoundation: {key!r} of {name!r} is no tensor.")
-        # What stands between the first and a second "model.", as the reference takes it.
-        parts = str(key).split("model.")
-        tensors[parts[1] if len(parts) > 1 else parts[0]] = value
+        tensors[tensor_name(key)] = value
     return without_counter(tensors)
+
+
+def tensor_name(key: Any) -> str:
+    """Name of a tensor without what a training put around it: what stands between the first and a second ``model.``, as in the reference.
+
+    Examples
+    --------
+    >>> tensor_name("model.norm.weight")
+    'norm.weight'
+    """
+    parts = str(key).split("model.")
+    return parts[1] if len(parts) > 1 else parts[0]
 
 
 def _checked(
@@ -237,6 +247,11 @@ def _network_shape(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tens
         },
         "decoder": performer,
     }
+
+
+def gene_index_name(n_genes: int) -> str:
+    """Name of the list of so many genes."""
+    return GENE_INDEX.replace("19264", str(n_genes))
 
 
 def gene_indices(folder: Path) -> list[Path]:

@@ -7,14 +7,13 @@ Files as published: ``args.json``, ``vocab.json``, ``best_model.pt``. The networ
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.attention import attention_of_cells
-from scfm_lab.models.converted import is_stored, listed
+from scfm_lab.models.converted import listed
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
 from scfm_lab.models.published import (
     PublishedModel,
@@ -25,12 +24,13 @@ from scfm_lab.models.published import (
     take_orthologs,
 )
 from scfm_lab.models.resemblance import not_of
+from scfm_lab.models.scgpt_files import ARGS, SETTINGS, SPECIALS, WEIGHTS_FILE, is_scgpt, places, read_vocabulary
 from scfm_lab.models.spec import ModelSpec, Option
-from scfm_lab.models.tensor_names import tensor_names
 from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import pandas as pd
     import torch
@@ -42,13 +42,9 @@ if TYPE_CHECKING:
     from scfm_lab.models.scgpt_net import ScGPTNet
     from scfm_lab.models.tokens import Tokens
 
-ARGS, VOCAB, WEIGHTS_FILE = "args.json", "vocab.json", "best_model.pt"
-#: Entries of ``args.json`` that are read.
-SETTINGS = ("embsize", "nheads", "nlayers", "d_hid", "input_emb_style", "pad_token", "pad_value")
 MAX_LENGTH = 1200
 """Tokens of the published embedding path, ``<cls>`` among them."""
 POOLINGS = ("cls", "cls_raw", "mean")
-_SPECIALS = ("<cls>", "<eoc>")
 
 
 class ScGPT(PublishedModel):
@@ -125,14 +121,14 @@ class ScGPT(PublishedModel):
     def recognises(cls, path: Path) -> bool:
         """Whether a folder has scGPT's ``args.json``, or a weights file scGPT's tensors; opens no weights."""
         if path.is_file():
-            return path.suffix == ".pt" and _is_scgpt(path)
+            return path.suffix == ".pt" and is_scgpt(path)
         try:
             settings = json.loads((path / ARGS).read_text(encoding="utf-8"))
             if isinstance(settings, dict) and "embsize" in settings and "nlayers" in settings:
                 return True
         except (OSError, ValueError):
             pass
-        return any(_is_scgpt(weights) for weights in listed(path, "*.pt")[:8])
+        return any(is_scgpt(weights) for weights in listed(path, "*.pt")[:8])
 
     @classmethod
     def open(
@@ -161,16 +157,16 @@ class ScGPT(PublishedModel):
         if path is None:
             raise ModelError("scGPT needs the folder of its checkpoint: args.json, vocab.json and best_model.pt.")
         own, orthologs = take_orthologs(config)
-        args_file, vocab_file, weights = _places(path, files)
+        args_file, vocab_file, weights = places(path, files)
         settings = overridden(read_config(args_file.parent, args_file.name), own, (*SETTINGS, "orthologs"), "scGPT")
         tensors, aside = canonical_keys(read_tensors(weights))
         if "encoder.embedding.weight" not in tensors:
             raise not_of(weights, "scGPT", "encoder.embedding.weight", tensors, WEIGHTS_FILE)
-        tokens = _read_vocabulary(vocab_file, settings, int(tensors["encoder.embedding.weight"].shape[0]))
+        tokens = read_vocabulary(vocab_file, settings, int(tensors["encoder.embedding.weight"].shape[0]))
         shape = shape_of(tensors, settings, len(tokens))
         require_keys(tensors, shape.expected(), weights)
         pad = str(settings.get("pad_token", "<pad>"))
-        specials = {name: tokens.index(name) for name in (pad, *_SPECIALS) if name in tokens}
+        specials = {name: tokens.index(name) for name in (pad, *SPECIALS) if name in tokens}
         names = np.array(["" if name in specials else name for name in tokens], dtype=object)
         vocabulary = symbol_vocabulary(names)
         net = ScGPTNet.from_tensors(shape, tensors)
@@ -347,63 +343,3 @@ def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
         raise ModelError(f"args.json says {name}={value!r}; it must be a number.")
     return float(value)
-
-
-def _is_scgpt(weights: Path) -> bool:
-    # Parallel training writes "module." before each name.
-    return any(name.endswith("encoder.enc_norm.weight") for name in tensor_names(weights))
-
-
-def _places(path: Path, files: Mapping[str, Any] | None) -> tuple[Path, Path, Path]:
-    """Of args.json, vocab.json and the weights."""
-    given = {name: Path(str(value)) for name, value in (files or {}).items()}
-    unknown = sorted(set(given) - {"args", "vocab", "weights"})
-    if unknown:
-        raise ModelError(f"files= names {', '.join(unknown)}; scGPT has 'args', 'vocab' and 'weights'.")
-    folder = path if path.is_dir() else path.parent
-    weights = given.get("weights", folder / WEIGHTS_FILE if path.is_dir() else path)
-    if not is_stored(weights) and "weights" not in given:
-        others = listed(folder, "*.pt")
-        if len(others) == 1:
-            weights = others[0]
-    places = given.get("args", folder / ARGS), given.get("vocab", folder / VOCAB), weights
-    missing = [p.name for p in places if not is_stored(p)]
-    if missing:
-        raise ModelError(
-            f"{folder} looks like scGPT and has no {' and no '.join(missing)}; give the folder as published "
-            f"({ARGS}, {VOCAB}, {WEIGHTS_FILE})."
-        )
-    return places
-
-
-def _read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[str]:
-    """Token of each id; the file's order is not the ids' order.
-
-    Raises
-    ------
-    ModelError
-        If ids are not dense, specials are missing, or there are not as many tokens as embedding rows.
-    """
-    content = read_config(path.parent, path.name)
-    wrong = [k for k, v in content.items() if isinstance(v, bool) or not isinstance(v, int)]
-    if wrong:
-        raise ModelError(f"{path} gives {wrong[0]!r} the id {content[wrong[0]]!r}, which is no whole number.")
-    ids = np.array(sorted(content.values()), dtype=np.int64)
-    if not np.array_equal(ids, np.arange(len(ids))):
-        raise ModelError(
-            f"The {len(ids):,} ids in {path} are not 0 to {len(ids) - 1:,}, each once; get the file again."
-        )
-    tokens = sorted(content, key=content.__getitem__)
-    pad = str(settings.get("pad_token", "<pad>"))
-    appended = [name for name in (pad, *_SPECIALS) if name not in content]
-    # The reference appends missing special tokens; a file saved after that has their rows.
-    if appended and len(tokens) + len(appended) == rows:
-        tokens += appended
-    if len(tokens) != rows:
-        raise ModelError(
-            f"{path} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
-        )
-    missing = [name for name in (pad, _SPECIALS[0]) if name not in tokens]
-    if missing:
-        raise ModelError(f"{path} has no {' and no '.join(missing)}; the checkpoint cannot be used without.")
-    return tokens

@@ -67,7 +67,8 @@ class TranscriptFormer(Readouts):
         surgery: str = "",
     ) -> None:
         self.net = net
-        self.head = head
+        self.gene_head = head
+        """What gives logits of genes; not the head of labels that a fine-tuned model has."""
         self.ids = ids
         self.aux = dict(aux)
         self.files = files
@@ -328,7 +329,9 @@ class TranscriptFormer(Readouts):
 
 def _options(aux: Mapping[str, Any], settings: Settings, surgery: str) -> dict[str, Option]:
     options = {
-        name: Option(str, None, f"Label of all cells; None: obs[{name!r}], unknown where it is not there.")
+        name: Option(
+            str, None, f"Label of all cells; None: obs[{name!r}], unknown where it is not there.", of_cells=True
+        )
         for name in aux
     }
     options |= {

@@ -51,7 +51,7 @@ class Readouts(PublishedModel):
     """The readouts of a TranscriptFormer; what they read is set where it is opened."""
 
     net: TfNet
-    head: MLP | None
+    gene_head: MLP | None
     ids: TokenIds
     table: ProteinTable
     files: TfFiles
@@ -129,16 +129,16 @@ class Readouts(PublishedModel):
         """
         from scfm_lab.models.transcriptformer_run import run
 
-        if self.head is None:
+        if self.gene_head is None:
             raise ModelError(f"{self.files.weights} has no gene-id head (gene_id_loss_weight is 0).")
         weight = self.net.any_weight
-        self.head.to(weight.device, weight.dtype)
+        self.gene_head.to(weight.device, weight.dtype)
         out = [np.empty((0, len(self.table)), np.float32)] * len(tokens)
         for rows, _, batch in self._batches(tokens):
             seq = self._sequences(batch)
             states = run(self.net, seq, self.spec.layers, training=training)[seq.token_places()]
             for row, cell in zip(rows.tolist(), states.split(seq.genes.tolist()), strict=True):
-                out[row] = self.head(cell[:first]).float().cpu().numpy()
+                out[row] = self.gene_head(cell[:first]).float().cpu().numpy()
         return out
 
     def contextual_gene_embeddings(

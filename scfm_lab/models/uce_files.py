@@ -36,9 +36,9 @@ PUBLISHED = {
 }
 _PROTEINS = "gene_symbol_to_embedding_ESM2.pt"
 _MARK = b"pe_embedding.weight"
-_TOKENS = "all_tokens.torch"
-_CHROM = "species_chrom.csv"
-_NEW_SPECIES = "new_species_protein_embeddings.csv"
+TOKENS = "all_tokens.torch"
+CHROM = "species_chrom.csv"
+NEW_SPECIES = "new_species_protein_embeddings.csv"
 _KEYS = ("checkpoint", "tokens", "chrom", "offsets", "protein_embeddings", "new_species", "species")
 
 
@@ -53,7 +53,7 @@ def recognises(path: Path) -> bool:
     if path.is_file():
         return _is_checkpoint(path) or path.suffix == ".torch"
     folder = _folder(path)
-    return (folder / _CHROM).is_file() or is_stored(folder / _TOKENS) or bool(_checkpoints(folder))
+    return (folder / CHROM).is_file() or is_stored(folder / TOKENS) or bool(_checkpoints(folder))
 
 
 def _folder(path: Path) -> Path:
@@ -116,8 +116,8 @@ class UceFiles:
             if name in given
         }
         checkpoint = places.get("checkpoint") or (path if path.is_file() else _only_checkpoint(folder))
-        tokens = places.get("tokens") or (folder / _TOKENS if is_stored(folder / _TOKENS) else None)
-        chrom = places.get("chrom") or _required(folder, (_CHROM,), "chrom")
+        tokens = places.get("tokens") or (folder / TOKENS if is_stored(folder / TOKENS) else None)
+        chrom = places.get("chrom") or _required(folder, (CHROM,), "chrom")
         offsets: Any = given.get("offsets")
         if not isinstance(offsets, dict):
             offsets = (
@@ -126,7 +126,7 @@ class UceFiles:
                 else _required(folder, ("species_offsets.pkl", "species_offsets.json"), "offsets")
             )
         proteins = _proteins(places.get("protein_embeddings") or folder / "protein_embeddings")
-        csv = places.get("new_species") or folder / _NEW_SPECIES
+        csv = places.get("new_species") or folder / NEW_SPECIES
         if csv.is_file():
             proteins |= _new_species(csv)
         return cls(checkpoint, chrom, offsets, tokens, proteins, _added(given.get("species")))

@@ -201,19 +201,20 @@ class FineTuneResult(Result):
             It must not exist, or be empty.
         full
             False: what changed beside the parent, which is opened first (from the registry, by its digest, or from where
-            it was). True: everything, in the format in which the family is published, so that its own code reads it
-            (``starter``, scGPT, Geneformer, scBERT).
+            it was). True: everything, in the format in which the family is published, so that its own code reads it. A
+            head has a place there in scGPT's, Geneformer's and scBERT's format, if it is the ``"published"`` one; another
+            lies beside, with the record.
 
         Raises
         ------
         DataError
             The folder holds something.
         ModelError
-            The family has no such format.
+            The model was opened with files that have no place in that format (species that were added).
         """
         from scfm_lab.models.finetuned_files import save
 
-        return save(self.model, self.parent, self.changed, Path(folder).expanduser(), full=full)
+        return save(self.model, self.changed, Path(folder).expanduser(), full=full)
 
     def register(self, name: str, *, consent: str | None = None) -> Any:
         """Keep it as a version of the registry, with its parent, its record and a run of its training.

@@ -1,4 +1,4 @@
-"""Every published family can be fine-tuned, kept as what changed, and where it has a format for it, written in full."""
+"""Every published family can be fine-tuned, kept as what changed, and written in full as it is published."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 import scfm_lab as sl
-from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import listed
+from scfm_lab.models.files import read_tensors, read_torch
+from scfm_lab.models.finetuned_files import save_published
 
-FULL = ("scgpt", "geneformer", "scbert")
+#: Beginnings of the names of heads that predict in pre-training, whose place a published head of labels takes.
+PRETRAINING = ("cls.", "to_out.")
+#: And of heads of labels, as their families publish them.
+HEADS = ("cls_decoder.", "classifier.", "bert.pooler.", "to_out.fc", "to_out.conv1.")
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +46,10 @@ def test_a_family_learns_and_opens_as_it_was(name, written, model, labelled, tmp
     opened = sl.load_model(tuned.save(tmp_path / "changes"), device="cpu")
     np.testing.assert_array_equal(opened.encode(tokens).cell, tuned.model.encode(tokens).cell)
     np.testing.assert_array_equal(opened.class_logits(tokens), tuned.model.class_logits(tokens))
-    if written.family not in FULL:
-        with pytest.raises(ModelError, match="kept as what changed"):
-            tuned.save(tmp_path / "full", full=True)
-        return
-    folder = tuned.save(tmp_path / "full", full=True)
+    done = save_published(tuned.model, tmp_path / "full")
+    folder = done.folder
+    assert ("head of the labels" in done.summary()) == (head == "linear"), "what has no place is said"
+    _names_and_shapes_are_those_published(written, folder, head)
     whole = sl.load_model(folder, device="cpu")
     np.testing.assert_array_equal(whole.encode(tokens).cell, tuned.model.encode(tokens).cell)
     np.testing.assert_array_equal(whole.class_logits(tokens), tuned.model.class_logits(tokens))
@@ -58,3 +62,31 @@ def test_a_family_learns_and_opens_as_it_was(name, written, model, labelled, tmp
     if name == "scbert":
         np.testing.assert_allclose(alone.class_logits(tokens), tuned.model.class_logits(tokens), atol=1e-5)
         assert list(alone.classes.names) == list(tuned.model.classes.names)
+    if name == "transcriptformer":
+        logits = model.gene_logits(tokens, first=1)
+        assert [one.shape for one in tuned.model.gene_logits(tokens, first=1)] == [one.shape for one in logits]
+
+
+def _names_and_shapes_are_those_published(written, folder, head):
+    """Every tensor of the published file is there under its name; a head of labels takes the place of that of pre-training."""
+
+    def shapes(path):
+        if path.suffix == ".ckpt":
+            sets = read_torch(path)
+            return {f"{one}/{k}": v.shape for one, content in sets.items() for k, v in content["state_dict"].items()}
+        return {key: tensor.shape for key, tensor in read_tensors(path).items()}
+
+    (weights,) = [
+        path
+        for path in listed(folder)
+        if path.suffix in (".ckpt", ".pth", ".pt", ".torch", ".safetensors")
+        and path.name not in ("all_tokens.torch", "changes.safetensors", "cells.safetensors")
+    ]
+    before, after = shapes(written.weights), shapes(weights)
+    if head == "published":
+        own = {key for key in after if key.startswith(HEADS)}
+        assert own, "the head has its place"
+        before = {k: v for k, v in before.items() if not k.startswith((*PRETRAINING, *HEADS))}
+        after = {k: v for k, v in after.items() if k not in own}
+        after = {k: v for k, v in after.items() if not k.startswith(PRETRAINING)}
+    assert after == before

@@ -222,6 +222,9 @@ def test_a_parents_consent_keeps_its_children_here(grown: Registry, tmp_path: Pa
     grown.client.set_model_version_tag("mother", "1", consent.TAG, "patient-data")
     with pytest.raises(ModelError, match=r"mother/1 does not leave"):
         grown.export_bundle("daughter", tmp_path / "daughter.scfm")
+    with pytest.raises(ModelError, match=r"mother/1 does not leave"):
+        grown.export_published("daughter", tmp_path / "files")
+    assert not (tmp_path / "files").exists()
     grown.client.delete_model_version_tag("mother", "1", consent.TAG)
 
 

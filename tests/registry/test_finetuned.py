@@ -53,6 +53,16 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     np.testing.assert_array_equal(opened.encode(tokens).cell, tuned.model.encode(tokens).cell)
     np.testing.assert_array_equal(opened.class_logits(tokens), tuned.model.class_logits(tokens))
     assert opened.digest == tuned.model.digest
+    # Also as its family is published, by its name; of that folder nothing but the folder is needed.
+    told = CliRunner().invoke(
+        cli, ["models", "export", "blood", "--format", "published", "--out", str(tmp_path / "files"), "--json"]
+    )
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["reference"] == "blood/1"
+    assert "starter's format has no place for a linear head" in told.stdout
+    files = sl.load_model(tmp_path / "files", device="cpu")
+    np.testing.assert_array_equal(files.encode(tokens).cell, tuned.model.encode(tokens).cell)
+    np.testing.assert_array_equal(files.class_logits(tokens), tuned.model.class_logits(tokens))
     assert here.register(tuned, "blood").reference == "blood/1"
     assert here.get("blood").consent == ""
     assert here.register(tuned, "blood", consent="patient-data", certify=False).consent == "patient-data"

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, Family, write_family
+from safetensors.torch import load_file
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.models import converted
+from scfm_lab.models.files import read_torch
 from scfm_registry import Registry
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def test_a_published_checkpoint_becomes_a_version_that_gives_the_same_vectors(
     registry.certify("mine", cells=4)
     checked = registry.verify("mine")
     assert (checked.ok, checked.not_compared) == (True, "")
+    _goes_back_as_it_was_published(registry, written, published, few)
     if found.family == "scfm.scgpt":
         few.write_h5ad(written.root / "few.h5ad")
         assert list(registry.made_with(written.root / "few.h5ad").table["registered"]) == ["mine/1"]
@@ -87,6 +90,28 @@ def test_a_published_checkpoint_becomes_a_version_that_gives_the_same_vectors(
         # For all of them alike, and an import takes its time.
         again = registry.import_checkpoint(_folder(written), "mine", certify=False)
         assert again.reference == found.reference, "the same files twice are one version"
+
+
+def _goes_back_as_it_was_published(registry: Registry, written: Family, published: Any, few: AnnData) -> None:
+    """By its name in the registry, into files that hold what the published ones hold."""
+    done = registry.export_published("mine", written.root.parent / "back")
+    back = sl.load_model(done.folder, device="cpu", precision="float32", config=written.config or None)
+    np.testing.assert_array_equal(back.encode(back.tokenize(few)).cell, published.encode(published.tokenize(few)).cell)
+    assert f"config={written.config!r}" in done.summary() or not written.config
+    names = [path.name for path in converted.listed(done.folder)]
+    again = done.folder / next(n for n in names if n in (written.weights.name, "model.safetensors", "models.ckpt"))
+    told = [read_torch(path) if path.suffix != ".safetensors" else load_file(path) for path in (written.weights, again)]
+    assert _plain(told[0]) == _plain(told[1])
+    assert "LICENCE.md" in done.written.files
+
+
+def _plain(content: Any) -> Any:
+    """Names, types, shapes and values; what a training alone reads is left out, as at the import."""
+    if isinstance(content, dict):
+        kept = converted.without_training(content)[0]
+        content = kept.get("model_state_dict", kept)
+        return {key: _plain(value) for key, value in content.items() if key not in ("epoch", "losses")}
+    return (content.dtype, content.tolist()) if isinstance(content, torch.Tensor) else content
 
 
 @pytest.mark.parametrize("name", ["geneformer", "scbert", "uce", "transcriptformer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +16,29 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    short_help="Write a version as one signed file, for another lab.",
+    short_help="Write a version as one signed file, or as its family is published.",
     epilog="\b\nExamples:\n  scfm-lab models export my-model -o my-model.scfm\n"
-    "  scfm-lab models export my-model/2 -o my-model.scfm --key ana-lab",
+    "  scfm-lab models export my-model/2 -o my-model.scfm --key ana-lab\n"
+    "  scfm-lab models export blood --format published --out blood-files",
 )
 @click.argument("reference")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The file, such as my-model.scfm.")
+@click.option(
+    "-o",
+    "--output",
+    "--out",
+    "output",
+    required=True,
+    type=click.Path(),
+    help="The file, such as my-model.scfm; with --format published a new folder.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["bundle", "published"]),
+    default="bundle",
+    show_default=True,
+    help="A bundle for another registry, or the files as the model's family is published, for its own code.",
+)
 @click.option("--key", "name", help="Which of your keys signs [default: the only one, made on first use].")
 @click.option("--unsigned", is_flag=True, help="Do not sign; whoever imports it must take it unsigned.")
 @click.option(
@@ -35,6 +53,7 @@ if TYPE_CHECKING:
 def export(
     reference: str,
     output: str,
+    kind: str,
     name: str | None,
     unsigned: bool,
     parents: bool,
@@ -45,8 +64,19 @@ def export(
     """Write the version REFERENCE as one signed file, for another lab.
 
     It holds the files with their hashes, those of what it was made from, the card, the licence in full and what it obliges to, the
-    certificate, and records of measurements.
+    certificate, and records of measurements. With --format published it is a folder of the files that the family's authors
+    publish, of a fine-tuned version too; REFERENCE may then be a folder such as ./blood.
     """
+    if kind == "published":
+        if name or unsigned or force or not parents:
+            message = "--key, --unsigned, --no-parents and --force are for bundles."
+            raise click.UsageError(message)
+        written = opened(uri).export_published(reference, output)
+        say(written.summary(), written.to_dict(), as_json=as_json)
+        return
+    if Path(output).is_dir():
+        message = f"{output} is a folder; name the file to write, or choose --format published."
+        raise click.BadParameter(message, param_hint="'-o' / '--output'")
     if name and unsigned:
         message = "--key and --unsigned contradict each other."
         raise click.UsageError(message)

@@ -1,0 +1,88 @@
+"""scGPT's files as published: which is which, and the order of its vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm_lab.errors import ModelError
+from scfm_lab.models.converted import is_stored, listed
+from scfm_lab.models.files import read_config
+from scfm_lab.models.tensor_names import tensor_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ARGS, VOCAB, WEIGHTS_FILE = "args.json", "vocab.json", "best_model.pt"
+#: Entries of ``args.json`` that are read.
+SETTINGS = ("embsize", "nheads", "nlayers", "d_hid", "input_emb_style", "pad_token", "pad_value")
+SPECIALS = ("<cls>", "<eoc>")
+
+
+def is_scgpt(weights: Path) -> bool:
+    """Whether a weights file names scGPT's tensors; opens no weights."""
+    # Parallel training writes "module." before each name.
+    return any(name.endswith("encoder.enc_norm.weight") for name in tensor_names(weights))
+
+
+def places(path: Path, files: Mapping[str, Any] | None) -> tuple[Path, Path, Path]:
+    """Of args.json, vocab.json and the weights.
+
+    Raises
+    ------
+    ModelError
+        If one is missing.
+    """
+    given = {name: Path(str(value)) for name, value in (files or {}).items()}
+    unknown = sorted(set(given) - {"args", "vocab", "weights"})
+    if unknown:
+        raise ModelError(f"files= names {', '.join(unknown)}; scGPT has 'args', 'vocab' and 'weights'.")
+    folder = path if path.is_dir() else path.parent
+    weights = given.get("weights", folder / WEIGHTS_FILE if path.is_dir() else path)
+    if not is_stored(weights) and "weights" not in given:
+        others = listed(folder, "*.pt")
+        if len(others) == 1:
+            weights = others[0]
+    found = given.get("args", folder / ARGS), given.get("vocab", folder / VOCAB), weights
+    missing = [p.name for p in found if not is_stored(p)]
+    if missing:
+        raise ModelError(
+            f"{folder} looks like scGPT and has no {' and no '.join(missing)}; give the folder as published "
+            f"({ARGS}, {VOCAB}, {WEIGHTS_FILE})."
+        )
+    return found
+
+
+def read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[str]:
+    """Token of each id; the file's order is not the ids' order.
+
+    Raises
+    ------
+    ModelError
+        If ids are not dense, specials are missing, or there are not as many tokens as embedding rows.
+    """
+    content = read_config(path.parent, path.name)
+    wrong = [k for k, v in content.items() if isinstance(v, bool) or not isinstance(v, int)]
+    if wrong:
+        raise ModelError(f"{path} gives {wrong[0]!r} the id {content[wrong[0]]!r}, which is no whole number.")
+    ids = np.array(sorted(content.values()), dtype=np.int64)
+    if not np.array_equal(ids, np.arange(len(ids))):
+        raise ModelError(
+            f"The {len(ids):,} ids in {path} are not 0 to {len(ids) - 1:,}, each once; get the file again."
+        )
+    tokens = sorted(content, key=content.__getitem__)
+    pad = str(settings.get("pad_token", "<pad>"))
+    appended = [name for name in (pad, *SPECIALS) if name not in content]
+    # The reference appends missing special tokens; a file saved after that has their rows.
+    if appended and len(tokens) + len(appended) == rows:
+        tokens += appended
+    if len(tokens) != rows:
+        raise ModelError(
+            f"{path} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
+        )
+    missing = [name for name in (pad, SPECIALS[0]) if name not in tokens]
+    if missing:
+        raise ModelError(f"{path} has no {' and no '.join(missing)}; the checkpoint cannot be used without.")
+    return tokens
