@@ -13,14 +13,14 @@ import subprocess
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from scfm_lab.errors import ModelError, ScfmError, StorageError
+from scfm_lab.errors import Cancelled, ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
 from scfm_registry import builtin, confining, files, manifest, names, tuned, workers
 from scfm_registry.sharing.licensing import is_licence
 from scfm_registry.version import KINDS, check_licence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from scfm_lab.models.contract import Model
@@ -70,6 +70,7 @@ def import_checkpoint(
     only: Sequence[Path] | None = None,
     source: str = "",
     tags: Mapping[str, str] | None = None,
+    cancel: Any = None,
 ) -> ModelVersion:
     """Register the checkpoint in the folder `path`; see :meth:`scfm_registry.Registry.import_checkpoint`.
 
@@ -83,6 +84,8 @@ def import_checkpoint(
         Where it was fetched from, for the record.
     tags
         What is known of the version besides: it is there from the first moment on.
+    cancel
+        A ``threading.Event``: once it is set nothing is registered any more.
     """
     check_request(name, kind, licence)
     if not path.exists():
@@ -96,7 +99,7 @@ def import_checkpoint(
     places = {str(relative): path / relative for relative in wanted}
     workers.prepare()
     with files.workshop(registry.scratch) as private:
-        copy({**places, **beside(family, path)}, private, path)
+        copy({**places, **beside(family, path)}, private, path, cancel=cancel)
         base, parents = tuned.settle(registry, private, path)
         if card is not None and not any((private / known).exists() for known in _CARDS):
             (private / _CARDS[0]).write_text(card, encoding="utf-8")
@@ -104,7 +107,34 @@ def import_checkpoint(
         request = {"family": family.id, "kind": kind, "licence": terms, "left_out": left_out, "parents": parents}
         answer = locked(private, path, {**request, "config": dict(config or {})})
         own = {**answer["tags"], **tuned.terms(base, licence), **({"scfm.source": source} if source else {})}
+        stop_if(cancel)
         return registry.add_files(name, private, family.id, own | dict(tags or {}), card_of(private))
+
+
+def stop_if(cancel: Any) -> None:
+    """End an import that somebody has stopped.
+
+    Raises
+    ------
+    Cancelled
+        `cancel` is set.
+    """
+    if cancel is not None and cancel.is_set():
+        message = "Stopped; nothing was registered."
+        raise Cancelled(message)
+
+
+def heeding(progress: bool | Callable[..., None], cancel: Any) -> bool | Callable[..., None]:
+    """A way to show progress that ends the work once `cancel` is set; as it is where nobody can set it."""
+    if cancel is None:
+        return progress
+
+    def report(*given: Any) -> None:
+        stop_if(cancel)
+        if callable(progress):
+            progress(*given)
+
+    return report
 
 
 def check_request(name: str, kind: str, licence: str | None = None) -> None:
@@ -320,7 +350,7 @@ def _is_serving(item: Path) -> bool:
     return manifest.is_of_mlflow(item, f"sha256:{manifest.sha256(listed)}")
 
 
-def copy(places: Mapping[str, Path], private: Path, path: Path) -> None:
+def copy(places: Mapping[str, Path], private: Path, path: Path, *, cancel: Any = None) -> None:
     """Copy files into the private folder: relative path there → file.
 
     Raises
@@ -329,6 +359,8 @@ def copy(places: Mapping[str, Path], private: Path, path: Path) -> None:
         There is not enough room.
     ModelError
         A file cannot be read.
+    Cancelled
+        `cancel` was set.
     """
     need = sum(place.stat().st_size * (2 if is_pickle(place) else 1) for place in places.values())
     free = shutil.disk_usage(private).free
@@ -340,6 +372,7 @@ def copy(places: Mapping[str, Path], private: Path, path: Path) -> None:
         )
         raise StorageError(message)
     for relative, place in places.items():
+        stop_if(cancel)
         target = private / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -35,6 +35,7 @@ class Registrar(Verifier, Annotator):
         consent: str | None = None,
         certify: bool = True,
         progress: bool | Callable[..., None] = False,
+        cancel: Any = None,
     ) -> ModelVersion:
         """Register a checkpoint as a version; the same files twice give the same version.
 
@@ -69,9 +70,14 @@ class Registrar(Verifier, Annotator):
             False: no certificate. One that cannot be made is told in a warning; the version is registered all the same.
         progress
             As in :func:`scfm_lab.embed`.
+        cancel
+            A ``threading.Event``; once set, nothing is registered any more. It is looked at while files are fetched, before
+            each file that is copied, and after they have been read.
 
         Raises
         ------
+        Cancelled
+            `cancel` was set.
         ModelError
             The folder is of no known family, holds code or something else that is no plain data, or does not open; an address is
             refused, does not answer, or gives another file than it should.
@@ -84,7 +90,8 @@ class Registrar(Verifier, Annotator):
         if name is not None:
             importing.check_request(name, kind, licence)
         said = annotating.consented(consent)
-        with fetching.local(path, scratch=self.scratch, sha256=sha256, hosts=allow_hosts, progress=progress) as found:
+        heeding = importing.heeding(progress, cancel)
+        with fetching.local(path, scratch=self.scratch, sha256=sha256, hosts=allow_hosts, progress=heeding) as found:
             if not (name or found.name):
                 message = f"{path} is in no catalogue that would give it a name; say name=, such as 'my-model'."
                 raise ModelError(message)
@@ -98,6 +105,7 @@ class Registrar(Verifier, Annotator):
                 config=config,
                 source=found.source,
                 tags=said,
+                cancel=cancel,
             )
         return self.came_in(added, certify=certify)
 

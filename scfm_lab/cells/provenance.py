@@ -48,6 +48,7 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         # Options that say what the cells are, and not how a vector is made.
         **({"options_of_cells": told} if (told := of_cells(model)) else {}),
         # Whoever scores these vectors later has a training record to look into.
+        **({"config": dict(config)} if (config := getattr(model, "opened", {}).get("config")) else {}),
         **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
         **more,
     }
@@ -56,6 +57,15 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
 def of_cells(model: Model) -> list[str]:
     """Options of a model that say what the cells are (their species, their assay)."""
     return sorted(name for name, option in model.spec.options.items() if option.of_cells)
+
+
+def arguments(**given: Any) -> dict[str, Any]:
+    """What a call was given besides its cells and its model, so that it can be made again; what was left open is left out."""
+    return {
+        name: dict(value) if hasattr(value, "keys") else value
+        for name, value in given.items()
+        if value is not None and not (hasattr(value, "__len__") and len(value) == 0)
+    }
 
 
 def rule(model: Model, options: Mapping[str, Any], seed: int) -> str:

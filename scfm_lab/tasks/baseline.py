@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import audit_cells
 from scfm_lab.cells.cells import Cells, column_of, group_column
 from scfm_lab.cells.dose import check_dose, check_level
@@ -54,6 +55,9 @@ class Baseline:
         self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
         self.groupby, self.sample_key = groupby, sample_key
         self.options, self.seed = dict(options or {}), seed
+        self.arguments = provenance.arguments(
+            groupby=groupby, sample_key=sample_key, layer=layer, options=self.options, seed=seed
+        )
         self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
         self.match = self.model.known_genes(self.cells.genes, self.options)
         self.audit = audit_cells(self.cells, self.match, self.model.spec.name)

@@ -176,6 +176,7 @@ def compare(
             "n_neighbors": n_neighbors,
             "cells_compared": len(seen),
             "seed": seed,
+            "arguments": provenance.arguments(layer=layer, n_neighbors=n_neighbors, seed=seed),
             "packages": provenance.package_versions(),
             "seconds": time.perf_counter() - began,
         },

@@ -266,6 +266,13 @@ def describe(asked: Asked, done: Done, key: str, target: Any, *, seconds: float)
         **done.precision,
     )
     record["precision"] = str(job.precision)
+    record["arguments"] = provenance.arguments(
+        layer=asked.layer,
+        hidden_layer=request.hidden_layer,
+        pooling=request.pooling,
+        options=asked.options,
+        seed=asked.seed,
+    )
     settings = provenance.other_settings(target, key, record)
     if settings:
         record["remarks"], mixed = [*record["remarks"], *settings], [*mixed, *settings]

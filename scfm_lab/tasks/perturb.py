@@ -198,6 +198,7 @@ class Perturber(Baseline):
             seed=self.seed,
             groupby=self.groupby,
             options=self.model.check_options(self.options),
+            arguments={**self.arguments, "n_draws": n_draws},
             **self.audit.as_provenance(),
             seconds=time.perf_counter() - started,
         )
@@ -256,7 +257,9 @@ class Perturber(Baseline):
         p = table["p_value"].to_numpy(dtype=float)
         table["q_value"] = np.concatenate([p[:1], benjamini_hochberg(p[1:])])
         table["verdict"] = [verdict(row) for row in table.itertuples()]
-        return replace(result, table=table, has_null=True)
+        known = result.provenance.get("arguments", {})
+        record = {**result.provenance, "arguments": {**known, "n_null": n_null}}
+        return replace(result, table=table, has_null=True, provenance=record)
 
     def regrouped(self, adata: AnnData, *, groupby: str | None, basis: str | None) -> Perturber:
         """The same cells and model with other groups or another plane; nothing is encoded again.
@@ -270,6 +273,7 @@ class Perturber(Baseline):
         """
         other = copy(self)
         other.groups, other.groupby = groups_of(adata, groupby), groupby
+        other.arguments = {**self.arguments, "groupby": groupby}
         plane, name = find_plane(adata, self.baseline, basis)
         other.projector = Projector(self.baseline, plane, basis=name)
         return other

@@ -235,6 +235,18 @@ class Screen(Questions):
         self.used = np.unique(np.concatenate([g.rows for g in self.groups]))
         self.skipped: dict[str, str] = {}
         self.whole = genes is None
+        self.arguments = provenance.arguments(
+            genes=None if genes is None else [str(gene) for gene in genes],
+            sample_key=sample_key,
+            target=target,
+            labels_key=labels_key,
+            readouts=None if readouts is None else list(readouts),
+            n_null=n_null,
+            pairs=pairs,
+            max_cells=max_cells,
+            n_draws=n_draws,
+        )
+        self.given_reference = reference is not None
         self.singles = self._singles(genes)
         self.n_null = n_null or (_NULL_OF_ALL if self.whole else _NULL_OF_LIST)
         self.null = [] if self.whole or contrast is not None else self._null()

@@ -220,6 +220,80 @@ def test_code_methods_and_keys_open_and_close_by_key(bench: Callable[..., Any], 
     page.get_by_role("dialog", name="Keys").wait_for()
 
 
+def test_cells_are_selected_by_key_alone(bench: Callable[..., Any], cells: AnnData) -> None:
+    page, lab = bench(cells)
+    settled(page)
+    plane(page).locator("[role=application]").focus()
+    page.keyboard.press("a")
+    selected(page, lab, lambda n: n == 240)
+    page.keyboard.press("i")
+    selected(page, lab, lambda n: n == 0)
+    group = page.get_by_role("button", name=re.compile(r"^T cell"))
+    group.focus()
+    page.keyboard.press("s")
+    picked = selected(page, lab, lambda n: n > 0)
+    assert (picked == (cells.obs["cell_type"] == "T cell")).all()
+    page.get_by_role("button", name=re.compile(r"^B cell")).focus()
+    page.keyboard.press("Shift+S")
+    selected(page, lab, lambda n: n == 160)
+    page.keyboard.press("Alt+s")
+    assert (selected(page, lab, lambda n: n == 80) == picked).all()
+    # What is hidden is not selected with all that is shown; Enter hides.
+    group.press("Enter")
+    page.get_by_role("button", name="Clear", exact=True).press("Enter")
+    page.get_by_role("button", name="Select all").press("Enter")
+    assert not selected(page, lab, lambda n: n == 160)[picked].any()
+
+
+def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnData, pictures: Path) -> None:
+    page, lab = bench(cells, model="starter", groupby="cell_type")
+    settled(page)
+    page.get_by_role("tab", name="Perturb").click()
+    until(page, lambda: lab.state["panel"] is not None)
+    assert lab.state["panel"] == next(row.id for row in lab.rows if row.component == "perturb")
+    box = page.get_by_role("combobox", name="Add a gene to perturb")
+    box.click()
+    box.fill("CD3D")
+    page.get_by_role("option", name=re.compile(r"^CD3D\b")).first.click()
+    slider = page.get_by_label("CD3D", exact=True)
+    slider.wait_for()
+    before = steady(plane(page))
+    knob = slider.bounding_box()
+    page.mouse.move(knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(knob["x"] + 1, knob["y"] + knob["height"] / 2, steps=6)
+    page.mouse.up()
+    page.get_by_text("CD3D knocked out").wait_for()
+    until(page, lambda: "perturb" in lab.results and lab.results["perturb"].doses == {"CD3D": 0.0})
+    other_than(plane(page), before)
+    page.get_by_role("img", name=re.compile("T cell: effect")).wait_for()
+
+    page.get_by_role("tab", name="Genes").click()
+    box = page.get_by_role("combobox", name="Gene to look at")
+    box.click()
+    box.fill("CD3D")
+    page.get_by_role("option", name=re.compile(r"^CD3D\b")).first.click()
+    page.locator(".sl-gene-chip").first.wait_for()
+    assert page.locator(".sl-gene-chip").count() == len(lab.results["similar_genes"].table)
+    page.get_by_role("button", name=re.compile("^Compute attention")).click()
+    page.get_by_role("heading", name="CD3D reads").wait_for()
+
+    page.get_by_role("tab", name="Run").click()
+    page.get_by_role("button", name=re.compile(r"^Run on")).click()
+    page.get_by_text(re.compile(r"^Done in")).wait_for()
+    page.get_by_role("tab", name="Trajectory").click()
+    page.get_by_role("button", name="Pick a cell by clicking").click()
+    spot = plane(page).bounding_box()
+    for x, y in ((0.5, 0.5), (0.3, 0.5), (0.5, 0.3), (0.7, 0.5), (0.5, 0.7), (0.2, 0.8), (0.8, 0.2)):
+        if lab.state["root"] is None and page.get_by_text("Click the cell where").count():
+            page.mouse.click(spot["x"] + x * spot["width"], spot["y"] + y * spot["height"])
+    page.get_by_label("Root").select_option(label="T cell")
+    page.get_by_role("button", name="Order the cells").click()
+    page.get_by_role("img", name=re.compile("^Pseudotime from")).wait_for()
+    assert lab.results["trajectory"].root_group == "T cell"
+    page.locator(".scfm-lab").screenshot(path=pictures / "went-through.png")
+
+
 def test_three_hints_come_once(bench: Callable[..., Any], cells: AnnData, private_home: Path) -> None:
     (private_home / "bench.json").unlink(missing_ok=True)
     page, _ = bench(cells, script="0")
@@ -252,7 +326,8 @@ def test_pictures_are_saved_with_names_and_legend(bench: Callable[..., Any], cel
         assert len(picture.convert("RGB").resize((200, 100)).getcolors(100_000)) > 20
     svg = (tmp_path / "embedding.svg").read_text()
     assert svg.count("h0") >= 240
-    assert "T cell" in svg
+    assert ">T cell</text>" in svg
+    assert "<image" not in svg, "names over the cells are text, too"
     assert "<img" not in svg
     import xml.etree.ElementTree as ET
 
@@ -395,3 +470,12 @@ def test_nothing_serious_stands_in_a_persons_way(bench: Callable[..., Any], cell
                 if item["impact"] in ("serious", "critical")
             ]
             assert bad == [], f"{name}, {theme}: {json.dumps(bad, indent=1)}"
+    for entry in ("Copy as code…", "Methods and BibTeX…", "Save as one HTML file…", "Keys…"):
+        page.get_by_role("button", name=re.compile("^Share")).click()
+        page.get_by_role("menuitem", name=entry).click()
+        page.get_by_role("dialog").get_by_role("button").last.wait_for()
+        found = page.evaluate("axe.run('.sl-dialog')")
+        bad = [item["id"] for item in found["violations"] if item["impact"] in ("serious", "critical")]
+        assert bad == [], f"{entry}: {bad}"
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").wait_for(state="detached")

@@ -146,6 +146,10 @@ def test_every_command_that_prints_a_result_offers_json(run):
         ("impute",),
         ("trajectory",),
         ("compare",),
+        ("trends",),
+        ("similar-genes",),
+        ("changed-genes",),
+        ("attention",),
         ("plugins", "list"),
     ):
         assert "--json" in run(*path, "--help")[1]
@@ -566,6 +570,48 @@ def test_trajectory_orders_cells_from_the_root(run, pbmc68k, tmp_path):
     code, _, err = run(*words, "--rep", "X_modles", "--root", root)
     assert code == 1
     assert "X_modules" in err
+
+
+def test_what_the_bench_tells_of_genes_is_told_as_well(run, pbmc68k, tmp_path):
+    few = pbmc68k[::7].copy()
+    few.obsm["X_plane"] = np.asarray(few.obsm["X_umap"])
+    path = tmp_path / "few.h5ad"
+    few.write_h5ad(path)
+
+    def told(*words):
+        code, out, err = run(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    model = sl.load_model("starter")
+    alike = told("similar-genes", "CD3D", "--model", "starter", "--n", "5")
+    assert alike["table"] == sl.similar_genes(model, "CD3D", n=5).to_json()["table"]
+    assert alike["provenance"]["model"] == "starter"
+
+    words = ["attention", path, "--model", "starter", "--gene", "CD3D", "--max-cells", "4", "--n", "3"]
+    looked = told(*words)
+    assert looked["cells"] == 4
+    assert [row["direction"] for row in looked["table"]] == ["reads"] * 3 + ["is read by"] * 3
+    code, _, err = run("attention", path, "--model", "pca", "--gene", "CD3D")
+    assert code == 1
+    assert "attention" in err
+
+    changed = told("changed-genes", path, "--model", "starter", "--gene", "CD3D=0", "--n", "4")
+    folds = [abs(row["log2_fold"]) for row in changed["table"]]
+    assert folds == sorted(folds, reverse=True)
+    assert changed["provenance"]["doses"] == {"CD3D": 0.0}
+    assert "CD3D" not in [row["gene"] for row in changed["table"]]
+
+    walk = ["trends", path, "--rep", "X_plane", "--root", few.obs_names[0], "--draws", "5", "--points", "4"]
+    out = tmp_path / "trends.csv"
+    code, said, err = run(*walk, "--gene", "CD3D", "--gene", "LYZ", "-o", out)
+    assert code == 0, err
+    assert "bootstrap over" in said
+    table = pd.read_csv(out, dtype={"path": str})
+    assert set(table["gene"]) == {"CD3D", "LYZ"}
+    ordered = sl.trajectory(few, use_rep="X_plane", root=few.obs_names[0], twin=False)
+    expected = ordered.trends(few, ["CD3D", "LYZ"], n_points=4, n_boot=5).table
+    pd.testing.assert_frame_equal(table, expected.astype({"path": str}), check_dtype=False)
 
 
 # --- plugins, doctor, lab --------------------------------------------------------------

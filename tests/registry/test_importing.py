@@ -6,13 +6,14 @@ import functools
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from scfm_lab.errors import ModelError
-from scfm_registry import Registry, doctor, workers
+from scfm_lab.errors import Cancelled, ModelError
+from scfm_registry import Registry, doctor, importing, workers
 from scfm_registry.checking import check
 
 if TYPE_CHECKING:
@@ -202,6 +203,31 @@ def test_names_are_checked_before_anything_is_read(registry: Registry, name: str
         registry.import_checkpoint(tmp_path / "nowhere", name)
     with pytest.raises(ModelError, match="no kind 'mine'"):
         registry.import_checkpoint(tmp_path / "nowhere", "fine", kind="mine")
+
+
+def test_an_import_that_is_stopped_registers_nothing(
+    registry: Registry, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled, match="nothing was registered"):
+        registry.import_checkpoint(basis(), "mine", cancel=cancel)
+    _nothing_was_registered(registry)
+    # Also where it comes once the files have been read, or while they are fetched.
+    cancel.clear()
+    read = importing.locked
+
+    def late(*given: Any) -> dict[str, Any]:
+        answer = read(*given)
+        cancel.set()
+        return answer
+
+    monkeypatch.setattr(importing, "locked", late)
+    with pytest.raises(Cancelled):
+        registry.import_checkpoint(basis(), "mine", cancel=cancel)
+    _nothing_was_registered(registry)
+    with pytest.raises(Cancelled):
+        importing.heeding(False, cancel)(1, 2)
 
 
 def test_a_family_whose_plugin_is_gone_is_said(registry: Registry, put_in: Callable[..., ModelVersion]) -> None:

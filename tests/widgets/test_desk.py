@@ -74,6 +74,63 @@ class TestCode:
         opened.ask(type="run", model="models:/pca@champion", layout="X_umap")
         assert "sl.load_model('models:/pca/1')" in opened.lab.code()
 
+    def test_keeps_what_results_from_python_were_asked_with(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
+    ) -> None:
+        import scfm_lab as sl
+
+        for cells in (pbmc68k, loaded):
+            cells.obs["donor"] = [f"d{i % 3}" for i in range(cells.n_obs)]
+            cells.layers["counts"] = cells.X.copy()
+        lab = bench(model="models:/pca@champion", title="Blood").lab
+        few, genes = {"progress": False, "layer": "counts"}, [GENE, "LYZ", "MS4A1"]
+        lab.result = sl.embed(pbmc68k, MODEL, key_added="X_own", seed=3, **few)
+        lab.result = sl.trajectory(
+            pbmc68k,
+            use_rep="X_own",
+            root="CD34+",
+            groupby="cell_type",
+            n_neighbors=12,
+            n_roots=1,
+            twin=False,
+            key_added="p",
+        )
+        lab.result = sl.screen(pbmc68k, MODEL, genes, dose=0.5, max_cells=40, n_null=19, n_draws=1, seed=2, **few)
+        lab.result = sl.perturb(
+            pbmc68k, MODEL, {GENE: 0.5}, set_to={"LYZ": 5.0}, sample_key="donor", n_draws=3, n_null=20, seed=7, **few
+        )
+        lab.state = {"against": "models:/pca@champion", "panel": "genes"}
+        code = lab.code()
+        assert "@champion" not in code
+        again: Lab = run(code, loaded)["lab"]
+        try:
+            again.wait(60)
+            mine: Any = lab.results
+            other: Any = again.results
+            assert other.keys() == mine.keys()
+            np.testing.assert_array_equal(other["embed"].vectors, mine["embed"].vectors)
+            np.testing.assert_allclose(other["trajectory"].pseudotime, mine["trajectory"].pseudotime, atol=1e-6)
+            assert (other["trajectory"].key, len(other["trajectory"].roots)) == ("p", len(mine["trajectory"].roots))
+            assert other["trajectory"].twin is None
+            for task in ("perturb", "screen"):
+                assert other[task].table.equals(mine[task].table), task
+                assert other[task].provenance["arguments"] == mine[task].provenance["arguments"]
+            assert (again.title, again.state["panel"]) == ("Blood", "genes")
+        finally:
+            again.close()
+
+    def test_repeats_a_screen_of_the_selected_cells_on_those(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
+    ) -> None:
+        few, rest = pbmc68k[::5, :60].copy(), loaded[::5, :60].copy()
+        opened = bench(few, model=MODEL)
+        opened.lab.selection = np.arange(0, 140, 2)
+        opened.ask(type="screen", dose=0.0, selected=True, most_cells=20)
+        mine: Any = opened.lab.results["screen"]
+        again: Lab = run(opened.lab.code(), rest)["lab"]
+        assert again.results["screen"].table.equals(mine.table)
+        again.close()
+
     def test_of_a_fresh_bench_is_that_bench(self, bench: Callable[..., Bench], loaded: AnnData) -> None:
         lab = bench().lab
         again: Lab = run(lab.code(), loaded)["lab"]
@@ -236,6 +293,10 @@ class TestScreen:
         told = opened.lab._screen
         assert told["genes"] > 100
         assert len(told["rows"]) == 100
+        assert told["totals"] == {"all": told["genes"]}
+        assert {job["unit"] for job in opened.updates("_job") if job and job["note"] == "gene after gene"} == {
+            "genes × cells"
+        }
         assert told["rows"][0]["p_value"] <= told["rows"][-1]["p_value"]
         assert opened.lab._runs[0]["kind"] == "screen"
         assert opened.lab._runs[0]["status"] == "done"

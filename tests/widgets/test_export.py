@@ -113,6 +113,43 @@ class TestPayload:
         assert "column:gene:TNFRSF4" in genes, "a gene that was asked for stays, however little it varies"
         assert payload.left_out == ["745 of 765 genes"]
 
+    def test_stays_below_its_size_as_a_whole_and_lists_what_it_leaves_out(
+        self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        whole = len(export.page(payload_of(opened.lab), title="t").encode())
+        limit = whole + export._RESERVED - 120_000
+        monkeypatch.setattr(export, "PAGE_BYTES", limit)
+        payload = payload_of(opened.lab, genes=["LYZ"])
+        assert len(export.page(payload, title="t").encode()) <= limit
+        # First what is on the screen and was asked for, then the rest.
+        assert {"column:obs:cell_type", f"column:gene:{GENE}", "column:gene:LYZ"} <= payload.replies.keys()
+        assert {item["gene"] for item in payload.responses} == {GENE, "LYZ"}
+        (genes,) = [words for words in payload.left_out if words.endswith("of 765 genes")]
+        assert 0 < int(genes.split()[0]) < 765
+        # Where there is no room at all places remain, and everything else is in the list.
+        monkeypatch.setattr(export, "PAGE_BYTES", 0)
+        bare = payload_of(opened.lab)
+        assert bare.buffers["_xy"] == opened.lab._xy
+        assert bare.traits["doses"] == {}
+        assert bare.left_out[0] == f"the answers of {GENE}"
+        assert {"765 of 765 genes", "the cells' names"} <= set(bare.left_out)
+        page = Reader(export.page(bare, title="t"))
+        assert set(bare.left_out) | set(bare.kernel_only) <= set(page.texts["li"])
+        assert "the panels Models" in bare.kernel_only[0]
+
+    @pytest.mark.parametrize("dense", [False, True])
+    def test_variable_genes_are_those_of_what_is_shown(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, dense: bool
+    ) -> None:
+        few = pbmc68k[:200, :50].copy()
+        if dense:
+            few.X = few.X.toarray()
+        columns = bench(few).lab.session.columns
+        expected = [np.var(columns.expression(name)) for name in few.var_names]
+        np.testing.assert_allclose(columns.spread(), expected, rtol=1e-6, atol=1e-9)
+
     def test_leaves_out_panels_that_need_a_kernel(self, bench: Callable[..., Bench]) -> None:
         lab = bench(model=MODEL).lab
         assert [row["component"] for row in payload_of(lab).traits["_panels"]] == ["embedding"]

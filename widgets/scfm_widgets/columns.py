@@ -21,6 +21,9 @@ PREFERRED = ("cell_type", "celltype", "CellType", "cell_types", "labels", "label
 #: A column of texts with more values than this share of the cells names cells and does not group them.
 _TOO_MANY = 0.5
 
+#: Genes whose variance is taken together.
+_BLOCK = 1024
+
 #: Before the name of an end of a trajectory: the probability of each cell to come there.
 FATE = "fate:"
 #: What else results say of each cell; see :meth:`Columns.of_result`.
@@ -160,6 +163,31 @@ class Columns:
         if self._sizes is None:
             return values
         return np.log1p(values / self._sizes * 1e4)
+
+    def spread(self) -> NDArray[np.float64]:
+        """Variance of each gene over the cells as :meth:`of_gene` shows it, (genes,); some genes at a time."""
+        matrix = self._genes()
+        found = np.zeros(matrix.shape[1])
+        for start in range(0, matrix.shape[1], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            found[part] = self._spread_of(matrix[:, part])
+        return found
+
+    def _spread_of(self, block: Any) -> NDArray[np.float64]:
+        n, genes = block.shape
+        if not hasattr(block, "indptr"):
+            values = np.asarray(block, dtype=np.float64)
+            shown = values if self._sizes is None else np.log1p(values / self._sizes[:, None] * 1e4)
+            dense: NDArray[np.float64] = np.nan_to_num(shown.var(axis=0))
+            return dense
+        values = block.data.astype(np.float64)
+        if self._sizes is not None:
+            values = np.log1p(values / self._sizes[block.indices] * 1e4)
+        # What is not stored is 0, so that it counts in the number of cells alone.
+        gene = np.repeat(np.arange(genes), np.diff(block.indptr))
+        mean = np.bincount(gene, values, genes) / n
+        variance: NDArray[np.float64] = np.bincount(gene, values**2, genes) / n - mean**2
+        return variance
 
     def cell(self, row: int, colour: dict[str, str] | None, results: dict[str, Result]) -> dict[str, Any]:
         """Name of a cell, and its exact value of the colour and of the first groups."""

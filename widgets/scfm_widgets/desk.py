@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ScfmError
+from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,13 +73,13 @@ class Desk:
         lab = self._lab
 
         def work(progress: Callable[..., None], cancel: Event) -> Any:
-            del cancel
             from scfm_widgets.export import page, payload_of
 
             progress(0, 0, "collecting what goes along")
-            payload = payload_of(lab, genes=genes, wait=False)
-            text = page(payload, title=lab.title).encode()
+            payload = payload_of(lab, genes=genes, wait=False, cancel=cancel)
+            progress(0, 0, "packing it")
+            text = abandonable(lambda: page(payload, title=lab.title).encode(), cancel)
             progress(0, 0, f"{len(text) / 1e6:.1f} MB")
-            return {"left_out": payload.left_out, "bytes": len(text)}, [text]
+            return {"left_out": [*payload.left_out, *payload.kernel_only], "bytes": len(text)}, [text]
 
         return lab.session.submit("page", work, label="Making the page", lane="page")

@@ -1,6 +1,7 @@
 """The bench as one HTML file: the same front end over a model that holds its answers, with no kernel and no network.
 
-What goes along is chosen so that the file stays small; what is left out is said on the page.
+What goes along is chosen so that the file stays below :data:`PAGE_BYTES`, the first things first: places, what colours the
+cells, genes that were asked for with their answers, then columns, results and other genes. What is left out is said on the page.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ import base64
 import json
 import os
 import tempfile
-import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from scfm_lab.errors import DataError, StorageError
 from scfm_widgets import describe
 from scfm_widgets.codec import Column, plain
 from scfm_widgets.columns import FATE
+from scfm_widgets.payload import Payload, Room, packed_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 #: Doses at which a gene's answer goes along; the page interpolates between them.
 DOSES = (0.0, 0.5, 1.0, 2.0)
+#: Most bytes of a page. Only where places, selection and state alone take more (millions of cells) is it larger.
+PAGE_BYTES = 10_000_000
+#: Of these, what the page's own text, the frame of its JSON and sections beside the bench may take.
+_RESERVED = 300_000
 #: Most bytes of gene columns, before they are packed together.
 GENE_BYTES = 1_200_000
 #: Ends of a trajectory whose probabilities go along.
@@ -41,59 +45,7 @@ _MOST_NAMES = 20_000
 _HERE = Path(__file__).parent
 
 
-@dataclass
-class Payload:
-    """What a page holds.
-
-    Attributes
-    ----------
-    traits
-        The bench's state as plain values, by the traits' names.
-    buffers
-        The traits that are bytes.
-    replies
-        Answers by question, such as ``"column:gene:CD3D"``: plain values, and bytes or ``None``.
-    responses
-        One per gene and dose: ``gene``, ``dose``, ``perturbation`` (plain values) and ``after`` (packed places).
-    left_out
-        What is not on the page, a sentence each.
-    """
-
-    traits: dict[str, Any]
-    buffers: dict[str, bytes]
-    replies: dict[str, tuple[dict[str, Any], bytes | None]] = field(default_factory=dict)
-    responses: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Give it as the front end reads it (``widgets/src/standalone.ts``); all bytes are deflated together."""
-        parts: list[bytes] = []
-        at = 0
-
-        def put(data: bytes) -> dict[str, int]:
-            nonlocal at
-            # Places are pairs of uint16 and must begin at an even byte.
-            padded = data + b"\0" * (len(data) % 2)
-            parts.append(padded)
-            at += len(padded)
-            return {"offset": at - len(padded), "length": len(data)}
-
-        document = {
-            "traits": plain(self.traits),
-            "bytes": {name: put(data) for name, data in self.buffers.items()},
-            "replies": {
-                key: {"content": plain(content), **({} if data is None else {"buffer": put(data)})}
-                for key, (content, data) in self.replies.items()
-            },
-            "responses": [{**plain({**item, "after": None}), "after": put(item["after"])} for item in self.responses],
-            "deflated": True,
-        }
-        document["data"] = base64.b64encode(zlib.compress(b"".join(parts), 9)).decode()
-        # Inside a script element only "</" could end it; "<!--" could open a comment.
-        return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True) -> Payload:
+def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel: Any = None) -> Payload:
     """Collect what a page of this bench holds.
 
     Parameters
@@ -105,9 +57,13 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True) -> Pay
         is picked.
     wait
         Wait first until nothing runs any more; a job of the bench itself must not.
+    cancel
+        A ``threading.Event`` that stops the computing of answers.
 
     Raises
     ------
+    Cancelled
+        `cancel` was set.
     DataError, GenesError, ModelError
         A gene is unknown, or no model is picked that could answer.
     """
@@ -119,28 +75,85 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True) -> Pay
         buffers={name: getattr(lab, name) for name in lab.BYTES},
     )
     asked = list(dict.fromkeys([*_answered(lab), *genes]))
-    columns = session.columns.describe()
-    for column in columns[:_MOST_COLUMNS]:
-        _add(payload, "obs", column["name"], session.columns.of_obs(column["name"]))
-    if len(columns) > _MOST_COLUMNS:
-        payload.left_out.append(f"{len(columns) - _MOST_COLUMNS:,} columns of obs")
-    kept = _genes_to_keep(lab, asked)
-    for gene in kept:
-        _add(payload, "gene", gene, session.columns.of_gene(gene))
-    names = "\n".join(name.replace("\n", " ") for name in kept).encode()
-    payload.replies["genes"] = ({"n": len(kept)}, names)
-    if len(kept) < session.adata.n_vars:
-        payload.left_out.append(f"{session.adata.n_vars - len(kept):,} of {session.adata.n_vars:,} genes")
+    room = _room(payload)
+    _add_colour(payload, lab, room)
+    for gene in asked:
+        # A gene may be asked for by another name than that of its column.
+        if gene in session.adata.var_names:
+            _add(payload, "gene", gene, session.columns.of_gene(gene), room)
+    answered = _add_responses(payload, lab, asked, room, cancel) if asked else []
+    _add_columns(payload, lab, room)
     if "trajectory" in session.results:
-        for name in ("pseudotime", "branch", *_beside(session.results["trajectory"])):
-            _add(payload, "result", name, session.columns.of_result(name, session.results))
-    if asked:
-        _add_responses(payload, lab, asked)
-    if session.adata.n_obs <= _MOST_NAMES:
-        cells = "\n".join(str(name).replace("\n", " ") for name in session.adata.obs_names).encode()
+        results = ("pseudotime", "branch", *_beside(session.results["trajectory"]))
+        missed = [
+            name
+            for name in results
+            if not _add(payload, "result", name, session.columns.of_result(name, session.results), room)
+        ]
+        if missed:
+            payload.left_out.append(f"of the trajectory: {', '.join(missed)}")
+    _add_genes(payload, lab, asked, room)
+    cells = "\n".join(str(name).replace("\n", " ") for name in session.adata.obs_names).encode()
+    if session.adata.n_obs <= _MOST_NAMES and room.take(cells):
         payload.replies["cells"] = ({}, cells)
-    _settle(payload, lab, asked)
+    else:
+        payload.left_out.append("the cells' names")
+    _settle(payload, lab, answered)
     return payload
+
+
+def _room(payload: Payload) -> Room:
+    """What is free beside what every page holds; a second plane makes room where there is none."""
+    static = sum((_HERE / "static" / name).stat().st_size for name in ("index.js", "index.css"))
+    text = len(json.dumps(plain(payload.traits)))
+    room = Room(PAGE_BYTES - _RESERVED - static - text)
+    room.left -= packed_size(*payload.buffers.values())
+    if room.left < 0 and payload.buffers["_second"]:
+        room.left += packed_size(payload.buffers["_second"])
+        payload.buffers["_second"] = b""
+        payload.traits["_second_info"] = {**payload.traits["_second_info"], "n": 0}
+        payload.traits["state"] = {**payload.traits["state"], "second": None}
+        payload.left_out.append("the second plane")
+    return room
+
+
+def _add_colour(payload: Payload, lab: Lab, room: Room) -> None:
+    """What colours the cells now goes first."""
+    colour, session = lab.state["colour"], lab.session
+    if not colour:
+        return
+    give = {"obs": session.columns.of_obs, "gene": session.columns.of_gene}.get(colour["by"])
+    # A result of which there is nothing left has no column.
+    with suppress(DataError):
+        column = give(colour["name"]) if give else session.columns.of_result(colour["name"], session.results)
+        _add(payload, colour["by"], colour["name"], column, room)
+
+
+def _add_columns(payload: Payload, lab: Lab, room: Room) -> None:
+    """The first columns of ``obs``, that of the groups before the others."""
+    session = lab.session
+    names = [column["name"] for column in session.columns.describe()]
+    grouped = session.groupby()
+    ordered = sorted(names, key=lambda name: name != grouped)
+    missed = [
+        name for name in ordered[:_MOST_COLUMNS] if not _add(payload, "obs", name, session.columns.of_obs(name), room)
+    ]
+    missing = len(missed) + len(ordered[_MOST_COLUMNS:])
+    if missing:
+        payload.left_out.append(f"{missing:,} columns of obs")
+
+
+def _add_genes(payload: Payload, lab: Lab, asked: Sequence[str], room: Room) -> None:
+    """Expression of genes, those that were asked for and then the most variable ones."""
+    session = lab.session
+    names = [str(name) for name in session.adata.var_names]
+    kept = {
+        gene for gene in _genes_to_keep(lab, asked) if _add(payload, "gene", gene, session.columns.of_gene(gene), room)
+    }
+    there = [name for name in names if name in kept or f"column:gene:{name}" in payload.replies]
+    payload.replies["genes"] = ({"n": len(there)}, "\n".join(name.replace("\n", " ") for name in there).encode())
+    if len(there) < len(names):
+        payload.left_out.append(f"{len(names) - len(there):,} of {len(names):,} genes")
 
 
 def _beside(ordered: Any) -> list[str]:
@@ -171,9 +184,12 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     payload.traits["_job"] = None
     payload.traits["_errors"] = []
     payload.traits["_runs"] = []
-    # Panels that ask Python have nobody to answer them here.
+    # Panels that ask Python have nobody to answer them here, and what they show stays with them.
     kept = {"embedding", *(["perturb"] if asked else []), *(["trajectory"] if "trajectory" in lab.results else [])}
-    payload.traits["_panels"] = [row for row in payload.traits["_panels"] if row["component"] in kept]
+    panels = payload.traits["_panels"]
+    payload.traits["_panels"] = [row for row in panels if row["component"] in kept]
+    payload.traits |= dict.fromkeys(("_screen", "_compared"))
+    _tell_kernel_only(payload, lab, [row["title"] for row in panels if row["component"] not in kept])
     # Of the registry only the model that is named above the cells concerns whoever is given the page.
     models, picked = payload.traits["_models"], payload.traits["state"]["model"]
     named = [
@@ -184,43 +200,65 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     payload.traits["_models"] = {**models, "rows": named, "note": ""}
     # Nobody computes here what was still under way.
     shown = payload.traits["_perturbation"]
-    if shown is not None and shown["null"] == "pending":
+    if shown is not None and shown["null"] in ("pending", "stopped"):
         payload.traits["_perturbation"] = {**shown, "null": "none"}
     colour = payload.traits["state"]["colour"]
     if colour and f"column:{colour['by']}:{colour['name']}" not in payload.replies:
         payload.traits["state"] = {**payload.traits["state"], "colour": None}
 
 
-def _add(payload: Payload, by: str, name: str, column: Column) -> None:
-    payload.replies[f"column:{by}:{name}"] = ({"column": {**column.about, "key": f"{by}:{name}"}}, column.codes)
+def _tell_kernel_only(payload: Payload, lab: Lab, panels: Sequence[str]) -> None:
+    """Say what a page cannot do, beside what has been left out for its size."""
+    told = [f"the panels {', '.join(panels)}"] if panels else []
+    names = {"screen": "the table of the screen", "compare": "the comparison of models", "similar_genes": "genes alike"}
+    told += [words for task, words in names.items() if task in lab.results]
+    if "trajectory" in lab.results:
+        told.append("genes along the paths")
+    if len(lab.session.layouts()) > 1:
+        told.append("other layouts of the cells")
+    payload.kernel_only = [*told, *payload.kernel_only]
+
+
+def _add(payload: Payload, by: str, name: str, column: Column, room: Room) -> bool:
+    """Put a column on the page; False where there is no room for it."""
+    key, about = f"column:{by}:{name}", {**column.about, "key": f"{by}:{name}"}
+    if key in payload.replies:
+        return True
+    if not room.take(column.codes, text=len(json.dumps(plain(about)))):
+        return False
+    payload.replies[key] = ({"column": about}, column.codes)
+    return True
 
 
 def _genes_to_keep(lab: Lab, asked: Sequence[str]) -> list[str]:
-    """Genes whose expression goes along: all where they are small, else those asked for and the most variable ones."""
+    """Genes whose expression goes along: those asked for, then the others, of many the most variable ones."""
     session = lab.session
     names = [str(name) for name in session.adata.var_names]
     most = max(len(asked), GENE_BYTES // max(1, session.adata.n_obs))
-    if len(names) <= most:
-        return names
-    spread = {name: float(np.var(session.columns.expression(name))) for name in names}
-    rest = sorted((name for name in names if name not in asked), key=lambda name: -spread[name])
-    chosen = {*asked, *rest[: most - len(asked)]}
-    return [name for name in names if name in chosen]
+    first = [name for name in dict.fromkeys(asked) if name in set(names)]
+    order = range(len(names)) if len(names) <= most else np.argsort(-session.columns.spread(), kind="stable")
+    rest = [names[i] for i in order if names[i] not in first]
+    return [*first, *rest[: max(0, most - len(first))]]
 
 
-def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str]) -> None:
-    """Compute each gene alone at each dose; the answer that is on the bench already keeps its null."""
+def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room, cancel: Any = None) -> list[str]:
+    """Compute each gene alone at each dose: the genes for whose answers there was room.
+
+    The answer that is on the bench already keeps its null.
+    """
     session = lab.session
     panel: PerturbPanel = lab.panel("perturb")
     ready = panel.prepare()
     shown: Any = session.results.get("perturb")
+    answered, without_null = [], False
     for gene in genes:
         expressing = panel.expressing([gene])
+        responses = []
         for dose in DOSES:
             known = (
                 shown is not None and dict(shown.doses) == {gene: dose} and shown.layout.basis == ready.projector.basis
             )
-            result = shown if known else ready.run({gene: dose})
+            result = shown if known else ready.run({gene: dose}, cancel=cancel)
             described = describe.perturbation(
                 result,
                 {gene: dose},
@@ -230,16 +268,26 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str]) -> None:
                 groupby=session.groupby(),
             )
             after = session.frame.pack(result.layout.after)
-            payload.responses.append({"gene": gene, "dose": dose, "perturbation": described, "after": after})
+            responses.append({"gene": gene, "dose": dose, "perturbation": described, "after": after})
+            without_null |= dose != 1.0 and not result.has_null
+        text = sum(len(json.dumps(plain(item["perturbation"]))) for item in responses)
+        if room.take(*(item["after"] for item in responses), text=text):
+            payload.responses += responses
+            answered.append(gene)
+        else:
+            payload.left_out.append(f"the answers of {gene}")
+    if without_null:
+        payload.kernel_only.append("what comparable genes do, at doses other than those on the bench")
     # What the page shows first must be something it can come back to.
     alone = [(gene, dose) for gene, dose in lab.doses.items() if dose != 1.0]
     if len(alone) > 1:
         payload.left_out.append("doses of several genes together")
+    if len(alone) > 1 or any(gene not in answered for gene, _ in alone):
         payload.traits["doses"] = dict.fromkeys(lab.doses, 1.0)
         payload.traits["_perturbation"], payload.buffers["_after"] = None, b""
         payload.traits["_after_info"] = {"dtype": "uint16", "n": 0, "version": 0}
-    for gene in genes:
-        payload.traits["doses"] = {**payload.traits["doses"], gene: payload.traits["doses"].get(gene, 1.0)}
+    payload.traits["doses"] = {gene: payload.traits["doses"].get(gene, 1.0) for gene in answered}
+    return answered
 
 
 def write_html(
@@ -295,7 +343,8 @@ def page(payload: Payload | None, *, title: str, sections: Sequence[Mapping[str,
     bench: dict[str, Any] = {}
     if payload is not None:
         bench = {
-            "left_out": ", ".join(payload.left_out),
+            "left_out": payload.left_out,
+            "kernel_only": payload.kernel_only,
             # These three come from this package; the payload's own "<" are escaped.
             "script": Markup((static / "index.js").read_text(encoding="utf-8")),
             "style": Markup((static / "index.css").read_text(encoding="utf-8")),

@@ -60,7 +60,7 @@ class ComparePanel(Panel):
             pair = []
             for name in (source, against):
                 progress(0, 0, f"opening {name}")
-                pair.append(session.open_model(name))
+                pair.append(session.open_model(name, cancel))
             result = compare(
                 session.adata,
                 *pair,

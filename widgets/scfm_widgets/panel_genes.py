@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import GenesError, ModelError
+from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
+from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,19 +43,19 @@ class GenesPanel(Panel):
         gene = str(message["gene"])
         work = self._tell if message["type"] == "gene" else self._attention
         label = f"Attention to and from {gene}" if message["type"] == "attention" else f"About {gene}"
-        return self._submit(lambda: work(gene), label, aside=message["type"] == "gene")
+        return self._submit(lambda cancel: work(gene, cancel), label, aside=message["type"] == "gene")
 
-    def _submit(self, work: Callable[[], dict[str, Any]], label: str, *, aside: bool) -> Future[Any]:
+    def _submit(self, work: Callable[[Event], dict[str, Any]], label: str, *, aside: bool) -> Future[Any]:
         def job(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
-            del progress, cancel
-            return work()
+            del progress
+            return work(cancel)
 
         return self.session.submit("gene", job, label=label, lane="gene", quiet=True, aside=aside)
 
-    def _tell(self, gene: str) -> dict[str, Any]:
+    def _tell(self, gene: str, cancel: Event) -> dict[str, Any]:
         session = self.session
         values = session.columns.expression(gene)
-        return {"gene": gene, "groups": self._groups(values), **self._neighbours(gene)}
+        return {"gene": gene, "groups": self._groups(values), **self._neighbours(gene, cancel)}
 
     def _groups(self, values: NDArray[np.float64]) -> dict[str, Any]:
         """Mean expression, and the share of cells in which the gene is found, by group."""
@@ -74,14 +76,14 @@ class GenesPanel(Panel):
         ]
         return {"groupby": groupby, "rows": rows}
 
-    def _neighbours(self, gene: str) -> dict[str, Any]:
+    def _neighbours(self, gene: str, cancel: Event) -> dict[str, Any]:
         """Genes whose embeddings point the same way, or why there are none."""
         session = self.session
         source = session.state.get("model")
         if not source:
             return {"neighbours": [], "note": "Pick a model to see which genes it holds to be alike."}
         if (source, gene) not in self._similar:
-            self._similar[source, gene] = self._told_similar(session.open_model(str(source)), gene)
+            self._similar[source, gene] = self._told_similar(session.open_model(str(source), cancel), gene)
         return self._similar[source, gene]
 
     def _told_similar(self, model: Model, gene: str) -> dict[str, Any]:
@@ -110,31 +112,22 @@ class GenesPanel(Panel):
         beside = " ".join(result.summary().splitlines()[1:])
         return {"neighbours": found, "note": "", "model": model.spec.name, "beside": beside}
 
-    def _attention(self, gene: str) -> dict[str, Any]:
-        """Mean attention of the last layer over the cells that hold most of a gene, both ways."""
-        from scfm_lab.cells.cells import Cells
+    def _attention(self, gene: str, cancel: Event) -> dict[str, Any]:
+        """What :func:`scfm_lab.tasks.gene_attention.gene_attention` finds, both ways."""
+        from scfm_lab.tasks.gene_attention import gene_attention
 
         session = self.session
-        model = session.open_model(session.require_model())
-        model.require("attention")
-        cells = Cells.from_anndata(session.adata, fields=model.fields)
-        match = model.known_genes(cells.genes)
-        columns = np.flatnonzero(session.adata.var_names == gene)
-        known = np.flatnonzero(np.isin(match.columns, columns))
-        if len(known) == 0:
-            message = f"{model.spec.name} does not know {gene}."
-            raise ModelError(message)
-        wanted = int(match.ids[known[0]])
-        counts = np.asarray(cells.counts[:, [int(columns[0])]].todense()).ravel()
-        rows = np.argsort(-counts, kind="stable")[:ATTENTION_CELLS]
-        rows = rows[counts[rows] > 0]
-        if len(rows) == 0:
-            return {"gene": gene, "cells": 0, "to": [], "from": []}
-        tokens = model.tokenize(session.adata[rows].copy())
-        weights = model.attention(tokens, hidden_layer=-1)
-        names = dict(zip(match.ids.tolist(), session.adata.var_names[match.columns].astype(str), strict=True))
-        reads, read = _partners(tokens, weights, wanted, names)
-        return {"gene": gene, "cells": len(rows), "model": model.spec.name, "to": reads, "from": read}
+        model = session.open_model(session.require_model(), cancel)
+        found = abandonable(
+            lambda: gene_attention(session.adata, model, gene, n=PARTNERS, max_cells=ATTENTION_CELLS), cancel
+        )
+        session.results["gene_attention"] = found
+        sides = {
+            side: found.table.loc[found.table["direction"] == direction, ["gene", "weight", "cells"]]
+            for side, direction in (("to", "reads"), ("from", "is read by"))
+        }
+        told = {side: plain(rows.to_dict(orient="records")) for side, rows in sides.items()}
+        return {"gene": gene, "cells": found.cells, "model": model.spec.name, **told}
 
 
 def _names_of(gene: str, session: Session) -> list[str]:
@@ -142,36 +135,3 @@ def _names_of(gene: str, session: Session) -> list[str]:
     genes = session.genes
     at = int(np.flatnonzero(session.adata.var_names == gene)[0])
     return [gene, *(str(names[at]) for names in (genes.symbols, genes.ensembl) if names is not None and names[at])]
-
-
-def _partners(
-    tokens: Any, weights: list[NDArray[np.float32]], wanted: int, names: dict[int, str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Genes that a gene reads most, and that read it most: mean over heads and over the cells that hold both."""
-    sums: dict[int, list[float]] = {}
-    for cell, weight in enumerate(weights):
-        ids = tokens.ids[tokens.offsets[cell] : tokens.offsets[cell + 1]]
-        mean = weight.mean(axis=0)
-        # Positions before the genes are the cell itself and the like.
-        mean = mean[len(mean) - len(ids) :, len(mean) - len(ids) :]
-        at = np.flatnonzero(ids == wanted)
-        if len(at) == 0:
-            continue
-        for i, other in enumerate(ids.tolist()):
-            if other != wanted:
-                entry = sums.setdefault(other, [0.0, 0.0, 0.0])
-                entry[0] += float(mean[at[0], i])
-                entry[1] += float(mean[i, at[0]])
-                entry[2] += 1
-    # A gene that one cell alone holds says little.
-    least = max(1, len(weights) // 4)
-    kept = {other: entry for other, entry in sums.items() if entry[2] >= least and other in names}
-
-    def top(which: int) -> list[dict[str, Any]]:
-        ranked = sorted(kept, key=lambda other: -kept[other][which] / kept[other][2])[:PARTNERS]
-        return [
-            {"gene": names[other], "weight": kept[other][which] / kept[other][2], "cells": int(kept[other][2])}
-            for other in ranked
-        ]
-
-    return top(0), top(1)

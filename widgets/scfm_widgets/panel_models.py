@@ -11,6 +11,7 @@ from scfm_lab import plugins
 from scfm_lab.errors import ScfmError
 from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
+from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,11 +53,19 @@ class ModelsPanel(Panel):
         """Import a checkpoint's folder into the registry, then list it."""
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
-            del cancel
             from scfm_registry import Registry
 
             progress(0, 0, "reading the files in a process without network")
-            version = Registry().import_checkpoint(path, name)
+            # It stops by itself at the end of a file, or once they have been read; nobody need wait for that.
+            version = abandonable(
+                lambda: Registry().import_checkpoint(
+                    path,
+                    name,
+                    progress=lambda done, total, *_: progress(done, total, "downloading", unit="MiB"),
+                    cancel=cancel,
+                ),
+                cancel,
+            )
             self.refresh()
             progress(0, 0, f"It is {version.reference} now")
             return {"reference": version.reference}

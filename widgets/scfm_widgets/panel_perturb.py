@@ -12,6 +12,7 @@ from scfm_widgets import describe
 from scfm_widgets.codec import plain
 from scfm_widgets.curves import AHEAD, MOST_CURVES, Answers, Curve, Key, Unless, key_of, pack
 from scfm_widgets.panels import Panel
+from scfm_widgets.worker import Stopped, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -123,7 +124,8 @@ class PerturbPanel(Panel):
         if self._ready is not None and self._ready_for is not None and self._ready_for[0] == source:
             ready = self._ready.regrouped(session.adata, groupby=wanted[1], basis=wanted[2])
         else:
-            model = session.open_model(source)
+            progress(0, 0, "opening the model")
+            model = session.open_model(source, cancel)
             ready = Perturber(
                 session.adata,
                 model,
@@ -160,7 +162,9 @@ class PerturbPanel(Panel):
             if result is None or result.has_null:
                 return
             full = ready.with_null(
-                result, progress=lambda done, total, *_: progress(done, total, "comparable genes"), cancel=cancel
+                result,
+                progress=lambda done, total, *_: progress(done, total, "comparable genes", unit="genes"),
+                cancel=cancel,
             )
             if seq != self._seq:
                 message = "Newer doses were set."
@@ -175,9 +179,14 @@ class PerturbPanel(Panel):
         def follow() -> None:
             # Once what a person asked for is done, if these are still the doses.
             if seq == self._seq:
-                self.session.submit(
+                computed = self.session.submit(
                     "null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True, again=follow
                 )
+                computed.add_done_callback(stopped)
+
+        def stopped(future: Future[Any]) -> None:
+            if result is not None and seq == self._seq and isinstance(outcome(future), Stopped):
+                self._publish(result, doses, seq, null="stopped")
 
         if result is not None and result.has_null:
             self._publish(result, doses, seq, null="ready")

@@ -36,15 +36,17 @@ class RunPanel(Panel):
         session = self.session
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
-            del progress, cancel
             import scfm_lab as sl
 
             session.publish(_plan={"model": source, "status": "loading"})
-            model = session.open_model(source)
+            progress(0, 0, "opening the model")
+            model = session.open_model(source, cancel)
             groupby = session.groupby()
-            audit = sl.audit_genes(session.adata, model, groupby=groupby)
-            found = describe.plan(sl.plan(session.adata, model), audit, source, groupby=groupby)
-            session.publish(_plan=found)
+            progress(0, 0, "counting the genes that it knows")
+            audit = abandonable(lambda: sl.audit_genes(session.adata, model, groupby=groupby), cancel)
+            progress(0, 0, "timing some of the cells")
+            planned = abandonable(lambda: sl.plan(session.adata, model), cancel)
+            session.publish(_plan=describe.plan(planned, audit, source, groupby=groupby))
             return {}
 
         future = session.submit("plan", work, label="Planning", lane="plan", quiet=True)
@@ -71,7 +73,7 @@ class RunPanel(Panel):
                 # Before the cells are embedded, which takes long.
                 session.plane_at(layout)
             progress(0, 0, "opening the model")
-            model = session.open_model(source)
+            model = session.open_model(source, cancel)
             result = sl.embed(
                 session.adata,
                 model,
@@ -98,6 +100,8 @@ class RunPanel(Panel):
         return session.submit("embed", work, label="Running the model", lane="embed", of=source)
 
     def _forget_plan(self, future: Future[Any], source: str) -> None:
-        if not future.cancelled() and future.exception() is not None:
-            # The sentence is on the screen, and the panel offers to ask again.
-            self.session.publish(_plan={"model": source, "status": "none"})
+        if future.cancelled() or future.exception() is None:
+            return
+        # What went wrong is on the screen; the panel offers to ask again.
+        status = "stopped" if isinstance(future.exception(), Cancelled) else "none"
+        self.session.publish(_plan={"model": source, "status": status})

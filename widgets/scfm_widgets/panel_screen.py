@@ -61,25 +61,31 @@ class ScreenPanel(Panel):
         source = session.require_model()
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
-            import scfm_lab as sl
+            from scfm_lab.tasks.screen import Screen
 
             cells = session.adata
+            mask = session.selection
             if selected:
-                mask = session.selection
                 if not mask.any():
                     message = "No cells are selected; draw a lasso around some, or screen all of them."
                     raise DataError(message)
                 cells = cells[mask].copy()
             progress(0, 0, "opening the model")
-            result = sl.screen(
+            model = session.open_model(source, cancel)
+            screen = Screen(
                 cells,
-                session.open_model(source),
+                model,
                 dose=dose,
                 groupby=groupby,
                 max_cells=most_cells,
-                progress=lambda done, total, *_: progress(done, total, "gene after gene"),
+                progress=lambda done, total, *_: progress(done, total, "the cells as they are"),
                 cancel=cancel,
             )
+            speed: dict[str, Any] = {"unit": "genes × cells", "each": len(screen.used)}
+            result = screen.run(
+                progress=lambda done, total, *_: progress(done, total, "gene after gene", **speed), cancel=cancel
+            )
+            session.screened = (result, mask) if selected else None
             session.add_result("screen", result)
             progress(0, 0, "The table is lab.results['screen'].table")
             return {}
@@ -102,6 +108,7 @@ class ScreenPanel(Panel):
                 "readout": readout,
                 "summary": screen.summary(),
                 "genes": int(screen.provenance["genes"]),
+                "totals": {str(name): int(n) for name, n in rows["group"].value_counts().items() if n},
                 "rows": plain(kept[list(_FIELDS)].to_dict(orient="records")),
             }
         )

@@ -15,7 +15,7 @@ from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you
 from scfm_widgets.checks import genes_of, has_groups
 from scfm_widgets.codec import Frame
 from scfm_widgets.columns import Columns
-from scfm_widgets.worker import Job, Worker
+from scfm_widgets.worker import Job, Worker, abandonable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _MAX_FAULTS = 4
 #: Before the key of vectors: the plane of their first two principal components.
 _PRINCIPAL = "pca:"
+#: Before the reference of a version in the registry.
+REGISTRY = "models:/"
 #: Most runs of which the history tells.
 _MAX_RUNS = 20
 
@@ -100,6 +102,8 @@ class Session:
         self.second_frame: Frame | None = None
         self._plane: tuple[Any, NDArray[np.float64]] | None = None
         self._runs: list[dict[str, Any]] = []
+        #: The last screen of selected cells here, and which those were.
+        self.screened: tuple[Result, NDArray[np.bool_]] | None = None
 
     # ------------------------------------------------------------------------------- shared state
 
@@ -151,25 +155,48 @@ class Session:
 
     # ----------------------------------------------------------------------------------- models
 
-    def open_model(self, source: str) -> Model:
+    def open_model(self, source: str, cancel: threading.Event | None = None) -> Model:
         """Open a model, or give it where it is open already. Takes long: call it from a job.
 
         Parameters
         ----------
         source
             As for :func:`scfm_lab.load_model`.
+        cancel
+            Once set it is not waited for any more. What has been begun comes to its end all the same, and is there when
+            the model is asked for again.
 
         Raises
         ------
         ModelError
             It is unknown or its files are damaged.
+        Cancelled
+            `cancel` was set.
         """
+        if source in self._models:
+            return self._models[source]
+        return abandonable(lambda: self._opened(source), cancel or threading.Event())
+
+    def _opened(self, source: str) -> Model:
         from scfm_lab.models.load import load_model
 
         with self._opening:
             if source not in self._models:
                 self._models[source] = load_model(source)
             return self._models[source]
+
+    def version_of(self, source: str) -> str | None:
+        """The version in the registry, ``name/3``, that a source meant when it was opened here, or means now; else ``None``."""
+        if source in self._models:
+            return self._models[source].version if source.startswith(REGISTRY) else None
+        if not source.startswith(REGISTRY):
+            return None
+        from scfm_registry import Registry
+
+        try:
+            return Registry().get(source.removeprefix(REGISTRY)).reference
+        except ScfmError:
+            return None
 
     def adopt(self, model: str | Model | None) -> str | None:
         """Take a model that is open already, or the source of one; give the source by which the bench calls it.

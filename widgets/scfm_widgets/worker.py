@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+class Stopped(Cancelled):
+    """A person has stopped it; where something else has come in between, it is a plain :class:`Cancelled`."""
+
+
 #: Least time between two reports of a job's progress, in seconds.
 REPORT_EVERY = 0.1
 #: A quiet job is shown only once it has taken this long, in seconds.
@@ -43,8 +48,12 @@ class Job:
         See :meth:`Worker.submit`.
     put_off
         Whether it is a later job that has stopped it.
+    by_hand
+        Whether it is a person who has stopped it.
     of
         What it is done with, for whoever lists it.
+    unit, each
+        What the rate counts, in words, and how many of them one step is.
     status
         ``"waiting"``, ``"running"``, ``"cancelling"``, ``"done"``, ``"cancelled"`` or ``"failed"``.
     done, total, note
@@ -60,7 +69,10 @@ class Job:
     yields: bool = False
     again: Callable[[], None] | None = None
     put_off: bool = False
+    by_hand: bool = False
     of: str = ""
+    unit: str = "cells"
+    each: float = 1.0
     status: str = "waiting"
     done: int = 0
     total: int = 0
@@ -72,7 +84,7 @@ class Job:
     reported: float = 0.0
 
     def describe(self) -> dict[str, Any]:
-        """Give what a progress bar shows, as plain values; rate in steps per second, times in seconds."""
+        """Give what a progress bar shows, as plain values; rate in units per second, times in seconds."""
         seconds = (self.ended or time.monotonic()) - self.started if self.started else 0.0
         rate = self.done / seconds if self.done and seconds > 0 else None
         left = (self.total - self.done) / rate if rate and self.total > self.done else None
@@ -84,7 +96,8 @@ class Job:
             "done": int(self.done),
             "total": int(self.total),
             "note": self.note,
-            "rate": rate,
+            "rate": rate and rate * self.each,
+            "unit": self.unit,
             "left": left,
             "seconds": seconds,
         }
@@ -130,7 +143,8 @@ class Worker:
             What it is, for programs and for people.
         work
             Called as ``work(progress, cancel)``; ``progress(done, total, note="")`` shows how far it is, and `cancel` is a
-            :class:`threading.Event` to look at. What it returns or raises is the future's.
+            :class:`threading.Event` to look at. What it returns or raises is the future's. Where a step is no cell,
+            ``progress(..., unit="genes × cells", each=700)`` says what the rate counts.
         lane
             Jobs of the same lane that still wait are dropped.
         quiet
@@ -148,7 +162,7 @@ class Worker:
         Returns
         -------
         A future. It is cancelled if the job is dropped before it runs; it raises
-        :class:`~scfm_lab.errors.Cancelled` if it is stopped while it runs.
+        :class:`~scfm_lab.errors.Cancelled` if it is stopped while it runs, :class:`Stopped` if a person did it.
         """
         job = Job(next(self._ids), kind, label or kind, work, lane, quiet, yields, again, of=of)
         with self._wake:
@@ -176,7 +190,7 @@ class Worker:
             job = self._running
             if job is None or (job_id is not None and job.id != job_id):
                 return
-            job.put_off = False
+            job.put_off, job.by_hand = False, True
             job.cancel.set()
             # One that has just ended, or was told before, has nothing new to say.
             if job.status != "running":
@@ -229,8 +243,9 @@ class Worker:
         job.started, job.status = time.monotonic(), "running"
         self._show(job)
 
-        def progress(done: int, total: int, note: str = "") -> None:
+        def progress(done: int, total: int, note: str = "", *, unit: str = "cells", each: float = 1.0) -> None:
             job.done, job.total, job.note = done, total, note or job.note
+            job.unit, job.each = unit, each
             if time.monotonic() - job.reported >= REPORT_EVERY:
                 self._show(job)
 
@@ -242,7 +257,7 @@ class Worker:
                 with self._wake:
                     self._put_off.append(job)
             self._end(job, "cancelled")
-            job.future.set_exception(error)
+            job.future.set_exception(Stopped(job.note) if job.by_hand else error)
         # Whatever the work raises belongs to whoever waits for it, and the thread goes on to the next job.
         except BaseException as error:  # noqa: BLE001
             self._end(job, "failed")

@@ -1,6 +1,6 @@
 /** The bench: what is loaded, the panels at the side, the cells beside them. */
 
-import { useRef, useState } from "preact/hooks";
+import { useRef } from "preact/hooks";
 import * as format from "./format.ts";
 import { useQuiet, useScope, useStore } from "./hooks.ts";
 import { Compare } from "./panels/Compare.tsx";
@@ -10,7 +10,7 @@ import { Perturb } from "./panels/Perturb.tsx";
 import { Plugin } from "./panels/Plugin.tsx";
 import { Run } from "./panels/Run.tsx";
 import { TrajectoryPanel } from "./panels/Trajectory.tsx";
-import { isPicked } from "./reducers.ts";
+import { isCalled, isPicked } from "./reducers.ts";
 import type { Choice } from "./render/probe.ts";
 import { Stage } from "./stage/Stage.tsx";
 import type { PanelInfo } from "./types.ts";
@@ -31,13 +31,12 @@ export function App({ renderer }: { renderer: Choice }) {
   const side = panels.filter((panel) => !panel.error && !PLACED.includes(panel.component ?? ""));
   const failed = panels.filter((panel) => panel.error);
   const hasStage = panels.some((panel) => panel.component === "embedding");
-  const [own, setOwn] = useState<string | null>(null);
-  const picked = own ?? store.state.panel;
-  const current = side.find(({ id }) => id === picked) ?? side[0];
+  const current = side.find((panel) => isCalled(panel, store.state.panel)) ?? side[0];
+  const pick = (id: string) => store.patch({ panel: id });
 
   const show = (component: string) => {
     const target = side.find((panel) => panel.component === component);
-    if (target) setOwn(target.id);
+    if (target) pick(target.id);
   };
 
   return (
@@ -47,7 +46,7 @@ export function App({ renderer }: { renderer: Choice }) {
       <div class="sl-body">
         {side.length + failed.length > 0 && (
           <div class="sl-side">
-            <Tabs panels={side} current={current?.id} onPick={setOwn} />
+            <Tabs panels={side} current={current?.id} onPick={pick} />
             {current && (
               <div
                 id={`${prefix}-tabpanel`}
@@ -173,6 +172,16 @@ function Header() {
           <span class="sl-spinner" aria-hidden="true" />
           {job.label}
           {share}
+          <button
+            type="button"
+            class="sl-quiet"
+            aria-label={`Stop: ${job.label}`}
+            title={`Stop: ${job.label}`}
+            disabled={job.status === "cancelling"}
+            onClick={() => void store.act({ type: "cancel", job: job.id })}
+          >
+            <Icon name="stop" />
+          </button>
         </span>
       )}
       <History />

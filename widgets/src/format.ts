@@ -31,9 +31,10 @@ export function duration(seconds: number | null | undefined): string {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-export function rate(cellsPerSecond: number | null | undefined): string {
-  if (!cellsPerSecond || !Number.isFinite(cellsPerSecond)) return "";
-  return `${count(cellsPerSecond < 10 ? Math.max(1, cellsPerSecond) : cellsPerSecond)} cells/s`;
+/** "genes × cells/s" is genes × cells per second. */
+export function rate(perSecond: number | null | undefined, unit = "cells"): string {
+  if (!perSecond || !Number.isFinite(perSecond)) return "";
+  return `${count(Math.max(1, perSecond))} ${unit}/s`;
 }
 
 export function pValue(p: number | null | undefined): string {

@@ -5,6 +5,7 @@ import { render as draw } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { App } from "./App.tsx";
 import { ScopeContext } from "./hooks.ts";
+import { isHosts } from "./keys.ts";
 import type { Choice } from "./render/probe.ts";
 import { standaloneModel } from "./standalone.ts";
 import { type Model, Store } from "./store.ts";
@@ -77,9 +78,14 @@ function render({ model, el }: RenderProps) {
   const root = document.createElement("div");
   root.className = "scfm-lab";
   root.dataset.theme = currentTheme();
-  // JupyterLab then leaves the keys to the bench: "d d" in a search field must not delete a cell.
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  // JupyterLab looks for this attribute when a key arrives at the document, so it is set right before, at the window.
+  const divide = (event: KeyboardEvent) => {
+    if (event.composedPath().includes(root))
+      root.toggleAttribute("data-lm-suppress-shortcuts", !isHosts(event));
+  };
+  window.addEventListener("keydown", divide, true);
   const keep = (event: Event) => {
+    if (event instanceof KeyboardEvent && isHosts(event)) return;
     event.stopPropagation();
     if (event.type === "keydown") shortcut(store, event as KeyboardEvent);
   };
@@ -91,6 +97,7 @@ function render({ model, el }: RenderProps) {
   return () => {
     draw(null, root);
     for (const type of kept) root.removeEventListener(type, keep);
+    window.removeEventListener("keydown", divide, true);
     root.remove();
     showStill();
   };

@@ -1,5 +1,7 @@
 /** The bench's small decisions as pure functions: doses, legend, selection, type-ahead. */
 
+import { MISSING } from "./render/renderer.ts";
+
 // ---------------------------------------------------------------------------------------- doses
 
 export type Doses = Readonly<Record<string, number>>;
@@ -87,6 +89,29 @@ export function combine(before: Uint8Array, drawn: Uint8Array, mode: Combine): U
     if (drawn[i]) result[i] = mode === "add" ? 1 : 0;
   }
   return result;
+}
+
+/** Cells that are on the plane: of no hidden class and with a place. One byte each. */
+export function shownCells(
+  places: Uint16Array,
+  codes: Uint8Array | null,
+  hidden: Uint8Array | null,
+): Uint8Array {
+  const mask = new Uint8Array(places.length >> 1);
+  for (let i = 0; i < mask.length; i++) {
+    mask[i] = places[2 * i] === MISSING || (codes && hidden?.[codes[i]]) ? 0 : 1;
+  }
+  return mask;
+}
+
+/** Cells of one class. */
+export function ofClass(codes: Uint8Array, code: number): Uint8Array {
+  return Uint8Array.from(codes, (other) => (other === code ? 1 : 0));
+}
+
+/** What is shown and not selected. */
+export function inverted(selection: Uint8Array, shown: Uint8Array): Uint8Array {
+  return shown.map((there, i) => (there && !selection[i] ? 1 : 0));
 }
 
 export function countOnes(mask: Uint8Array): number {
@@ -178,6 +203,18 @@ export function isPicked(
   picked: string | null,
 ): boolean {
   return picked !== null && [row.source, row.name, `models:/${row.name}/${row.version}`].includes(picked);
+}
+
+/** Whether a panel is the one that the state names: by its id ("scfm.perturb"), or as people write it ("perturb", "Perturb"). */
+export function isCalled(
+  panel: { id: string; component: string | null; title: string },
+  name: string | null,
+): boolean {
+  if (name === null) return false;
+  return (
+    panel.id === name ||
+    [panel.component, panel.title].some((word) => word?.toLowerCase() === name.toLowerCase())
+  );
 }
 
 // ----------------------------------------------------------------------------------------- jobs

@@ -323,7 +323,9 @@ export class Store {
 
   /** A question whose answer is shown where it was asked; rejects with the sentence. */
   async question<T>(content: Record<string, unknown>, lane?: string): Promise<T> {
-    return (await this.requests.ask(content, lane)).content as unknown as T;
+    const answer = (await this.requests.ask(content, lane)).content;
+    if (answer.cancelled) throw new Error("Stopped.");
+    return answer as unknown as T;
   }
 
   /** Something for Python to do; what goes wrong is shown by the bench in words. */

@@ -94,7 +94,8 @@ export interface AuditRow {
 
 export interface Plan {
   model: string | null;
-  status: "none" | "loading" | "ready";
+  /** "none": it failed. */
+  status: "none" | "stopped" | "loading" | "ready";
   device?: string;
   precision?: string;
   memory?: string;
@@ -113,6 +114,8 @@ export interface Job {
   total: number;
   note: string;
   rate: number | null;
+  /** What the rate counts per second. */
+  unit?: string;
   left: number | null;
   seconds: number;
 }
@@ -139,8 +142,8 @@ export interface Perturbation {
   seq: number;
   doses: Doses;
   rows: EffectRow[];
-  /** "pending" while the null is being computed, "ready" with it, "none" where it was not asked for. */
-  null: "pending" | "ready" | "none";
+  /** "pending" while the null is being computed, "ready" with it, "stopped" by hand, "none" where it was not asked for. */
+  null: "pending" | "ready" | "stopped" | "none";
   moved: number;
   error_median: number | null;
   seconds: number | null;
@@ -206,6 +209,8 @@ export interface Screen {
     n_cells: number;
   }[];
   genes: number;
+  /** For each group, in how many rows the whole table tells of it. */
+  totals: Record<string, number>;
 }
 
 /** A run that has ended. */

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { nearPath } from "../src/lasso.ts";
 import { depths } from "../src/panels/Lineage.tsx";
 import { gather } from "../src/stage/field.ts";
-import { escapeXml } from "../src/stage/figure.ts";
+import { escapeXml } from "../src/stage/svgpen.ts";
 import { trend } from "../src/trend.ts";
 import { blocks } from "../src/ui/Markdown.tsx";
 

@@ -27,10 +27,22 @@ export function Effects() {
       <h2 class="sl-heading">
         Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
         {shown.null === "pending" && <span class="sl-computing">null: computing…{share}</span>}
+        {shown.null === "stopped" && (
+          <span class="sl-muted sl-stopped">
+            null: stopped{" "}
+            <button
+              type="button"
+              class="sl-link"
+              onClick={() => void store.act({ type: "perturb", doses: store.doses, commit: true })}
+            >
+              Compute it
+            </button>
+          </span>
+        )}
       </h2>
       <p class="sl-muted sl-key">
         <span class="sl-key-dot" aria-hidden="true" /> mean {main}
-        {shown.null !== "none" && (
+        {(shown.null === "ready" || shown.null === "pending") && (
           <>
             <span class="sl-key-band" aria-hidden="true" /> comparable genes
           </>

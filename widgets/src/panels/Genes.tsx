@@ -189,7 +189,7 @@ function AttentionOf({ gene }: { gene: string }) {
   return (
     <section>
       <h2 class="sl-heading">Attention</h2>
-      {found === null && (
+      {(found === null || (typeof found === "object" && "fault" in found)) && (
         <button type="button" class="sl-button" onClick={ask}>
           Compute attention to and from {gene}
         </button>

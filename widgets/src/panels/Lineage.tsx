@@ -17,6 +17,9 @@ interface Told {
 }
 
 const ROW = 44;
+const WIDTH = 272;
+const BOX = 124;
+const GAP = 8;
 
 export function Lineage({ reference }: { reference: string }) {
   const { store } = useScope();
@@ -35,19 +38,13 @@ export function Lineage({ reference }: { reference: string }) {
   if (!told || told.nodes.length < 2) return null;
   const depth = depths(told);
   const rows = Math.max(...depth.values()) + 1;
-  const width = 272;
-  const place = new Map<string, [number, number]>();
-  for (let row = 0; row < rows; row++) {
-    const here = told.nodes.filter(({ id }) => depth.get(id) === row);
-    here.forEach(({ id }, i) => {
-      place.set(id, [((i + 0.5) * width) / here.length, row * ROW + 18]);
-    });
-  }
+  const { width, place } = arranged(told.nodes, depth);
   const words = told.nodes.map(({ label, detail }) => `${label}${detail ? `, ${detail}` : ""}`).join("; ");
-  return (
+  const drawing = (
     <svg
       class="sl-lineage"
       viewBox={`0 0 ${width} ${rows * ROW}`}
+      style={width > WIDTH ? { width: `${width}px` } : undefined}
       role="img"
       aria-label={`Lineage: ${words}`}
     >
@@ -69,7 +66,7 @@ export function Lineage({ reference }: { reference: string }) {
         return (
           <g key={id} class={own ? "sl-lineage-own" : ""}>
             <title>{detail ? `${label}: ${detail}` : label}</title>
-            <rect x={x - 62} y={y - 12} width={124} height={24} rx={6} />
+            <rect x={x - BOX / 2} y={y - 12} width={BOX} height={24} rx={6} />
             <text x={x} y={y + 4} text-anchor="middle">
               {label.length > 18 ? `${label.slice(0, 17)}…` : label}
             </text>
@@ -78,6 +75,31 @@ export function Lineage({ reference }: { reference: string }) {
       })}
     </svg>
   );
+  if (width <= WIDTH) return drawing;
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by key
+    <div class="sl-lineage-wide" role="group" aria-label="Lineage" tabIndex={0}>
+      {drawing}
+    </div>
+  );
+}
+
+/** Where the boxes lie: one row for each depth, as wide as the fullest row needs so that no two lie over each other. */
+export function arranged(nodes: readonly { id: string }[], depth: ReadonlyMap<string, number>) {
+  const rows = new Map<number, string[]>();
+  for (const { id } of nodes) {
+    const row = depth.get(id) ?? 0;
+    rows.set(row, [...(rows.get(row) ?? []), id]);
+  }
+  const most = Math.max(1, ...[...rows.values()].map((ids) => ids.length));
+  const width = Math.max(WIDTH, most * (BOX + GAP));
+  const place = new Map<string, [number, number]>();
+  for (const [row, ids] of rows) {
+    ids.forEach((id, i) => {
+      place.set(id, [((i + 0.5) * width) / ids.length, row * ROW + 18]);
+    });
+  }
+  return { width, place };
 }
 
 /** How many steps each node lies below one without parents; a circle, which cannot be, ends at its own length. */

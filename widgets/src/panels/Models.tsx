@@ -101,7 +101,8 @@ interface CardProps {
 
 function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
   const facts = [
-    row.kind || row.family,
+    familyWords(row.family),
+    row.kind,
     row.parameters ? `${format.number(row.parameters / 1e6)} M parameters` : "",
     row.licence ?? "no licence stated",
   ].filter(Boolean);
@@ -244,6 +245,11 @@ function Skeleton() {
       <span />
     </div>
   );
+}
+
+/** A family as people call it: "scfm." stands before those that come with scfm-lab. */
+function familyWords(family: string): string {
+  return family ? `${family.replace(/^scfm\./, "")} family` : "";
 }
 
 function searchText(row: ModelRow): string {

@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { notFound, typeAhead, withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
+import { JobStatus } from "../ui/Progress.tsx";
 import { Changed } from "./Changed.tsx";
 import { DoseCard } from "./DoseCard.tsx";
 import { Effects } from "./Effects.tsx";
@@ -136,6 +137,7 @@ function DosePanel({ show }: { show: (component: string) => void }) {
           </select>
         </label>
       )}
+      <JobStatus kinds={["perturb", "null"]} ends="stopped" />
       <Effects />
       <Changed />
     </div>

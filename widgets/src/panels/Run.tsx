@@ -33,20 +33,24 @@ export function Run({ show }: { show: (component: string) => void }) {
   }
   const running = isBusy(store.get("_job"));
   const ready = plan?.model === model && plan.status === "ready";
-  const failed = plan?.model === model && plan.status === "none";
+  const stopped = plan?.model === model && plan.status === "stopped";
+  const failed = stopped || (plan?.model === model && plan.status === "none");
   return (
     <div class="sl-panel">
       <h2 class="sl-heading">Plan</h2>
       {ready && <PlanFacts plan={plan} cells={store.n} />}
       {failed && (
         <div class="sl-blank">
-          <p>There is no plan for {model}; the message above says why.</p>
+          <p>
+            {stopped ? "Planning was stopped." : `There is no plan for ${model}; the message above says why.`}
+          </p>
           <button type="button" class="sl-button" onClick={() => void store.act({ type: "plan", model })}>
             Try again
           </button>
         </div>
       )}
       {!ready && !failed && <p class="sl-muted sl-computing">Opening {model}…</p>}
+      <JobStatus kinds={["plan"]} ends="none" />
       <label class="sl-field" for={`${prefix}-layout`}>
         <span class="sl-field-label">Layout</span>
         <select

@@ -148,6 +148,12 @@ function Ranked({ found, show }: { found: Screen; show: (component: string) => v
           </select>
         </label>
       )}
+      {rows.length < (found.totals[shown] ?? 0) && (
+        <p class="sl-muted">
+          The {format.count(rows.length)} of {format.count(found.totals[shown])} with the smallest p; all of
+          them are in <code>lab.results["screen"].table</code>.
+        </p>
+      )}
       <table class="sl-ranked">
         <thead>
           <tr>

@@ -1,11 +1,12 @@
-/** What the colours mean. A click on a group hides or shows it; a double click shows it alone. */
+/** What the colours mean. A click on a group hides or shows it, a double click shows it alone, S selects its cells. */
 
 import { useMemo, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, gradient, NAN_CODE } from "../palette.ts";
-import { soloHidden, toggleHidden } from "../reducers.ts";
+import { combine, combineMode, ofClass, soloHidden, toggleHidden } from "../reducers.ts";
 import type { Column } from "../types.ts";
+import { Icon } from "../ui/icons.tsx";
 
 export const MISSING_LABEL = "(no value)";
 const MAX_ROWS = 300;
@@ -16,9 +17,12 @@ interface Props {
   selected: number;
   /** Whether another column is on its way. */
   pending: boolean;
+  /** Select all that is shown; null where no cells are. */
+  onAll: (() => void) | null;
+  onInvert: () => void;
 }
 
-export function Legend({ column, selected, pending }: Props) {
+export function Legend({ column, selected, pending, onAll, onInvert }: Props) {
   const store = useStore("state", "selection");
   return (
     <aside class={`sl-legend ${pending ? "sl-pending" : ""}`} aria-label="Legend" aria-busy={pending}>
@@ -27,10 +31,30 @@ export function Legend({ column, selected, pending }: Props) {
       {selected > 0 && (
         <div class="sl-selected" aria-live="polite">
           <strong>{format.count(selected)}</strong> selected
-          <button type="button" class="sl-link" onClick={() => store.setSelection(new Uint8Array(store.n))}>
+          <button type="button" class="sl-link" title="Invert (I on the cells)" onClick={onInvert}>
+            Invert
+          </button>
+          <button
+            type="button"
+            class="sl-link"
+            title="Clear (Escape on the cells)"
+            onClick={() => store.setSelection(new Uint8Array(store.n))}
+          >
             Clear
           </button>
         </div>
+      )}
+      {selected === 0 && onAll && (
+        <p class="sl-select-all">
+          <button
+            type="button"
+            class="sl-link"
+            title="Select all cells that are shown (A on the cells)"
+            onClick={onAll}
+          >
+            Select all
+          </button>
+        </p>
       )}
     </aside>
   );
@@ -54,6 +78,8 @@ function Groups({ column, selected }: { column: Column; selected: number }) {
   const query = typed.trim().toLowerCase();
   const found = query ? rows.filter(({ label }) => label.toLowerCase().includes(query)) : rows;
   const all = rows.map(({ label }) => label);
+  const select = (code: number, event: MouseEvent | KeyboardEvent) =>
+    store.setSelection(combine(store.selection, ofClass(column.codes, code), combineMode(event)));
 
   return (
     <>
@@ -87,7 +113,14 @@ function Groups({ column, selected }: { column: Column; selected: number }) {
                 type="button"
                 class={`sl-group-row ${off ? "sl-off" : ""}`}
                 aria-pressed={!off}
-                title={`${label}: click to ${off ? "show" : "hide"}, double click to show it alone`}
+                aria-keyshortcuts="S"
+                title={`${label}: click to ${off ? "show" : "hide"}, double click to show it alone, S to select its cells`}
+                onKeyDown={(event) => {
+                  // By the key's place: with Alt, which takes away, it writes another letter on some keyboards.
+                  if (event.code !== "KeyS" || event.ctrlKey || event.metaKey) return;
+                  event.preventDefault();
+                  select(code, event);
+                }}
                 onClick={(event) => {
                   if (event.detail > 1) return;
                   store.patch({ hidden: toggleHidden(hidden, label) });
@@ -106,6 +139,17 @@ function Groups({ column, selected }: { column: Column; selected: number }) {
                   {selected > 0 && inSelection[code] > 0 ? `${format.count(inSelection[code])}/` : ""}
                   {format.count(cells)}
                 </span>
+              </button>
+              {/* For the mouse alone; by key it is S. */}
+              <button
+                type="button"
+                class="sl-group-pick"
+                tabIndex={-1}
+                aria-hidden="true"
+                title="Select these cells (Shift adds, Alt takes away)"
+                onClick={(event) => select(code, event)}
+              >
+                <Icon name="lasso" />
               </button>
             </li>
           );

@@ -34,11 +34,14 @@ interface Props {
   table: Uint8Array;
   hidden: Uint8Array | null;
   selected: number;
+  onAll: () => void;
+  onInvert: () => void;
   onHandle: (handle: PlaneHandle | null) => void;
 }
 
 export function Plane(props: Props) {
   const { which, renderer, tool, mode, setTool, painted, table, hidden, selected, onHandle } = props;
+  const { onAll, onInvert } = props;
   const { theme, prefix } = useScope();
   const store = useStore(
     "_meta",
@@ -57,7 +60,16 @@ export function Plane(props: Props) {
     "columns",
   );
   const host = useRef<HTMLDivElement>(null);
-  const live = useRef<(PlaneHandle & { pointer: Pointer; tool: Tool; mode: Mode }) | null>(null);
+  const live = useRef<
+    | (PlaneHandle & {
+        pointer: Pointer;
+        tool: Tool;
+        mode: Mode;
+        onAll: () => void;
+        onInvert: () => void;
+      })
+    | null
+  >(null);
   const [hover, setHover] = useState<Hover | null>(null);
   const { state } = store;
   const first = which === "first";
@@ -106,13 +118,15 @@ export function Plane(props: Props) {
         if (countOnes(store.selection)) store.setSelection(new Uint8Array(store.n));
         else if (store.rooting) store.setRooting(false);
       },
+      onAll: () => live.current!.onAll(),
+      onInvert: () => live.current!.onInvert(),
       onClick: (cell) => clicked(store, cell),
       onHover: (cell, x, y) => {
         setHover(cell < 0 ? null : { cell, x, y });
         store.setHovered(cell);
       },
     });
-    live.current = { scene, pointer, marks, tool: "pan", mode: "replace" };
+    live.current = { scene, pointer, marks, tool: "pan", mode: "replace", onAll, onInvert };
     scene.setT(store.t);
     const stop = store.on("t", () => scene.setT(store.t));
     onHandle({ scene, marks });
@@ -126,8 +140,8 @@ export function Plane(props: Props) {
   }, [store, renderer]);
 
   useEffect(() => {
-    if (live.current) Object.assign(live.current, { tool, mode });
-  }, [tool, mode]);
+    if (live.current) Object.assign(live.current, { tool, mode, onAll, onInvert });
+  }, [tool, mode, onAll, onInvert]);
 
   useEffect(() => {
     const scene = live.current?.scene;
@@ -182,7 +196,7 @@ export function Plane(props: Props) {
         class={`sl-canvas sl-tool-${store.rooting ? "root" : tool}`}
         role="application"
         aria-roledescription="scatter plot"
-        aria-label={`${store.n} cells in the plane${info?.title ? ` (${info.title})` : ""}, coloured by ${colourName}${selected ? `, ${selected} selected` : ""}. Arrow keys move, plus and minus zoom, 0 shows all, L draws a lasso, B a box, R a brush, Escape clears the selection.`}
+        aria-label={`${store.n} cells in the plane${info?.title ? ` (${info.title})` : ""}, coloured by ${colourName}${selected ? `, ${selected} selected` : ""}. Arrow keys move, plus and minus zoom, 0 shows all, L draws a lasso, B a box, R a brush, A selects all that is shown, I inverts, Escape clears the selection; in the legend S selects a group.`}
         // biome-ignore lint/a11y/noNoninteractiveTabindex: an application takes keys
         tabIndex={0}
       />

@@ -1,9 +1,9 @@
 /** The embedding: one plane or two, legend, tools, and the way from before to after. */
 
-import { useMemo, useRef, useState } from "preact/hooks";
+import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { lookup } from "../palette.ts";
-import { countOnes } from "../reducers.ts";
+import { countOnes, inverted, shownCells } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
 import type { Column } from "../types.ts";
 import { ColourPicker } from "./ColourPicker.tsx";
@@ -48,7 +48,16 @@ export function Stage({ renderer }: { renderer: Choice }) {
   );
   const selected = useMemo(() => countOnes(store.selection), [store.selection]);
   const two = state.second !== null && store.positions("second") !== null;
-  const planes = { renderer, tool, mode, setTool, painted, table, hidden, selected };
+  const onPlane = useCallback(
+    () => shownCells(before ?? new Uint16Array(2 * store.n), painted?.codes ?? null, hidden),
+    [before, painted, hidden, store],
+  );
+  const onAll = useCallback(() => store.setSelection(onPlane()), [store, onPlane]);
+  const onInvert = useCallback(
+    () => store.setSelection(inverted(store.selection, onPlane())),
+    [store, onPlane],
+  );
+  const planes = { renderer, tool, mode, setTool, painted, table, hidden, selected, onAll, onInvert };
   const scenes = () =>
     [handles.current.first?.scene, handles.current.second?.scene].filter((scene) => !!scene);
 
@@ -96,7 +105,13 @@ export function Stage({ renderer }: { renderer: Choice }) {
             />
           )}
         </div>
-        <Legend column={painted} selected={selected} pending={!column && !!state.colour} />
+        <Legend
+          column={painted}
+          selected={selected}
+          pending={!column && !!state.colour}
+          onAll={before ? onAll : null}
+          onInvert={onInvert}
+        />
       </div>
       <Morph moved={() => handles.current.first?.scene.movedCount ?? 0} />
     </section>

@@ -8,12 +8,17 @@ import { categoryColour, css, NAN_CODE, scaleColour, type Theme } from "../palet
 import { toScreen } from "../render/camera.ts";
 import { MISSING, opacity, pointSize } from "../render/renderer.ts";
 import type { Column } from "../types.ts";
+import { MISSING_LABEL } from "./Legend.tsx";
+import { paintOverlay } from "./overlay.ts";
 import type { PlaneHandle } from "./Plane.tsx";
+import { escapeXml, SvgPen } from "./svgpen.ts";
 
 const VECTORS = 30_000;
 /** Cells of one colour are one path; layers keep large groups from hiding small ones. */
 const LAYERS = 16;
 const LEGEND = 190;
+const LINE = 19;
+const MOST_COLUMNS = 4;
 const TOP = 30;
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 
@@ -22,10 +27,6 @@ export interface Ink {
   ink: string;
   muted: string;
   missing: string;
-}
-
-export function escapeXml(text: string): string {
-  return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
 }
 
 export function figure(
@@ -44,14 +45,26 @@ export function figure(
       `<g transform="translate(${left} ${TOP})">`,
       `<text x="14" y="-10" font-size="13" font-weight="600" fill="${ink.ink}">${escapeXml(shot.title)}</text>`,
       cells(shot),
-      `<image href="${shot.scene.overlay.toDataURL("image/png")}" width="${width}" height="${shot.scene.frame.height}"/>`,
+      // Inside an <svg> of its own, which cuts off what lies beyond the plane.
+      `<svg width="${width}" height="${shot.scene.frame.height}">${overlay(shot)}</svg>`,
       "</g>",
     );
     left += width;
   }
-  const legend = column ? legendOf(column, hidden, theme, ink, left + 8, TOP + 10) : "";
-  const width = left + (column ? LEGEND : 0);
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="${FONT}"><rect width="100%" height="100%" fill="${ink.background}"/>${parts.join("")}${legend}</svg>`;
+  const legend = column ? legendOf(column, hidden, theme, ink, left + 8, TOP + 10, height) : null;
+  const width = left + (legend ? legend.width : 0);
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="${FONT}"><rect width="100%" height="100%" fill="${ink.background}"/>${parts.join("")}${legend?.svg ?? ""}</svg>`;
+}
+
+/** Names, paths and arrows as text and lines; what the hand is doing at this moment is left away. */
+function overlay({ scene, marks }: PlaneHandle): string {
+  const measure = scene.overlay.getContext("2d")!;
+  const pen = new SvgPen((text, font) => {
+    measure.font = font;
+    return measure.measureText(text);
+  });
+  paintOverlay(pen, scene, { ...marks, hovered: -1, drawing: null });
+  return pen.toString();
 }
 
 function cells({ scene }: PlaneHandle): string {
@@ -95,23 +108,30 @@ function legendOf(
   ink: Ink,
   x: number,
   y: number,
-): string {
+  height: number,
+): { svg: string; width: number } {
+  let columns = 1;
   const rows = [
     `<text x="${x}" y="${y}" font-size="13" font-weight="600" fill="${ink.ink}">${escapeXml(column.title)}</text>`,
   ];
   if (column.kind === "category") {
-    let line = y + 20;
-    for (const [code, label] of (column.labels ?? []).entries()) {
-      if (hidden?.[code]) continue;
-      if (line > 900) break;
+    const { shown, more, perColumn } = legendRows(column, hidden, height - y - 28);
+    shown.forEach(({ label, code }, i) => {
+      const [left, line] = [x + LEGEND * Math.floor(i / perColumn), y + 20 + LINE * (i % perColumn)];
       const fill =
         code === column.other || code === NAN_CODE ? ink.missing : css(categoryColour(code, theme));
       const short = label.length > 26 ? `${label.slice(0, 25)}…` : label;
       rows.push(
-        `<circle cx="${x + 5}" cy="${line - 4}" r="5" fill="${fill}"/>`,
-        `<text x="${x + 16}" y="${line}" font-size="12" fill="${ink.ink}">${escapeXml(short)}</text>`,
+        `<circle cx="${left + 5}" cy="${line - 4}" r="5" fill="${fill}"/>`,
+        `<text x="${left + 16}" y="${line}" font-size="12" fill="${ink.ink}">${escapeXml(short)}</text>`,
       );
-      line += 19;
+    });
+    columns = Math.max(1, Math.ceil(shown.length / perColumn));
+    if (more > 0) {
+      const words = `and ${format.plural(more, "more group")}`;
+      rows.push(
+        `<text x="${x}" y="${y + 20 + LINE * perColumn}" font-size="11" fill="${ink.muted}">${words}</text>`,
+      );
     }
   } else {
     for (let i = 0; i < 60; i++) {
@@ -128,7 +148,17 @@ function legendOf(
         `<text x="${x}" y="${y + 52}" font-size="11" fill="${ink.muted}">${escapeXml(column.unit)}</text>`,
       );
   }
-  return rows.join("");
+  return { svg: rows.join(""), width: LEGEND * columns };
+}
+
+/** Groups that are not hidden, in as many columns as they need up to a few; what finds no room is counted. */
+export function legendRows(column: Column, hidden: Uint8Array | null, height: number) {
+  const all = (column.labels ?? []).map((label, code) => ({ label, code }));
+  if (column.missing > 0) all.push({ label: MISSING_LABEL, code: NAN_CODE });
+  const rows = all.filter(({ code }) => !hidden?.[code]);
+  const perColumn = Math.max(1, Math.floor(height / LINE));
+  const shown = rows.slice(0, perColumn * MOST_COLUMNS);
+  return { shown, more: rows.length - shown.length, perColumn };
 }
 
 export function saveText(text: string, name: string, type: string) {

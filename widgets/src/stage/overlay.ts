@@ -6,6 +6,7 @@ import type { Trajectory } from "../types.ts";
 import { displacements } from "./field.ts";
 import { BRUSH_PX, type Drawing } from "./pointer.ts";
 import type { Scene } from "./scene.ts";
+import type { Pen } from "./svgpen.ts";
 
 export type Paths = Pick<Trajectory, "nodes" | "edges" | "paths">;
 
@@ -22,18 +23,37 @@ export interface Marks {
   scrub: number | null;
 }
 
-const INK: Record<Theme, { ink: string; halo: string; trail: string; accent: string }> = {
+interface Ink {
+  ink: string;
+  halo: string;
+  trail: string;
+  accent: string;
+  /** Of arrows over cells of any colour: as dark or light as can be, with an edge that covers what is below. */
+  arrow: string;
+  edge: string;
+}
+
+const INK: Record<Theme, Ink> = {
   light: {
     ink: "#1c2430",
     halo: "rgb(255 255 255 / 0.88)",
-    trail: "rgb(28 36 48 / 0.22)",
+    trail: "rgb(28 36 48 / 0.3)",
     accent: "#0b62a4",
+    arrow: "#0b1017",
+    edge: "#ffffff",
   },
-  dark: { ink: "#f0f3f7", halo: "rgb(18 22 28 / 0.85)", trail: "rgb(235 240 247 / 0.26)", accent: "#7cc4ff" },
+  dark: {
+    ink: "#f0f3f7",
+    halo: "rgb(18 22 28 / 0.85)",
+    trail: "rgb(235 240 247 / 0.34)",
+    accent: "#7cc4ff",
+    arrow: "#ffffff",
+    edge: "#0b0e13",
+  },
 };
 const MAX_TRAILS = 4000;
 
-export function paintOverlay(context: CanvasRenderingContext2D, scene: Scene, marks: Marks) {
+export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
   const colours = INK[marks.theme];
   const { camera, frame } = scene;
   if (scene.picture) {
@@ -75,7 +95,7 @@ export function paintOverlay(context: CanvasRenderingContext2D, scene: Scene, ma
 const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
 /** Names on the screen; one that would lie over another is moved a line up or down, or left out. */
-function placed(context: CanvasRenderingContext2D, camera: Camera, frame: Frame, labels: Marks["labels"]) {
+function placed(context: Pen, camera: Camera, frame: Frame, labels: Marks["labels"]) {
   context.font = FONT;
   const taken: { left: number; right: number; top: number; bottom: number }[] = [];
   const result: { text: string; px: number; py: number }[] = [];
@@ -106,7 +126,7 @@ function placed(context: CanvasRenderingContext2D, camera: Camera, frame: Frame,
   return result;
 }
 
-function trails(context: CanvasRenderingContext2D, scene: Scene, colour: string) {
+function trails(context: Pen, scene: Scene, colour: string) {
   const { before, codes, lookup } = scene.picture!;
   const places = scene.places();
   const step = Math.max(1, Math.ceil(scene.movedCount / MAX_TRAILS));
@@ -122,7 +142,7 @@ function trails(context: CanvasRenderingContext2D, scene: Scene, colour: string)
 }
 
 /** What cells near each other do on average, from where they are before. */
-function arrows(context: CanvasRenderingContext2D, scene: Scene, colours: (typeof INK)[Theme]) {
+function arrows(context: Pen, scene: Scene, colours: (typeof INK)[Theme]) {
   const { camera, frame } = scene;
   const most = Math.max(1, ...scene.field(displacements).map(({ cells }) => cells));
   context.lineCap = "round";
@@ -131,25 +151,32 @@ function arrows(context: CanvasRenderingContext2D, scene: Scene, colours: (typeo
     const to = toScreen(camera, frame, x + dx, y + dy);
     const length = Math.hypot(to[0] - from[0], to[1] - from[1]);
     if (length < 2.5) continue;
-    const width = 1 + 1.8 * Math.sqrt(cells / most);
+    const width = 1.8 + 1.8 * Math.sqrt(cells / most);
+    const size = Math.min(13, 6 + length / 5);
+    // The line ends inside the head, so that its end does not blunt the point.
+    const inside = Math.max(0, length - 0.7 * size) / length;
+    const end: [number, number] = [
+      from[0] + (to[0] - from[0]) * inside,
+      from[1] + (to[1] - from[1]) * inside,
+    ];
     for (const [extra, style] of [
-      [2.5, colours.halo],
-      [0, colours.ink],
+      [3.5, colours.edge],
+      [0, colours.arrow],
     ] as const) {
       context.beginPath();
       context.moveTo(...from);
-      context.lineTo(...to);
+      context.lineTo(...end);
       context.lineWidth = width + extra;
       context.strokeStyle = style;
       context.stroke();
+      arrow(context, from, to, style, size, extra);
     }
-    arrow(context, from, to, colours.ink, Math.min(9, 4 + length / 6));
   }
 }
 
 /** Where each path is at a point of pseudotime. */
 function heads(
-  context: CanvasRenderingContext2D,
+  context: Pen,
   camera: Camera,
   frame: Frame,
   { nodes, paths }: Paths,
@@ -178,7 +205,7 @@ function heads(
 }
 
 function trajectory(
-  context: CanvasRenderingContext2D,
+  context: Pen,
   camera: Camera,
   frame: Frame,
   { nodes, edges, paths }: Paths,
@@ -229,7 +256,7 @@ function trajectory(
 }
 
 /** A curve through all points of a line (Catmull and Rom's). */
-function smooth(context: CanvasRenderingContext2D, line: [number, number][]) {
+function smooth(context: Pen, line: [number, number][]) {
   context.beginPath();
   context.moveTo(...line[0]);
   for (let i = 0; i < line.length - 1; i++) {
@@ -248,11 +275,12 @@ function smooth(context: CanvasRenderingContext2D, line: [number, number][]) {
 }
 
 function arrow(
-  context: CanvasRenderingContext2D,
+  context: Pen,
   from: [number, number],
   to: [number, number],
   colour: string,
   size = 11,
+  halo = 0,
 ) {
   const angle = Math.atan2(to[1] - from[1], to[0] - from[0]);
   context.beginPath();
@@ -263,9 +291,14 @@ function arrow(
   context.closePath();
   context.fillStyle = colour;
   context.fill();
+  if (halo === 0) return;
+  context.lineJoin = "round";
+  context.lineWidth = halo;
+  context.strokeStyle = colour;
+  context.stroke();
 }
 
-function outline(context: CanvasRenderingContext2D, { path, tool }: Drawing, accent: string) {
+function outline(context: Pen, { path, tool }: Drawing, accent: string) {
   context.beginPath();
   if (tool === "brush") {
     context.lineJoin = "round";

@@ -15,6 +15,9 @@ export interface Gestures {
   onClick: (cell: number) => void;
   onHover: (cell: number, px: number, py: number) => void;
   onClear: () => void;
+  /** Select all cells that are shown; or those of them that are not selected. */
+  onAll: () => void;
+  onInvert: () => void;
 }
 
 const CLICK_PX = 4;
@@ -169,6 +172,8 @@ export class Pointer {
       l: () => this.gestures.setTool("lasso"),
       b: () => this.gestures.setTool("box"),
       r: () => this.gestures.setTool("brush"),
+      a: () => this.gestures.onAll(),
+      i: () => this.gestures.onInvert(),
       Escape: () => (this.drawing ? this.#cancel() : this.gestures.onClear()),
     };
     const move = moves[event.key];

@@ -182,6 +182,7 @@ function Page() {
     setState("making");
     try {
       const { content, buffers } = await store.requests.ask({ type: "html", genes }, "html");
+      if (content.cancelled) throw new Error("Stopped.");
       const view = buffers[0];
       const text = new TextDecoder().decode(new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
       setSize(view.byteLength);
@@ -259,7 +260,15 @@ const KEYS: [string, [string, string][]][] = [
       ["0", "show all cells"],
       ["P L B R", "pointer: pan, lasso, box, brush"],
       ["Shift, Alt", "while drawing: add, take away"],
+      ["A, I", "select all that is shown, invert"],
       ["Escape", "clear the selection"],
+    ],
+  ],
+  [
+    "On a group of the legend",
+    [
+      ["Enter", "hide or show it"],
+      ["S", "select its cells; Shift adds, Alt takes away"],
     ],
   ],
   [

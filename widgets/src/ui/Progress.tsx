@@ -3,13 +3,22 @@
 import * as format from "../format.ts";
 import { useQuiet, useStore } from "../hooks.ts";
 
-export function JobStatus({ kinds }: { kinds?: readonly string[] }) {
+interface Props {
+  kinds?: readonly string[];
+  /** Which ends are told: of what has been done the result tells where it is shown, too. */
+  ends?: "all" | "stopped" | "none";
+}
+
+export function JobStatus({ kinds, ends = "all" }: Props) {
   const store = useStore("_job");
   const job = store.get("_job");
   const quiet = useQuiet();
   if (!job || (kinds && !kinds.includes(job.kind))) return null;
   const running = job.status === "running" || job.status === "cancelling";
-  if (!running) return <JobEnd />;
+  if (!running) {
+    const told = ends === "all" || (ends === "stopped" && job.status === "cancelled");
+    return told ? <JobEnd /> : null;
+  }
   if (quiet) {
     return (
       <p class="sl-failed" role="alert">
@@ -20,7 +29,7 @@ export function JobStatus({ kinds }: { kinds?: readonly string[] }) {
   const known = job.total > 0;
   const share = known ? job.done / job.total : 0;
   const left = job.left != null ? `${format.duration(job.left)} left` : "";
-  const speed = format.rate(job.rate);
+  const speed = format.rate(job.rate, job.unit);
   return (
     <div class="sl-job">
       <div class="sl-job-line">

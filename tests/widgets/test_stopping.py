@@ -1,0 +1,92 @@
+"""Whatever takes long on the bench can be stopped, and says that it was."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scfm_widgets import panel_perturb
+from scfm_widgets.worker import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.widgets.conftest import Bench
+
+MODEL = "pca"
+GENE = "CD3D"
+
+
+def until(there: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.005)
+
+
+def running(opened: Bench) -> str | None:
+    job = opened.lab.session._worker._running
+    return None if job is None or job.status != "running" else job.kind
+
+
+def test_the_opening_of_a_model_can_be_stopped_and_begun_again(bench: Callable[..., Bench]) -> None:
+    opened = bench()
+    session = opened.lab.session
+    # As long as this is held no model opens, as where its files are large.
+    with session._opening:
+        future = opened.lab.panel("run").plan(MODEL)
+        until(lambda: running(opened) == "plan")
+        session.cancel()
+        with pytest.raises(Stopped):
+            future.result(30)
+        assert opened.lab.wait(30)
+    assert opened.lab._plan == {"model": MODEL, "status": "stopped"}
+    assert session.faults == []
+    opened.ask(type="plan", model=MODEL)
+    assert opened.lab._plan["status"] == "ready"
+
+
+def test_an_import_that_is_stopped_registers_nothing(
+    bench: Callable[..., Bench], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scfm_registry import Registry, importing
+
+    read = importing.copy
+
+    def slow(*given: Any, cancel: Any = None) -> None:
+        # As where the files are large: it is stopped in the middle, and looks at the end of a file.
+        cancel.wait(60)
+        read(*given, cancel=cancel)
+
+    monkeypatch.setattr(importing, "copy", slow)
+    opened = bench()
+    folder = repository / "scfm_lab" / "models" / "assets" / "starter"
+    future = opened.lab.panel("models")._import(str(folder), "stopped-import")
+    until(lambda: running(opened) == "import")
+    opened.lab.session.cancel()
+    with pytest.raises(Stopped):
+        future.result(30)
+    assert opened.lab.wait(30)
+    assert opened.lab._job["status"] == "cancelled"
+    assert [item.name for item in Registry().search() if item.name == "stopped-import"] == []
+
+
+def test_a_null_that_is_stopped_says_so_and_can_be_asked_for_again(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench(model=MODEL)
+    lab: Any = opened.lab
+    # What follows an answer waits here until it is stopped.
+    monkeypatch.setattr(panel_perturb, "DRAW_FIRST", 600.0)
+    lab.panel("perturb").perturb({GENE: 0.0})
+    until(lambda: running(opened) == "null")
+    assert lab._perturbation["null"] == "pending"
+    lab.session.cancel()
+    assert lab.wait(30)
+    assert lab._perturbation["null"] == "stopped"
+    monkeypatch.setattr(panel_perturb, "DRAW_FIRST", 0.0)
+    opened.ask(type="perturb", doses={GENE: 0.0})
+    assert lab._perturbation["null"] == "ready"
