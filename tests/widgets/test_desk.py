@@ -100,6 +100,8 @@ class TestCode:
             pbmc68k, MODEL, {GENE: 0.5}, set_to={"LYZ": 5.0}, sample_key="donor", n_draws=3, n_null=20, seed=7, **few
         )
         lab.state = {"against": "models:/pca@champion", "panel": "genes"}
+        with pytest.raises(Exception, match=r"no panel 'gnes'.*Genes"):
+            lab.state = {"panel": "gnes"}
         code = lab.code()
         assert "@champion" not in code
         again: Lab = run(code, loaded)["lab"]

@@ -253,7 +253,7 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
     answered, without_null = [], False
     for gene in genes:
         expressing = panel.expressing([gene])
-        responses = []
+        responses: list[dict[str, Any]] = []
         for dose in DOSES:
             known = (
                 shown is not None and dict(shown.doses) == {gene: dose} and shown.layout.basis == ready.projector.basis
@@ -271,7 +271,8 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
             responses.append({"gene": gene, "dose": dose, "perturbation": described, "after": after})
             without_null |= dose != 1.0 and not result.has_null
         text = sum(len(json.dumps(plain(item["perturbation"]))) for item in responses)
-        if room.take(*(item["after"] for item in responses), text=text):
+        places: list[bytes] = [item["after"] for item in responses]
+        if room.take(*places, text=text):
             payload.responses += responses
             answered.append(gene)
         else:

@@ -420,7 +420,17 @@ class Lab(anywidget.AnyWidget):
                 self._session.plane_at(new["second"], twins=True)
             if "gene" in new:
                 self._colour(new["gene"])
+            if "panel" in new and self.rows:
+                self._check_panel(str(new["panel"]))
         return {**STATE, **self.state, **given}
+
+    def _check_panel(self, name: str) -> None:
+        rows = [row for row in self.rows if not row.error]
+        words = {str(word).lower() for row in rows for word in (row.component, row.title) if word}
+        if name.lower() not in words and name not in [row.id for row in rows]:
+            titles = [row.title for row in rows]
+            message = f"This bench has no panel {name!r}; it has {', '.join(titles)}.{did_you_mean(name, titles)}"
+            raise DataError(message)
 
     @traitlets.validate("doses")
     def _check_doses(self, proposal: Any) -> dict[str, float]:
