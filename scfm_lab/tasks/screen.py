@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.cells.dose import check_dose
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError

@@ -41,6 +41,8 @@ class Questions:
     target: str | None
     started: float
     skipped: dict[str, str]
+    arguments: dict[str, Any]
+    given_reference: bool
 
     def _groups(self) -> list[Group]:
         found = []
