@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab import plugins
-from scfm_lab.errors import ScfmError
+from scfm_lab.errors import Cancelled, ScfmError
 from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
@@ -57,15 +57,20 @@ class ModelsPanel(Panel):
 
             progress(0, 0, "reading the files in a process without network")
             # It stops by itself at the end of a file, or once they have been read; nobody need wait for that.
-            version = abandonable(
-                lambda: Registry().import_checkpoint(
-                    path,
-                    name,
-                    progress=lambda done, total, *_: progress(done, total, "downloading", unit="MiB"),
-                    cancel=cancel,
-                ),
-                cancel,
-            )
+            try:
+                version = abandonable(
+                    lambda: Registry().import_checkpoint(
+                        path,
+                        name,
+                        progress=lambda done, total, *_: progress(done, total, "downloading", unit="MiB"),
+                        cancel=cancel,
+                    ),
+                    cancel,
+                )
+            except Cancelled:
+                self.refresh()
+                message = "Stopped. If its files had been read already it is registered, and in the list above."
+                raise Cancelled(message) from None
             self.refresh()
             progress(0, 0, f"It is {version.reference} now")
             return {"reference": version.reference}
