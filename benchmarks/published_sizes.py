@@ -88,11 +88,13 @@ def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]
         writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, **sizes)
         return folder, {"nhead": size.heads}
     if size.family == "transcriptformer":
-        ids = sorted(set(adata.var["ensembl_id"].astype(str)))
+        # As many genes as published, those of these cells first.
+        silent = np.asarray((adata.X > 0).sum(axis=0)).ravel() == 0
+        ids = adata.var["ensembl_id"].astype(str).to_numpy()[np.argsort(silent, kind="stable")][:23_822].tolist()
         sizes = {"num_heads": size.heads, "num_layers": size.layers, "embed_dim": d, "model_dim": f, "seq_len": 2047}
-        given = {"homo_sapiens_gene.h5": ids}
+        given, assays = {"homo_sapiens_gene.h5": ids}, {"unknown": 0, "10x 3' v1": 1}
         return writers_protein.write_tf(
-            folder, given, protein=2560, gene_head_hidden_dim=2048, change=tame, **sizes
+            folder, given, protein=2560, assays=assays, gene_head_hidden_dim=2048, change=tame, **sizes
         ), {}
     if size.family == "scfoundation":
         genes = (symbols + [f"GENE{i}" for i in range(19_264)])[:19_264]

@@ -1,15 +1,33 @@
-"""scGPT's own package beside ours, in one run: the same checkpoint of published size, the same real cells, one after the other.
+"""A model's own package beside ours, in one run: the same checkpoint of published size, the same real cells.
 
-The reference runs unmodified in an environment of its own, in which torchtext (whose last release does not go with today's
-PyTorch) is replaced by a vocabulary of a dozen lines:
+The reference runs from its own unmodified files in an environment of its own, in float32 as ours does, one side after
+the other. Each side first embeds one cell, so that whatever it compiles is on disk, and is then measured in a fresh
+process. The last line says how many times faster ours is, its share of the peak memory, and the worst cosine between
+the two sides' vectors, also after the mean cell is taken off both. (scGPT's package draws, so that its vectors are near
+ours and not the same; TranscriptFormer's does not.)
 
+scGPT: torchtext, whose last release does not go with today's PyTorch, is replaced by a vocabulary of a dozen lines.
+
+\b
 python -m venv peer && peer/bin/pip install --no-deps scgpt
-peer/bin/pip install torch numpy pandas scipy anndata scanpy scikit-learn seaborn networkx numba tqdm datasets
+peer/bin/pip install torch numpy pandas scipy anndata scanpy scikit-learn seaborn networkx numba tqdm datasets click
 SCFM_DATA=... python benchmarks/references.py --peer peer/bin/python
-"""
+
+TranscriptFormer: its own command, `transcriptformer inference --device cpu --precision 32`, in a newer PyTorch than the
+one it pins. Its attention is compiled, as by default, so that a C++ compiler is needed. Every batch is filled up to
+--batch cells; with one, the default here, it needs the least memory. "after_loading" is its network alone, without
+the first batch, where compiled code is looked up; on our side, weights are read, tokens made and all cells counted.
+
+\b
+python -m venv peer && peer/bin/pip install --no-deps transcriptformer==0.6.1 \\
+    pytorch-lightning==2.5.1 lightning-utilities torchmetrics
+peer/bin/pip install torch numpy pandas scipy anndata scanpy h5py omegaconf requests click
+SCFM_DATA=... python benchmarks/references.py --model transcriptformer --cells 4 --peer peer/bin/python
+"""  # noqa: D301 - for click
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -70,13 +88,21 @@ class Clock:
     def __init__(self) -> None:
         self.start = time.perf_counter(), sum(os.times()[:4])
 
+    def passed(self) -> tuple[float, float]:
+        """What has passed since it was made."""
+        return time.perf_counter() - self.start[0], sum(os.times()[:4]) - self.start[1]
+
     def __call__(self, cells: int) -> dict[str, float]:
-        """What has passed since it was made, for so many cells."""
-        wall, work = time.perf_counter() - self.start[0], sum(os.times()[:4]) - self.start[1]
-        return {"cells_per_s": round(cells / wall, 2), "core_s_per_1000_cells": round(1000 * work / cells, 3)}
+        """The same, for so many cells."""
+        return rates(*self.passed(), cells)
 
 
-def reference(folder: Path, n: int) -> dict[str, Any]:
+def rates(wall: float, work: float, cells: int) -> dict[str, float]:
+    """Seconds as they are printed."""
+    return {"cells_per_s": round(cells / wall, 3), "core_s_per_1000_cells": round(1000 * work / cells, 3)}
+
+
+def scgpt(folder: Path, n: int, batch: int) -> tuple[dict[str, Any], Any]:
     """Its tokens alone (its own loop with a network that does nothing), then its embedding, loading included."""
     stand_in()
     import anndata as ad
@@ -104,15 +130,41 @@ def reference(folder: Path, n: int) -> dict[str, Any]:
     few = cells[:n].copy()
     clock = Clock()
     made = cell_emb.embed_data(
-        few, folder / "checkpoint", gene_col="gene_symbol", device="cpu", use_fast_transformer=False
+        few, folder / "checkpoint", gene_col="gene_symbol", device="cpu", use_fast_transformer=False, batch_size=batch
     )
-    return {"tokenising": tokens, "embedding": clock(n), "finite": bool(np.isfinite(made.obsm["X_scGPT"]).all())}
+    return {"tokenising": tokens, "embedding": clock(n)}, made.obsm["X_scGPT"]
 
 
-def ours(folder: Path, n: int) -> dict[str, Any]:
-    """The same with this package, float32."""
+def transcriptformer(folder: Path, n: int, batch: int) -> tuple[dict[str, Any], Any]:
+    """Its own command, from a file to a file; its batches are timed one by one."""
     import anndata as ad
-    import numpy as np
+    from transcriptformer import cli  # type: ignore[import-not-found]
+    from transcriptformer.model.model import Transcriptformer  # type: ignore[import-not-found]
+
+    step, seconds = Transcriptformer.predict_step, []
+
+    def timed(self: Any, cells: Any, at: int) -> Any:
+        clock = Clock()
+        made = step(self, cells, at)
+        seconds.append(clock.passed())
+        return made
+
+    Transcriptformer.predict_step = timed
+    os.chdir(folder)  # it keeps a log where it is run
+    ad.read_h5ad("cells.h5ad")[:n].write_h5ad("few.h5ad")
+    sys.argv = ["transcriptformer", "inference", "--device", "cpu", "--precision", "32", "--batch-size", str(batch)]
+    sys.argv += ["--checkpoint-path", "checkpoint", "--data-file", "few.h5ad", "--output-path", "made"]
+    clock = Clock()
+    cli.main()
+    row = {"embedding": clock(n)}
+    if n > batch:
+        row["after_loading"] = rates(*(sum(part) for part in zip(*seconds[1:], strict=True)), n - batch)
+    return row, ad.read_h5ad("made/embeddings.h5ad").obsm["embeddings"]
+
+
+def ours(folder: Path, n: int, name: str) -> tuple[dict[str, Any], Any]:
+    """The same with this package."""
+    import anndata as ad
 
     import scfm_lab as sl
 
@@ -120,50 +172,107 @@ def ours(folder: Path, n: int) -> dict[str, Any]:
     few = cells[:n].copy()
     clock = Clock()
     model = sl.load_model(folder / "checkpoint", device="cpu", precision="float32")
+    after = Clock()
     sl.embed(few, model, cache=False, progress=False)
-    embedding = clock(n)
+    row = {"embedding": clock(n), "after_loading": after(n)}
     model.tokenize(few)
     clock = Clock()
     model.tokenize(cells)
-    return {
-        "tokenising": clock(cells.n_obs),
-        "embedding": embedding,
-        "finite": bool(np.isfinite(few.obsm["X_scgpt"]).all()),
-    }
+    return {"tokenising": clock(cells.n_obs), **row}, few.obsm[f"X_{name}"]
 
 
-@click.command(help=__doc__)
-@click.option("--peer", type=click.Path(exists=True), help="Python of the environment that holds scGPT.")
-@click.option("--cells", "n", default=64, show_default=True, help="Cells to embed; all 2,700 are tokenised.")
-@click.option("--side", type=click.Choice(SIDES), hidden=True)
-@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(peer: str | None, n: int, side: str | None, folder: Path | None) -> None:
-    """Print a row for each side."""
-    if side and folder:
-        row = {"side": side, "cells": n, **{"reference": reference, "ours": ours}[side](folder, n)}
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        click.echo(json.dumps({**row, "peak_mib": round(peak / 1024)}))
-        return
-    if not peer:
-        raise click.UsageError("--peer is needed: the Python of an environment that holds scGPT (see --help).")
+REFERENCES = {"scgpt": scgpt, "transcriptformer": transcriptformer}
+
+
+def prepare(name: str, place: Path) -> None:
+    """Write the checkpoint and the cells that both sides read."""
     from published_sizes import write
 
     import scfm_lab as sl
 
     adata = sl.datasets.load("pbmc3k_raw")
-    with tempfile.TemporaryDirectory() as place:
-        write("scgpt", Path(place) / "checkpoint", adata)
-        settings = Path(place) / "checkpoint" / "args.json"
+    write(name, place / "checkpoint", adata)
+    if name == "scgpt":
+        settings = place / "checkpoint" / "args.json"
         # Entries of the published file that only the reference asks for.
         settings.write_text(json.dumps({"dropout": 0.2, "n_layers_cls": 3, **json.loads(settings.read_text())}))
-        adata.write_h5ad(Path(place) / "cells.h5ad")
-        for name, python in zip(SIDES, (peer, sys.executable), strict=True):
-            command = [python, __file__, "--side", name, "--folder", place, "--cells", str(n)]
-            environment = {k: v for k, v in os.environ.items() if name == "ours" or k != "PYTHONPATH"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise click.ClickException(f"The {name} failed:\n{done.stderr[-2000:]}")
-            click.echo(done.stdout.strip().splitlines()[-1])
+    adata.obs = adata.obs[[]].assign(assay="10x 3' v1")
+    adata.write_h5ad(place / "cells.h5ad")
+
+
+def run(side: str, python: str, name: str, n: int, batch: int, place: Path) -> dict[str, Any]:
+    """One side in a process of its own."""
+    command = [python, str(Path(__file__).resolve()), "--side", side, "--folder", str(place), "--model", name]
+    command += ["--cells", str(n), "--batch", str(batch)]
+    environment = {k: v for k, v in os.environ.items() if side != "reference" or k != "PYTHONPATH"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(place / "compiled")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"The {side} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def worst_cosine(one: Any, other: Any) -> float:
+    """Of two arrays, cells × width."""
+    import numpy as np
+
+    one, other = one.astype(float), other.astype(float)
+    product = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return round(float(product.min()), 7)
+
+
+@click.command(help=__doc__)
+@click.option("--model", "name", default="scgpt", show_default=True, type=click.Choice(list(REFERENCES)))
+@click.option("--peer", type=click.Path(exists=True), help="Python of the environment that holds the reference.")
+@click.option("--cells", "n", default=64, show_default=True, help="Cells to embed; all 2,700 are tokenised.")
+@click.option(
+    "--batch", default=0, help="The reference's batch; 0: 64 cells of scGPT, its default, 1 of TranscriptFormer."
+)
+@click.option(
+    "--at", type=click.Path(path_type=Path), help="Keep the checkpoint and compiled code here and use them again."
+)
+@click.option("--side", type=click.Choice(["prepare", *SIDES]), hidden=True)
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+def main(
+    name: str, peer: str | None, n: int, batch: int, at: Path | None, side: str | None, folder: Path | None
+) -> None:
+    """Print a row for each side, and how they compare."""
+    import numpy as np
+
+    batch = batch or {"scgpt": 64, "transcriptformer": 1}[name]
+    if side == "prepare" and folder:
+        prepare(name, folder)
+        click.echo("{}")
+        return
+    if side and folder:
+        row, vectors = ours(folder, n, name) if side == "ours" else REFERENCES[name](folder, n, batch)
+        np.save(folder / f"{side}.npy", vectors)
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        click.echo(json.dumps({"side": side, "cells": n, **row, "peak_mib": round(peak / 1024)}))
+        return
+    if not peer:
+        raise click.UsageError("--peer is needed: the Python of an environment that holds the reference (see --help).")
+    with contextlib.ExitStack() as stack:
+        place = at.resolve() if at else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place.mkdir(parents=True, exist_ok=True)
+        # Not in this process: Linux counts a parent's peak as its children's.
+        if not (place / "cells.h5ad").exists():
+            run("prepare", sys.executable, name, n, batch, place)
+        rows, vectors = [], []
+        for side, python in zip(SIDES, (peer, sys.executable), strict=True):
+            if not (place / f"{side}.npy").exists():
+                run(side, python, name, 1, batch, place)
+            rows.append(run(side, python, name, n, batch, place))
+            vectors.append(np.load(place / f"{side}.npy"))
+            click.echo(json.dumps(rows[-1]))
+    theirs, mine = rows
+    told = {
+        key: round(mine[key]["cells_per_s"] / theirs[key]["cells_per_s"], 2)
+        for key in theirs.keys() & {"tokenising", "embedding", "after_loading"}
+    }
+    told["peak"] = round(mine["peak_mib"] / theirs["peak_mib"], 2)
+    centred = worst_cosine(*(v - v.mean(0) for v in vectors)) if n > 1 else None
+    click.echo(json.dumps({"times": told, "worst_cosine": worst_cosine(*vectors), "worst_cosine_centred": centred}))
 
 
 if __name__ == "__main__":
