@@ -48,7 +48,7 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         # Options that say what the cells are, and not how a vector is made.
         **({"options_of_cells": told} if (told := of_cells(model)) else {}),
         # Whoever scores these vectors later has a training record to look into.
-        **({"config": dict(config)} if (config := getattr(model, "opened", {}).get("config")) else {}),
+        **({"config": dict(config)} if (config := (getattr(model, "opened", None) or {}).get("config")) else {}),
         **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
         **more,
     }
