@@ -26,7 +26,7 @@ OPTIONAL = {
 #: The example plugins that the tests install.
 OF_THE_TESTS = {"scfm_example", "scfm_broken"}
 #: Runs in an environment of its own, beside ours.
-PEERS = {"jscatter", "scgpt"}
+PEERS = {"jscatter", "scgpt", "transcriptformer"}
 
 
 @pytest.fixture(scope="module")

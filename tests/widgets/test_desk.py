@@ -36,11 +36,9 @@ def worked(bench: Callable[..., Bench], pbmc68k: AnnData) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def loaded() -> AnnData:
-    """The same cells once more, untouched."""
-    import scfm_lab as sl
-
-    return sl.datasets.load("pbmc68k")
+def loaded(_pbmc68k: AnnData) -> AnnData:
+    """The same cells once more, untouched: not read anew, as threads of a bench share what a process does with warnings."""
+    return _pbmc68k.copy()
 
 
 def run(code: str, adata: AnnData) -> dict[str, Any]:
