@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.cells import column_of
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.once import once
 from scfm_lab.evaluation.overlap import check_unseen, flagged
@@ -46,6 +46,7 @@ def annotation(
     k: int = 15,
     harmonise: Any = False,
     floors: bool = True,
+    orthologs: Any = None,
     max_cells: int = 10_000,
     n_boot: int = 1000,
     layer: str | None = None,
@@ -77,6 +78,9 @@ def annotation(
         ``"neighbours"`` or ``"linear"``, for models; the floors have their own.
     harmonise
         As for :func:`scfm_lab.annotate`.
+    orthologs
+        As for :func:`scfm_lab.cells.orthologs.to_human`. Where reference and query are of two species, the floors, which know
+        genes by their names alone, are given human names of one-to-one orthologs; models are given the cells as they are.
     max_cells
         Of reference and query each; rare labels are kept first.
     n_boot
@@ -121,21 +125,24 @@ def annotation(
     guesses: dict[str, NDArray[np.int64]] = {}
     told: dict[str, NDArray[np.float64]] = {}
     how = {"layer": layer, "options": dict(options or {}), "seed": seed, "progress": progress, "cancel": cancel}
+    # Before anything is encoded, which may take long.
+    for_floors, why_not = _for_floors(data, layer, orthologs) if floors else (data, "")
     for name, model in named(opened).items():
         model.require("embed")
         guesses[name], told[name] = _of_model(data, model, method, k, how)
     floor_names = []
-    if floors:
+    if floors and not why_not:
         for floor in FLOORS:
             name = FITTED[floor]
-            guesses[name] = once(("annotation", floor), _of_floor, data, floor, k, how)
+            guesses[name] = once(("annotation", floor), _of_floor, for_floors, floor, k, how)
             floor_names.append(name)
     second = None
     if second_labels_key is not None:
         second = _texts(reference if query is None else query, second_labels_key, "The second label column")
         second = (second if names is None else names.apply(second))[data.scored_rows]
     scores = _scores(data, guesses, told, floor_names, second, n_boot=n_boot, seed=seed, method=method, k=k)
-    return replace(scores, scores=flagged(scores, flags))
+    notes = (*scores.notes, *([f"No floors: {why_not}"] if why_not else []))
+    return replace(scores, scores=flagged(scores, flags), notes=notes)
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,37 @@ def _prepare(
     if sample_key is not None and sample_key in query.obs and not query.obs[sample_key].isna().any():
         units = query.obs[sample_key].astype(str).to_numpy(dtype=object)[at]
     return _Data(reference, query[at].copy(), types, codes, place, at, samples, units, None, tuple(notes))
+
+
+def _for_floors(data: _Data, layer: str | None, orthologs: Any) -> tuple[_Data, str]:
+    """The cells as the floors can read them; and, where two species have no ortholog in common, why they cannot."""
+    from scfm_lab.cells.reader import CellReader
+
+    if data.query is None:
+        return data, ""
+    species = [CellReader.open(cells, layer=layer).genes.organism for cells in (data.reference, data.query)]
+    if None in species or len(set(species)) == 1:
+        return data, ""
+    try:
+        reference, query = (
+            cells if organism == "human" else _by_human_names(cells, layer, orthologs)
+            for organism, cells in zip(species, (data.reference, data.query), strict=True)
+        )
+    except GenesError as error:
+        return data, str(error)
+    return replace(data, reference=reference, query=query), ""
+
+
+def _by_human_names(cells: AnnData, layer: str | None, orthologs: Any) -> AnnData:
+    """The same cells with the human names of their genes, and their counts where they were."""
+    from scfm_lab.cells.orthologs import to_human
+
+    human, _ = to_human(cells, orthologs=orthologs, layer=layer)
+    if layer == "raw":
+        human.raw = human.copy()
+    elif layer not in (None, "X"):
+        human.layers[layer] = human.X
+    return human
 
 
 def _held_out(codes: NDArray[np.int64], samples: NDArray[Any] | None, seed: int) -> tuple[NDArray[np.int64], str]:

@@ -12,15 +12,20 @@ from scfm_lab.cells.cells import column_of
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.annotation import annotation
 from scfm_lab.evaluation.naming import named
+from scfm_lab.evaluation.once import floors_kept
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
+    from scfm_lab.cells.genes import Genes
     from scfm_lab.evaluation.score import Scores
     from scfm_lab.models.contract import Model
+
+OWN_GENES = "Given the query's own genes, which it knows"
+HUMAN_NAMES = "Given the human names of the query's genes"
 
 
 def cross_species(
@@ -37,9 +42,9 @@ def cross_species(
 ) -> Scores:
     """Macro-F1 on the labels that both species have, between floors on one-to-one orthologs.
 
-    Models that read several species themselves (UCE, TranscriptFormer) are given the query as it is, by their option
-    ``species``; :func:`scfm_lab.evaluate.annotation` does that for one model. Here all read the human names of the query's
-    genes, so that they see the same.
+    Models that know genes of the query's species themselves (UCE, TranscriptFormer) are given the query as it is; other models
+    and the floors read the human names of its genes. Every score of a model says which it was. A model whose option ``species``
+    or ``orthologs`` is named is given human names, too.
 
     Parameters
     ----------
@@ -81,7 +86,8 @@ def cross_species(
         raise DataError(
             "The reference is not human; give the human cells first, and those of the other species as the query."
         )
-    organism = Cells.from_anndata(query, layer=layer).genes.organism
+    query_genes = Cells.from_anndata(query, layer=layer).genes
+    organism = query_genes.organism
     notes: list[str] = []
     if organism in ("human", None):
         notes.append("The query's genes carry human names already: what their mapping lost cannot be told from here.")
@@ -112,24 +118,56 @@ def cross_species(
         f"{len(shared)} labels are shared: {', '.join(map(str, shared))}. Cells of other labels are left out on both sides."
     )
     flags: dict[str, str] = {}
-    for name, model in named(opened if mapped is not query else ()).items():
-        # A model that does not read the species cannot have been trained on it.
-        with suppress(GenesError):
-            for said in check_unseen([model], query, seen=seen, layer=layer, options=more.get("options")).values():
-                flags[name] = said
-    scores = annotation(
-        kept,
-        opened,
-        query=mapped,
-        labels_key=labels_key,
-        harmonise=False if names is None else names,
-        layer=place,
-        seen=seen,
+    ways: dict[str, str] = {}
+    called = named(opened)
+    if mapped is not query:
+        for name, model in called.items():
+            own = _knows(model, query_genes, more.get("options"))
+            ways[name] = OWN_GENES if own else HUMAN_NAMES
+            other, at = (mapped, place) if own else (query, layer)
+            # A model that does not read the genes by those names cannot have been trained on them.
+            with suppress(GenesError):
+                for said in check_unseen([model], other, seen=seen, layer=at, options=more.get("options")).values():
+                    flags[name] = said
+    asked: dict[str, Any] = {
+        "labels_key": labels_key,
+        "harmonise": False if names is None else names,
+        "orthologs": orthologs,
+        "seen": seen,
         **more,
-    )
+    }
+    own_way = {name: model for name, model in called.items() if ways.get(name) == OWN_GENES}
+    rest = {name: model for name, model in called.items() if name not in own_way}
+    found = []
+    # The floors are the same beside all.
+    with floors_kept():
+        if own_way:
+            found.append(_called(annotation(kept, list(own_way.values()), query=query, layer=layer, **asked), own_way))
+        if rest or not own_way:
+            found.append(_called(annotation(kept, list(rest.values()), query=mapped, layer=place, **asked), rest))
+    by_name = {(s.metric, s.model): s for scores in found for s in scores}
+    told = {name: ". ".join(filter(None, [flags.get(name), ways.get(name)])) for name in called}
     return replace(
-        scores,
-        scores=flagged(scores, flags),
+        found[0],
+        scores=flagged(by_name.values(), {name: said for name, said in told.items() if said}),
         title="Labels of the other species after the human reference.",
-        notes=(*notes, *scores.notes),
+        notes=(*notes, *dict.fromkeys(note for scores in found for note in scores.notes)),
     )
+
+
+def _knows(model: Model, genes: Genes, options: Mapping[str, Any] | None) -> bool:
+    """Whether a model knows genes of another species as such, and not by their human orthologs."""
+    said = {**((model.opened or {}).get("config") or {}), **(options or {})}
+    if genes.organism not in model.spec.organisms or {"species", "orthologs"} & set(said):
+        return False
+    try:
+        match = model.known_genes(genes, options)
+    except GenesError:
+        return False
+    return not any("ortholog" in how for how, n in match.how.items() if n)
+
+
+def _called(scores: Scores, models: Mapping[str, Model]) -> Scores:
+    """Scores under the names that their models have beside all others."""
+    names = dict(zip(named(models.values()), models, strict=True))
+    return replace(scores, scores=tuple(replace(s, model=names.get(s.model, s.model)) for s in scores))

@@ -11,6 +11,7 @@ from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.orthologs import to_human
 from scfm_lab.cells.provenance import is_imputed, refuse_imputed
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.evaluation.cross_species import HUMAN_NAMES
 from scfm_lab.evaluation.imputation import CORRELATION, LOSS, thinned
 from scfm_lab.evaluation.integration import BIOLOGY
 from scfm_lab.tasks.integrate import harmony
@@ -198,6 +199,26 @@ def test_a_change_of_species_keeps_counts_and_tells_what_it_loses(pbmc68k):
         to_human(toy, orthologs={"Q": "R"})
 
 
+def test_the_floors_read_another_species_by_its_orthologs(pbmc68k):
+    reference, query = pbmc68k[::4].copy(), _as_mouse(pbmc68k[1::8])
+    native = sl.annotate(query, reference, model="pca", progress=False).beside
+    names = {"pca (fitted)", "sctop (fitted)"}
+    assert {s.model for s in native} == {"pca", *names}
+    human, _ = to_human(query)
+    mapped = sl.evaluate.annotation(reference, [], query=human, n_boot=0)
+    assert all(native.of("accuracy", n).value == mapped.of("accuracy", n).value for n in names)
+    # Counts that lie in a layer are read there on both sides.
+    for cells in (reference, query):
+        cells.layers["counts"], cells.X = cells.X.copy(), cells.X * 0.3
+    layered = sl.evaluate.annotation(reference, [], query=query, layer="counts", n_boot=0)
+    assert all(layered.of("accuracy", n).value == mapped.of("accuracy", n).value for n in names)
+    query.uns["organism"] = "zebrafish"
+    query.var_names = [f"gene{i}" for i in range(query.n_vars)]
+    none = sl.evaluate.annotation(reference, [], query=query, layer="counts", n_boot=0)
+    assert len(none) == 0
+    assert "No floors: None of the" in none.summary()
+
+
 def test_labels_cross_species_on_what_both_share(pbmc68k):
     rows = np.arange(700) % 3 == 0
     reference, query = pbmc68k[~rows].copy(), _as_mouse(pbmc68k[rows])
@@ -207,6 +228,7 @@ def test_labels_cross_species_on_what_both_share(pbmc68k):
     assert scores.of("accuracy", "pca (fitted)").value > 0.6
     assert "mouse only" not in scores.notes[1]
     assert "one-to-one ortholog" in scores.summary()
+    assert HUMAN_NAMES in scores.of("accuracy", "pca").remark
     query.obs["cell_type"] = "neuron"
     with pytest.raises(DataError, match="share 0 labels"):
         sl.evaluate.cross_species(reference, query, "pca")

@@ -9,11 +9,13 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.cross_species import HUMAN_NAMES, OWN_GENES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anndata import AnnData
+    from families import Family
 
 
 def test_a_direction_of_human_cells_is_carried_into_cells_of_the_mouse(
@@ -36,3 +38,21 @@ def test_a_direction_of_human_cells_is_carried_into_cells_of_the_mouse(
     assert np.isfinite(sl.transfer_signature(human, into=there, n_random=5).table["cosine"].item())
     with pytest.raises(DataError, match="what differs: options"):
         sl.transfer_signature(human, into=signature(mouse, species="mouse", sample_size=16))
+
+
+def test_models_that_know_the_mouse_are_given_its_own_genes(
+    every_written: Callable[[str], Family], pbmc68k: AnnData
+) -> None:
+    model = every_written("uce").open(config={"sample_size": 32})
+    human, mouse = pbmc68k[::5].copy(), pbmc68k[1::5].copy()
+    mouse.var_names = [name.title() for name in mouse.var_names]
+    mouse.var = mouse.var[[]]
+    mouse.uns["organism"] = "mouse"
+    scores = sl.evaluate.cross_species(human, mouse, [model, "pca"], n_boot=0)
+    alone = sl.evaluate.annotation(human, model, query=mouse, floors=False, n_boot=0)
+    assert scores.of("accuracy", "uce").value == alone.of("accuracy", "uce").value
+    assert OWN_GENES in scores.of("accuracy", "uce").remark
+    assert HUMAN_NAMES in scores.of("accuracy", "pca").remark
+    assert scores.table["model"].value_counts()["pca (fitted)"] == 2
+    told = sl.evaluate.cross_species(human, mouse, model, options={"species": "human"}, n_boot=0, floors=False)
+    assert HUMAN_NAMES in told.of("accuracy", "uce").remark
