@@ -7,11 +7,12 @@ the ceiling of a :class:`~scfm_lab.evaluation.score.Score`, and its ``position``
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.score import Score, bootstrap_interval
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def s_scores(
     Parameters
     ----------
     predicted
-        Predictor → mean log1p(counts per 10,000), (perturbations, genes); perturbations that are NaN are left out.
+        Predictor → mean log1p(counts per 10,000), (perturbations, genes); perturbations that are NaN are left out, also of
+        the floor and the ceiling beside that predictor.
     splits
         Halvings behind the replicate.
 
@@ -52,31 +54,24 @@ def s_scores(
         If cell-eval2 is not installed.
     """
     ce = _cell_eval2()
-    real = cells_of(data, data.names)
-    config = _config(ce, data)
+    # Its own baseline resamples raw counts; the mean response is made into cells here as every prediction is.
+    response = np.tile(data.mean.mean(axis=0), (len(data.names), 1))
+    ends: dict[tuple[int, ...], _Ends] = {}
+    found: dict[str, tuple[_Ends, dict[str, float], dict[str, NDArray[np.float64]]]] = {}
     with warnings.catch_warnings():
         # Its own advice on backends and input types is about choices that are made here.
         warnings.simplefilter("ignore")
-        from cell_eval2.anchor import compute_replicate_anchor
-
-        left_out = ""
-        try:
-            _, anchor = compute_replicate_anchor(real, config=config, n_splits=splits, base_seed=seed)
-        except ValueError as error:
-            if "lfc_nmae" not in str(error):
-                raise DataError(f"cell-eval2 cannot score these perturbations: {error}") from error
-            # Too few genes change significantly for its error of fold changes; the other five stand.
-            left_out = next(m for m in members() if "lfc_nmae" in m)
-            config = _without(config, left_out)
-            _, anchor = compute_replicate_anchor(real, config=config, n_splits=splits, base_seed=seed)
-        ceiling = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
-        # Its own baseline resamples raw counts; the mean response is made into cells here as every prediction is.
-        response = np.tile(data.mean.mean(axis=0), (len(data.names), 1))
-        floor, _ = _measured(ce, data, real, response, config)
-        found = {name: _measured(ce, data, real, values, config) for name, values in predicted.items()}
+        for name, values in predicted.items():
+            rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+            if not len(rows):
+                continue
+            if tuple(rows) not in ends:
+                ends[tuple(rows)] = _ends(ce, data, rows, response, splits=splits, seed=seed)
+            beside = ends[tuple(rows)]
+            found[name] = beside, *_measured(ce, data, rows, values, beside.config)
     scores = []
     for metric, higher in members().items():
-        for name, (means, each) in found.items():
+        for name, (beside, means, each) in found.items():
             low, high = (
                 bootstrap_interval(each.get(metric, np.empty(0)), seed=seed) if metric in each else (np.nan,) * 2
             )
@@ -87,14 +82,14 @@ def s_scores(
                     value=_number(means.get(metric)),
                     low=low,
                     high=high,
-                    floor=_number(floor.get(metric)),
+                    floor=_number(beside.floor.get(metric)),
                     floor_name="mean response",
-                    ceiling=_number(ceiling.get(metric)),
+                    ceiling=_number(beside.ceiling.get(metric)),
                     ceiling_name="replicate halves",
                     interval="95 % bootstrap over perturbations" if np.isfinite(low) else "",
                     higher_is_better=higher,
                     n=len(each.get(metric, ())),
-                    missing=_missing(metric, left_out, low),
+                    missing=_missing(metric, beside, low),
                 )
             )
     from importlib.metadata import version
@@ -170,13 +165,53 @@ def _config(ce: Any, data: Profiles) -> Any:
     return replace(config, de=replace(config.de, backend="scanpy"))
 
 
+@dataclass(frozen=True)
+class _Ends:
+    """Where 0 and 1 are over some of the perturbations."""
+
+    floor: dict[str, float]
+    ceiling: dict[str, float]
+    config: Any
+    left_out: str
+    """The metric that cannot be had, and not for want of predictions."""
+    without: str
+    """Why there is no ceiling."""
+
+
+def _ends(
+    ce: Any, data: Profiles, rows: NDArray[np.int64], response: NDArray[np.float64], *, splits: int, seed: int
+) -> _Ends:
+    from cell_eval2.anchor import compute_replicate_anchor
+
+    real, config = cells_of(data, [data.names[i] for i in rows]), _config(ce, data)
+    left_out = without = ""
+    ceiling: dict[str, float] = {}
+    for _ in range(2):
+        try:
+            _, anchor = compute_replicate_anchor(real, config=config, n_splits=splits, base_seed=seed)
+        except ValueError as error:
+            if "lfc_nmae" in str(error) and not left_out:
+                # Too few genes change significantly for its error of fold changes; the other five stand.
+                left_out = next(m for m in members() if "lfc_nmae" in m)
+                config = _without(config, left_out)
+                continue
+            if len(rows) == len(data.names):
+                raise DataError(f"cell-eval2 cannot score these perturbations: {error}") from error
+            # A prediction of a few perturbations alone is scored all the same.
+            without = (
+                f"no ceiling: cell-eval2 makes no replicate of {plural(len(rows), 'perturbation', 'perturbations')}"
+            )
+        else:
+            ceiling = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
+        break
+    return _Ends(_measured(ce, data, rows, response, config)[0], ceiling, config, left_out, without)
+
+
 def _measured(
-    ce: Any, data: Profiles, real: AnnData, values: NDArray[np.float64], config: Any
+    ce: Any, data: Profiles, rows: NDArray[np.int64], values: NDArray[np.float64], config: Any
 ) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
-    names = [n for n, row in zip(data.names, values, strict=True) if np.isfinite(row).all()]
-    rows = values[np.isfinite(values).all(axis=1)]
-    against = real if len(names) == len(data.names) else cells_of(data, names)
-    table = ce.compute_metrics(cells_of(data, names, rows), against, config=config)
+    names = [data.names[i] for i in rows]
+    table = ce.compute_metrics(cells_of(data, names, values[rows]), cells_of(data, names), config=config)
     means = ce.aggregate_metrics(table)
     by_metric: dict[str, list[float]] = {}
     for metric, value in zip(table["metric"].to_list(), table["value"].to_list(), strict=True):
@@ -193,10 +228,11 @@ def _without(config: Any, metric: str) -> Any:
     return replace(config, metrics=[m for m in PROFILES["vcc2026"] if m != metric])
 
 
-def _missing(metric: str, left_out: str, low: float) -> str:
-    if metric == left_out:
+def _missing(metric: str, beside: _Ends, low: float) -> str:
+    if metric == beside.left_out:
         return "fewer than 10 genes change significantly in every perturbation"
-    return "" if np.isfinite(low) else "a ratio of sums over perturbations, without an interval"
+    without = "" if np.isfinite(low) else "a ratio of sums over perturbations, without an interval"
+    return "; ".join(filter(None, [without, beside.without]))
 
 
 def _number(value: Any) -> float:

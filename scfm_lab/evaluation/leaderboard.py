@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, repr=False)

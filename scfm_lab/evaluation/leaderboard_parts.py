@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfm_lab.models.contract import Model
 
@@ -164,8 +165,6 @@ def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
     from dataclasses import replace
 
     from scfm_lab.cells.provenance import UNS
-    from scfm_lab.evaluation.once import once
-    from scfm_lab.evaluation.ordering import FLOOR
     from scfm_lab.evaluation.overlap import check_unseen
     from scfm_lab.tasks.embed import embed
 
@@ -174,17 +173,35 @@ def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
     key = embed(own, model, layer=columns.layer, seed=seed, progress=False).key
     # Its training record was read above; the model need not be opened again for it.
     own.uns[UNS].pop(key)
-    scores = _ordered(own, key, columns, seed)
+    found = _beside_floor(adata, own, key, columns, seed)
+    return [replace(s, model=model.name) if s.model == key else s for s in found]
+
+
+def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed: int) -> list[Score]:
+    """Scores of the order by ``own.obsm[key]``, and of the order on principal components of `adata`."""
+    from dataclasses import replace
+
+    from scfm_lab.evaluation.once import once
+    from scfm_lab.evaluation.ordering import FLOOR, floor_over
+    from scfm_lab.tasks.trajectory import known_stages
+
+    assert columns.stage_key is not None
+    scores, order = _ordered(own, key, columns, seed)
     # The order on principal components of all cells, from a root that lies there: one floor for every model.
-    floors = once(("trajectory", columns, seed, tuple(adata.obs_names)), _trajectory_floor, adata, columns, seed)
-    floor = floors[0].value if floors else float("nan")
-    name = FLOOR if np.isfinite(floor) else ""
-    named = [replace(s, model=model.name) for s in scores]
-    return [replace(s, floor=floor, floor_name=name) for s in (*named, *floors)]
+    floor = once(("trajectory", columns, seed, tuple(adata.obs_names)), _trajectory_floor, adata, columns, seed)
+    if isinstance(floor, str):
+        return [replace(s, missing=f"{s.missing}; no floor: {floor.rstrip('.')}") for s in scores]
+    floors, by_components = floor
+    value = floor_over(order, by_components, known_stages(adata, columns.stage_key))
+    if np.isfinite(value):
+        scores = [replace(s, floor=value, floor_name=FLOOR) for s in scores]
+    else:
+        scores = [replace(s, missing=f"{s.missing}; no floor: {FLOOR} orders too few of these cells") for s in scores]
+    return [*scores, *floors]
 
 
-def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> list[Score]:
-    """Scores of the order on principal components; none where there are no counts to take them from."""
+def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> tuple[list[Score], NDArray[Any]] | str:
+    """Scores of the order on principal components, and that order; in words why there is none."""
     from scfm_lab.errors import CountsError, DataError, GenesError
     from scfm_lab.evaluation.once import principal_components
     from scfm_lab.evaluation.ordering import FLOOR
@@ -193,12 +210,12 @@ def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> list[Score
     try:
         own.obsm[FLOOR] = principal_components(adata, layer=columns.layer)
         return _ordered(own, FLOOR, columns, seed)
-    except (CountsError, GenesError, DataError):
-        return []
+    except (CountsError, GenesError, DataError) as error:
+        return str(error)
 
 
-def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> list[Score]:
-    """Scores of the order of cells by some vectors, beside known stages."""
+def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> tuple[list[Score], NDArray[Any]]:
+    """Scores of the order of cells by some vectors, beside known stages; and the order."""
     from scfm_lab.tasks.trajectory import trajectory
 
     assert columns.root is not None
@@ -214,7 +231,7 @@ def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> list[Scor
         layer=columns.layer,
         seed=seed,
     )
-    return list(result.agreement or ())
+    return list(result.agreement or ()), result.pseudotime
 
 
 def _perturbation(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:

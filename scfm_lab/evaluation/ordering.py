@@ -27,6 +27,11 @@ def kendall_tau(order: NDArray[Any], stage: NDArray[np.float64]) -> float:
     return float(stats.kendalltau(order[both], stage[both], variant="b").statistic)
 
 
+def floor_over(order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float64]) -> float:
+    """Kendall's tau-b of the floor's order over the cells that another order reaches, which may be the easier ones."""
+    return kendall_tau(np.where(np.isfinite(order), floor, np.nan), stage)
+
+
 def stage_scores(
     orders: Mapping[str, NDArray[Any]],
     stage: NDArray[np.float64],
@@ -38,7 +43,8 @@ def stage_scores(
 ) -> Scores:
     """Kendall's tau-b of several orders of the same cells with known stages.
 
-    Cells that an order does not reach are left out of its score and counted. The order called ``"pca (fitted)"`` is the floor.
+    Cells that an order does not reach are left out of its score and of the floor beside it, and counted. The order called
+    ``"pca (fitted)"`` is the floor.
 
     Parameters
     ----------
@@ -53,13 +59,13 @@ def stage_scores(
 
     known = np.flatnonzero(np.isfinite(stage))
     draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)
-    floor = kendall_tau(orders[FLOOR], stage) if FLOOR in orders else np.nan
     found = []
     for name, order in orders.items():
         drawn = np.array([kendall_tau(order[known[i]], stage[known[i]]) for i in draws])
         drawn = drawn[np.isfinite(drawn)]
         low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
         lost = int(np.isnan(order[known]).sum())
+        floor = floor_over(order, orders[FLOOR], stage) if FLOOR in orders else np.nan
         found.append(
             Score(
                 f"Kendall's tau-b with {stage_key}",

@@ -265,13 +265,13 @@ def _scores(
             continue
         for metric in METRICS:
             names = known_floors if scope else [n for n in known_floors if n != "additive"]
-            values = {n: macro(per[n][metric][mask].tolist()) for n in names}
-            floor_name, floor = best_floor(values)
-            top = macro(ceiling[metric][mask].tolist())
-            for name in asked or ([floor_name] if not scope else []):
-                own = per[name][metric][mask]
-                if not np.isfinite(own).any():
+            for name in asked or ([_best(per, names, metric, mask)[0]] if not scope else []):
+                # What stands beside a predictor is taken over the perturbations that it predicts.
+                there = mask & np.isfinite(per[name][metric])
+                if not there.any():
                     continue
+                own = per[name][metric][there]
+                floor_name, floor = _best(per, names, metric, there)
                 low, high = bootstrap_interval(own, seed=seed)
                 remark = _remark(name, tables, predicted, data)
                 out.append(
@@ -283,15 +283,22 @@ def _scores(
                         high=high,
                         floor=floor,
                         floor_name=floor_name,
-                        ceiling=top,
+                        ceiling=macro(ceiling[metric][there].tolist()),
                         ceiling_name="replicate halves" if metric == METRICS[2] else "replicates",
                         interval=_INTERVAL if np.isfinite(low) else "",
-                        n=int(np.isfinite(own).sum()),
+                        n=len(own),
                         missing="" if np.isfinite(low) else "fewer than three perturbations give no interval",
                         remark=remark,
                     )
                 )
     return out
+
+
+def _best(
+    per: Mapping[str, Mapping[str, NDArray[np.float64]]], names: Sequence[str], metric: str, mask: NDArray[np.bool_]
+) -> tuple[str, float]:
+    """Name and value of the best floor over some of the perturbations."""
+    return best_floor({name: macro(per[name][metric][mask].tolist()) for name in names})
 
 
 def _remark(name: str, tables: Mapping[str, Any], predicted: Mapping[str, NDArray[np.float64]], data: Profiles) -> str:
@@ -302,6 +309,9 @@ def _remark(name: str, tables: Mapping[str, Any], predicted: Mapping[str, NDArra
             said.append(
                 f"Its table holds the targets of {n} of {len(data.names)} perturbations; the others get the mean"
             )
+    n = int(np.isfinite(predicted[name]).all(axis=1).sum())
+    if n < len(data.names):
+        said.append(f"It predicts {n} of {len(data.names)} perturbations; floor and ceiling are over the same ones")
     r = collapse(predicted[name], data.control)
     if r > COLLAPSED:
         said.append(

@@ -122,7 +122,7 @@ def trajectory(
     check_given(adata, function="sl.trajectory")
     check_cell_names(adata)
     vectors, seen = _vectors(adata, use_rep, n_neighbors, n_dcs)
-    stage = None if stage_key is None else _stages(adata, stage_key)
+    stage = None if stage_key is None else known_stages(adata, stage_key)
     for name in ("pseudotime", "branch"):
         provenance.free_key(adata, "obs", f"{key_added}_{name}", given=True)
     provenance.free_key(adata, "obsm", f"{key_added}_fates", given=True)
@@ -214,7 +214,7 @@ def _vectors(
     return vectors, seen
 
 
-def _stages(adata: AnnData, key: str) -> NDArray[np.float64]:
+def known_stages(adata: AnnData, key: str) -> NDArray[np.float64]:
     """Known stages as numbers; NaN where there is none."""
     import pandas as pd
 

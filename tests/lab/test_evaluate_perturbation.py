@@ -48,8 +48,9 @@ _CELL_EVAL = textwrap.dedent("""
     agg = ce.aggregate_metrics(ce.compute_metrics(real, real, config=config))
     itself = dict(zip(agg["metric"], agg["mean"]))
     mean = np.tile(data.mean.mean(axis=0), (3, 1))
+    part = np.where(np.arange(3)[:, None] == 2, np.nan, mean)
     scores, _ = cell_eval.s_scores(
-        data, {"turned": data.mean[[1, 2, 0]], "mean": mean, "oracle": data.mean}, splits=2
+        data, {"turned": data.mean[[1, 2, 0]], "mean": mean, "oracle": data.mean, "part": part}, splits=2
     )
     def of(model):
         return {s.metric.removeprefix("cell-eval2 "): s.value for s in scores if s.model == model}
@@ -60,6 +61,7 @@ _CELL_EVAL = textwrap.dedent("""
         "oracle position": {s.metric.removeprefix("cell-eval2 "): s.position for s in scores if s.model == "oracle"},
         "position of the ceiling": replace(one, value=one.ceiling).position,
         "position of the floor": replace(one, value=one.floor).position,
+        "part": {s.metric: [s.value, s.floor] for s in scores if s.model == "part" and np.isfinite(s.value)},
     }))
 """)
 
@@ -171,6 +173,23 @@ def test_without_any_effect_the_ceiling_falls_and_the_data_cannot_rank(data):
     assert "cannot rank models" in result.summary()
 
 
+def test_a_prediction_of_some_perturbations_stands_between_the_ends_of_the_same(screen, data):
+    some = data.names[:3]
+    part = pd.DataFrame(data.mean[:3], index=some, columns=GENES)
+    result = sl.evaluate.perturbation(screen, predictions={"part": part}, splits=2, progress=False)
+    score = result.of("Pearson-Δ", "part")
+    per = result.per_perturbation.query("metric == 'Pearson-Δ'").pivot(
+        index="perturbation", columns="predictor", values="value"
+    )
+    floor_names = ["no change", "mean", "matching mean", "bilinear, random table"]
+    assert score.n == 3
+    assert "3 of 7 perturbations" in score.remark
+    assert score.floor == pytest.approx(per.loc[some, floor_names].mean().max())
+    assert score.ceiling == pytest.approx(per.loc[some, "replicates"].mean())
+    assert abs(score.ceiling - per["replicates"].mean()) > 1e-6
+    assert abs(score.floor - per[floor_names].mean().max()) > 1e-6
+
+
 def test_nearly_one_profile_for_all_is_told(screen, data):
     one = pd.DataFrame(np.tile(data.mean[0], (len(NAMES), 1)), index=data.names, columns=GENES)
     result = sl.evaluate.perturbation(screen, predictions={"flat": one}, splits=2, progress=False)
@@ -216,6 +235,9 @@ def test_cell_eval2_gives_what_is_worked_out_by_hand(tmp_path):
     # The mean profile, emitted as cells, is about the mean response.
     assert abs(found["mean"]["pds_cosine"] - 0.5) <= 0.5
     assert found["oracle position"]["pds_cosine"] > 0.9
+    # The mean response of two of the three is its own floor: that one is of the same two.
+    assert len(found["part"]) >= 5
+    assert all(value == floor for value, floor in found["part"].values()), found["part"]
 
 
 def test_bad_questions_are_answered_in_words(screen, data):
