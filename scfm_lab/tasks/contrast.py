@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations, product
 from math import comb
@@ -138,12 +138,15 @@ class Design:
     groups: NDArray[np.bool_]
     """Unpaired: whether each donor is one of the tested condition."""
     dropped: list[str]
+    """Donors with too few cells of a condition."""
+    left_out: list[str] = field(default_factory=list)
+    """Donors with enough cells for which this design has no place."""
 
 
 def design(conditions: Conditions, rows: NDArray[np.int64], applies: NDArray[np.bool_]) -> Design | None:
     """The donors of some cells: those seen in both conditions are compared with themselves.
 
-    Where fewer than two donors were seen in both, each donor is of one condition, and donors are compared with donors.
+    Where fewer than six donors were seen in both, and more were seen in one condition only, these are compared with each other.
     None: neither way has two donors a side.
     """
     rows = rows[applies[rows]]
@@ -158,21 +161,22 @@ def design(conditions: Conditions, rows: NDArray[np.int64], applies: NDArray[np.
         if any(enough):
             there[name] = [c if ok else c[:0] for c, ok in zip(cells, enough, strict=True)]
     both = [n for n, (a, b) in there.items() if len(a) and len(b)]
-    paired = len(both) >= 2
-    names = both if paired else list(there)
+    # A donor of both conditions cannot stand on one side only.
+    single = [n for n in there if n not in both]
+    tested = sum(len(there[n][0]) > 0 for n in single)
+    unpaired = min(tested, len(single) - tested) >= 2
+    paired = len(both) >= 2 and (len(both) >= MIN_DONORS or not unpaired or len(both) >= len(single))
+    if not paired and not unpaired:
+        return None
+    names, others = (both, single) if paired else (single, both)
     sides = np.array([len(there[n][0]) > 0 for n in names], dtype=bool)
-    if not paired:
-        # A donor of both conditions cannot stand on one side only.
-        keep = [n for n in names if n not in both]
-        names, sides = keep, np.array([len(there[n][0]) > 0 for n in keep], dtype=bool)
-        if min(sides.sum(), (~sides).sum()) < 2:
-            return None
     weights = np.zeros((2, len(names), len(conditions.label)))
     for i, name in enumerate(names):
         for side, own in enumerate(there[name]):
             if len(own):
                 weights[side, i, own] = 1 / len(own)
-    return Design(names, weights, paired, sides, dropped)
+    left_out = [n for n in others if n not in dropped]
+    return Design(names, weights, paired, sides, dropped, left_out)
 
 
 def exchange_test(first: NDArray[np.float64], second: NDArray[np.float64], plan: Design, *, seed: int = 0) -> Exchange:
@@ -208,6 +212,10 @@ def exchange_test(first: NDArray[np.float64], second: NDArray[np.float64], plan:
         welch = (va + vb) ** 2 / max(va**2 / (len(a) - 1) + vb**2 / (len(b) - 1), 1e-300)
         half = float(stats.t.ppf(0.975, max(welch, 1)) * np.sqrt(va + vb))
         dealt = _dealt(n, len(a), seed)
+        if comb(n, len(a)) > _MOST_EXCHANGES:
+            # Of what is drawn the first is the real one, so that no p is 0; what is kept for other genes stays as it is.
+            dealt = dealt.copy()
+            dealt[0] = plan.groups
         null = dealt @ values / len(a) - (1 - dealt) @ values / len(b)
         centre, spread = float(null.mean()), float(null.std())
         least = (2 if 2 * len(a) == n else 1) / comb(n, len(a))
@@ -256,10 +264,8 @@ def contrasted(
                     f"{group.name}: fewer than two donors of each condition have {MIN_CELLS} cells; nothing to compare."
                 )
                 continue
-            if plan.dropped and readout == next(iter(measured.effects)):
-                notes.append(
-                    f"{group.name}: too few cells of a condition in {', '.join(plan.dropped[:6])}; left out there."
-                )
+            if readout == next(iter(measured.effects)):
+                notes += _who_is_left_out(group.name, plan)
             table = _rows(measured.names, values, plan, lab.seed)
             cells = (plan.indicator > 0).any(axis=(0, 1))
             table.insert(1, "group", group.name)
@@ -275,6 +281,20 @@ def contrasted(
             "compared; take larger groups (groupby=) or other samples (sample_key=)."
         )
     return ranked(pd.concat(parts, ignore_index=True)), list(dict.fromkeys(notes))
+
+
+def _who_is_left_out(group: str, plan: Design) -> list[str]:
+    said = []
+    if plan.dropped:
+        said.append(f"{group}: too few cells of a condition in {', '.join(plan.dropped[:6])}; left out there.")
+    if plan.left_out:
+        n, first = len(plan.left_out), ", ".join(plan.left_out[:6])
+        more = f" and {n - 6} more" if n > 6 else ""
+        why = (
+            "seen in one condition only" if plan.paired else "seen in both conditions, and too few to be compared alone"
+        )
+        said.append(f"{group}: left out as {why}: {plural(n, 'donor', 'donors')} ({first}{more}).")
+    return said
 
 
 def _rows(names: Sequence[str], values: Any, plan: Design, seed: int) -> pd.DataFrame:
@@ -351,6 +371,7 @@ def contrast_of_one(
         draws=n_draws,
         seed=lab.seed,
         options=lab.model.check_options(lab.options),
+        arguments={**lab.arguments, "contrast": contrast, "n_draws": n_draws},
         **lab.audit.as_provenance(),
         seconds=time.perf_counter() - started,
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NEIGHBOURS = 15
 _MOST_CELLS = 500
+_DRAWS = 4
+"""Of a dose other than 0 and 1, for the gene as for those comparable to it: placing the mean of more draws is another measure."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,13 +138,18 @@ def trajectory_shift(
     rows = (
         seen if len(seen) <= max_cells else np.sort(seen[np.argsort(lab.cells.keys[seen], kind="stable")[:max_cells]])
     )
-    result = lab.run(doses, cancel=cancel)
+    result = lab.run(doses, n_draws=_DRAWS, cancel=cancel)
     changed = np.intersect1d(np.flatnonzero(result.changed), rows)
     along, off = np.full((2, adata.n_obs), np.nan, dtype=np.float32)
     along[rows] = off[rows] = 0
     along[changed], off[changed] = placer.moved(changed, result.perturbed[changed])
     columns = [lab.cells.genes.find(gene) for gene in doses]
-    others = _null_effects(lab, placer, columns, list(doses.values()), rows, n_null, progress, cancel) if null else None
+    draws = int(result.provenance["draws"])
+    others = (
+        _null_effects(lab, placer, columns, list(doses.values()), draws, rows, n_null, progress, cancel)
+        if null
+        else None
+    )
     labels = _labels(trajectory)
     return TrajectoryShift(
         gene=result.gene,
@@ -210,6 +217,7 @@ def _null_effects(
     placer: _Placer,
     columns: list[int],
     doses: list[float],
+    draws: int,
     rows: NDArray[np.int64],
     n_null: int,
     progress: bool | Callable[..., None],
@@ -232,9 +240,7 @@ def _null_effects(
             if cancel is not None and cancel.is_set():
                 raise Cancelled("Stopped; nothing was written.")
             given = dict(zip(one, doses, strict=True))
-            touched, vectors, _ = lab.effects(
-                given, {}, draws=1 if set(doses) <= {0.0, 1.0} else 2, rows=rows, cancel=cancel
-            )
+            touched, vectors, _ = lab.effects(given, {}, draws=draws, rows=rows, cancel=cancel)
             a, o = placer.moved(touched, vectors)
             along.append(a.sum() / len(rows))
             off.append(o.sum() / len(rows))

@@ -10,7 +10,7 @@ from scipy import stats
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
-from scfm_lab.tasks.contrast import Design, exchange_test
+from scfm_lab.tasks.contrast import Conditions, Design, _dealt, design, exchange_test
 from scfm_lab.tasks.perturb import Perturber
 
 GENES = ["LYZ", "CD74", "FTL"]
@@ -64,6 +64,48 @@ def test_donors_of_one_condition_each_are_dealt_out_anew():
     three = Design([f"d{i}" for i in range(6)], np.zeros((2, 6, 0)), False, np.arange(6) < 3, [])
     # Twenty ways to deal six donors out: no p can be 0.05.
     assert np.isnan(exchange_test(values[[0, 1, 2, 4, 5, 6]], values[[0, 1, 2, 4, 5, 6]], three).p_value)
+
+
+def test_no_p_is_0_where_the_deals_are_drawn():
+    sides = np.arange(24) < 12
+    values = np.where(sides, 5.0, 0.0) + np.random.default_rng(5).normal(0, 0.1, 24)
+    plan = Design([f"d{i}" for i in range(24)], np.zeros((2, 24, 0)), False, sides, [])
+    # Of 2.7 million ways 10,000 are drawn, the real one among them.
+    assert exchange_test(values, values, plan).p_value == pytest.approx(1 / 10_000)
+    # What is kept for other genes and groups has nothing of this one in it.
+    assert (_dealt(24, 12, 0)[0] != sides).any()
+
+
+def _seen(**donors):
+    """Five cells of each donor in each of its conditions, t and b."""
+    rows = [(donor, c) for donor, conditions in donors.items() for c in conditions for _ in range(5)]
+    donor, label = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    found = design(Conditions("condition", "t", "b", label, donor), np.arange(len(rows)), np.ones(len(rows), bool))
+    assert found is not None
+    return found
+
+
+def test_two_donors_of_both_conditions_do_not_put_all_others_aside():
+    both = {f"p{i}": "tb" for i in range(6)}
+    single = {f"{c}{i}": c for c in "tb" for i in range(4)}
+    few = _seen(**{k: both[k] for k in ("p0", "p1")}, **single)
+    assert (few.paired, few.donors, few.left_out) == (False, sorted(single), ["p0", "p1"])
+    assert few.groups.tolist() == [False] * 4 + [True] * 4
+    enough = _seen(**both, **single)
+    assert (enough.paired, enough.donors, enough.left_out) == (True, list(both), sorted(single))
+    alone = _seen(p0="tb", p1="tb", t0="t")
+    assert (alone.paired, alone.donors, alone.left_out) == (True, ["p0", "p1"], ["t0"])
+    more = _seen(**{k: both[k] for k in list(both)[:5]}, t0="t", t1="t", b0="b", b1="b")
+    assert (more.paired, len(more.donors)) == (True, 5)
+
+
+def test_who_is_left_out_is_named_and_the_call_can_be_made_again(cells):
+    few = cells[(cells.obs["donor"] != "d0") | (cells.obs["condition"] == "stim")].copy()
+    result = sl.perturb(few, "pca", {"FTL": 0.0}, contrast="condition", sample_key="donor", progress=False)
+    assert result.details["n_donors"].item() == 7
+    assert "left out as seen in one condition only: 1 donor (d0)" in result.summary()
+    told = result.provenance["arguments"]
+    assert (told["contrast"], told["sample_key"], told["n_draws"]) == ("condition", "donor", 8)
 
 
 def test_p_is_uniform_under_exchange():
