@@ -36,10 +36,27 @@ class Result:
         raise NotImplementedError
 
     def write(self, adata: AnnData) -> None:
-        """Write the result, with its provenance, under new keys of an AnnData."""
+        """Write the result, with its provenance, under new keys of an AnnData.
+
+        Where a result says no other, the table goes to ``uns``, under the name of the task, the gene and the model, and the
+        provenance to ``uns["scfm"]`` under the same key.
+
+        Raises
+        ------
+        DataError
+            If nothing is known of where the result came from, as of scores that were put together by hand.
+        """
+        from scfm_lab.cells import provenance
         from scfm_lab.errors import DataError
 
-        raise DataError(f"A {type(self).__name__} has nothing to write into an AnnData; use .table.")
+        told = getattr(self, "provenance", None)
+        if not told or "task" not in told:
+            raise DataError(
+                f"This {type(self).__name__} has no provenance, and so nothing to write into an AnnData; use .table."
+            )
+        parts = (told["task"], getattr(self, "gene", ""), told.get("model", ""))
+        key = "_".join(str(part) for part in parts if part).replace(".", "_").replace("/", "|")
+        provenance.write_table(adata, self.table, key, told, False)
 
     def to_json(self) -> dict[str, Any]:
         """The table and the summary as plain values (the CLI's ``--json``)."""

@@ -10,6 +10,7 @@ from scfm_lab.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
     from anndata import AnnData
 
     from scfm_lab.models.contract import Model
@@ -179,6 +180,13 @@ def record(adata: AnnData, key: str, provenance: dict[str, Any], *, slot: str = 
     entries = dict(adata.uns.get(UNS, {}))
     entries[key] = storable({**provenance, "slot": slot} if slot else provenance)
     adata.uns[UNS] = entries
+
+
+def write_table(adata: AnnData, table: pd.DataFrame, key: str, told: dict[str, Any], given: bool) -> None:
+    """Write a table to ``uns`` under a key that is free, and its provenance (`told`) to ``uns["scfm"]``."""
+    key = free_key(adata, "uns", key, given=given)
+    adata.uns[key] = table.reset_index(drop=True).rename(index=str)
+    record(adata, key, told, slot="uns")
 
 
 def is_imputed(adata: AnnData, key: str | None) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scfm_lab.cells import provenance
 from scfm_lab.errors import plural
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.screen_result import write_table
 from scfm_lab.tasks.screen_tests import COLUMNS
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ class ContrastResult(Result):
         """Which genes differ, over how many donors, and what the intervals are."""
         d = self.details
         p = self.provenance
+        within = "within" if d["paired"].all() else "within or between" if d["paired"].any() else "between"
         lines = [
             f"{self.conditions.text}, {plural(p['genes'], 'gene', 'genes')} at dose {self.dose:g} with {p['model']}; labels "
-            "exchanged within donors, donors are the replicates."
+            f"exchanged {within} donors, donors are the replicates."
         ]
         for (group, readout), rows in d.groupby(["group", "readout"], sort=False):
             n = int(rows["n_donors"].max())
@@ -82,4 +83,4 @@ class ContrastResult(Result):
     def write(self, adata: AnnData, key_added: str | None = None) -> None:
         """Write the table to ``uns``, with its provenance."""
         key = key_added or f"contrast_{self.provenance['model']}"
-        write_table(adata, self.table, key, self.provenance, key_added is not None)
+        provenance.write_table(adata, self.table, key, self.provenance, key_added is not None)

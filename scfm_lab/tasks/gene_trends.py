@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
 
@@ -32,6 +33,7 @@ class TrendResult(Result):
     """gene, path (its end), pseudotime, mean, low, high: log1p of counts per 10,000 with a 95 % bootstrap interval."""
     unit: str
     """What the bootstrap is over."""
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Of each gene and path how expression goes from the start to the end."""
@@ -90,13 +92,12 @@ def gene_trends(
     import pandas as pd
 
     from scfm_lab.cells.cells import Cells, column_of
-    from scfm_lab.cells.provenance import refuse_imputed
     from scfm_lab.evaluation.resampling import resamples
     from scfm_lab.models.pca import log_normalised
 
     if adata.n_obs != len(trajectory.pseudotime):
         raise DataError(f"The AnnData has {adata.n_obs:,} cells, the trajectory {len(trajectory.pseudotime):,}.")
-    refuse_imputed(adata, layer, what="Gene trends")
+    provenance.refuse_imputed(adata, layer, what="Gene trends")
     cells = Cells.from_anndata(adata, layer=layer)
     names = [genes] if isinstance(genes, str) else list(genes)
     columns = [cells.genes.find(gene) for gene in names]
@@ -126,7 +127,17 @@ def gene_trends(
                     }
                 )
             )
-    return TrendResult(pd.concat(rows, ignore_index=True), unit)
+    told = {
+        "task": "gene_trends",
+        "trajectory": trajectory.key,
+        "genes": names,
+        "unit": unit,
+        "arguments": provenance.arguments(
+            sample_key=sample_key, layer=layer, n_points=n_points, n_boot=n_boot, seed=seed
+        ),
+        "packages": provenance.package_versions(),
+    }
+    return TrendResult(pd.concat(rows, ignore_index=True), unit, told)
 
 
 def _path_weights(trajectory: TrajectoryResult) -> dict[str, NDArray[np.float64]]:

@@ -14,7 +14,6 @@ from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks import regulator_scores as score
 from scfm_lab.tasks.progress import as_progress
-from scfm_lab.tasks.screen_result import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +132,7 @@ class RegulatorResult(Result):
         for method in self.scores:
             kept[np.argsort(-table[method].to_numpy(), kind="stable")[:_WRITTEN]] = True
         key = key_added or f"regulators_{self.provenance.get('model', 'model')}"
-        write_table(adata, table[kept], key, self.provenance, key_added is not None)
+        provenance.write_table(adata, table[kept], key, self.provenance, key_added is not None)
 
 
 def regulators(

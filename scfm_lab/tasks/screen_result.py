@@ -157,13 +157,6 @@ class ScreenResult(Result):
 
     def write(self, adata: AnnData, key_added: str | None = None) -> None:
         """Write the table to ``uns``, with its provenance."""
-        write_table(
+        provenance.write_table(
             adata, self.table, key_added or f"screen_{self.provenance['model']}", self.provenance, key_added is not None
         )
-
-
-def write_table(adata: AnnData, table: pd.DataFrame, key: str, record: dict[str, Any], given: bool) -> None:
-    """Write a table to ``uns`` under a key that is free."""
-    key = provenance.free_key(adata, "uns", key, given=given)
-    adata.uns[key] = table.reset_index(drop=True).rename(index=str)
-    provenance.record(adata, key, record, slot="uns")

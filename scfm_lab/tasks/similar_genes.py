@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.evaluation.nulls import benjamini_hochberg
 from scfm_lab.results import Result, charts
@@ -40,6 +41,7 @@ class SimilarGenes(Result):
     """Which vectors were compared."""
     expression_correlation: float
     """Spearman correlation of all genes' cosine with how often they are detected; NaN without cells."""
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """The neighbours, the sets they are enriched in, and what else could explain them."""
@@ -179,6 +181,15 @@ def similar_genes(
         enrichment=None if sets is None else enrichment(names[near], np.delete(names, at), sets),
         embedding=embedding,
         expression_correlation=correlation,
+        provenance=provenance.of_model(
+            opened,
+            task="similar_genes",
+            gene=str(names[at]),
+            embedding=embedding,
+            arguments=provenance.arguments(
+                kind=kind, n=n, hidden_layer=hidden_layer, layer=layer, options=options, seed=seed
+            ),
+        ),
     )
 
 

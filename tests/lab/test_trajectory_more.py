@@ -10,8 +10,10 @@ from scipy import sparse
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.leaderboard_parts import Columns, _beside_floor, _trajectory_floor
 from scfm_lab.evaluation.ordering import kendall_tau, stage_scores
 from scfm_lab.tasks.order import absorption, directed, normalised
+from scfm_lab.tasks.perturb import Perturber
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,15 @@ def test_agreement_with_stages_is_kendalls_tau_with_an_interval(fork):
     assert mine.n == int(adata.obs["stage"].notna().sum())
     assert mine.floor == scores["pca (fitted)"].value < 0.3
     shuffled = np.random.default_rng(0).permutation(adata.obs["truth"])
+    left = np.where(np.arange(len(shuffled)) < 300, np.nan, result.pseudotime)
+    beside = stage_scores(
+        {"x": left, "pca (fitted)": result.twin.pseudotime}, adata.obs["stage"].to_numpy(), "stage", n_boot=5
+    )
+    # An order that reaches some cells only stands beside the floor over the same cells.
+    scored = {s.model: s for s in beside}
+    own = kendall_tau(result.twin.pseudotime[300:], adata.obs["stage"].to_numpy()[300:])
+    assert scored["x"].floor == pytest.approx(own) != scored["pca (fitted)"].floor
+    assert scored["pca (fitted)"].floor == scored["pca (fitted)"].value
     chance = stage_scores({"x": shuffled}, adata.obs["stage"].to_numpy(), "stage").of("Kendall's tau-b with stage")
     assert chance.low < 0 < chance.high
 
@@ -128,6 +139,9 @@ def test_a_gene_that_rises_towards_one_end_only_is_seen_to(fork):
     assert last.loc["up", "low"] > last.loc["down", "high"]
     assert (trends.table["low"] <= trends.table["high"]).all()
     assert "CD3D towards up" in trends.summary()
+    trends.write(adata)
+    assert adata.uns["scfm"]["gene_trends"]["trajectory"] == "trajectory"
+    assert len(adata.uns["gene_trends"]) == len(trends.table)
     adata.layers["guess"] = adata.X.copy()
     adata.uns["scfm"]["guess"] = {"slot": "layers", "imputed": True}
     with pytest.raises(DataError, match="must not be made of 'guess'"):
@@ -158,6 +172,42 @@ def test_pieces_out_of_reach_are_named(fork):
     assert not np.isfinite(result.between("start", "island").length)
 
 
+def test_a_board_has_the_floor_over_the_cells_in_reach_or_says_why_there_is_none(fork):
+    adata = fork[0].copy()
+    own = adata.copy()
+    own.obsm["X_fork"][:60] += 500
+    own.obs["part"] = ["island"] * 60 + list(own.obs["part"][60:])
+    columns = Columns(labels_key="part", stage_key="stage", root="start")
+    scores = {s.model: s for s in _beside_floor(adata, own, "X_fork", columns, 0)}
+    _, order = _trajectory_floor(adata, columns, 0)
+    stage = adata.obs["stage"].to_numpy()
+    assert scores["X_fork"].floor == pytest.approx(kendall_tau(order[60:], stage[60:]))
+    assert scores["pca (fitted)"].floor == scores["pca (fitted)"].value == pytest.approx(kendall_tau(order, stage))
+    assert scores["X_fork"].floor != scores["pca (fitted)"].floor
+    adata.X = adata.X * 0.3
+    (alone,) = _beside_floor(adata, own, "X_fork", columns, 0)
+    assert "no floor: " in alone.missing
+    assert "raw counts" in alone.missing
+
+
+def test_comparable_genes_are_drawn_as_often_as_the_gene(pbmc68k, monkeypatch):
+    cells = pbmc68k[::3].copy()
+    sl.embed(cells, "pca", progress=False)
+    path = sl.trajectory(cells, use_rep="X_pca", root="CD34+", groupby="cell_type", n_roots=0, twin=False)
+    draws = []
+    effects = Perturber.effects
+
+    def told(self, *args, **more):
+        draws.append(more["draws"])
+        return effects(self, *args, **more)
+
+    monkeypatch.setattr(Perturber, "effects", told)
+    shift = path.knockout(cells, "pca", {"PARK7": 0.5}, n_null=19)
+    assert (shift.table.query("group == 'all'")["n_null"] == 19).all()
+    assert len(draws) == 20
+    assert len(set(draws)) == 1
+
+
 def test_knockouts_are_placed_on_the_trajectory_beside_comparable_genes(pbmc68k):
     sl.embed(pbmc68k, "pca", progress=False)
     path = sl.trajectory(pbmc68k, use_rep="X_pca", root="CD34+", groupby="cell_type", n_roots=0)
@@ -170,6 +220,8 @@ def test_knockouts_are_placed_on_the_trajectory_beside_comparable_genes(pbmc68k)
     assert np.abs(shift.along[np.isfinite(shift.along)]).max() > 0
     assert told.loc["along", "effect"] == pytest.approx(np.nanmean(shift.along), abs=1e-6)
     assert "no prediction of a cell's fate" in shift.summary()
+    shift.write(pbmc68k)
+    assert pbmc68k.uns["scfm"]["trajectory_shift_LYZ_pca"]["trajectory"] == "trajectory"
     same = path.knockout(pbmc68k, "pca", {"LYZ": 1.0}, null=False)
     assert (same.along[np.isfinite(same.along)] == 0).all()
     with pytest.raises(DataError, match="does not hold the vectors of sctop"):

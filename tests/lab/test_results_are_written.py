@@ -1,0 +1,44 @@
+"""Every result writes its table into an AnnData, and where it came from; both outlive a file."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pytest
+
+import scfm_lab as sl
+from scfm_lab.errors import DataError
+from scfm_lab.evaluation.score import Score, Scores
+from scfm_lab.tasks.gene_attention import gene_attention
+
+
+def test_results_outlive_a_file(pbmc68k, tmp_path):
+    cells = pbmc68k[::7].copy()
+    cells.obs["drug"] = np.where(np.arange(cells.n_obs) % 2, "A", "none")
+    cells.obs["half"] = np.where(np.arange(cells.n_obs) % 4 < 2, "x", "y")
+    asked = {"treatment_key": "drug", "control": "none", "groupby": "half", "progress": False}
+    made = sl.drug_signature(cells, "pca", **asked)
+    results = {
+        "transfer_signature_pca": sl.transfer_signature(made, source="x", target="y", n_random=5),
+        "similar_genes_CD3D_pca": sl.similar_genes("pca", "CD3D", n=3),
+        "response_curves_pca": sl.response_curves(cells, "pca", ["LYZ"], progress=False),
+        "gene_attention_CD3D_starter": gene_attention(cells, "starter", "CD3D", max_cells=2),
+        "evaluate_made": Scores((Score("a", "m", 0.5), Score("b", "m", 0.2)), provenance={"task": "evaluate.made"}),
+    }
+    for result in results.values():
+        result.write(cells)
+        result.write(cells)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    again = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    for key, result in results.items():
+        assert again.uns["scfm"][key]["slot"] == "uns"
+        assert again.uns["scfm"][key]["task"] == result.provenance["task"]
+        assert list(again.uns[key].columns) == list(result.table.columns)
+        assert len(again.uns[key]) == len(result.table)
+    assert f"{next(iter(results))}_2" not in again.uns
+
+
+def test_what_has_no_provenance_is_not_written(pbmc68k):
+    with pytest.raises(DataError, match="no provenance"):
+        Scores((Score("a", "m", 0.5),)).write(pbmc68k)
+    assert "scfm" not in pbmc68k.uns
