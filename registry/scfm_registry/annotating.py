@@ -86,11 +86,16 @@ class Annotator(Reader):
             self.note(
                 "annotate", record, {key: value or "nothing" for key, value in said.items() if value != before[key]}
             )
-            for item in self.family_of(found.digest) if consent else ():
-                if consent and not item.tags.get("scfm.consent") and item.reference != found.reference:
-                    self._store.set_tags(item, {"scfm.consent": consent})
-                    self.note("annotate", item, {"consent": consent, "because": f"made from {found.reference}"})
+            if consent:
+                self.hand_down(found, consent)
         return self.get(found.reference)
+
+    def hand_down(self, found: ModelVersion, consent: str) -> None:
+        """Tell versions made from one, of whose consent nobody has said anything, what is said of it; under the registry's lock."""
+        for item in self.family_of(found.digest):
+            if not item.tags.get("scfm.consent") and item.reference != found.reference:
+                self._store.set_tags(item, {"scfm.consent": consent})
+                self.note("annotate", item, {"consent": consent, "because": f"made from {found.reference}"})
 
 
 def inherited(registry: Reader, tags: Mapping[str, str]) -> dict[str, str]:
@@ -100,6 +105,11 @@ def inherited(registry: Reader, tags: Mapping[str, str]) -> dict[str, str]:
     said = {item.consent for item in registry.with_digest(tags.get("scfm.parent_digest", ""))} - {""}
     strict = sorted(said - {"open"}) or sorted(said)
     return {"scfm.consent": strict[0]} if strict else {}
+
+
+def tells(known: str, consent: str) -> bool:
+    """Whether a word about the donors is to be put in the place of one that is known: of two the stricter stays."""
+    return bool(consent) and consent != known and known in ("", "open")
 
 
 def check(key: str, value: str) -> str:

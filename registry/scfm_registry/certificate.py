@@ -110,7 +110,8 @@ class PanelCheck:
     def summary(self) -> str:
         """What came out, and where it first differed."""
         words = ", ".join(f"{stage.replace('_', ' ')} {state}" for stage, state in self.stages.items())
-        text = f"The panel, computed here and now: {words}."
+        then, now = (told.get("device") for told in (self.then, self.now))
+        text = f"The panel, computed here and now{'' if then == now else f' on {now}, and then on {then}'}: {words}."
         if self.first:
             far = self.agreement
             text += (

@@ -1,8 +1,10 @@
 """Locks around a process that reads untrusted files: no network, no programs, limits on memory, time and disk.
 
-On Linux a seccomp filter refuses, for this process and all its threads, to open sockets other than those within this
-machine's own processes, to start programs and to look into other processes (see seccomp(2)). Elsewhere the limits on
-resources hold as far as the system has them. What was locked is told, so that nobody believes in more.
+On Linux a seccomp filter refuses, for this process and all its threads, the system calls that open a socket of whatever kind,
+start a program, trace another process, read or write its memory, or take its open files (see seccomp(2)). Sockets of this
+machine's own processes are among them: whoever connects to the one of Docker, of the desktop's bus or of an SSH agent has
+others work for them. Elsewhere the limits on resources hold as far as the system has them. What was locked is told, so that
+nobody believes in more.
 """
 
 from __future__ import annotations
@@ -14,21 +16,39 @@ import struct
 import sys
 
 _MIB = 2**20
-#: Numbers of system calls: socket, execve, execveat, ptrace, process_vm_writev; and the architecture's own number.
+#: Of each architecture its own number, that of seccomp(2), and those of the system calls that are refused. Pairs of sockets,
+#: which threads' libraries use, are made by another call (socketpair).
 _CALLS = {
     "x86_64": (
         0xC000003E,
         317,
-        {"socket": 41, "execve": 59, "execveat": 322, "ptrace": 101, "process_vm_writev": 311, "io_uring_setup": 425},
+        {
+            "socket": 41,
+            "execve": 59,
+            "execveat": 322,
+            "ptrace": 101,
+            "process_vm_readv": 310,
+            "process_vm_writev": 311,
+            "pidfd_getfd": 438,
+            "io_uring_setup": 425,
+        },
     ),
     "aarch64": (
         0xC00000B7,
         277,
-        {"socket": 198, "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_writev": 271, "io_uring_setup": 425},
+        {
+            "socket": 198,
+            "execve": 221,
+            "execveat": 281,
+            "ptrace": 117,
+            "process_vm_readv": 270,
+            "process_vm_writev": 271,
+            "pidfd_getfd": 438,
+            "io_uring_setup": 425,
+        },
     ),
 }
-_AF_UNIX = 1
-_NO_NEW_PRIVILEGES = 38
+_NO_NEW_PRIVILEGES, _DUMPABLE = 38, 4
 _FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EACCES
 #: What :func:`lock` says where the filter holds.
@@ -56,6 +76,15 @@ def lock(*, memory: int, written: int, seconds: int) -> list[str]:
     if _seccomp():
         held += [NO_NETWORK, "no other programs"]
     return held
+
+
+def hide() -> None:
+    """Keep the memory of this process, and of those that it forks, from other processes of the same user.
+
+    On Linux only, and not from root; a process that forks for others' files is not to be changed by its own children.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DUMPABLE, 0, 0, 0, 0)
 
 
 def filters() -> bool:
@@ -131,11 +160,9 @@ def _seccomp() -> bool:
     program = [step(load, 4), step(equal, architecture, 1, 0), step(answer, _REFUSE), step(load, 0)]
     # Numbers of the other calling convention of this processor (x32) are refused as well.
     program += [step(0x35, 0x40000000, 0, 1), step(answer, _REFUSE)]
-    for name in ("execve", "execveat", "ptrace", "process_vm_writev", "io_uring_setup"):
-        program += [step(equal, calls[name], 0, 1), step(answer, _REFUSE)]
-    # Sockets between processes of this machine are left, as threads' libraries use pairs of them.
-    program += [step(equal, calls["socket"], 0, 4), step(load, 16), step(equal, _AF_UNIX, 1, 0), step(answer, _REFUSE)]
-    program += [step(answer, _ALLOW), step(answer, _ALLOW)]
+    for number in calls.values():
+        program += [step(equal, number, 0, 1), step(answer, _REFUSE)]
+    program += [step(answer, _ALLOW)]
     code = ctypes.create_string_buffer(b"".join(program))
     libc = ctypes.CDLL(None, use_errno=True)
 

@@ -152,9 +152,10 @@ class Registrar(Verifier, Annotator):
             inherited = annotating.inherited(self, tags)
             complete = {"scfm.owner": me, **complete, **inherited, "scfm.registered_by": me}
         with self._place.locked():
-            known = self.by_digest(name, described.digest) or self._deleted(name, described.digest)
+            consent = tags.get("scfm.consent", "")
+            known = self.by_digest(name, described.digest) or self._deleted(name, described.digest, consent)
             if known is not None:
-                return self.heed(known, tags.get("scfm.consent", ""))
+                return self.heed(known, consent)
             added = self._store.add(name, folder, complete, _beginning(card))
             # Two machines may have done this at once on a server. The lowest number stays, and both see the same one.
             first = self.by_digest(name, described.digest)
@@ -164,8 +165,12 @@ class Registrar(Verifier, Annotator):
                 )
                 raise ModelError(message)
             if first.version < added.version:
+                earlier = self._store.record(name, first.version)
                 self._store.remove(added)
-                return first
+                if earlier is None or earlier.source != added.source:
+                    return self.heed(first, consent)
+                # Both are of this one upload: the server's answer was lost, and MLflow's client asked again.
+                added = earlier
             try:
                 told = {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
                 if "scfm.isolation" in tags:
@@ -179,17 +184,21 @@ class Registrar(Verifier, Annotator):
 
     def heed(self, known: ModelVersion, consent: str) -> ModelVersion:
         """Keep what is said now of the donors of a version that was here already; of two words the stricter stays."""
-        if not consent or consent == known.consent or known.consent not in ("", "open"):
-            return known
-        return self.annotate(known.reference, consent=consent)
+        return self.annotate(known.reference, consent=consent) if annotating.tells(known.consent, consent) else known
 
-    def _deleted(self, name: str, digest: str) -> ModelVersion | None:
+    def _deleted(self, name: str, digest: str, consent: str) -> ModelVersion | None:
         """The version of these files, taken out of the trash: who registers them again wants it back."""
         from scfm_registry import trash
 
         found = next((item for item in trash.listed(self._store, name) if item.digest == digest), None)
         if found is None:
             return None
+        record = self._store.record(found.name, found.version)
+        if record is not None and annotating.tells(found.consent, consent):
+            # Before anybody can see it again.
+            self._store.set_tags(record, {"scfm.consent": consent})
+            self.note("annotate", record, {"consent": consent})
+            self.hand_down(found, consent)
         self.note("restore", trash.restore(self._store, found.reference))
         return self.get(found.reference)
 

@@ -251,6 +251,8 @@ class Syncer(Registrar):
             fresh = version.reference not in before
             # One that was here already keeps what people have said of it since; one out of the trash is as good as new.
             known = {key for key in tags if record.tags.get(key) == tags[key]} if fresh else set(record.tags)
+            # Of two words about its donors the stricter was kept when its files came in.
+            known |= {"scfm.consent"} & set(record.tags)
             new = {key: value for key, value in tags.items() if key not in known}
             if new:
                 self._store.set_tags(record, new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scfm_lab.errors import ScfmError
+from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import certificate, files, manifest, names, panel
 from scfm_registry.files import Verification
 from scfm_registry.opening import Opener
@@ -35,7 +35,8 @@ class Verifier(Opener):
         recompute
             Whether to run the panel, where there is a certificate. Files that are damaged are not opened.
         device
-            Where; default: where the certificate was made.
+            Where; default: where the certificate was made. Where this machine has no such device, vectors of float32 are computed
+            on the CPU, and others, whose roundings differ from device to device, are not compared.
 
         Returns
         -------
@@ -69,8 +70,11 @@ class Verifier(Opener):
             # What comes with scfm-lab is there when a registry is opened, and nobody waited for its certificate then.
             first = found.origin == "built-in" and not self.certify_new(found)[1]
             return replace(result, not_compared=files.MADE_NOW if first else files.NO_CERTIFICATE)
-        then = known.record["settings"]
-        model = self.open_anyway(found.reference, device or then["device"], then["precision"])
+        precision = known.record["settings"]["precision"]
+        where, why = (device, "") if device else _here(known)
+        if why:
+            return replace(result, not_compared=why)
+        model = self.open_anyway(found.reference, where, precision)
         return replace(result, panel=certificate.check(known, model))
 
     def certify(
@@ -157,3 +161,24 @@ class Verifier(Opener):
                 record, {certificate.RUN: made.run, certificate.HASH: certificate.digest_of(made.record)}
             )
             self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16], **details})
+
+
+def _here(known: Certificate) -> tuple[str, str]:
+    """Where the vectors of a certificate are computed on this machine, and why nowhere; one of them is empty."""
+    from scfm_lab.inference.hardware import choose_device
+    from scfm_lab.inference.precision import Precision
+
+    then = known.record["settings"]
+    # Which of several alike is nothing that vectors depend on.
+    device = then["device"].partition(":")[0]
+    try:
+        precision = str(Precision.parse(then["precision"]))
+    except ModelError as error:
+        return "", str(error).rstrip(".")
+    try:
+        return choose_device(device), ""
+    except ModelError:
+        if precision == "float32":
+            return "cpu", ""
+    why = f"it was certified on {device} in {precision}, and this machine has no {device}"
+    return "", f"{why}; --device cpu compares all the same"

@@ -113,7 +113,7 @@ class ModelVersion:
         Tags about devices, memory and speed, by key without ``scfm.``, such as ``{"device.cpu": "verified",
         "mem.cpu.peak_mib": "412"}``.
     origin
-        ``"built-in"`` or ``"import"``.
+        ``"built-in"``, ``"import"``, ``"fine-tuned"`` (trained here) or ``"bundle"``.
     card
         The beginning of the model's card, as Markdown.
     created

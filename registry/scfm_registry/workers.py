@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ SERVER = (sys.executable, "-P", "-W", "ignore", "-m", _WORKER, "--serve")
 #: Seconds without an import after which the process that forks ends; it holds some 200 MiB.
 _IDLE = 60
 _STATUS_BYTES = 16
+#: Seconds between two looks at a child where the system does not tell of its end.
+_GLANCE = 0.05
 
 
 def ask(request: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -167,15 +170,15 @@ class Forking:
         """End that process, and a child that it has; a fork of this process leaves them to the one that started them."""
         process, control, owner = self._process, self._control, self._owner
         self._process = self._control = None
+        if process is not None and owner == os.getpid():
+            # Before the socket is closed, at which it would end the child itself, whose number could then be another's.
+            process.kill()
+            process.wait()
+            if child:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
         if control is not None:
             control.close()
-        if process is None or owner != os.getpid():
-            return
-        process.kill()
-        process.wait()
-        if child:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
 
 
 _forking = Forking(SERVER)
@@ -185,6 +188,8 @@ atexit.register(_forking.end)
 def serve(descriptor: int, answer: Callable[[str], int]) -> int:
     """Fork a child for each request that comes, until whoever asks is gone or has not asked for a minute.
 
+    A child whose asker is gone is ended: the folder that it reads and writes is then anybody's to clear.
+
     Parameters
     ----------
     descriptor
@@ -192,12 +197,15 @@ def serve(descriptor: int, answer: Callable[[str], int]) -> int:
     answer
         Prints the answer to a request and returns the exit status.
     """
+    from scfm_registry import confining
+
+    confining.hide()
     control = socket.socket(fileno=descriptor)
     control.settimeout(_IDLE)
     while True:
         try:
             message, files, _, _ = socket.recv_fds(control, 1, 3)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             return 0
         if not message:
             return 0
@@ -208,8 +216,29 @@ def serve(descriptor: int, answer: Callable[[str], int]) -> int:
             os.close(file)
         with contextlib.suppress(ConnectionError):
             control.send(str(child).encode())
-            _, status = os.waitpid(child, 0)
+        status = _ended(child, control)
+        with contextlib.suppress(ConnectionError):
             control.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _ended(child: int, control: socket.socket) -> int:
+    """Wait until a child has ended, and end it once whoever asked is gone; its status as the system has it."""
+    try:
+        ends = [os.pidfd_open(child)]
+    except (AttributeError, OSError):  # Linux before 5.3, containers that forbid it, Pythons built for older systems
+        ends = []
+    try:
+        while True:
+            ready = select.select([control.fileno(), *ends], [], [], None if ends else _GLANCE)[0]
+            # Nothing is asked while a child is at work: there is something to read only where the other end was closed.
+            if control.fileno() in ready:
+                os.kill(child, signal.SIGKILL)
+            done, status = os.waitpid(child, 0 if ready else os.WNOHANG)
+            if done:
+                return status
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def _be_child(control: socket.socket, files: list[int], answer: Callable[[str], int]) -> NoReturn:

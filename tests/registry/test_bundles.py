@@ -16,7 +16,7 @@ import pytest
 
 from scfm_lab.cli import main
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, certificate, consent, names, panel
+from scfm_registry import Registry, certificate, consent, manifest, names, panel
 from scfm_registry.sharing import bundle as bundles
 from scfm_registry.sharing import parents
 from scfm_registry.sharing.keys import Keyring, Signer
@@ -226,6 +226,48 @@ def test_a_parents_consent_keeps_its_children_here(grown: Registry, tmp_path: Pa
         grown.export_published("daughter", tmp_path / "files")
     assert not (tmp_path / "files").exists()
     grown.client.delete_model_version_tag("mother", "1", consent.TAG)
+
+
+def test_a_path_is_no_way_round_consent(grown: Registry, tmp_path: Path) -> None:
+    """A folder that is a version here, or was made from one, goes out as that version does, or not at all."""
+    from safetensors.numpy import load_file, save_file
+
+    def folder_of(name: str) -> Path:
+        path = shutil.copytree(grown.resolve(name).path, tmp_path / name)
+        for own in (manifest.FILENAME, manifest.SERVING):
+            (path / own).unlink()
+        return Path(path)
+
+    saved, plain = folder_of("daughter"), folder_of("starter")
+    tensors = load_file(saved / "changes.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, plain.with_name("further.safetensors"))
+    further = Path(shutil.copytree(saved, tmp_path / "further"))
+    plain.with_name("further.safetensors").replace(further / "changes.safetensors")
+    for path, held, named in (
+        (saved, "daughter", "daughter"),
+        (saved, "mother", "mother"),
+        (further, "mother", "mother"),
+        (further, "starter", "starter"),
+        (plain, "starter", "starter"),
+        (grown.resolve("daughter").path, "daughter", "daughter"),
+    ):
+        grown.client.set_model_version_tag(held, "1", consent.TAG, "patient-data")
+        with pytest.raises(ModelError, match=rf"{named}/1 does not leave"):
+            grown.export_published(path, tmp_path / "files")
+        assert not (tmp_path / "files").exists()
+        grown.client.delete_model_version_tag(held, "1", consent.TAG)
+    grown.delete("daughter/1")
+    grown.client.set_model_version_tag("daughter", "1", consent.TAG, "patient-data")
+    with pytest.raises(ModelError, match=r"daughter/1 does not leave"):
+        grown.export_published(saved, tmp_path / "files")
+    grown.client.delete_model_version_tag("daughter", "1", consent.TAG)
+    grown.restore("daughter/1")
+    done = grown.export_published(further, tmp_path / "files")
+    assert done.duties
+    assert done.duties in (tmp_path / "files" / "LICENCE.md").read_text()
+    last = grown.audit("mother").entries[-1]
+    assert (last["action"], last["reference"]) == ("export", "mother/1")
+    assert last["details"] == {"to": "files", "format": "published", "from": "further"}
 
 
 def test_a_parent_of_which_only_the_digest_is_known_stops_nothing_that_opens_without(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, certificate, panel
+from scfm_registry import Registry, certificate, files, panel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,32 @@ def test_each_stage_that_differs_is_the_first_one_named(certified: tuple[certifi
     for names in known:
         names[:2] = names[1::-1]
     assert again(vocabulary=Vocabulary(*known)).first == "gene_map"
+
+
+def test_a_certificate_of_a_device_that_is_not_here_is_compared_or_told(
+    certified: tuple[certificate.Certificate, Registry],
+) -> None:
+    made, registry = certified
+    device = "mps" if torch.cuda.is_available() else "cuda:1"
+    there = device.partition(":")[0]
+
+    def told(precision: str) -> files.Verification:
+        settings = {**made.record["settings"], "device": device, "precision": precision}
+        registry.keep_certificate(made.version, {**made.record, "settings": settings}, made.vectors, "another lab")
+        return registry.verify("mine")
+
+    same = told("float32")
+    assert same.panel is not None
+    assert (same.ok, same.first_difference) == (True, "")
+    assert f"computed here and now on cpu, and then on {device}:" in same.summary()
+    other = told("bfloat16")
+    assert (other.ok, other.panel) == (True, None)
+    assert other.not_compared.startswith(f"it was certified on {there} in bfloat16, and this machine has no {there}; ")
+    assert registry.verify("mine", device="cpu").panel is not None, "who names a device is given it"
+    with pytest.raises(ModelError, match="not available on this machine"):
+        registry.verify("mine", device=device)
+    unknown = told("float17")
+    assert (unknown.ok, "'float17' is not known" in unknown.not_compared) == (True, True)
 
 
 def test_damaged_files_are_not_opened(certified: tuple[certificate.Certificate, Registry]) -> None:

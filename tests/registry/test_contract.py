@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 import scfm_lab as sl
-from scfm_lab.errors import ModelError, ScfmError
+from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.inference.hardware import Hardware
 from scfm_registry import Registry, manifest, names
 from scfm_registry.cli.tables import table
@@ -65,6 +65,58 @@ def test_the_same_files_give_the_same_version_and_others_the_next(
     assert (first.version, second.version) == (1, 2)
     assert first.digest != second.digest
     assert [item.version for item in registry.versions(name)] == [2, 1]
+
+
+def test_a_request_that_is_sent_again_costs_nobody_files(
+    registry: Registry, imported: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is lost, and MLflow's client asks again, or gives up: the version is there, once, with its files."""
+    create = registry.client.create_model_version
+    folder, tags, told = imported(8, "pretrained", None)
+
+    def sent_again(*args: Any, **kwargs: Any) -> Any:
+        create(*args, **kwargs)
+        return create(*args, **kwargs)
+
+    def given_up(*args: Any, **kwargs: Any) -> Any:
+        create(*args, **kwargs)
+        raise ConnectionError("no answer")
+
+    for case, way in (("again", sent_again), ("given-up", given_up)):
+        name = _name(case, registry)
+        monkeypatch.setattr(registry.client, "create_model_version", way)
+        with nullcontext() if way is sent_again else pytest.raises(StorageError):
+            added = registry.add_files(name, folder, "scfm.pca", dict(tags), told)
+            assert added.version == 1
+        monkeypatch.setattr(registry.client, "create_model_version", create)
+        assert [item.version for item in registry.versions(name)] == [1]
+        assert registry.verify(name, recompute=False).ok
+        logged = registry._store._model_id(registry._store.record(name, 1))
+        assert registry.client.get_logged_model(logged).model_id == logged
+        assert registry.add_files(name, folder, "scfm.pca", dict(tags), told).version == 1
+    lines = registry.audit(_name("again", registry)).entries
+    assert [(line["action"], line["reference"].rpartition("/")[2]) for line in lines] == [("register", "1")]
+
+
+def test_who_is_second_with_the_same_files_is_heard_on_its_donors(
+    registry: Registry, put: Callable[..., ModelVersion], imported: Callable[..., Any]
+) -> None:
+    class Late(Registry):
+        """Does not see at first what another machine has registered, as when both do so at once."""
+
+        looked = False
+
+        def by_digest(self, name: str, digest: str) -> ModelVersion | None:
+            first, self.looked = not self.looked, True
+            return None if first else super().by_digest(name, digest)
+
+    name = _name("second", registry)
+    put(name)
+    folder, tags, told = imported(8, "pretrained", None)
+    found = Late().add_files(name, folder, "scfm.pca", {**tags, "scfm.consent": "patient-data"}, told)
+    assert (found.version, found.consent) == (1, "patient-data")
+    assert [item.version for item in registry.versions(name)] == [1]
+    assert registry.verify(name, recompute=False).ok
 
 
 def test_a_registered_model_gives_the_vectors_of_the_files_it_came_from(

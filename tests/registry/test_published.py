@@ -339,7 +339,7 @@ def test_damage_after_the_conversion_is_said(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the filter of system calls is Linux's")
 def test_the_process_that_reads_files_is_locked() -> None:
     code = """
-        import json, socket, subprocess, sys, threading
+        import ctypes, json, os, socket, subprocess, sys, threading
         from scfm_registry import confining
         wait = threading.Event()
         said = {}
@@ -355,6 +355,14 @@ def test_the_process_that_reads_files_is_locked() -> None:
         said["locks"] = confining.lock(memory=1 << 29, written=1 << 20, seconds=60)
         wait.set(); early.join()
         tried("socket", socket.socket)
+        tried("this machine's socket", lambda: socket.socket(socket.AF_UNIX))
+        tried("pair", socket.socketpair)
+        libc = ctypes.CDLL(None, use_errno=True)
+        def call(number):
+            if libc.syscall(number, -1, 0, 0, 0, 0, 0) == -1:
+                raise OSError(ctypes.get_errno(), "")
+        for name in ("process_vm_readv", "process_vm_writev", "pidfd_getfd"):
+            tried(name, lambda: call(confining._known()[2][name]))
         tried("program", lambda: subprocess.run(["true"]))
         tried("memory", lambda: bytearray(1 << 30))
         tried("large file", lambda: open(sys.argv[1] + "/large", "wb").write(bytes(2 << 20)))
@@ -376,6 +384,11 @@ def test_the_process_that_reads_files_is_locked() -> None:
     assert said == {
         "early thread": "PermissionError",
         "socket": "PermissionError",
+        "this machine's socket": "PermissionError",
+        "pair": "done",
+        "process_vm_readv": "PermissionError",
+        "process_vm_writev": "PermissionError",
+        "pidfd_getfd": "PermissionError",
         "program": "PermissionError",
         "memory": "MemoryError",
         "large file": "OSError",

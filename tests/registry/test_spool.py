@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, Spool
+from scfm_registry import Registry, Spool, consent
 from scfm_registry.spool import DESCRIPTION, FILES
 from scfm_registry.store import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scfm_registry.version import ModelVersion
 
 
 @pytest.fixture
@@ -65,6 +67,40 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
     assert registry.verify(first.reference).panel is not None, "what comes in is certified, also where it was here"
     assert registry.get(first.reference).project == "atlas"
     assert registry.sync(spool.folder).summary() == "Nothing waits in the spool."
+
+
+def test_neither_the_trash_nor_a_spool_loosens_what_donors_agreed_to(
+    made_home: Path,
+    spool: Spool,
+    basis: Callable[..., Path],
+    imported: Callable[..., Any],
+    put_in: Callable[..., ModelVersion],
+) -> None:
+    seen = []
+
+    class Watching(Registry):
+        """Looks at a version when it has come out of the trash."""
+
+        def note(self, action: str, record: Any = None, details: Any = None, *, must: bool = True) -> None:
+            if action == "restore":
+                seen.append(self.get(record.reference).consent)
+            super().note(action, record, details, must=must)
+
+    registry = Watching()
+    mine = put_in(registry, "mine")
+    copy = put_in(registry, "copy")
+    assert mine.digest == copy.digest
+    registry.delete("mine/1")
+    folder, tags, told = imported(8, "pretrained", None)
+    back = registry.add_files("mine", folder, "scfm.pca", {**tags, consent.TAG: "patient-data"}, told)
+    assert (back.reference, back.consent) == ("mine/1", "patient-data")
+    assert seen == ["patient-data"], "nobody could see it without"
+    assert registry.get("copy").consent == "patient-data", "the same files"
+    registry.delete("mine/1")
+    spool.put(basis(), "mine", consent="open", project="atlas")
+    [found] = registry.sync(spool.folder, certify=False).registered
+    assert (found.reference, found.project, found.consent) == ("mine/1", "atlas", "patient-data")
+    assert seen == ["patient-data"] * 2
 
 
 def test_what_was_changed_in_the_spool_stays_there_and_the_rest_comes_in(

@@ -29,7 +29,11 @@ ANSWERS = """
         print("aside", file=sys.stderr)
         if text == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if text == "wait":
+        if text.startswith("wait"):
+            if text[5:]:
+                with open(text[5:] + "~", "w") as file:
+                    file.write(str(os.getpid()))
+                os.rename(text[5:] + "~", text[5:])
             time.sleep(600)
         if text == "fail":
             raise ValueError("a fault")
@@ -87,10 +91,39 @@ def test_who_is_killed_while_it_asks_leaves_no_process(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(asks)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == -9, done.stderr
+    assert _comes(lambda: not os.path.exists(f"/proc/{int(done.stdout)}"))
+
+
+def _comes(what: Callable[[], bool]) -> bool:
+    """Whether something comes about, for which half a minute is more than enough."""
     end = time.monotonic() + 30
-    while os.path.exists(f"/proc/{int(done.stdout)}") and time.monotonic() < end:
+    while not what() and time.monotonic() < end:
         time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{int(done.stdout)}")
+    return what()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "looks"])
+def test_a_child_whose_asker_is_killed_is_ended(told: bool, tmp_path: Path) -> None:
+    """The folder that it reads and writes has no owner any more; ``looks``: where no system call tells of a child's end."""
+    answers = textwrap.dedent(ANSWERS)
+    if not told:
+        answers = f"import os\nif hasattr(os, 'pidfd_open'):\n    del os.pidfd_open\n{answers}"
+    asks = f"""
+        from scfm_registry import workers
+        forking = workers.Forking([{sys.executable!r}, "-P", "-c", {answers!r}])
+        assert forking.ask("one", 60).returncode == 3
+        print(forking.process, flush=True)
+        forking.ask("wait {tmp_path / "child"}", 600)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(asks)], stdout=subprocess.PIPE, text=True) as asker:
+        assert asker.stdout is not None
+        server = int(asker.stdout.readline())
+        assert _comes((tmp_path / "child").exists)
+        child = int((tmp_path / "child").read_text())
+        assert os.path.exists(f"/proc/{child}")
+        asker.kill()
+    for process in (server, child):
+        assert _comes(lambda process=process: not os.path.exists(f"/proc/{process}"))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["forked", "started"])

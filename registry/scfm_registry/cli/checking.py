@@ -14,7 +14,7 @@ from scfm_registry.cli.common import json_option, leave, opened, registry_option
 )
 @click.argument("reference")
 @click.option("--files-only", is_flag=True, help="Do not compute the panel of its certificate.")
-@click.option("--device", help="Where to compute it [default: where the certificate was made].")
+@click.option("--device", help="Where to compute it [default: where the certificate was made, or the CPU].")
 @registry_option
 @json_option
 def verify(reference: str, files_only: bool, device: str | None, uri: str | None, as_json: bool) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import files, manifest, names
+from scfm_registry import files, manifest, names, version
 from scfm_registry.sharing.licensing import licence_of
-from scfm_registry.version import KINDS
+from scfm_registry.version import KINDS, TRASHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from scfm_lab.models.contract import Model
     from scfm_registry.reading import Reader
     from scfm_registry.source import ResolvedSource
     from scfm_registry.version import ModelVersion, Record
@@ -88,6 +89,49 @@ def of(registry: Reader, found: ModelVersion, record: Record) -> list[tuple[Mode
                 raise
             break
     return chain[1:]
+
+
+def kept(registry: Reader, model: Model, path: Path) -> list[tuple[ModelVersion, Record]]:
+    """Versions that a model of files is, by its list of files or its weights, and those that it was made from; nearest first.
+
+    Copies under other names, and versions in the trash, are among them.
+
+    Parameters
+    ----------
+    registry
+        Where they are looked for.
+    model
+        As it was opened.
+    path
+        Its folder or file.
+
+    Raises
+    ------
+    ModelError
+        As for :func:`of`.
+    """
+    listed = path / manifest.FILENAME
+    wanted = [(f"sha256:{manifest.sha256(listed)}" if listed.is_file() else "", model.digest)]
+    for tuning in model.finetuning.chain if model.finetuning is not None else ():
+        told = tuning.record["parent"]
+        wanted.append((str(told["digest"]), str(told.get("weights", ""))))
+    found: dict[str, tuple[ModelVersion, Record]] = {}
+    for digest, weights in wanted:
+        for record in _holders(registry, digest, weights):
+            item = version.read(record) or version.read(record, trashed=True)
+            if item is not None and item.reference not in found:
+                found[item.reference] = item, record
+                for parent in of(registry, item, record):
+                    found.setdefault(parent[0].reference, parent)
+    return list(found.values())
+
+
+def _holders(registry: Reader, digest: str, weights: str) -> list[Record]:
+    """Versions with a digest or with weights, those in the trash last."""
+    store = registry._store  # noqa: SLF001 - the registry's own parts
+    keys = {"scfm.digest": digest, "scfm.weights": weights, "scfm.stored_weights": weights}
+    records = [r for key, value in keys.items() if manifest.is_digest(value) for r in store.records(tags={key: value})]
+    return sorted(records, key=lambda record: (TRASHED in record.tags, record.created))
 
 
 def _takes_parent(registry: Reader, found: ModelVersion, record: Record) -> bool:

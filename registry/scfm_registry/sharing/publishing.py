@@ -24,7 +24,7 @@ class Published:
     reference: str
     written: PublishedFolder
     duties: str
-    """What whoever has it must keep to; empty for a folder that is no version."""
+    """What whoever has it must keep to; empty for a folder of which the registry knows nothing."""
 
     @property
     def folder(self) -> Path:
@@ -50,7 +50,8 @@ class Publisher(Opener):
         ----------
         reference
             Which version; or a path (a :class:`pathlib.Path`, or a text that begins with ``.``, ``/`` or ``~``) of a model that
-            was saved.
+            was saved. Where that is a version here, or was made from one, it goes out as that version would: by its consent and
+            licence, and on record.
         folder
             A new one.
 
@@ -84,10 +85,7 @@ class Publisher(Opener):
 
         target, said = Path(folder).expanduser(), str(reference)
         if isinstance(reference, os.PathLike) or said.startswith((".", os.sep, "~")):
-            # What it was made from may be a version here.
-            with source.using(self):
-                place = Path(said).expanduser().absolute()
-                return Published(said, save_published(load_model(place, device="cpu"), target), "")
+            return self._export_folder(said, target)
         found, record = self._find(names.parse(said))
         self.check_usable(found)
         chain = ancestry.of(self, found, record)
@@ -100,3 +98,31 @@ class Publisher(Opener):
             written = save_published(load_model(found.uri, device="cpu"), target, more={LICENCE: told})
         self.note("export", record, {"to": target.name, "format": "published"}, must=False)
         return Published(found.reference, written, obligations(*terms))
+
+    def _export_folder(self, said: str, target: Path) -> Published:
+        """Write the model of a folder; what is kept here of it, or of what it was made from, must be allowed to leave."""
+        from scfm_lab.models.finetuned_files import save_published
+        from scfm_lab.models.load import load_model
+        from scfm_registry import source
+        from scfm_registry.consent import check_may_leave
+        from scfm_registry.sharing import parents as ancestry
+        from scfm_registry.sharing.licensing import obligations, page
+
+        place = Path(said).expanduser().absolute()
+        # What it was made from may be a version here.
+        with source.using(self):
+            model = load_model(place, device="cpu")
+        kept = ancestry.kept(self, model, place)
+        for item, _ in kept:
+            self.check_usable(item)
+            check_may_leave(item)
+        if not kept:
+            return Published(said, save_published(model, target), "")
+        nearest, record = kept[0]
+        terms = (nearest.licence, nearest.commercial)
+        # For the licences beside the weights, which have been read.
+        own = [files.checked(self._store, item, known, weights=False) for item, known in kept]
+        told = page(model.name, model.spec.family, model.digest, *terms, own)
+        written = save_published(model, target, more={LICENCE: told})
+        self.note("export", record, {"to": target.name, "format": "published", "from": place.name}, must=False)
+        return Published(said, written, obligations(*terms))

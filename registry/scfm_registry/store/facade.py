@@ -213,7 +213,7 @@ class Store(Runs):
             return _record(created)
 
     def remove(self, record: Record) -> None:
-        """Delete a version and its files."""
+        """Delete a version, and its files unless another version is kept in them."""
         with self._speaking():
             self.client.delete_model_version(record.name, str(record.version))
             self._drop_files(self._model_id(record))
@@ -400,11 +400,22 @@ class Store(Runs):
                 raise StorageError(message)
 
     def _drop_files(self, model_id: str) -> None:
-        """Remove files that no version refers to; a second failure here must not hide the first."""
+        """Remove files unless a version refers to them; a second failure here must not hide the first.
+
+        A server may have kept a version whose answer got lost on the way, and its client may have asked twice.
+        """
+        log = logging.getLogger(__name__)
+        try:
+            used = self.client.search_model_versions(f"source_path LIKE '%{model_id}%'", max_results=1)
+        except Exception:
+            log.debug("whether a version is kept in %s cannot be asked; its files stay", model_id, exc_info=True)
+            return
+        if used:
+            return
         try:
             self.client.delete_logged_model(model_id)
         except Exception:
-            logging.getLogger(__name__).debug("files of %s stay behind", model_id, exc_info=True)
+            log.debug("files of %s stay behind", model_id, exc_info=True)
         if self.place.embedded:
             shutil.rmtree(self.place.artifacts / "models" / model_id, ignore_errors=True)
 
