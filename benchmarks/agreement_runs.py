@@ -26,7 +26,7 @@ Found = tuple[str, Any, float] | tuple[str, Any, float, float]
 """Name, what the lab gives, absolute tolerance, and where numbers are large a relative one."""
 
 CELLS = 1e-4
-"""Never looser than this, whatever a fixture allows."""
+"""The absolute part is never looser than this, whatever a fixture allows."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Run:
         return ad.read_h5ad(self.folder / self.about.get("cells", "cells.h5ad"))
 
     def atol(self, name: str) -> float:
-        """The fixture's tolerance, a number or a text with ``atol``, and never more than 1e-4."""
+        """The absolute part of the fixture's tolerance, a number or a text with ``atol``, and never more than 1e-4."""
         told = self.about["tolerances"].get(name, CELLS)
         if isinstance(told, str):
             words = told.split()

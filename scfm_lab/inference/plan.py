@@ -89,6 +89,8 @@ class Plan:
     sizes: Sizes | None = None
     longest: int = 0
     """Tokens of the longest cell that was tried."""
+    untried: bool = False
+    """Whether ``"auto"`` has still to choose; `precision` is then what a GPU elsewhere would try first, else float32."""
 
     def summary(self) -> str:
         """One line for people."""
@@ -97,7 +99,8 @@ class Plan:
         else:
             clock = "about " + (f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min")
         return (
-            f"{self.n_cells:,} cells (median {self.median_length:,} genes) on {self.device} in {self.precision}: "
+            f"{self.n_cells:,} cells (median {self.median_length:,} genes) on {self.device} in {self.precision}"
+            f"{' (not tried yet)' if self.untried else ''}: "
             f"{clock}, {self.peak_gib:.1f} GiB at most, {self.batch_tokens:,} tokens a batch; "
             f"{self.fit.verdict}, {self.fit.reason}."
         )
@@ -171,7 +174,9 @@ def planned(
         longest=longest,
         together=not model.cells_alone(options),
     )
-    precision = _precision(model) if here and not own_precision else model.compute
+    precision, untried = (
+        (model.compute, False) if own_precision else _precision(model, options, None if here else hardware)
+    )
     if here:
         model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
         started = time.perf_counter()
@@ -193,16 +198,25 @@ def planned(
         peak_gib=peak,
         sizes=sizes,
         longest=longest,
+        untried=untried,
     )
 
 
-def _precision(model: Model) -> Precision:
-    """What :func:`scfm_lab.embed` takes here, as far as that is known before it has tried anything."""
-    from scfm_lab.inference.precision import known, may_be_lower
+def _precision(model: Model, options: Mapping[str, Any], elsewhere: Hardware | None) -> tuple[Precision, bool]:
+    """What :func:`scfm_lab.embed` takes, as far as that is known before it has tried anything; whether it has still to choose.
+
+    Of a machine that is not here the first that it would try; what a processor would try is timed there and not known.
+    """
+    from scfm_lab.inference.precision import known, may_be_lower, on_accelerator
     from scfm_lab.models.tokens import Request
 
-    found = known(model, Request()) if may_be_lower(model, {}) else None
-    return model.compute if found is None else found.choice
+    if not may_be_lower(model, options):
+        return model.compute, False
+    if elsewhere is not None:
+        first = on_accelerator(elsewhere.device.split(":")[0], bf16=elsewhere.bf16)
+        return (first[0] if first else model.compute), True
+    found = known(model, Request())
+    return (model.compute, True) if found is None else (found.choice, False)
 
 
 def _operations(model: Model, length: int) -> float:

@@ -278,18 +278,22 @@ def candidates(model: Model, tokens: Tokens) -> tuple[Precision, ...]:
     import torch
 
     kind = torch.device(model.device).type
-    if kind == "cuda":
-        # Both are fast; float16 keeps three more bits, and overflows sooner.
-        return (Precision("bfloat16", "bfloat16"),) * torch.cuda.is_bf16_supported() + (
-            Precision("float16", "float16"),
-        )
-    if kind == "mps":
-        return (Precision("float16", "float16"),)
+    if kind != "cpu":
+        return on_accelerator(kind, bf16=kind == "cuda" and torch.cuda.is_bf16_supported())
     spec = model.spec
     # Powers of two, so that datasets of about the same length share a measurement.
     length = 1 << int(np.clip(np.log2(max(float(np.median(tokens.lengths)), 1.0)).round(), 6, 12))
     hidden = model.hidden_width or spec.width
     return fast_on_cpu(hidden, spec.heads, spec.feed_forward, length)
+
+
+def on_accelerator(kind: str, *, bf16: bool) -> tuple[Precision, ...]:
+    """The lower precisions to try on a ``"cuda"`` or ``"mps"`` device, the fastest first; none for another."""
+    half = Precision("float16", "float16")
+    if kind == "cuda":
+        # Both are fast; float16 keeps three more bits, and overflows sooner.
+        return (Precision("bfloat16", "bfloat16"), half) if bf16 else (half,)
+    return (half,) if kind == "mps" else ()
 
 
 @cache

@@ -59,7 +59,7 @@ class Geneformer(PublishedModel):
     )
     telling = (("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"),)
     fields = ("n_counts", "filter_pass")
-    places = PublishedModel.places | {"dictionaries"}
+    places = PublishedModel.places | {"dictionaries", "dictionary_files"}
 
     def __init__(self, net: GeneformerNet, dictionaries: Dictionaries, *, orthologs: bool = False) -> None:
         from scfm_lab.models.geneformer_files import EnsemblVocabulary
@@ -68,6 +68,7 @@ class Geneformer(PublishedModel):
         self.vocabulary: EnsemblVocabulary = EnsemblVocabulary.of(dictionaries)
         self.orthologs = orthologs
         self.dictionaries = dictionaries.folder
+        self.dictionary_files = dictionaries.files
         self.cls_id = dictionaries.tokens.get("<cls>")
         self.eos_id = dictionaries.tokens.get("<eos>")
         self.medians = np.array(

@@ -11,7 +11,7 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
-from scfm_lab.models.converted import is_stored, listed
+from scfm_lab.models.converted import is_converted, is_stored, listed
 from scfm_lab.models.files import WEIGHTS, read_pickle
 from scfm_lab.models.published import (
     ENSEMBL,
@@ -91,6 +91,8 @@ class Dictionaries:
     names: dict[str, str]
     """Symbol → Ensembl id."""
     folder: Path
+    files: dict[str, Path]
+    """``"token"``, ``"median"``, ``"mapping"``, ``"names"`` → the file that was read; those that there are."""
 
 
 def find_dictionaries(checkpoint: Path, rows: int, files: Mapping[str, Any] | None) -> Dictionaries:
@@ -167,8 +169,20 @@ def _folders(checkpoint: Path) -> Iterator[Path]:
                 yield base / name
 
 
+def published_names(files: Mapping[str, Path]) -> dict[str, str]:
+    """What each of :attr:`Dictionaries.files` is called where all lie in one folder, wherever they lie now."""
+    suffix = _suffix(files["token"])
+    return {kind: f"{_KINDS[kind]}{suffix}.pkl" for kind in files}
+
+
+def _suffix(token_file: Path) -> str:
+    """What tells a generation: the end of the names of all its dictionaries."""
+    published = token_file.with_suffix("") if is_converted(token_file) else token_file
+    return published.stem.removeprefix(_KINDS["token"])
+
+
 def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictionaries:
-    suffix = token_file.stem.removeprefix(_KINDS["token"])
+    suffix = _suffix(token_file)
 
     def place(kind: str) -> Path:
         return given.get(kind, token_file.with_name(f"{_KINDS[kind]}{suffix}.pkl"))
@@ -206,7 +220,9 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
             "other vectors without. Put it beside the other dictionaries, or name it with files={'mapping': …}."
         )
     names = _names(place("names")) if is_stored(place("names")) or "names" in given else {}
-    return Dictionaries(tokens, medians, mapping, names, token_file.parent)
+    read = {"token": token_file, "median": place("median")}
+    read |= {kind: place(kind) for kind, content in (("mapping", mapping), ("names", names)) if content}
+    return Dictionaries(tokens, medians, mapping, names, token_file.parent, read)
 
 
 def _dictionary(path: Path, kind: type, *, of: Mapping[str, Any] | None = None) -> dict[str, Any]:

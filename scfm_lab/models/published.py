@@ -51,6 +51,16 @@ def mouse_rows() -> dict[str, int]:
     return {str(name): row for column in columns for row, name in reversed(list(enumerate(column))) if name}
 
 
+@cache
+def mouse_ids() -> dict[str, str]:
+    """Mouse symbol → its mouse Ensembl id, of the genes in :func:`shipped_genes` that have a one-to-one human ortholog."""
+    table = shipped_genes()
+    if table.mouse_symbols is None or table.mouse_ensembl is None:
+        return {}
+    pairs = list(zip(table.mouse_symbols, table.mouse_ensembl, strict=True))
+    return {str(symbol): str(gene) for symbol, gene in reversed(pairs) if symbol and gene}
+
+
 @dataclass(frozen=True)
 class PublishedMatch(Match):
     """A match that says whether columns of one gene are summed, or are tokens of their own as in the reference."""
@@ -176,7 +186,7 @@ class PublishedModel(Model):
         if len(match.columns):
             return match
         examples = ", ".join(map(str, genes.names[:3]))
-        if genes.organism == "mouse" and not orthologs:
+        if genes.organism == "mouse" and not orthologs and "orthologs" in self.spec.options:
             raise GenesError(
                 f"These look like mouse genes (such as {examples}), and {self.spec.name} knows human genes. Give "
                 "options={'orthologs': True} to read them through their one-to-one human orthologs."

@@ -120,7 +120,7 @@ def _geneformer(model: Any, folder: Path, base: Path) -> list[str]:
     from safetensors.torch import save_file
 
     from scfm_lab.models.files import CONFIG, WEIGHTS, read_config, read_tensors
-    from scfm_lab.models.geneformer_files import weights_file
+    from scfm_lab.models.geneformer_files import published_names, weights_file
     from scfm_lab.models.geneformer_net import published_keys, published_tensors
 
     original = read_tensors(base if base.is_file() else weights_file(base))
@@ -150,9 +150,10 @@ def _geneformer(model: Any, folder: Path, base: Path) -> list[str]:
         {k: v.detach().cpu().clone().contiguous() for k, v in out.items()}, folder / WEIGHTS, metadata={"format": "pt"}
     )
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    for source in sorted(model.dictionaries.iterdir()):
-        if source.is_file() and ".pkl" in source.name:
-            shutil.copyfile(source, folder / source.name)
+    # Those alone that the model was opened with: beside them may lie whatever else somebody keeps there.
+    for kind, name in published_names(model.dictionary_files).items():
+        source = stored(model.dictionary_files[kind])
+        shutil.copyfile(source, folder / (name + source.suffix if is_converted(source) else name))
     return []
 
 

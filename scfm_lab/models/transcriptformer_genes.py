@@ -9,7 +9,7 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
-from scfm_lab.models.published import ENSEMBL, ORTHOLOG, TRANSLATED_SYMBOL, PublishedMatch, shipped_genes
+from scfm_lab.models.published import ENSEMBL, ORTHOLOG, TRANSLATED_SYMBOL, PublishedMatch, mouse_ids, shipped_genes
 from scfm_lab.models.transcriptformer_files import SURGERY_ORDER, GeneTable, read_embeddings, read_genes
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ def token_ids(files: TfFiles, settings: Settings, table: torch.Tensor, surgery: 
         raise ModelError(f"config={{'surgery': {surgery!r}}} must be one of {', '.join(SURGERIES)}.")
     names, vectors = read_embeddings(files.pretrained, int(table.shape[1]))
     order = [name for name in SURGERY_ORDER if name in specials]
+    if settings.gene_pad_token not in order:
+        raise ModelError(
+            f"{files.config} fills cells up with {settings.gene_pad_token!r} (gene_pad_token), which is none of the special "
+            f"tokens that protein embeddings of other species are put behind ({', '.join(SURGERY_ORDER)}); open the model without "
+            "pretrained_embedding."
+        )
     rows = torch.cat([table[[specials[name] for name in order]].float(), torch.from_numpy(vectors)])
     new_pad, new_start = order.index(settings.gene_pad_token), order.index("[START]")
     organisms = tuple(path.name.split(".")[0].removesuffix("_gene").replace("_", " ") for path in files.pretrained)
@@ -107,22 +113,25 @@ class TfVocabulary(Vocabulary):
     """Ids of Ensembl, or of another species' database."""
 
     def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
-        """Match by id, text after the first point cut; then mouse genes by ortholog if asked for, others by symbol.
+        """Match by id, text after the first point cut; then by symbol, and mouse genes by ortholog if that is asked for.
 
-        A symbol is translated by the shipped gene table, which knows human genes.
+        A symbol is translated by the shipped gene table, which knows human genes and their one-to-one mouse orthologs.
         """
         ids = np.full(len(genes), -1, dtype=np.int64)
         for keys in (genes.ensembl, genes.names, genes.symbols):
             _fill(ids, keys, lambda key: self._by_ensembl.get(key.split(".")[0], -1))
         how = {ENSEMBL: int((ids >= 0).sum())}
+        # An id that the model does not know is no reason to take the gene for another one of the same symbol.
+        unnamed = (ids < 0) & (genes.ensembl == "")
         if genes.organism == "mouse":
+            for keys in (genes.symbols, genes.names):
+                _fill(ids, np.where(unnamed, keys, ""), lambda key: self._by_ensembl.get(mouse_ids().get(key, ""), -1))
+            how[TRANSLATED_SYMBOL] = int((ids >= 0).sum()) - how[ENSEMBL]
             if orthologs:
                 for keys in (genes.ensembl, genes.symbols, genes.names):
                     _fill(ids, keys, lambda key: self._by_mouse.get(key, -1))
-            how[ORTHOLOG] = int((ids >= 0).sum()) - how[ENSEMBL]
+            how[ORTHOLOG] = int((ids >= 0).sum()) - sum(how.values())
         else:
-            # An id that the model does not know is no reason to take the gene for another one of the same symbol.
-            unnamed = (ids < 0) & (genes.ensembl == "")
             for keys in (genes.symbols, genes.names):
                 for lookup in (self._by_symbol, self.aliases):
                     _fill(ids, np.where(unnamed, keys, ""), lambda key, lookup=lookup: lookup.get(key, -1))

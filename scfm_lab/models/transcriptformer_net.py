@@ -169,10 +169,17 @@ def _blocks(
         own.tril_()
         if visible is not None:
             scores.mul_(visible[..., :end])
-        total = scores.sum(-1, keepdim=True)
-        mixed = torch.bmm(scores.to(value.dtype), value[:, :end])
-        out[:, start:end] = mixed / total.clamp_min(torch.finfo(torch.float32).tiny).to(value.dtype)
+        out[:, start:end] = _averaged(scores, value[:, :end])
     return out
+
+
+def _averaged(weights: Tensor, value: Tensor) -> Tensor:
+    """Means of values under float32 weights of any sum, which are overwritten; 0 where all weights are."""
+    total = weights.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    if value.dtype == torch.float32:
+        return torch.bmm(weights, value) / total
+    # Sums of weights up to e^cap are beyond float16: they become shares before they are rounded.
+    return torch.bmm(weights.div_(total).to(value.dtype), value)
 
 
 def _with_gradients(

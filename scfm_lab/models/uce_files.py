@@ -230,9 +230,10 @@ def _new_species(csv: Path) -> dict[str, Path]:
         raise ModelError(f"{csv} is no table of the columns species and path ({error}).") from error
     found = {}
     for species, name in rows:
-        path = Path(name).expanduser()
-        path = path if path.is_absolute() or path.is_file() else csv.parent / path
-        if not path.is_file():
+        given = Path(name).expanduser()
+        # Beside the list first: what happens to lie in the working directory may be another species' file of that name.
+        path = next((place for place in (csv.parent / given, given) if is_stored(place)), None)
+        if path is None:
             raise ModelError(f"{csv} names {name} as the protein embeddings of {species}, which is not there.")
         found[canonical(species)] = path
     return found

@@ -19,9 +19,10 @@ from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_lab.models.files import read_torch
+from scfm_lab.models.published import mouse_ids
 from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.transcriptformer import TABLE, TranscriptFormer
-from scfm_lab.models.transcriptformer_net import negative_log_likelihood, one_by_one, padded
+from scfm_lab.models.transcriptformer_net import _averaged, negative_log_likelihood, one_by_one, padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,6 +192,18 @@ def test_attention_in_blocks_is_attention(cap, on_diagonal, hidden, attend):
         allowed = allowed if visible is None else allowed & visible[own]
         shares = scores.masked_fill(~allowed, -1e30).softmax(-1) * allowed
         torch.testing.assert_close(found[own], (shares @ c).transpose(0, 1).float(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_means_hold_where_the_sum_of_the_weights_is_beyond_float16(dtype):
+    value = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weights = torch.full((2, 3, 8), np.exp(10.0), dtype=torch.float32)
+    weights[:, 0] = 0
+    found = _averaged(weights, value)
+    assert found.dtype == dtype
+    assert (found[:, 0] == 0).all()
+    wanted = value.float().mean(1, keepdim=True).expand(-1, 2, -1)
+    torch.testing.assert_close(found[:, 1:].float(), wanted, atol=1e-2, rtol=1e-2)
 
 
 def test_the_likelihood_is_that_of_a_poisson_without_zero():
@@ -440,6 +453,23 @@ def test_symbols_are_translated_and_mouse_genes_on_request(model, bundled):
     assert result.audit.how["one-to-one mouse ortholog"] == result.audit.genes_matched
 
 
+def test_mouse_symbols_are_translated_for_a_model_with_mouse(tmp_path, bundled):
+    names = list(mouse_ids().items())[:40]
+    species = {"homo_sapiens_gene.h5": human_ids(bundled)[:20], "mus_musculus_gene.h5": [e for _, e in names[:30]]}
+    model = sl.load_model(write_tf(tmp_path / "tf", species), device="cpu", precision="float32")
+    mouse = ad.AnnData(np.ones((2, 40), np.float32), uns={"organism": "mouse"})
+    mouse.var_names = [symbol for symbol, _ in names]
+    match = model.known_genes(Cells.from_anndata(mouse).genes)
+    assert model.vocabulary.ensembl[match.ids].tolist() == species["mus_musculus_gene.h5"]
+    assert match.how["symbol translated to an Ensembl id"] == 30
+    assert (model.tokenize(mouse).genes_seen == 30).all()
+    # An id that the model does not know is not read by its symbol, and no option is advised that is not offered.
+    mouse.var["ensembl_id"] = [f"ENSMUSG{i:011d}" for i in range(40)]
+    with pytest.raises(GenesError, match="None of the 40 genes") as caught:
+        model.tokenize(mouse)
+    assert "orthologs" not in str(caught.value)
+
+
 def test_columns_of_one_gene_are_summed(model, bundled):
     twice = bundled[:3].copy()
     twice.var["ensembl_id"] = twice.var["ensembl_id"].astype(str)
@@ -482,6 +512,15 @@ def test_surgery_as_the_reference_and_corrected(written, tmp_path, bundled):
     assert np.isfinite(like.likelihoods(tokens.take(np.arange(2))).llh).all()
     with pytest.raises(ModelError, match="count head"):
         right.likelihoods(right.tokenize(bundled))
+
+
+def test_surgery_with_a_padding_that_it_does_not_know_is_refused(copied, tmp_path, bundled):
+    config = json.loads((copied / "config.json").read_text())
+    config["model"]["data_config"] |= {"special_tokens": [*SPECIALS[:-1], "[FILL]"], "gene_pad_token": "[FILL]"}
+    (copied / "config.json").write_text(json.dumps(config))
+    assert sl.load_model(copied, device="cpu", precision="float32").ids.pad == 6
+    new = write_vectors(tmp_path / "danio_rerio_gene.h5", human_ids(bundled)[:5], 10)
+    assert "'[FILL]'" in refused(copied, files={"pretrained_embedding": new})
 
 
 def test_surgery_with_more_genes_than_trained_embeds_and_has_no_likelihoods(written, tmp_path, bundled):

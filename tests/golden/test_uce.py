@@ -22,6 +22,7 @@ from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import GenesError, ModelError
 from scfm_lab.models.files import read_torch
 from scfm_lab.models.tokens import Tokens
+from scfm_lab.models.uce_files import NEW_SPECIES, UceFiles
 from scfm_lab.models.uce_net import TABLE
 
 if TYPE_CHECKING:
@@ -460,6 +461,14 @@ def test_a_new_species_is_read_as_from_the_files_of_the_authors_notebook(written
         )
         == 3
     )
+
+
+def test_proteins_beside_their_list_come_before_those_of_the_working_directory(copied, tmp_path, rat, monkeypatch):
+    (copied / NEW_SPECIES).write_text("species,path\nrat,rat.pt\n")
+    monkeypatch.chdir(rat["protein_embeddings"].parent)
+    assert UceFiles.find(copied, None).proteins["rat"] == Path("rat.pt"), "as the reference's own scripts have it"
+    torch.save({"Other": torch.ones(12)}, copied / "rat.pt")
+    assert list(UceFiles.find(copied, None).read_proteins("rat")) == ["Other"]
 
 
 # --- files that must be refused ----------------------------------------------------------------

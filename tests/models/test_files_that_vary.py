@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
-from scfm_lab.models import _pickles
+from scfm_lab.models import _pickles, converted
 from scfm_lab.models.files import read_pickle, read_torch
+from scfm_lab.models.published_writers import write_published
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +131,33 @@ def test_entries_that_nobody_needs_are_no_reason_to_refuse(tmp_path: Path, pbmc6
     dictionary(folder, "gene_median", lambda m: m.update({gene: float("nan")}))
     with pytest.raises(ModelError, match="medians are positive"):
         opened(folder)
+
+
+def test_dictionaries_that_were_read_are_published_and_nothing_else_beside_them(
+    tmp_path: Path, pbmc68k: AnnData
+) -> None:
+    folder = writers.write_geneformer(tmp_path / "v2", pbmc68k, dictionaries="../shared")
+    (tmp_path / "shared" / "patients.pkl").write_bytes(b"nobody else's")
+    token = tmp_path / "shared" / "token_dictionary_gc104M.pkl"
+    median = (tmp_path / "shared" / "gene_median_dictionary_gc104M.pkl").rename(tmp_path / "my_medians.pkl")
+    for ending in ("", ".json"):
+        if ending:
+            converted.write(read_pickle(token), token)
+            token.unlink()
+        model = opened(folder, files={"token": token, "median": median})
+        out = tmp_path / f"out{ending}"
+        out.mkdir()
+        write_published(model, out)
+        assert sorted(path.name for path in out.glob("*.pkl*")) == [
+            "ensembl_mapping_dict_gc104M.pkl",
+            "gene_median_dictionary_gc104M.pkl",
+            "gene_name_id_dict_gc104M.pkl",
+            f"token_dictionary_gc104M.pkl{ending}",
+        ]
+        again = opened(out)
+        np.testing.assert_array_equal(again.medians, model.medians)
+        assert again.vocabulary.mapping == model.vocabulary.mapping
+        assert again.settings_digest == model.settings_digest
 
 
 class _Calls:

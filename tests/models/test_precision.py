@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import writers
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.inference import precision as p
+from scfm_lab.inference.hardware import Hardware
 from scfm_lab.inference.precision import FLOAT32, Precision, Verified, neighbour_overlap, verify
 from scfm_lab.models.tokens import Request
 
@@ -123,6 +125,29 @@ def test_the_plan_tells_the_precision_that_was_found(large, pbmc68k, monkeypatch
     assert (told["precision"], told["precision_speedup"]) == ("bfloat16", 2.0)
     p._keep(p._where(model, Request()), vars(Verified("bfloat16", overlap=0.94, cosine=0.9999, cells=64, speedup=2.0)))
     assert sl.plan(pbmc68k, model).precision == "float32"
+
+
+def test_the_plan_knows_its_options_and_what_a_gpu_elsewhere_tries_first(large, few, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    assert "float32 (not tried yet)" in sl.plan(few, model, sample=2).summary()
+    p._keep(p._where(model, Request()), vars(Verified("bfloat16", overlap=1.0, cosine=1.0, cells=64, speedup=9.0)))
+    exact, gpu = (
+        {"like_reference": True},
+        Hardware("there", 8, 64, 60, "cuda", device_gib=80, device_free_gib=78, bf16=True),
+    )
+
+    def told(model, **more):
+        plan = sl.plan(few, model, sample=2, **more)
+        return plan.precision, plan.untried
+
+    assert told(model) == ("bfloat16", False)
+    assert told(model, options=exact) == ("float32", False)
+    assert told(model, hardware=gpu) == ("bfloat16", True)
+    assert told(model, hardware=replace(gpu, bf16=False)) == ("float16", True)
+    assert told(model, hardware=replace(gpu, device="cpu")) == ("float32", True)
+    assert told(model, hardware=gpu, options=exact) == ("float32", False)
+    assert told(sl.load_model(large, device="cpu", precision="float32"), hardware=gpu) == ("float32", False)
 
 
 def test_the_references_way_is_exact_whatever_was_found(large, few, monkeypatch, tmp_path):

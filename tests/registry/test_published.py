@@ -147,6 +147,18 @@ def test_what_lies_beside_the_folder_comes_along(registry: Registry, publish: Ca
     assert any(name.startswith("token_dictionary") and name.endswith(".pkl.json") for name in names)
 
 
+def test_a_listed_species_is_found_when_its_file_was_converted(publish: Callable[[str], Family]) -> None:
+    from scfm_registry import import_worker
+
+    family = publish("uce")
+    (mouse,) = (family.path / "protein_embeddings").glob("Mus_musculus*")
+    mouse.rename(mouse.with_name("mine.pt"))
+    (family.path / "new_species_protein_embeddings.csv").write_text("species,path\nmouse,protein_embeddings/mine.pt\n")
+    assert "mouse" in family.open().spec.organisms
+    import_worker.convert(family.root)
+    assert "mouse" in family.open().spec.organisms
+
+
 def test_states_of_training_and_pictures_are_left_out_and_told(
     registry: Registry, publish: Callable[[str], Family]
 ) -> None:
