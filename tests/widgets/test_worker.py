@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scfm_lab.errors import Cancelled, DataError
+from scfm_widgets import worker as worker_module
 from scfm_widgets.worker import Job, Worker, abandonable
 
 if TYPE_CHECKING:
@@ -206,6 +207,37 @@ def test_a_quiet_job_is_not_shown_unless_it_takes_long(worker: Worker, told: lis
     worker.submit("perturb", quick, quiet=True).result(SOON)
     worker.wait(SOON)
     assert told == []
+
+
+def test_a_quiet_job_that_never_says_how_far_it_is_is_shown_all_the_same(
+    worker: Worker, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "QUIET_FOR", 0.01)
+    gate = Gate()
+    future = worker.submit("plan", gate, quiet=True)
+    deadline = time.monotonic() + SOON
+    while not told:
+        assert time.monotonic() < deadline, "nobody could stop it"
+        time.sleep(0.005)
+    worker.cancel(told[0]["id"])
+    with pytest.raises(Cancelled):
+        future.result(SOON)
+    assert worker.wait(SOON)
+    assert [job["status"] for job in told] == ["running", "cancelling", "cancelled"]
+
+
+def test_a_quiet_job_that_is_stopped_before_it_is_shown_is_not_left_stopping(
+    worker: Worker, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "QUIET_FOR", 600.0)
+    gate = Gate()
+    future = worker.submit("plan", gate, quiet=True)
+    gate.begun.wait(SOON)
+    worker.cancel()
+    with pytest.raises(Cancelled):
+        future.result(SOON)
+    assert worker.wait(SOON)
+    assert [job["status"] for job in told] == ["cancelling", "cancelled"]
 
 
 def test_wait_says_whether_it_was_enough(worker: Worker) -> None:

@@ -82,6 +82,7 @@ class Job:
     cancel: threading.Event = field(default_factory=threading.Event)
     future: Future[Any] = field(default_factory=Future)
     reported: float = 0.0
+    shown: threading.Timer | None = None
 
     def describe(self) -> dict[str, Any]:
         """Give what a progress bar shows, as plain values; rate in units per second, times in seconds."""
@@ -195,7 +196,8 @@ class Worker:
             # One that has just ended, or was told before, has nothing new to say.
             if job.status != "running":
                 return
-            job.status = "cancelling"
+            # Its end is told too, even of one that nobody has seen so far.
+            job.status, job.reported = "cancelling", time.monotonic()
         self._report(job)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -249,6 +251,11 @@ class Worker:
             if time.monotonic() - job.reported >= REPORT_EVERY:
                 self._show(job)
 
+        if job.quiet:
+            # Not all work says how far it is, and only what is shown can be stopped.
+            job.shown = threading.Timer(QUIET_FOR, self._show_at_last, [job])
+            job.shown.daemon = True
+            job.shown.start()
         try:
             outcome = job.work(progress, job.cancel)
         except Cancelled as error:
@@ -267,6 +274,10 @@ class Worker:
             job.future.set_result(outcome)
 
     def _end(self, job: Job, status: str) -> None:
+        if job.shown is not None:
+            job.shown.cancel()
+            # What it may be telling just now is told before the end, and not after it.
+            job.shown.join()
         with self._wake:
             job.ended, job.status = time.monotonic(), status
             if status == "done":
@@ -277,6 +288,9 @@ class Worker:
     def _show(self, job: Job) -> None:
         if job.quiet and time.monotonic() - job.started < QUIET_FOR:
             return
+        self._show_at_last(job)
+
+    def _show_at_last(self, job: Job) -> None:
         job.reported = time.monotonic()
         self._report(job)
 
