@@ -248,7 +248,7 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
     """
     session = lab.session
     panel: PerturbPanel = lab.panel("perturb")
-    ready = panel.prepare()
+    ready = panel.prepare(cancel)
     shown: Any = session.results.get("perturb")
     answered, without_null = [], False
     for gene in genes:

@@ -97,12 +97,12 @@ class PerturbPanel(Panel):
         self._leave_model()
         self.session.publish(_refused=None)
         future = self.session.submit("perturb", exact, label="Perturbing", lane="perturb", quiet=True, interrupt=commit)
-        future.add_done_callback(lambda done: self._refuse(done, doses))
+        future.add_done_callback(lambda done: self._settle(done, doses, key))
         return future
 
-    def prepare(self) -> Perturber:
-        """Give the unperturbed cells, encoded by the picked model; waits for it."""
-        return self._prepare(lambda *_: None, Event())
+    def prepare(self, cancel: Event | None = None) -> Perturber:
+        """Give the unperturbed cells, encoded by the picked model; waits for it until `cancel` is set."""
+        return self._prepare(lambda *_: None, cancel or Event())
 
     def expressing(self, genes: Iterable[str]) -> dict[str, int]:
         """In how many cells each gene is found."""
@@ -158,7 +158,7 @@ class PerturbPanel(Panel):
             if cancel.wait(DRAW_FIRST):
                 message = "Something else was asked for."
                 raise Cancelled(message)
-            self._trace(ready, doses, cancel)
+            self._trace(ready, result, doses, cancel)
             if result is None or result.has_null:
                 return
             full = ready.with_null(
@@ -194,27 +194,30 @@ class PerturbPanel(Panel):
             self.session.submit("changed", changed, label="Genes that change", lane="changed", quiet=True, aside=True)
         follow()
 
-    def _trace(self, ready: Perturber, doses: Mapping[str, float], cancel: Event) -> None:
+    def _trace(self, ready: Perturber, result: Any, doses: Mapping[str, float], cancel: Event) -> None:
         """Compute the response curves of the genes on the bench, that of the one that was added last first."""
         wanted = list(doses)[::-1][:MOST_CURVES]
+        # A large answer is not kept; what is shown is one point of a curve.
+        shown = {} if result is None else {key_of(doses, FINAL_DRAWS): result}
         # The oldest curves make room; those of the genes on the bench stay.
         for gene in [gene for gene in self._curves if gene not in wanted][: -MOST_CURVES + len(wanted) or None]:
             del self._curves[gene]
         for gene in wanted:
             curve = self._curves.setdefault(gene, Curve(gene))
             if not curve.whole:
-                self._trace_one(ready, curve, cancel)
+                self._trace_one(ready, curve, shown, cancel)
 
-    def _trace_one(self, ready: Perturber, curve: Curve, cancel: Event) -> None:
+    def _trace_one(self, ready: Perturber, curve: Curve, shown: Mapping[Key, Any], cancel: Event) -> None:
         for dose in AHEAD:
             if dose in curve.points:
                 continue
             asked = {curve.gene: dose}
             key = key_of(asked, CURVE_DRAWS)
-            if key[0]:
+            result = shown.get(key)
+            if result is None and key[0]:
                 # Stopped halfway, the very answer that somebody waits for would have to begin again.
                 result = self._answer(ready, asked, CURVE_DRAWS, Unless(cancel, lambda key=key: self._wanted == key))
-            else:
+            elif result is None:
                 result = ready.run(asked)
             described = self._described(result, asked, seq=0, null="none")
             curve.points[dose] = (described, self.session.frame.pack(result.layout.after))
@@ -254,8 +257,10 @@ class PerturbPanel(Panel):
         if seq == self._seq:
             self.session.publish(_changed={"doses": doses, "model": ready.model.spec.name, "rows": rows})
 
-    def _refuse(self, future: Future[Any], doses: dict[str, float]) -> None:
-        """Tell the browser that there will be no answer to these doses; the reason is on the screen."""
+    def _settle(self, future: Future[Any], doses: dict[str, float], key: Key) -> None:
+        """Wait for an answer no more; where there will be none, tell the browser: the reason is on the screen."""
+        if self._wanted is key:
+            self._wanted = None
         if not future.cancelled() and isinstance(future.exception(), Exception):
             self.session.publish(_refused=doses)
 
