@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
@@ -27,6 +28,8 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _WRAPPERS = ("model_state_dict", "state_dict")
 _PARALLEL = "module."
+# What torch may build while it reads is a setting of the whole process: two threads would take it from each other.
+_ALONE = threading.Lock()
 
 
 def sha256(path: Path, published: Mapping[Path, str] | None = None) -> str:
@@ -150,7 +153,7 @@ def read_torch(path: Path) -> Any:
         _check_archive(path)
     try:
         # weights_only builds tensors and plain containers; everything else is refused.
-        with torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
+        with _ALONE, torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)  # noqa: TID251
     except pickle.UnpicklingError as error:

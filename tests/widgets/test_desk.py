@@ -222,7 +222,13 @@ class TestPlanes:
 class TestGenes:
     def test_tell_groups_and_neighbours(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model="starter")
+        # Groups come at once; the model is opened for its neighbours.
+        first, _ = opened.ask(type="gene", gene=GENE)
+        assert first["neighbours"] is None
+        alike, _ = opened.ask(type="alike", gene=GENE)
         answer, _ = opened.ask(type="gene", gene=GENE)
+        assert answer["groups"] == first["groups"]
+        assert answer["neighbours"] == alike["neighbours"]
         rows = {row["group"]: row for row in answer["groups"]["rows"]}
         assert rows["all"]["n"] == pbmc68k.n_obs
         assert rows["CD4+/CD25 T Reg"]["mean"] > rows["CD19+ B"]["mean"]

@@ -12,6 +12,8 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.tasks.perturb import Perturber
+from scfm_widgets import curves
 from scfm_widgets.codec import Frame, pack_mask
 
 if TYPE_CHECKING:
@@ -225,6 +227,22 @@ class TestState:
         assert (lab.state["labels"], lab.state["paths"]) == (False, False)
         assert len(lab._errors) == 1
 
+    def test_a_change_from_the_browser_leaves_what_has_been_set_here_since(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        pbmc68k.obsm["X_other"] = pbmc68k.obsm["X_umap"][:, ::-1]
+        opened = bench()
+        lab = opened.lab
+        lab.state = {"layout": "X_other", "colour": GENE, "second": "X_umap"}
+        before = dict(lab.state)
+        answer, _ = opened.ask(type="state", change={"panel": "genes"})
+        assert "error" not in answer
+        assert lab.state == {**before, "panel": "genes"}
+        assert opened.updates("state")[-1] == lab.state
+        answer, _ = opened.ask(type="state", change={"groupby": "cell_tipe", "labels": False})
+        assert "cell_type" in answer["error"]
+        assert lab.state == {**before, "panel": "genes"}
+
     def test_what_is_added_later_is_offered_when_it_is_shown(
         self, bench: Callable[..., Bench], pbmc68k: AnnData
     ) -> None:
@@ -436,6 +454,25 @@ class TestPerturbing:
         opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
         told = [value["null"] for value in opened.updates("_perturbation") if value]
         assert told == ["pending", "ready"]
+
+    def test_what_is_shown_is_not_computed_again_for_its_curve(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As of very many cells: no answer is small enough to be kept.
+        monkeypatch.setattr(curves, "_MOST_BYTES", 0)
+        asked: list[Any] = []
+        run = Perturber.run
+
+        def counted(self: Perturber, doses: Any, **options: Any) -> Any:
+            asked.append(dict(doses))
+            return run(self, doses, **options)
+
+        monkeypatch.setattr(Perturber, "run", counted)
+        opened = bench(pbmc68k[::7].copy(), model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0})
+        assert asked.count({GENE: 0.0}) == 1
+        assert len(opened.lab._curves[0]["points"]) == len(curves.AHEAD)
+        assert opened.lab.panel("perturb")._wanted is None, "and a stop in the middle of a curve is heeded again"
 
     def test_moves_only_cells_that_change(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model=MODEL)

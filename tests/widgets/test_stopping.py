@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scfm_widgets import panel_perturb
+from scfm_widgets import panel_perturb, worker
 from scfm_widgets.worker import Stopped
 
 if TYPE_CHECKING:
@@ -32,21 +33,59 @@ def running(opened: Bench) -> str | None:
     return None if job is None or job.status != "running" else job.kind
 
 
-def test_the_opening_of_a_model_can_be_stopped_and_begun_again(bench: Callable[..., Bench]) -> None:
+def opening(opened: Bench, source: str) -> threading.Lock:
+    """As long as this is held the model does not open, as where its files are large."""
+    return opened.lab.session._opening.setdefault(source, threading.Lock())
+
+
+def test_the_opening_of_a_model_can_be_stopped_and_begun_again(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = bench()
-    session = opened.lab.session
-    # As long as this is held no model opens, as where its files are large.
-    with session._opening:
-        future = opened.lab.panel("run").plan(MODEL)
-        until(lambda: running(opened) == "plan")
-        session.cancel()
+    lab: Any = opened.lab
+    session = lab.session
+    monkeypatch.setattr(worker, "QUIET_FOR", 0.01)
+    with opening(opened, MODEL):
+        future = lab.panel("run").plan(MODEL)
+        # It says nothing of how far it is, and yet it has its button.
+        until(lambda: lab._job is not None and (lab._job["kind"], lab._job["status"]) == ("plan", "running"))
+        session.cancel(lab._job["id"])
         with pytest.raises(Stopped):
             future.result(30)
-        assert opened.lab.wait(30)
+        assert lab.wait(30)
+        assert lab._job["status"] == "cancelled"
+        # What was left behind holds up no other.
+        assert session.open_model("sctop").spec.name
     assert opened.lab._plan == {"model": MODEL, "status": "stopped"}
     assert session.faults == []
     opened.ask(type="plan", model=MODEL)
     assert opened.lab._plan["status"] == "ready"
+
+
+def test_a_model_that_opens_for_one_gene_holds_up_nothing_that_is_only_read(bench: Callable[..., Bench]) -> None:
+    opened = bench(model=MODEL)
+    genes = opened.lab.panel("gene")
+    with opening(opened, MODEL):
+        answer, _ = opened.ask(type="gene", gene=GENE)
+        assert answer["groups"]["rows"]
+        assert answer["neighbours"] is None
+        future = genes.handle({"type": "alike", "gene": GENE})
+        until(lambda: running(opened) == "gene")
+        again = genes.handle({"type": "gene", "gene": "LYZ"}).result(30)
+        assert (again["gene"], again["neighbours"]) == ("LYZ", None)
+        opened.lab.session.cancel()
+        with pytest.raises(Stopped):
+            future.result(30)
+
+
+def test_a_page_that_waits_for_its_model_can_be_stopped(bench: Callable[..., Bench]) -> None:
+    opened = bench(model=MODEL)
+    with opening(opened, MODEL):
+        future = opened.lab.panel("html").handle({"type": "html", "genes": [GENE]})
+        until(lambda: running(opened) == "page")
+        opened.lab.session.cancel()
+        with pytest.raises(Stopped):
+            future.result(30)
 
 
 def test_an_import_that_is_stopped_registers_nothing(

@@ -347,6 +347,14 @@ class Lab(anywidget.AnyWidget):
             if refused:
                 self.send_state("state")
 
+    def take_state(self, change: dict[str, Any]) -> None:
+        """Take what a hand has changed of the state in the browser.
+
+        Only that: the rest may have been set here since, of which the browser has not heard yet.
+        """
+        with self.lock:
+            self.state = change
+
     def _takes(self, state: dict[str, Any]) -> bool:
         try:
             self._checked(state)

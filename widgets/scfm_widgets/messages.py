@@ -46,6 +46,9 @@ class Messages:
         if kind == "dismiss":
             self._lab.session.dismiss(content.get("fault"))
             return {}
+        if kind == "state":
+            self._lab.take_state(content["change"])
+            return {}
         if kind != "panel":
             return self._lab.panel(kind).handle(content)
         row: PanelRow | None = next((row for row in self._lab.rows if row.id == content.get("panel")), None)

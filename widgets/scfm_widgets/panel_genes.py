@@ -32,30 +32,37 @@ class GenesPanel(Panel):
 
     title = "Genes"
     component = "genes"
-    answers = ("gene", "attention")
+    answers = ("gene", "alike", "attention")
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._similar: dict[tuple[str, str], dict[str, Any]] = {}
 
     def handle(self, message: dict[str, Any]) -> Any:
-        """Answer ``gene`` (expression by group, and neighbours) or ``attention``."""
-        gene = str(message["gene"])
-        work = self._tell if message["type"] == "gene" else self._attention
-        label = f"Attention to and from {gene}" if message["type"] == "attention" else f"About {gene}"
-        return self._submit(lambda cancel: work(gene, cancel), label, aside=message["type"] == "gene")
+        """Answer ``gene`` (expression by group; neighbours where the model is open), ``alike`` or ``attention``."""
+        gene, kind = str(message["gene"]), str(message["type"])
+        tell, label = {
+            "gene": (self._tell, f"About {gene}"),
+            "alike": (self._neighbours, f"Genes like {gene}"),
+            "attention": (self._attention, f"Attention to and from {gene}"),
+        }[kind]
+        # To open a model is work: it would hold up all that is only read, and could not be stopped there.
+        return self._submit(kind, lambda cancel: tell(gene, cancel), label, aside=kind == "gene")
 
-    def _submit(self, work: Callable[[Event], dict[str, Any]], label: str, *, aside: bool) -> Future[Any]:
+    def _submit(self, kind: str, work: Callable[[Event], dict[str, Any]], label: str, *, aside: bool) -> Future[Any]:
         def job(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
             del progress
             return work(cancel)
 
-        return self.session.submit("gene", job, label=label, lane="gene", quiet=True, aside=aside)
+        return self.session.submit("gene", job, label=label, lane=kind, quiet=True, aside=aside)
 
     def _tell(self, gene: str, cancel: Event) -> dict[str, Any]:
         session = self.session
-        values = session.columns.expression(gene)
-        return {"gene": gene, "groups": self._groups(values), **self._neighbours(gene, cancel)}
+        groups = self._groups(session.columns.expression(gene))
+        told: dict[str, Any] = {"gene": gene, "groups": groups, "neighbours": None}
+        if session.state.get("model") and session.model is None:
+            return told
+        return told | self._neighbours(gene, cancel)
 
     def _groups(self, values: NDArray[np.float64]) -> dict[str, Any]:
         """Mean expression, and the share of cells in which the gene is found, by group."""

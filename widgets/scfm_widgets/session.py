@@ -90,7 +90,8 @@ class Session:
         self._board = board
         self.newest: str | None = None
         self._models: dict[str, Model] = {}
-        self._opening = threading.Lock()
+        #: By source, so that one that opens slowly, or is waited for no more, holds up no other.
+        self._opening: dict[str, threading.Lock] = {}
         self._worker = Worker(self._report)
         self._reader = Worker(lambda job: None)
         self._faults: list[dict[str, Any]] = []
@@ -180,7 +181,7 @@ class Session:
     def _opened(self, source: str) -> Model:
         from scfm_lab.models.load import load_model
 
-        with self._opening:
+        with self._opening.setdefault(source, threading.Lock()):
             if source not in self._models:
                 self._models[source] = load_model(source)
             return self._models[source]

@@ -19,6 +19,9 @@ interface Waiting {
 /** An answer that is no longer wanted; callers ignore it. */
 export class Superseded extends Error {}
 
+/** The kernel's own sentence why not; any other error means that it may not have been asked at all. */
+export class Refused extends Error {}
+
 export class Requests {
   #next = 1;
   #waiting = new Map<number, Waiting>();
@@ -50,7 +53,7 @@ export class Requests {
     const waiting = typeof id === "number" ? this.#waiting.get(id) : undefined;
     if (!waiting) return false;
     this.#waiting.delete(id as number);
-    if (typeof content.error === "string") waiting.reject(new Error(content.error));
+    if (typeof content.error === "string") waiting.reject(new Refused(content.error));
     else waiting.resolve({ content, buffers });
     return true;
   }

@@ -5,10 +5,10 @@
 
 import type { AnyModel } from "@anywidget/types";
 import { bytes, decode, packBits, unpackBits } from "./codec.ts";
-import { History } from "./history.ts";
+import { History, same } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
 import { anyChange, type Doses, sameDoses } from "./reducers.ts";
-import { Requests, Superseded } from "./requests.ts";
+import { Refused, Requests, Superseded } from "./requests.ts";
 import { addUp, curveOf, type Estimate, type Response, reaches, respondTo } from "./response.ts";
 import type { ColourBy, Column, ColumnReply, Perturbation, SessionState, Traits } from "./types.ts";
 
@@ -73,6 +73,9 @@ export class Store {
   #curves: Response[] = [];
   #places: Partial<Record<"before" | "after" | "second", { version: number; places: Uint16Array }>> = {};
   #state: SessionState;
+  /** What the hand has set since Python was last told, and what it was told and has not answered. */
+  #untold: Partial<SessionState> = {};
+  #unanswered = new Set<Partial<SessionState>>();
   #columns = new Map<string, Column>();
   /** What has been asked for and is not here; with the reason where it cannot be had. */
   #fetching = new Map<string, { fault: string }>();
@@ -81,7 +84,11 @@ export class Store {
   #stop: (() => void)[] = [];
 
   constructor(readonly model: Model) {
-    this.requests = new Requests((content) => model.send(content));
+    this.requests = new Requests((content) => {
+      // A question is about what is on the screen.
+      this.#tellState();
+      model.send(content);
+    });
     this.#doses = model.get("doses") ?? {};
     this.#state = model.get("state");
     this.pacer = new DosePacer(async (doses, commit) => {
@@ -252,12 +259,18 @@ export class Store {
   // ---------------------------------------------------------------------------------- writing
 
   patch(change: Partial<SessionState>) {
+    const before = this.#state as unknown as Record<string, unknown>;
+    const changed = Object.entries(change).filter(([key, value]) => !same(before[key], value));
     this.#state = { ...this.#state, ...change };
     this.#remember();
     this.emit("state");
-    this.model.set("state", this.#state);
-    clearTimeout(this.#saveTimer);
-    this.#saveTimer = setTimeout(() => this.model.save_changes(), SAVE_AFTER_MS);
+    if (this.get("_meta")?.static) {
+      this.model.set("state", this.#state);
+    } else if (changed.length > 0) {
+      this.#untold = { ...this.#untold, ...Object.fromEntries(changed) };
+      clearTimeout(this.#saveTimer);
+      this.#saveTimer = setTimeout(() => this.#tellState(), SAVE_AFTER_MS);
+    }
   }
 
   /** Move a slider: shown now, asked of Python as fast as it answers. `commit` = the hand has let go. */
@@ -395,9 +408,28 @@ export class Store {
     this.emit("history");
   }
 
+  /** Tell Python what the hand has set and nothing else: it may have set the rest, unheard of here. */
+  #tellState() {
+    clearTimeout(this.#saveTimer);
+    const change = this.#untold;
+    if (Object.keys(change).length === 0) return;
+    this.#untold = {};
+    this.#unanswered.add(change);
+    // A host may set what Python has sent a moment after it hands on the answer that came behind it.
+    const answered = () =>
+      setTimeout(() => {
+        this.#unanswered.delete(change);
+        this.#stateChanged();
+      });
+    this.requests.ask({ type: "state", change }).then(answered, (error) => {
+      // What could not be sent holds here all the same.
+      if (error instanceof Refused) answered();
+    });
+  }
+
   #stateChanged() {
-    const next = this.get("state");
-    if (next === this.#state) return;
+    const next: SessionState = Object.assign({}, this.get("state"), ...this.#unanswered, this.#untold);
+    if (same(next, this.#state)) return;
     this.#state = next;
     this.#remember();
     this.emit("state");

@@ -155,6 +155,63 @@ describe("the small state", () => {
     behind.set("state", { ...store.state, model: "pca" });
     expect(store.state.model).toBe("pca");
   });
+
+  describe("beside a kernel", () => {
+    function live() {
+      vi.useFakeTimers();
+      const { store, behind } = bench({ _meta: { ...(model().get("_meta") as object), static: false } });
+      const sent: Record<string, unknown>[] = [];
+      behind.send = (content) => sent.push(content);
+      const python = (change: object) =>
+        behind.set("state", { ...(behind.get("state") as object), ...change });
+      return { store, sent, python };
+    }
+
+    afterEach(() => {
+      vi.useRealTimers();
+    });
+
+    it("is told by what the hand has changed, and keeps what Python sets meanwhile", async () => {
+      const { store, sent, python } = live();
+      store.patch({ panel: "genes", labels: true });
+      python({ layout: "X_new" });
+      expect([store.state.panel, store.state.layout]).toEqual(["genes", "X_new"]);
+      await vi.advanceTimersByTimeAsync(1000);
+      expect(sent.map(({ type, change }) => [type, change])).toEqual([["state", { panel: "genes" }]]);
+      // What Python said before it was told pulls nothing back; once it has answered, it is followed.
+      python({ hidden: ["B"] });
+      expect([store.state.panel, store.state.hidden]).toEqual(["genes", ["B"]]);
+      store.requests.answer({ id: sent[0].id }, []);
+      python({ panel: "genes" });
+      await vi.advanceTimersByTimeAsync(10);
+      expect(store.state.panel).toBe("genes");
+      python({ panel: "run" });
+      expect(store.state.panel).toBe("run");
+    });
+
+    it("goes back where Python refuses, and stays where nobody could be told", async () => {
+      const { store, sent } = live();
+      store.patch({ groupby: "clone" });
+      await vi.advanceTimersByTimeAsync(1000);
+      store.requests.answer({ id: sent[0].id, error: "It has 300 groups." }, []);
+      await vi.advanceTimersByTimeAsync(10);
+      expect(store.state.groupby).toBe("cell_type");
+      const { store: alone } = live();
+      alone.model.send = () => {
+        throw new Error("Kernel is dead");
+      };
+      alone.patch({ labels: false });
+      await vi.advanceTimersByTimeAsync(1000);
+      expect(alone.state.labels).toBe(false);
+    });
+
+    it("is told before anything is asked", () => {
+      const { store, sent } = live();
+      store.patch({ gene: "LYZ" });
+      void store.act({ type: "gene", gene: "LYZ" });
+      expect(sent.map(({ type }) => type)).toEqual(["state", "gene"]);
+    });
+  });
 });
 
 describe("a selection", () => {

@@ -10,14 +10,18 @@ const SUGGESTED = 50;
 /** How much more often than by chance a gene is near to others from which on it is called a hub. */
 const HUB = 5;
 
-interface Told {
-  gene: string;
-  groups: { groupby: string | null; rows: { group: string; n: number; mean: number; share: number }[] };
-  neighbours: { gene: string; likeness: number; hubness: number; measured: boolean }[];
-  note: string;
+interface Alike {
+  /** Null while the model is not open. */
+  neighbours: { gene: string; likeness: number; hubness: number; measured: boolean }[] | null;
+  note?: string;
   model?: string;
   /** What else could explain that they are alike. */
   beside?: string;
+}
+
+interface Told extends Alike {
+  gene: string;
+  groups: { groupby: string | null; rows: { group: string; n: number; mean: number; share: number }[] };
 }
 
 interface Partner {
@@ -45,10 +49,18 @@ export function Genes({ show }: { show: (component: string) => void }) {
     setFault(null);
     if (!gene) return;
     let gone = false;
-    store.question<Told>({ type: "gene", gene }, "gene").then(
-      (answer) => !gone && setTold(answer),
-      (error: Error) => !gone && error.message !== "gene" && setFault(error.message),
-    );
+    const tell = (answer: Told) => {
+      if (gone) return;
+      setTold(answer);
+      if (answer.neighbours) return;
+      store.question<Alike>({ type: "alike", gene }).then(
+        (alike) => !gone && setTold({ ...answer, ...alike }),
+        (error: Error) => !gone && setTold({ ...answer, neighbours: [], note: error.message }),
+      );
+    };
+    store
+      .question<Told>({ type: "gene", gene }, "gene")
+      .then(tell, (error: Error) => !gone && error.message !== "gene" && setFault(error.message));
     return () => {
       gone = true;
     };
@@ -145,9 +157,13 @@ function Neighbours({ told }: { told: Told }) {
   return (
     <section>
       <h2 class="sl-heading">Alike in the model</h2>
-      {told.note ? (
-        <p class="sl-muted">{told.note}</p>
-      ) : (
+      {told.note && <p class="sl-muted">{told.note}</p>}
+      {!told.neighbours && (
+        <p class="sl-muted sl-computing" role="status">
+          Opening the model…
+        </p>
+      )}
+      {!told.note && told.neighbours && (
         <>
           <p class="sl-muted">Cosine of gene embeddings of {told.model}; a click looks at that gene.</p>
           <ul class="sl-chips">

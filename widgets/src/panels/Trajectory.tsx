@@ -58,7 +58,9 @@ export function TrajectoryPanel() {
               value={root?.group ?? (root?.cell !== undefined ? "\u0000cell" : "")}
               onChange={(event) => {
                 const { value } = event.currentTarget;
-                if (value !== "\u0000cell") store.patch({ root: value ? { group: value } : null });
+                if (value === "\u0000cell") return;
+                store.setRooting(false);
+                store.patch({ root: value ? { group: value } : null });
               }}
             >
               <option value="" disabled>
