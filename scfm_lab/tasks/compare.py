@@ -102,14 +102,15 @@ def compare(
     groupby: str | None = None,
     layer: str | None = None,
     n_neighbors: int = 15,
+    key_added: tuple[str, str] | None = None,
     seed: int = 0,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
 ) -> CompareResult:
     """Compare two models, or two versions of one, on the same cells.
 
-    Both models' vectors are written to ``adata.obsm`` as :func:`scfm_lab.embed` does; vectors that were computed before come
-    from the cache.
+    Both models' vectors are written to ``adata.obsm`` as :func:`scfm_lab.embed` does, under two keys; vectors that were
+    computed before come from the cache.
 
     Parameters
     ----------
@@ -123,6 +124,9 @@ def compare(
         Where the counts are; default: found.
     n_neighbors
         How many nearest neighbours of each cell are compared (Euclidean distance of the vectors).
+    key_added
+        Keys in ``obsm`` of both models' vectors; default ``"X_<model's name>"``. Where both are called the same the version is
+        added (``"X_blood_v1"``, ``"X_blood_v2"``), or a number to the second one's key if there is none.
     seed
         Draws the cells where there are more than 5,000.
     progress, cancel
@@ -131,7 +135,7 @@ def compare(
     Raises
     ------
     DataError
-        There are too few cells, or `groupby` holds no groups.
+        There are too few cells, `groupby` holds no groups, or `key_added` is not two keys that can be written.
     ModelError
         A model cannot be opened.
 
@@ -141,13 +145,19 @@ def compare(
     >>> compare(adata, "starter", "pca", groupby="cell_type").summary()  # doctest: +SKIP
     """
     from scfm_lab.cells.cells import group_column
+    from scfm_lab.cells.given import check_given
     from scfm_lab.models.load import as_model
     from scfm_lab.tasks.embed import embed
 
     began = time.perf_counter()
     labels = None if groupby is None else group_column(adata, groupby).astype(str).to_numpy(dtype=object)
     pair = [as_model(model), as_model(against)]
-    found = [embed(adata, one, layer=layer, progress=progress, cancel=cancel) for one in pair]
+    check_given(adata, function="compare", call="compare(adata, model, against)")
+    keys = _keys(adata, *pair, given=key_added)
+    found = [
+        embed(adata, one, layer=layer, key_added=key, progress=progress, cancel=cancel)
+        for one, key in zip(pair, keys, strict=True)
+    ]
     seen = np.flatnonzero(np.isfinite(found[0].vectors).all(axis=1) & np.isfinite(found[1].vectors).all(axis=1))
     if len(seen) <= n_neighbors:
         message = (
@@ -162,6 +172,9 @@ def compare(
     overlap[seen] = shared
     right = None if labels is None else [_votes(labels[seen], one) for one in near]
     names = [str(result.provenance.get("version") or result.provenance["model"]) for result in found]
+    if names[0] == names[1] and keys[0] != keys[1]:
+        # Two checkpoints of one family: by where their vectors are.
+        names = [key.removeprefix("X_") for key in keys]
     return CompareResult(
         models=(names[0], names[1]),
         keys=(found[0].key, found[1].key),
@@ -181,6 +194,26 @@ def compare(
             "seconds": time.perf_counter() - began,
         },
     )
+
+
+def _keys(adata: AnnData, a: Model, b: Model, *, given: tuple[str, str] | None) -> tuple[str, str]:
+    """Keys in ``obsm`` for the vectors of both models: one for each, unless it is one model twice."""
+    told = ("version", "digest", "settings_digest", "precision")
+    same = a is b or (bool(a.digest) and all(getattr(a, name) == getattr(b, name) for name in told))
+    if given is not None:
+        if isinstance(given, str) or len(given) != 2 or (given[0] == given[1] and not same):
+            raise DataError(f"key_added must be two keys, one for the vectors of each model; it is {given!r}.")
+        return given[0], given[1]
+    names = [f"X_{one.name}" for one in (a, b)]
+    if names[0] == names[1] and not same:
+        versions = [one.version.rpartition("/")[2] for one in (a, b)]
+        names = [f"{name}_v{version}" if version else name for name, version in zip(names, versions, strict=True)]
+    first, second = (provenance.free_key(adata, "obsm", name, given=False) for name in names)
+    number = 2
+    while second == first and not same:
+        second = provenance.free_key(adata, "obsm", f"{names[1]}_{number}", given=False)
+        number += 1
+    return first, second
 
 
 def _neighbours(vectors: NDArray[np.float32], n: int) -> NDArray[np.int64]:

@@ -172,11 +172,32 @@ def umap_plane(vectors: NDArray[np.float32], *, n_neighbors: int = 15, seed: int
     return plane
 
 
-def write_plane(adata: AnnData, key: str, name: str, plane: NDArray[np.float32]) -> str:
-    """Keep the UMAP of the vectors in ``obsm[key]`` under a free key like ``X_umap_<name>``, with provenance; the key."""
+def write_plane(adata: AnnData, key: str, plane: NDArray[np.float32], *, key_added: str | None = None) -> str:
+    """Keep the UMAP of the vectors in ``obsm[key]`` in ``obsm`` as well, with provenance.
+
+    Parameters
+    ----------
+    key
+        Of the vectors.
+    plane
+        Places, float32 (cells, 2).
+    key_added
+        Key of the plane; default: a free one like ``X_umap_<key without X_>``, so that vectors of two models, or of two
+        versions of one, have each a plane of their own.
+
+    Returns
+    -------
+    The plane's key.
+
+    Raises
+    ------
+    DataError
+        If `key_added` holds something that scfm-lab did not write.
+    """
     from scfm_lab.cells import provenance
 
-    own = provenance.free_key(adata, "obsm", f"X_umap_{name}", given=False)
+    name = key_added or f"X_umap_{key.removeprefix('X_')}"
+    own = provenance.free_key(adata, "obsm", name, given=key_added is not None)
     adata.obsm[own] = plane
     of = dict(adata.uns.get(provenance.UNS, {})).get(key, {})
     record = {**of, "task": "layout", "of": key, "method": "UMAP (scanpy)", "seed": 0}

@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+import scfm_lab as sl
 from scfm_lab.evaluation.score import Score
+from scfm_lab.tasks.compare import compare
+from scfm_lab.tasks.layout import write_plane
 from scfm_registry import Registry, comparison, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from anndata import AnnData
 
     from scfm_registry.version import ModelVersion
 
@@ -134,3 +139,23 @@ def test_tensors_are_compared_one_by_one_whatever_their_kind_and_shape() -> None
     assert found.loc["more", "remark"] == "only in b"
     assert found.loc["shape", "remark"] == "[2] and [3]"
     assert found.loc["half", "relative"] == 1
+
+
+def test_vectors_and_planes_of_two_versions_are_kept_apart(
+    made_home: Path, put_in: Callable[..., ModelVersion], pbmc68k: AnnData
+) -> None:
+    registry = Registry()
+    for width in (8, 4):
+        put_in(registry, "mine", width=width)
+    first, second = "models:/mine/1", "models:/mine/2"
+    cells = pbmc68k[::10].copy()
+    sl.embed(cells, second, progress=False)
+    found = compare(cells, first, second, progress=False)
+    assert found.keys == ("X_mine_v1", "X_mine_v2")
+    assert found.models == ("mine/1", "mine/2")
+    assert [cells.obsm[key].shape[1] for key in ("X_mine", *found.keys)] == [4, 8, 4]
+    planes = [write_plane(cells, key, cells.obsm[key][:, :2]) for key in found.keys]
+    assert planes == ["X_umap_mine_v1", "X_umap_mine_v2"]
+    assert [cells.uns["scfm"][key]["version"] for key in planes] == ["mine/1", "mine/2"]
+    # One version twice is one model.
+    assert compare(cells, first, first, progress=False).keys == ("X_mine", "X_mine")

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from writers import write_scgpt
 
+from scfm_lab.errors import DataError
 from scfm_lab.tasks.compare import compare
+from scfm_lab.tasks.layout import umap_plane, write_plane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +42,14 @@ def worked(bench: Callable[..., Bench], pbmc68k: AnnData) -> Iterator[Bench]:
 def loaded(_pbmc68k: AnnData) -> AnnData:
     """The same cells once more, untouched: not read anew, as threads of a bench share what a process does with warnings."""
     return _pbmc68k.copy()
+
+
+@pytest.fixture
+def two(tmp_path: Path, pbmc68k: AnnData) -> list[str]:
+    """Two small checkpoints of one family."""
+    genes = list(pbmc68k.var_names[10:])
+    folders = [tmp_path / name for name in ("blood", "brain")]
+    return [str(write_scgpt(folder, pbmc68k, genes=genes, seed=seed)) for seed, folder in enumerate(folders)]
 
 
 def run(code: str, adata: AnnData) -> dict[str, Any]:
@@ -130,6 +141,69 @@ class TestCode:
         again: Lab = run(opened.lab.code(), rest)["lab"]
         assert again.results["screen"].table.equals(mine.table)
         again.close()
+
+    def test_after_a_comparison_gives_both_planes_again(
+        self, bench: Callable[..., Bench], two: list[str], pbmc68k: AnnData, loaded: AnnData
+    ) -> None:
+        opened = bench(pbmc68k[::5].copy(), model=two[0])
+        opened.ask(600, type="compare", against=two[1], groupby="cell_type")
+        lab = opened.lab
+        assert lab._errors == []
+        first, second = bytes(lab._xy), bytes(lab._second)
+        assert first != second
+        assert (lab.state["layout"], lab.state["second"]) == ("X_umap_scgpt", "X_umap_scgpt_2")
+        again: Lab = run(lab.code(), loaded[::5].copy())["lab"]
+        assert again.state == lab.state
+        assert (bytes(again._xy), bytes(again._second)) == (first, second)
+        assert again.results["compare"].table.equals(lab.results["compare"].table)
+        again.close()
+        # The other way round the same keys hold the other's planes, and both are shown.
+        lab.state = {"model": two[1]}
+        opened.ask(600, type="compare", against=two[0])
+        assert (bytes(lab._xy), bytes(lab._second)) == (second, first)
+
+    @pytest.mark.parametrize("one_family", [False, True])
+    def test_after_two_runs_gives_the_first_ones_plane_again(
+        self, bench: Callable[..., Bench], two: list[str], pbmc68k: AnnData, loaded: AnnData, one_family: bool
+    ) -> None:
+        few, rest = pbmc68k[::5].copy(), loaded[::5].copy()
+        first, second = two if one_family else ("sctop", MODEL)
+        opened = bench(few, model=first)
+        lab = opened.lab
+        ran, _ = opened.ask(600, type="run", model=first, layout=None)
+        opened.ask(600, type="run", model=second, layout=ran["layout"])
+        lab.state = {"model": second, "second": f"pca:{ran['key']}"}
+        assert lab._errors == []
+        again: Lab = run(lab.code(), rest)["lab"]
+        assert again.state == lab.state
+        assert (bytes(again._xy), bytes(again._second)) == (bytes(lab._xy), bytes(lab._second))
+        for key in (ran["key"], ran["layout"]):
+            np.testing.assert_array_equal(rest.obsm[key], few.obsm[key])
+            assert rest.uns["scfm"][key]["source"] == few.uns["scfm"][key]["source"]
+        mine: Any = lab.results["embed"]
+        other: Any = again.results["embed"]
+        np.testing.assert_array_equal(other.vectors, mine.vectors)
+        again.close()
+
+    def test_does_not_make_again_what_the_cells_came_with(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
+    ) -> None:
+        import scfm_lab as sl
+
+        few, rest = pbmc68k[::5].copy(), loaded[::5].copy()
+        key = sl.embed(few, "sctop", progress=False).key
+        write_plane(few, key, umap_plane(few.obsm[key]))
+        # From another machine: the model lies elsewhere here.
+        foreign = few.copy()
+        for written in ("X_sctop", "X_umap_sctop"):
+            foreign.uns["scfm"][written]["source"] = "/elsewhere/sctop"
+        for cells, fresh in ((few, rest), (foreign, foreign.copy())):
+            lab = bench(cells, layout="X_umap_sctop").lab
+            lab.state = {"second": "pca:X_sctop"}
+            again: Lab = run(lab.code(), fresh)["lab"]
+            assert again.state == lab.state
+            assert (bytes(again._xy), bytes(again._second)) == (bytes(lab._xy), bytes(lab._second))
+            again.close()
 
     def test_of_a_fresh_bench_is_that_bench(self, bench: Callable[..., Bench], loaded: AnnData) -> None:
         lab = bench().lab
@@ -282,6 +356,28 @@ class TestCompare:
         assert "nearest neighbours" in other.summary()
         other.write(cells)
         assert np.nanmean(cells.obs["neighbours_shared"]) == pytest.approx(first["overlap"])
+
+    def test_two_checkpoints_of_one_family_keep_their_vectors_and_names_apart(
+        self, two: list[str], pbmc68k: AnnData
+    ) -> None:
+        import scfm_lab as sl
+
+        cells = pbmc68k[::10].copy()
+        cells.obsm["X_scgpt_2"] = np.ones((cells.n_obs, 2))
+        found = compare(cells, *two, progress=False)
+        assert len(set(found.keys)) == len(set(found.models)) == 2
+        assert 0 < found.table["overlap"][0] < 1
+        for key, source in zip(found.keys, two, strict=True):
+            vectors = sl.embed(pbmc68k[::10].copy(), source, progress=False).vectors
+            np.testing.assert_array_equal(cells.obsm[key], vectors)
+            assert cells.uns["scfm"][key]["source"] == source
+        assert (cells.obsm["X_scgpt_2"] == 1).all()
+        # The same keys when it is asked again, and those that are named.
+        assert compare(cells, *two, progress=False).keys == found.keys
+        assert compare(cells, *two, key_added=("X_a", "X_b"), progress=False).keys == ("X_a", "X_b")
+        for wrong in ("X_a", ("X_a",), ("X_a", "X_a")):
+            with pytest.raises(DataError, match="key_added must be two keys"):
+                compare(cells, *two, key_added=wrong, progress=False)  # type: ignore[arg-type]
 
     def test_is_shown_when_python_sets_it(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import inspect
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_widgets.codec import pack_mask
-from scfm_widgets.session import REGISTRY
+from scfm_widgets.session import PRINCIPAL, REGISTRY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -38,13 +39,24 @@ class _Writer:
         self.models: dict[str, str] = {}
         self.sources: dict[str, str] = {}
         self.shown: dict[str, str] = {}
+        #: What is known of each key that scfm-lab wrote, and how the vectors at a key came about in the lines so far.
+        self.records: dict[str, Any] = dict(lab.adata.uns.get("scfm", {}))
+        self.made: dict[str, str] = {}
 
     def text(self) -> str:
         lab = self.lab
+        needed = {key: dict(self.records[key]) for key in self._needed() if key in self.records}
+        planes = {key: record for key, record in needed.items() if record.get("task") == "layout"}
+        # A plane whose vectors were written anew since is of the former ones, so that it comes before the others.
+        former = {key: record for key, record in planes.items() if self._is_former(record)}
+        self._planes(former)
         for task in ("embed", "compare"):
             if task in lab.results:
                 getattr(self, f"_{task}")(lab.results[task])
-        self._planes()
+        for key, record in needed.items():
+            if key not in planes:
+                self._vectors(key, record)
+        self._planes({key: record for key, record in planes.items() if key not in former})
         for task in ("trajectory", "perturb", "screen"):
             if task in lab.results:
                 getattr(self, f"_{task}")(lab.results[task])
@@ -55,38 +67,89 @@ class _Writer:
         )
         return "\n".join([*head, about, *self.lines]) + "\n"
 
+    # ------------------------------------------------------------------------ vectors and planes
+
+    def _needed(self) -> list[str]:
+        """Keys of ``obsm`` that the results are of and that are shown."""
+        lab = self.lab
+        keys = [lab.state["layout"], (lab.state["second"] or "").removeprefix(PRINCIPAL)]
+        for task in ("trajectory", "perturb"):
+            result: Any = lab.results.get(task)
+            if result is not None:
+                keys += [result.provenance.get("use_rep"), result.layout.basis]
+        return list(dict.fromkeys(str(key) for key in keys if key in lab.adata.obsm))
+
+    def _is_former(self, plane: Mapping[str, Any]) -> bool:
+        """Whether the vectors that a plane was made of are no longer those at their key."""
+        key = str(plane["of"])
+        now = dict(self.records.get(key, {}))
+        if not plane.get("model") or now.get("task", "embed") != "embed":
+            return False
+        return not now or made_as(key, plane) != made_as(key, now)
+
+    def _came_along(self, key: str) -> bool:
+        """Whether what is at a key was there when the bench was opened: the cells may have been loaded with it."""
+        found = self.lab.session.found.get(key)
+        return found is not None and found is self.records.get(key)
+
+    def _vectors(self, key: str, record: Mapping[str, Any]) -> None:
+        """Vectors that a plane or a result needs, where no earlier line writes them."""
+        now = dict(self.records.get(key, {}))
+        if now.get("task", "embed") != "embed":
+            self.lines.append(f"# obsm[{key!r}] came from {now['task']}, which is not repeated here.")
+            return
+        made = made_as(key, record)
+        if self.made.get(key) == made:
+            return
+        if self._came_along(key) and made == made_as(key, now):
+            self._unless_there(key, made)
+        else:
+            said, remarks = embedding(key, record, self._model(record))
+            self.lines += [*remarks, said]
+        self.made[key] = made
+
+    def _planes(self, planes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Layouts that were made on the bench."""
+        for key, record in planes.items():
+            of = str(record["of"])
+            self.imports.add("from scfm_lab.tasks.layout import umap_plane, write_plane")
+            plane = f"umap_plane(adata.obsm[{of!r}], seed={int(record['seed'])})"
+            written = f"write_plane(adata, {of!r}, {plane}, key_added={key!r})"
+            if self._came_along(key):
+                made = made_as(of, record) if record.get("model") else None
+                self._unless_there(key, *([made] if made and self.made.get(of) != made else []), written)
+                continue
+            if record.get("model"):
+                self._vectors(of, record)
+            self.lines.append(written)
+
+    def _unless_there(self, key: str, *lines: str) -> None:
+        """Lines that cells which came with a key do not need."""
+        self.lines += [f"if {key!r} not in adata.obsm:", *(f"    {line}" for line in lines)]
+
     # ------------------------------------------------------------------------------------- results
 
     def _model(self, record: Mapping[str, Any]) -> str:
         """Give the variable of an opened model, by its resolved version."""
-        source = exact_source(record)
-        config = dict(record.get("config") or {})
-        opened = f"sl.load_model({source!r}{f', config={config!r}' if config and is_plain(config) else ''})"
-        if opened not in self.models:
+        how = opened(record)
+        if how not in self.models:
             name = "model" if not self.models else f"model_{len(self.models) + 1}"
-            self.models[opened] = name
-            self.sources.setdefault(source, name)
-            self.lines.append(f"{name} = {opened}")
-        return self.models[opened]
+            self.models[how] = name
+            self.sources.setdefault(exact_source(record), name)
+            self.lines.append(f"{name} = {how}")
+        return self.models[how]
 
     def _call(self, target: str, function: Callable[..., Any], first: str, **given: Any) -> None:
         """Write a call with what differs from the function's defaults."""
-        known = inspect.signature(function).parameters
-        said = []
-        for name, value in given.items():
-            if name not in known or value == known[name].default or value is None:
-                continue
-            if is_plain(value):
-                said.append(f"{name}={value!r}")
-            else:
-                self.lines.append(f"# {name} was a {type(value).__name__}, which cannot be written down here")
-        self.lines.append(f"{target} = {', '.join([f'sl.{function.__name__}({first}', *said])})")
+        said, remarks = call(function, first, **given)
+        self.lines += [*remarks, f"{target} = {said}"]
 
     def _embed(self, result: Any) -> None:
         import scfm_lab as sl
 
         model = self._model(result.provenance)
         self._call("embedding", sl.embed, f"adata, {model}", key_added=result.key, **arguments(result.provenance))
+        self.made[result.key] = made_as(result.key, result.provenance)
         self.shown["embed"] = "embedding"
 
     def _compare(self, result: Any) -> None:
@@ -94,23 +157,12 @@ class _Writer:
         a, b = (self._model(record) for record in result.provenance["of"])
         from scfm_lab.tasks.compare import compare
 
-        self._call("comparison", compare, f"adata, {a}, {b}", groupby=result.groupby, **arguments(result.provenance))
+        given = {"groupby": result.groupby, "key_added": tuple(result.keys), **arguments(result.provenance)}
+        self._call("comparison", compare, f"adata, {a}, {b}", **given)
+        for key, record in zip(result.keys, result.provenance["of"], strict=True):
+            self.made[key] = made_as(key, record)
         self.lines[-1] = self.lines[-1].replace("sl.compare(", "compare(", 1)
         self.shown["compare"] = "comparison"
-
-    def _planes(self) -> None:
-        """Layouts that were made on the bench and are shown."""
-        lab = self.lab
-        records = dict(lab.adata.uns.get("scfm", {}))
-        for key in (lab.state["layout"], lab.state["second"]):
-            record = dict(records.get(key, {}))
-            if record.get("task") != "layout" or record.get("of") not in lab.adata.obsm:
-                continue
-            if not any(str(record["of"]) in line for line in self.lines):
-                continue
-            self.imports.add("from scfm_lab.tasks.layout import umap_plane, write_plane")
-            made = f"umap_plane(adata.obsm[{record['of']!r}], seed={int(record['seed'])})"
-            self.lines.append(f"write_plane(adata, {record['of']!r}, {str(record['model'])!r}, {made})")
 
     def _trajectory(self, result: Any) -> None:
         import scfm_lab as sl
@@ -212,9 +264,48 @@ class _Writer:
         return f"unpack_mask(zlib.decompress(base64.b64decode({packed!r})), adata.n_obs)"
 
 
+def call(function: Callable[..., Any], first: str, **given: Any) -> tuple[str, list[str]]:
+    """Give a call with what differs from the function's defaults, and remarks on what cannot be written down."""
+    known = inspect.signature(function).parameters
+    said, remarks = [], []
+    for name, value in given.items():
+        if name not in known or value == known[name].default or value is None:
+            continue
+        if is_plain(value):
+            said.append(f"{name}={value!r}")
+        else:
+            remarks.append(f"# {name} was a {type(value).__name__}, which cannot be written down here")
+    return f"{', '.join([f'sl.{function.__name__}({first}', *said])})", remarks
+
+
+def embedding(key: str, record: Mapping[str, Any], model: str) -> tuple[str, list[str]]:
+    """Give the call that writes vectors as their record, or that of their plane, tells; and remarks."""
+    import scfm_lab as sl
+
+    return call(sl.embed, f"adata, {model}", key_added=key, **arguments(record))
+
+
+def made_as(key: str, record: Mapping[str, Any]) -> str:
+    """What tells vectors at a key from others that were there before: their model and what they were asked with."""
+    return embedding(key, record, opened(record))[0]
+
+
 def arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the call of a result was given, from its provenance."""
-    return dict(record.get("arguments") or {})
+    return dict(as_plain(record.get("arguments") or {}))
+
+
+def opened(record: Mapping[str, Any]) -> str:
+    """How the model of a record is opened."""
+    source, config = exact_source(record), as_plain(record.get("config") or {})
+    return f"sl.load_model({source!r}{f', config={config!r}' if config and is_plain(config) else ''})"
+
+
+def as_plain(value: Any) -> Any:
+    """A value of a record that was read from a file: numpy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {as_plain(key): as_plain(item) for key, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_plain(value: Any) -> bool:

@@ -174,7 +174,7 @@ def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool 
         audit = sl.audit_genes(adata, model, groupby=LABELS)
     with _step(3, f"every cell's vector, by {model.spec.name}", seconds), progress_bar(bars, "cells") as bar:
         embedding = sl.embed(adata, model, seed=seed, progress=bar or False)
-        plane = write_plane(adata, embedding.key, model.spec.name, umap_plane(embedding.vectors))
+        plane = write_plane(adata, embedding.key, umap_plane(embedding.vectors))
     with _step(4, "the type of held-out cells, beside the floors", seconds):
         annotation = _annotations(registry, adata, model, seed)
     with _step(5, f"{gene} knocked out, and comparable genes", seconds), progress_bar(bars, "genes") as bar:

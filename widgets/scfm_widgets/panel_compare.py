@@ -69,11 +69,12 @@ class ComparePanel(Panel):
                 cancel=cancel,
             )
             planes = []
-            for key, model in zip(result.keys, pair, strict=True):
+            for key in result.keys:
                 progress(0, 0, f"laying out {key}")
                 plane = abandonable(partial(umap_plane, session.adata.obsm[key]), cancel)
-                planes.append(write_plane(session.adata, key, model.spec.name, plane))
+                planes.append(write_plane(session.adata, key, plane))
             session.use_layout(planes[0])
+            session.rewritten(*result.keys, *planes)
             session.state = {**session.state, "second": planes[1], "against": against}
             session.add_result("compare", result)
             progress(0, 0, f"Vectors are in obsm[{result.keys[0]!r}] and obsm[{result.keys[1]!r}]")

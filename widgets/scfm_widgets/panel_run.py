@@ -90,8 +90,9 @@ class RunPanel(Panel):
                     session.add_result("embed", result)
                     message = f"Stopped; the vectors are in obsm[{result.key!r}] already, the layout is as it was."
                     raise Cancelled(message) from None
-                key = write_plane(session.adata, result.key, model.spec.name, plane)
+                key = write_plane(session.adata, result.key, plane)
             session.use_layout(key)
+            session.rewritten(result.key, key)
             session.add_result("embed", result)
             n = len(result.vectors)
             progress(n, n, f"Vectors are in obsm[{result.key!r}], places in obsm[{key!r}]")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Most messages that stand on the screen together; older ones go.
 _MAX_FAULTS = 4
 #: Before the key of vectors: the plane of their first two principal components.
-_PRINCIPAL = "pca:"
+PRINCIPAL = "pca:"
 #: Before the reference of a version in the registry.
 REGISTRY = "models:/"
 #: Most runs of which the history tells.
@@ -63,6 +63,8 @@ class Session:
     ----------
     adata
         The cells.
+    found
+        Records of what scfm-lab had written to them before the bench was opened, by key.
     columns
         What can colour and group them.
     results
@@ -83,6 +85,8 @@ class Session:
 
     def __init__(self, adata: AnnData, board: Board) -> None:
         self.adata = adata
+        written = adata.uns.get("scfm")
+        self.found: dict[str, Any] = dict(written) if hasattr(written, "keys") else {}
         self.columns = Columns(adata)
         self.results: dict[str, Result] = {}
         self.layout: str | None = None
@@ -275,7 +279,7 @@ class Session:
             for key, values in self.adata.obsm.items()
             if np.ndim(values) == 2 and np.shape(values)[1] > 2 and str(key).startswith("X_")
         ]
-        twins = [{"key": f"{_PRINCIPAL}{key}", "title": plane_title(f"X_pca_{key.removeprefix('X_')}")} for key in wide]
+        twins = [{"key": f"{PRINCIPAL}{key}", "title": plane_title(f"X_pca_{key.removeprefix('X_')}")} for key in wide]
         for twin in twins:
             twin["title"] = twin["title"].replace("PCA of pca", "PCA")
         return [*self.layouts(), *({**twin, "second": True} for twin in twins)]
@@ -288,7 +292,7 @@ class Session:
         DataError
             There is no such plane.
         """
-        wide = key.removeprefix(_PRINCIPAL)
+        wide = key.removeprefix(PRINCIPAL)
         if twins and key != wide and wide in self.adata.obsm:
             return self._principal(wide)
         values = np.asarray(self.adata.obsm[key], dtype=float) if key in self.adata.obsm else np.zeros((0, 0))
@@ -348,6 +352,12 @@ class Session:
             self.publish(_second=self.second_frame.pack(plane), _second_info=self._places(len(plane), **about))
         for follow in self.on_second:
             follow()
+
+    def rewritten(self, *keys: str) -> None:
+        """Show the second plane anew where it is one of these keys of ``obsm``, or of the vectors there."""
+        second = self.state.get("second")
+        if second and second.removeprefix(PRINCIPAL) in keys:
+            self.show_second(second)
 
     def show_after(self, plane: NDArray[np.floating[Any]] | None, **more: Any) -> None:
         """Show where the cells are after a perturbation; ``None`` takes it away. `more` goes with the same message."""
