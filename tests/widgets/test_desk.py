@@ -140,6 +140,7 @@ class TestCode:
         mine: Any = opened.lab.results["screen"]
         again: Lab = run(opened.lab.code(), rest)["lab"]
         assert again.results["screen"].table.equals(mine.table)
+        again.wait(60)
         again.close()
 
     def test_after_a_comparison_gives_both_planes_again(
@@ -156,6 +157,7 @@ class TestCode:
         assert again.state == lab.state
         assert (bytes(again._xy), bytes(again._second)) == (first, second)
         assert again.results["compare"].table.equals(lab.results["compare"].table)
+        again.wait(60)
         again.close()
         # The other way round the same keys hold the other's planes, and both are shown.
         lab.state = {"model": two[1]}
@@ -183,6 +185,7 @@ class TestCode:
         mine: Any = lab.results["embed"]
         other: Any = again.results["embed"]
         np.testing.assert_array_equal(other.vectors, mine.vectors)
+        again.wait(60)
         again.close()
 
     def test_does_not_make_again_what_the_cells_came_with(
@@ -203,12 +206,14 @@ class TestCode:
             again: Lab = run(lab.code(), fresh)["lab"]
             assert again.state == lab.state
             assert (bytes(again._xy), bytes(again._second)) == (bytes(lab._xy), bytes(lab._second))
+            again.wait(60)
             again.close()
 
     def test_of_a_fresh_bench_is_that_bench(self, bench: Callable[..., Bench], loaded: AnnData) -> None:
         lab = bench().lab
         again: Lab = run(lab.code(), loaded)["lab"]
         assert again.state == lab.state
+        again.wait(60)
         again.close()
 
     def test_names_of_cells_and_genes_cannot_become_code(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
@@ -218,6 +223,7 @@ class TestCode:
         lab.selection = [0]
         again: Lab = run(lab.code(), pbmc68k)["lab"]
         assert again.selection.nonzero()[0].tolist() == [0]
+        again.wait(60)
         again.close()
 
 
