@@ -139,6 +139,7 @@ class Forking:
             # What a child has begun cannot be begun again on the same files.
             return subprocess.CompletedProcess(self._command, -signal.SIGKILL, "", "") if child else None
         except BaseException:
+            # Ctrl-C does not reach the child, which has a session of its own.
             self.end(child)
             raise
         finally:

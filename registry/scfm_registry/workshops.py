@@ -44,7 +44,7 @@ def opened(parent: Path) -> Iterator[Path]:
         folder = parent / f"{PREFIX}{uuid.uuid4().hex[:12]}"
         # Held before the folder is there, so that nobody finds it without.
         held = _take(_lock(folder), make=True)
-        if held is not _BUSY:
+        if held != _BUSY:
             break
     try:
         folder.mkdir(mode=0o700)

@@ -62,7 +62,6 @@ def similar_genes(
     detected.
     """
     import scfm_lab as sl
-    from scfm_lab.cells import provenance
 
     target = _target(out, path)
     adata = read_h5ad(path) if path else None
@@ -78,8 +77,8 @@ def similar_genes(
         options=model_options or None,
         seed=seed,
     )
-    record = provenance.of_model(model, task="similar_genes", gene=gene, embedding=result.embedding, seed=seed)
-    _tell(result.summary(), result.table, {**result.to_json(), "provenance": record}, target, as_json=as_json)
+    data = {**result.to_json(), "provenance": result.provenance}
+    _tell(result.summary(), result.table, data, target, as_json=as_json)
 
 
 @click.command(epilog="\b\nExample:\n  scfm-lab attention cells.h5ad --model starter --gene CD3D --json")
@@ -225,8 +224,9 @@ def trends(
     result = ordered.trends(
         adata, list(genes), sample_key=sample_key, layer=layer, n_points=points, n_boot=draws, seed=seed
     )
-    record = {**ordered.provenance, "task": "trends", "genes": list(genes), "bootstrap": result.unit, "draws": draws}
-    _tell(result.summary(), result.table, {**result.to_json(), "provenance": record}, target, as_json=as_json)
+    # The order that they follow is written nowhere else here.
+    data = {**result.to_json(), "provenance": {**ordered.provenance, **result.provenance}}
+    _tell(result.summary(), result.table, data, target, as_json=as_json)
 
 
 def _target(out: str | None, path: str | None) -> Path | None:

@@ -190,14 +190,20 @@ def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed
     # The order on principal components of all cells, from a root that lies there: one floor for every model.
     floor = once(("trajectory", columns, seed, tuple(adata.obs_names)), _trajectory_floor, adata, columns, seed)
     if isinstance(floor, str):
-        return [replace(s, missing=f"{s.missing}; no floor: {floor.rstrip('.')}") for s in scores]
+        return [_without_floor(s, floor.rstrip(".")) for s in scores]
     floors, by_components = floor
     value = floor_over(order, by_components, known_stages(adata, columns.stage_key))
     if np.isfinite(value):
         scores = [replace(s, floor=value, floor_name=FLOOR) for s in scores]
     else:
-        scores = [replace(s, missing=f"{s.missing}; no floor: {FLOOR} orders too few of these cells") for s in scores]
+        scores = [_without_floor(s, f"{FLOOR} orders too few of these cells") for s in scores]
     return [*scores, *floors]
+
+
+def _without_floor(score: Score, why: str) -> Score:
+    from dataclasses import replace
+
+    return replace(score, missing="; ".join(filter(None, [score.missing, f"no floor: {why}"])))
 
 
 def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> tuple[list[Score], NDArray[Any]] | str:

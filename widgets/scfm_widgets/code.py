@@ -153,15 +153,14 @@ class _Writer:
         self.shown["embed"] = "embedding"
 
     def _compare(self, result: Any) -> None:
-        self.imports.add("from scfm_lab.tasks.compare import compare")
-        a, b = (self._model(record) for record in result.provenance["of"])
         from scfm_lab.tasks.compare import compare
 
+        self.imports.add("from scfm_lab.tasks.compare import compare")
+        a, b = (self._model(record) for record in result.provenance["of"])
         given = {"groupby": result.groupby, "key_added": tuple(result.keys), **arguments(result.provenance)}
         self._call("comparison", compare, f"adata, {a}, {b}", **given)
         for key, record in zip(result.keys, result.provenance["of"], strict=True):
             self.made[key] = made_as(key, record)
-        self.lines[-1] = self.lines[-1].replace("sl.compare(", "compare(", 1)
         self.shown["compare"] = "comparison"
 
     def _trajectory(self, result: Any) -> None:
@@ -266,6 +265,10 @@ class _Writer:
 
 def call(function: Callable[..., Any], first: str, **given: Any) -> tuple[str, list[str]]:
     """Give a call with what differs from the function's defaults, and remarks on what cannot be written down."""
+    import scfm_lab as sl
+
+    name_of = function.__name__
+    called = f"sl.{name_of}" if name_of in sl.__all__ else name_of
     known = inspect.signature(function).parameters
     said, remarks = [], []
     for name, value in given.items():
@@ -275,7 +278,7 @@ def call(function: Callable[..., Any], first: str, **given: Any) -> tuple[str, l
             said.append(f"{name}={value!r}")
         else:
             remarks.append(f"# {name} was a {type(value).__name__}, which cannot be written down here")
-    return f"{', '.join([f'sl.{function.__name__}({first}', *said])})", remarks
+    return f"{', '.join([f'{called}({first}', *said])})", remarks
 
 
 def embedding(key: str, record: Mapping[str, Any], model: str) -> tuple[str, list[str]]:

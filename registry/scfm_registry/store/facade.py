@@ -408,6 +408,7 @@ class Store(Runs):
         try:
             used = self.client.search_model_versions(f"source_path LIKE '%{model_id}%'", max_results=1)
         except Exception:
+            # Whoever clears up after a failure must tell that one, and files too many harm nobody.
             log.debug("whether a version is kept in %s cannot be asked; its files stay", model_id, exc_info=True)
             return
         if used:
@@ -415,6 +416,7 @@ class Store(Runs):
         try:
             self.client.delete_logged_model(model_id)
         except Exception:
+            # Here too.
             log.debug("files of %s stay behind", model_id, exc_info=True)
         if self.place.embedded:
             shutil.rmtree(self.place.artifacts / "models" / model_id, ignore_errors=True)
