@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from scfm_lab.models.spec import ABILITIES, Option
 from scfm_lab.testing import Fault, NotApplicable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from scfm_lab.plugins import Contribution
 
 #: Opens a model as it is asked to on standard input, and prints its digests.
@@ -93,7 +92,7 @@ class Claims:
         from scfm_lab.models.identity import settings_digest
 
         own = type(self.model).places - Model.places
-        hidden = [n for n in sorted(own) if not isinstance(getattr(self.model, n, None), (str, Path, type(None)))]
+        hidden = [n for n in sorted(own) if not _only_places(getattr(self.model, n, None))]
         if hidden:
             raise Fault(
                 f"the class's places name {', '.join(hidden)}, which holds more than where something lies; what vectors depend on "
@@ -173,6 +172,13 @@ class Claims:
             raise Fault(f"it cannot be opened in another process: {done.stderr.strip().splitlines()[-1:]}")
         found: list[str] = json.loads(done.stdout.strip().splitlines()[-1])
         return found
+
+
+def _only_places(value: object) -> bool:
+    """Whether a value says no more than where files lie: a path, or paths by what they are."""
+    if isinstance(value, Mapping):
+        return all(isinstance(v, Path) for v in value.values())
+    return isinstance(value, (str, Path, type(None)))
 
 
 def _differing(one: Model, other: Model) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -193,6 +194,16 @@ class HidesWhatDecides(Plain):
     places = Model.places | {"table"}
 
 
+class KnowsItsFiles(Plain):
+    """Keeps where each of its files lies, by what it is."""
+
+    places = Model.places | {"tables"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = {"genes": Path("genes.tsv"), "medians": Path("medians.tsv")}
+
+
 class Scaled(Plain):
     """Opened with a scale."""
 
@@ -232,6 +243,7 @@ def test_a_right_model_passes_every_check_that_applies():
     assert report.passed
     assert [check.name for check in report.checks if check.state == "skipped"] == ["the manifest agrees with the spec"]
     assert report.summary().startswith("plain: 16 checks passed.")
+    assert check_model(KnowsItsFiles()).passed
 
 
 @pytest.mark.parametrize(
