@@ -243,12 +243,14 @@ def _scbert(model: Any, folder: Path, base: Path) -> list[str]:
 
     from scfm_lab.models import converted
     from scfm_lab.models.files import read_tensors
-    from scfm_lab.models.scbert_files import GENE_ORDER, LABELS, find_checkpoint
+    from scfm_lab.models.scbert_files import GENE_ORDER, LABELS, POSITIONS, find_checkpoint
 
     checkpoint = (base if base.is_file() else find_checkpoint(base)) or base
     original = read_tensors(checkpoint)
     new = {theirs: weights_of(model)[ours] for theirs, ours in model.net.checkpoint_names().items()}
-    # Positions may lie in a table beside the file; the published format has them in it.
+    if POSITIONS not in original and not bool(new[POSITIONS].any()):
+        del new[POSITIONS]  # trained without any
+    # Positions may lie in a table that was named; the published format has them in it.
     out = new | dict(original) | _replaced(original, {key: tensor for key, tensor in new.items() if key in original})
     if writes_head(model):
         out = {key: tensor for key, tensor in out.items() if not key.startswith("to_out.")}

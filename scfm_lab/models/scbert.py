@@ -81,7 +81,11 @@ class ScBert(Readouts):
             width=net.token_emb.embedding_dim,
             max_length=net.length,
             abilities=frozenset(
-                {"embed", "perturb", "gene_embeddings", "finetune", *(() if classes is None else ("predict",))}
+                {
+                    *("embed", "perturb", "finetune"),
+                    *(("gene_embeddings",) if self._knows_positions else ()),
+                    *(() if classes is None else ("predict",)),
+                }
             ),
             licence="GPL-3.0 (code and weights; its README asks for research use)",
             commercial=None,
@@ -119,15 +123,15 @@ class ScBert(Readouts):
 
     @classmethod
     def beside(cls, path: Path) -> dict[str, Path]:
-        """Gene order, table and labels outside the folder."""
+        """Gene order and labels outside the folder."""
         from pathlib import Path as Place
 
-        from scfm_lab.models.scbert_files import AUXILIARY, find_checkpoint, locate
+        from scfm_lab.models.scbert_files import AUXILIARY, GENE2VEC, find_checkpoint, locate
 
         checkpoint = find_checkpoint(path)
         if checkpoint is None:
             return {}
-        found = {name: locate(checkpoint, {}, key, name) for key, name in AUXILIARY.items()}
+        found = {name: locate(checkpoint, {}, key, name) for key, name in AUXILIARY.items() if name != GENE2VEC}
         here = checkpoint.parent.relative_to(path)
         return {
             str(here / name): place
@@ -147,8 +151,8 @@ class ScBert(Readouts):
             ``{"orthologs": True}`` reads mouse cells through their human orthologs.
         files
             ``"gene_order"`` (an ``.h5ad``, a text file, or a list of symbols), ``"label_dict"`` and
-            ``"label"`` of a fine-tuned model, ``"gene2vec"`` for a file without that table. Looked for
-            beside the checkpoint and in ``../data`` otherwise.
+            ``"label"`` of a fine-tuned model, looked for beside the checkpoint and in ``../data``
+            otherwise; ``"gene2vec"``, a table for a file without positions, which are zero otherwise.
 
         Raises
         ------
@@ -156,14 +160,10 @@ class ScBert(Readouts):
             If a file is missing, damaged or holds code, a tensor does not find its place, or the gene
             order or the classes do not fit.
         """
-        from pathlib import Path
-
         from scfm_lab.models.scbert_files import (
             FILES,
-            GENE2VEC,
             PUBLISHED,
             find_checkpoint,
-            locate,
             read_classes,
             read_genes,
             read_network,
@@ -178,8 +178,7 @@ class ScBert(Readouts):
         checkpoint = path if path.is_file() else find_checkpoint(path, told=True)
         if checkpoint is None:
             raise ModelError(f"{path} looks like scBERT and has no {PUBLISHED}; give the files as published.")
-        gene2vec = locate(checkpoint, places, "gene2vec", GENE2VEC)
-        net, completed = read_network(checkpoint, None if gene2vec is None else Path(gene2vec))
+        net, completed = read_network(checkpoint, places)
         genes = read_genes(checkpoint, places, net.length - 1)
         classes = None
         if isinstance(net.to_out, ClassHead):
@@ -189,6 +188,11 @@ class ScBert(Readouts):
         model.digest = digest_of(*model.weight_files)
         model.path = checkpoint
         return model
+
+    @property
+    def _knows_positions(self) -> bool:
+        """Whether it was trained with gene2vec: without, genes have no vector of their own."""
+        return bool(self.net.pos_emb.weight.any())
 
     def batch_bytes(self, tokens: int, longest: int) -> int:
         """The states alone: the Performer walks through positions some at a time."""
@@ -301,8 +305,15 @@ class ScBert(Readouts):
     # --- genes -------------------------------------------------------------------------
 
     def gene_embeddings(self) -> pd.DataFrame:
-        """gene2vec of each gene as the checkpoint holds it, float32, genes × width (index: symbol)."""
+        """gene2vec of each gene as the checkpoint holds it, float32, genes × width (index: symbol).
+
+        Raises
+        ------
+        ModelError
+            If the network was trained without gene2vec.
+        """
         import pandas as pd
 
+        self.require("gene_embeddings")
         table = self.net.pos_emb.weight[:-1].float().cpu().numpy()
         return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols, name="gene"))

@@ -31,8 +31,9 @@ PUBLISHED = "panglao_pretrain.pth"
 GENE_ORDER, GENE2VEC, LABELS, LABEL_CODES = "panglao_10000.h5ad", "gene2vec_16906.npy", "label_dict", "label"
 AUXILIARY = {"gene_order": GENE_ORDER, "gene2vec": GENE2VEC, "label_dict": LABELS, "label": LABEL_CODES}
 FILES = tuple(AUXILIARY)
+POSITIONS = "pos_emb.emb.weight"
 _STATE = "model_state_dict"
-# Not the embedding of positions: a file may come without it, its table beside it.
+# Not the embedding of positions: a network that was trained without gene2vec has none.
 _TELLING = ("token_emb.weight", "performer.net.layers", "fast_attention.projection_matrix")
 
 
@@ -78,8 +79,13 @@ def find_checkpoint(path: Path, *, told: bool = False) -> Path | None:
     return None
 
 
-def read_network(checkpoint: Path, gene2vec: Path | None) -> tuple[ScBertNet, Path | None]:
+def read_network(checkpoint: Path, files: Mapping[str, Any]) -> tuple[ScBertNet, Path | None]:
     """The network of a checkpoint, in float32 on the CPU, and the table that completed its tensors, if one did.
+
+    Parameters
+    ----------
+    files
+        As they were named when the model was opened.
 
     Raises
     ------
@@ -91,17 +97,12 @@ def read_network(checkpoint: Path, gene2vec: Path | None) -> tuple[ScBertNet, Pa
     from scfm_lab.models.scbert_net import ScBertNet
 
     tensors = _state(read_torch(checkpoint), checkpoint)
-    completed = None if "pos_emb.emb.weight" in tensors else gene2vec
-    if completed is not None:
-        tensors["pos_emb.emb.weight"] = _read_gene2vec(completed)
-    elif "pos_emb.emb.weight" not in tensors and "token_emb.weight" in tensors:
-        raise ModelError(
-            f"{checkpoint} has no 'pos_emb.emb.weight', and {GENE2VEC}, which would stand for it, is neither beside it nor in "
-            f"{checkpoint.parent.parent / 'data'}; name it with files={{'gene2vec': …}}."
-        )
+    completed = None
     try:
         n_tokens, width = tensors["token_emb.weight"].shape
-        length = len(tensors["pos_emb.emb.weight"])
+        if POSITIONS not in tensors:
+            tensors[POSITIONS], completed = _positions(checkpoint, files, tensors, width)
+        length = len(tensors[POSITIONS])
         performer = shape_of(tensors, "performer.")
         head = None
         if "to_out.fc1.weight" in tensors:
@@ -143,6 +144,28 @@ def _state(content: Any, path: Path) -> dict[str, torch.Tensor]:
     return without_counter(content)
 
 
+def _positions(
+    checkpoint: Path, files: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], width: int
+) -> tuple[torch.Tensor, Path | None]:
+    """What stands for the positions of a network without them: zeros, as in the reference, unless a table is named."""
+    import torch
+
+    if "gene2vec" in files:
+        table = Path(files["gene2vec"])
+        warnings.warn(f"{checkpoint} has no {POSITIONS!r}; {table}, which files= names, stands for it.", stacklevel=5)
+        return _read_gene2vec(table), table
+    near = locate(checkpoint, {}, "gene2vec", GENE2VEC)
+    if near is not None:
+        warnings.warn(
+            f"{checkpoint} has no {POSITIONS!r}: it was trained without gene2vec, and {near} is not read. If it belongs to it "
+            "all the same, name it with files={'gene2vec': …}.",
+            stacklevel=5,
+        )
+    head = tensors.get("to_out.fc1.weight")
+    genes = read_genes(checkpoint, files, None if head is None else head.shape[-1] - 1)
+    return torch.zeros(len(genes) + 1, width), None
+
+
 def _read_gene2vec(path: Path) -> torch.Tensor:
     import torch
 
@@ -169,8 +192,8 @@ def locate(checkpoint: Path, files: Mapping[str, Any], key: str, name: str) -> A
     return None
 
 
-def read_genes(checkpoint: Path, files: Mapping[str, Any], positions: int) -> NDArray[Any]:
-    """The genes in the order of the positions.
+def read_genes(checkpoint: Path, files: Mapping[str, Any], positions: int | None = None) -> NDArray[Any]:
+    """The genes in the order of the positions; of how many, where nothing else says it, None.
 
     Raises
     ------
@@ -181,11 +204,11 @@ def read_genes(checkpoint: Path, files: Mapping[str, Any], positions: int) -> ND
     if source is None:
         raise ModelError(
             f"{checkpoint} looks like scBERT and has no {GENE_ORDER} beside it or in {checkpoint.parent.parent / 'data'}: it "
-            f"says nothing about its {positions:,} genes, whose order the var_names of that file are; name it with "
+            f"says nothing about its {'' if positions is None else f'{positions:,} '}genes, whose order the var_names of that file are; name it with "
             "files={'gene_order': …}."
         )
     genes = read_gene_list(source, "scBERT")
-    if len(genes) != positions:
+    if positions is not None and len(genes) != positions:
         where = source if isinstance(source, (str, Path)) else "The gene order given"
         raise ModelError(
             f"{where} has {len(genes):,} genes, the checkpoint {checkpoint} has {positions:,} positions; the files do not "

@@ -248,28 +248,54 @@ def test_a_configuration_without_activation_means_what_it_means_to_bert(tmp_path
 # --- scBERT --------------------------------------------------------------------------------------
 
 
-def test_scbert_without_its_positions_takes_the_table_beside_it(tmp_path: Path, pbmc68k: AnnData) -> None:
+def without_positions(content: dict[str, Any]) -> None:
+    del content["model_state_dict"]["pos_emb.emb.weight"]
+
+
+@pytest.mark.parametrize("head", [None, (8, 6, 3)], ids=["pre-trained", "fine-tuned"])
+def test_scbert_trained_without_gene2vec_has_positions_of_zero(
+    head: Any, tmp_path: Path, pbmc68k: AnnData, recwarn: Any
+) -> None:
+    cells, names = pbmc68k[::300, :300].copy(), list(pbmc68k.var_names[:300])
+    root = writers_performer.write_scbert(tmp_path / "scbert", names, tuned=False)
+    checkpoint = root / "ckpts" / "panglao_pretrain.pth"
+    net = writers_performer.scbert_net(300, head=head)
+    with torch.no_grad():
+        net.pos_emb.weight.zero_()
+    writers_performer.write_scbert_file(checkpoint, net)
+    silent = opened(checkpoint)
+    writers_performer.write_scbert_file(checkpoint, net, change=without_positions)
+    found = opened(checkpoint)
+    assert not recwarn.list
+    vectors = found.encode(found.tokenize(cells)).cell
+    np.testing.assert_array_equal(vectors, silent.encode(silent.tokenize(cells)).cell)
+    # The network tells genes apart by their positions alone.
+    turned = cells.copy()
+    turned.X = cells.X[:, ::-1].copy()
+    np.testing.assert_allclose(found.encode(found.tokenize(turned)).cell, vectors, atol=1e-5)
+    assert "gene_embeddings" not in found.spec.abilities
+    with pytest.raises(ModelError, match="gene"):
+        found.gene_embeddings()
+    (out := tmp_path / "out").mkdir()
+    write_published(found, out)
+    assert "pos_emb.emb.weight" not in read_torch(next(out.glob("*.pth")))["model_state_dict"]
+
+
+def test_a_table_stands_for_scberts_positions_where_it_is_named_and_nowhere_else(
+    tmp_path: Path, pbmc68k: AnnData
+) -> None:
     cells = pbmc68k[::300].copy()
-    root = tmp_path / "scbert"
-    table: dict[str, Any] = {}
-
-    def without(content: dict[str, Any]) -> None:
-        table["rows"] = content["model_state_dict"].pop("pos_emb.emb.weight").numpy()
-
-    writers_performer.write_scbert(root, list(pbmc68k.var_names[:300]), tuned=False)
+    root = writers_performer.write_scbert(tmp_path / "scbert", list(pbmc68k.var_names[:300]), tuned=False)
+    checkpoint, near = root / "ckpts" / "panglao_pretrain.pth", root / "data" / "gene2vec_16906.npy"
     whole = opened(root / "ckpts")
-    writers_performer.write_scbert_file(
-        root / "ckpts" / "panglao_pretrain.pth", writers_performer.scbert_net(300), change=without
-    )
-    with pytest.raises(ModelError, match=r"gene2vec_16906\.npy"):
-        opened(root / "ckpts")
-    np.save(root / "data" / "gene2vec_16906.npy", table["rows"][:-1])
-    found = opened(root / "ckpts")
+    writers_performer.write_scbert_file(checkpoint, writers_performer.scbert_net(300), change=without_positions)
     # The last position has no gene, and its row is zero.
-    given = opened(root / "ckpts" / "panglao_pretrain.pth", files={"gene2vec": root / "data" / "gene2vec_16906.npy"})
-    np.testing.assert_allclose(found.gene_embeddings(), whole.gene_embeddings(), atol=1e-6)
-    assert given.digest == found.digest
-    np.save(root / "data" / "gene2vec_16906.npy", table["rows"][-2::-1])
-    other = opened(root / "ckpts")
-    assert other.digest != found.digest
-    assert np.abs(other.encode(other.tokenize(cells)).cell - found.encode(found.tokenize(cells)).cell).max() > 1e-3
+    np.save(near, whole.net.pos_emb.weight[:-1].numpy())
+    with pytest.warns(UserWarning, match=r"trained without gene2vec, and .*gene2vec_16906\.npy is not read"):
+        plain = opened(checkpoint)
+    with pytest.warns(UserWarning, match=r"gene2vec_16906\.npy, which files= names, stands for it"):
+        given = opened(checkpoint, files={"gene2vec": near})
+    np.testing.assert_allclose(given.gene_embeddings(), whole.gene_embeddings(), atol=1e-6)
+    assert given.digest != plain.digest
+    apart = given.encode(given.tokenize(cells)).cell - plain.encode(plain.tokenize(cells)).cell
+    assert np.abs(apart).max() > 1e-3
