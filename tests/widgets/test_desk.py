@@ -412,6 +412,25 @@ class TestScreen:
         assert f"each of {told['genes']} genes alone at dose 0 in 35 cells" in text
         assert "Model pca" in text
 
+    def test_of_cells_one_of_which_has_no_group_tells_them_together(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        few = pbmc68k[:60].copy()
+        few.obs.iloc[0, few.obs.columns.get_loc("cell_type")] = np.nan
+        opened = bench(few, model=MODEL)
+        # The column stays picked: it still colours the cells, and whoever fills the gap has groups.
+        assert opened.lab.state["groupby"] == "cell_type"
+        opened.lab.selection = np.arange(10)
+        answer, _ = opened.ask(type="screen", dose=0.0, groupby="cell_type", selected=True)
+        assert "error" not in answer
+        assert set(opened.lab._screen["totals"]) == {"all"}
+        # Compare and Trajectory ask by the same rule.
+        assert [opened.lab.session.grouping(name) for name in ("cell_type", "phase", "nowhere")] == [
+            None,
+            "phase",
+            None,
+        ]
+
     def test_of_a_selection_that_is_empty_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench(model=MODEL).ask(type="screen", dose=0.0, selected=True)
         assert "No cells are selected" in answer["error"]

@@ -35,7 +35,7 @@ class ComparePanel(Panel):
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``compare``: the other model, and a column of groups."""
-        return self.run(str(message["against"]), groupby=message.get("groupby"))
+        return self.run(str(message["against"]), groupby=self.session.grouping(message.get("groupby")))
 
     def run(self, against: str, *, groupby: str | None = None) -> Future[Any]:
         """Embed the cells with both models, lay both out, and compare their neighbours.

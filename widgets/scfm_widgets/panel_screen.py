@@ -36,7 +36,7 @@ class ScreenPanel(Panel):
         """Answer ``screen``: dose, and whether only the selected cells take part."""
         return self.run(
             float(message.get("dose", 0.0)),
-            groupby=message.get("groupby"),
+            groupby=self.session.grouping(message.get("groupby")),
             selected=bool(message.get("selected")),
             most_cells=int(message["most_cells"]) if message.get("most_cells") else None,
         )

@@ -46,7 +46,7 @@ class TrajectoryPanel(Panel):
         """Answer ``trajectory`` (a root and a column of groups) or ``trends`` (genes)."""
         if message["type"] == "trends":
             return self.trends([str(gene) for gene in message["genes"]])
-        return self.run(message.get("root"), groupby=message.get("groupby"))
+        return self.run(message.get("root"), groupby=self.session.grouping(message.get("groupby")))
 
     def run(self, root: Mapping[str, Any] | None, *, groupby: str | None = None) -> Future[Any]:
         """Order the cells from a root.

@@ -244,8 +244,11 @@ class Session:
 
     def groupby(self) -> str | None:
         """The column of ``obs`` whose groups effects are told for; ``None`` where it is not there, has gaps or no groups."""
-        name = self.state.get("groupby")
-        return str(name) if name and has_groups(self.adata, name) else None
+        return self.grouping(self.state.get("groupby"))
+
+    def grouping(self, name: Any) -> str | None:
+        """A column of ``obs`` as the browser names it, by the rule of :meth:`groupby`: without groups cells stay together."""
+        return str(name) if name and has_groups(self.adata, str(name)) else None
 
     def require_model(self) -> str:
         """Give the source of the model that is picked.

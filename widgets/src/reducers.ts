@@ -48,6 +48,12 @@ export function doseWords(dose: number): string {
   return `${Number(dose.toFixed(2))} × its counts`;
 }
 
+/** Doses in words, those that change something. */
+export function dosesWords(doses: Doses | undefined): string {
+  const changed = Object.entries(doses ?? {}).filter(([, dose]) => dose !== 1);
+  return changed.map(([gene, dose]) => `${gene} ${doseWords(dose)}`).join(", ");
+}
+
 // --------------------------------------------------------------------------------------- legend
 
 /** Hide a category or show it again. */
@@ -215,6 +221,24 @@ export function isCalled(
     panel.id === name ||
     [panel.component, panel.title].some((word) => word?.toLowerCase() === name.toLowerCase())
   );
+}
+
+// --------------------------------------------------------------------------------------- groups
+
+/** The column that is asked for, if it tells groups apart: not too many, and every cell in one. */
+export function groupingOf(
+  columns: readonly { name: string; groups?: boolean }[],
+  asked: string | null,
+): string | null {
+  return columns.find(({ name, groups }) => groups && name === asked)?.name ?? null;
+}
+
+/** The root that is picked, if it is there: a group of other groups than these is none. */
+export function rootIn<Root extends { group?: string; cell?: number }>(
+  labels: readonly string[],
+  root: Root | null,
+): Root | null {
+  return root && (root.cell !== undefined || labels.includes(root.group ?? "")) ? root : null;
 }
 
 // ----------------------------------------------------------------------------------------- jobs

@@ -138,6 +138,7 @@ export class Store {
     this.#onTrait("doses", () => this.#dosesChanged());
     this.#onTrait("_selection", () => {
       this.#readSelection();
+      this.#remember();
       this.emit("selection");
     });
     this.#onTrait("_data_version", () => {
@@ -196,6 +197,18 @@ export class Store {
     const shown = this.get("_perturbation")?.doses;
     const refused = this.get("_refused");
     return !sameDoses(this.#doses, shown) && !(refused && sameDoses(this.#doses, refused));
+  }
+
+  /** Whether the doses of the sliders will have no answer: the model has refused them, or it was stopped. */
+  get refused(): boolean {
+    const refused = this.get("_refused");
+    return !!refused && sameDoses(this.#doses, refused) && !sameDoses(refused, this.shown?.doses);
+  }
+
+  /** Whether the effect that is shown is of other doses than those of the sliders. */
+  get outdated(): boolean {
+    const { shown } = this;
+    return shown !== null && !sameDoses(this.#doses, shown.doses);
   }
 
   /** Places as uint16 pairs; the same array as long as they are the same. */

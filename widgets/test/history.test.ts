@@ -77,6 +77,18 @@ describe("undo on the bench", () => {
     bench.dispose();
   });
 
+  it("takes a selection that Python sets as a step, and keeps it when something else is undone", () => {
+    const behind = model();
+    const bench = new Store(behind as never);
+    behind.set("_selection", new DataView(Uint8Array.of(0b0110).buffer));
+    bench.patch({ labels: false });
+    bench.undo();
+    expect([...bench.selection]).toEqual([0, 1, 1, 0]);
+    bench.undo();
+    expect([...bench.selection]).toEqual(Array(N).fill(0));
+    bench.dispose();
+  });
+
   it("takes a drag of a slider as one step", () => {
     const bench = store();
     const before = bench.doses;

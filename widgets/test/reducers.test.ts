@@ -4,13 +4,16 @@ import {
   combine,
   combineMode,
   countOnes,
+  dosesWords,
   doseWords,
+  groupingOf,
   hiddenCodes,
   isBusy,
   isPicked,
   matchParts,
   nearest,
   notFound,
+  rootIn,
   sameDoses,
   snapDose,
   soloHidden,
@@ -20,7 +23,33 @@ import {
   withoutGene,
 } from "../src/reducers.ts";
 
+describe("groups", () => {
+  const columns = [
+    { name: "donor", groups: true },
+    { name: "clone", groups: false },
+  ];
+
+  it("are those of the column that is asked for, where it has any", () => {
+    expect(groupingOf(columns, "donor")).toBe("donor");
+    expect(groupingOf(columns, "clone")).toBeNull();
+    expect(groupingOf(columns, "gone")).toBeNull();
+    expect(groupingOf(columns, null)).toBeNull();
+  });
+
+  it("hold the root, or it is a cell", () => {
+    expect(rootIn(["A"], { group: "A" })).toEqual({ group: "A" });
+    expect(rootIn(["A"], { group: "B" })).toBeNull();
+    expect(rootIn([], { cell: 0 })).toEqual({ cell: 0 });
+    expect(rootIn(["A"], null)).toBeNull();
+  });
+});
+
 describe("doses", () => {
+  it("are told in words, those that change something", () => {
+    expect(dosesWords({ CD3D: 0, LYZ: 1, GNLY: 2 })).toBe("CD3D knocked out, GNLY 2 × its counts");
+    expect(dosesWords({})).toBe("");
+  });
+
   it.each([
     [0.04, 0],
     [0.07, 0.05],

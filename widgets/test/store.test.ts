@@ -253,6 +253,21 @@ describe("doses", () => {
     expect(store.computing).toBe(true);
   });
 
+  it("without an answer leave what is shown marked as of other doses", () => {
+    const shown = perturbation("CD3D", 0, [effect("CD3D", "all", 4, { verdict: "stronger than all" })]);
+    const { store, behind } = bench({ _perturbation: shown, doses: { CD3D: 0 } });
+    behind.send = () => {};
+    expect([store.outdated, store.refused]).toEqual([false, false]);
+    store.setDoses({ CD3D: 0.5 }, true);
+    expect([store.computing, store.outdated, store.refused]).toEqual([true, true, false]);
+    behind.set("_refused", { CD3D: 0.5 });
+    expect([store.computing, store.outdated, store.refused]).toEqual([false, true, true]);
+    expect(store.shown).toEqual(shown);
+    // Back at the doses that are shown nothing is missing.
+    store.setDoses({ CD3D: 0 }, true);
+    expect([store.computing, store.outdated, store.refused]).toEqual([false, false, false]);
+  });
+
   it("that Python sets are taken over", () => {
     const { store, behind } = bench();
     behind.set("doses", { LYZ: 2 });

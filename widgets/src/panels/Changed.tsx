@@ -2,12 +2,12 @@
 
 import * as format from "../format.ts";
 import { useStore } from "../hooks.ts";
-import { anyChange, sameDoses } from "../reducers.ts";
+import { anyChange, dosesWords, sameDoses } from "../reducers.ts";
 
 const SHOWN = 10;
 
 export function Changed() {
-  const store = useStore("_changed", "doses", "state");
+  const store = useStore("_changed", "doses", "state", "_perturbation");
   const changed = store.get("_changed");
   if (!changed || changed.rows.length === 0 || !anyChange(store.doses)) return null;
   const rows = changed.rows.slice(0, SHOWN);
@@ -19,8 +19,11 @@ export function Changed() {
     <section class={stale ? "sl-stale" : ""} aria-label="Genes expected to change">
       <h2 class="sl-heading">
         Expected to change most
-        {stale && <span class="sl-computing">computing…</span>}
+        {stale && !store.refused && <span class="sl-computing">computing…</span>}
       </h2>
+      {stale && store.refused && (
+        <p class="sl-outdated">Of {dosesWords(changed.doses)}; there is no answer to the present doses.</p>
+      )}
       <p class="sl-muted">
         log2 of what {changed.model} predicts after and before, in the cells that changed. Predicted, not
         measured.

@@ -5,6 +5,7 @@ import { useScope, useStore } from "../hooks.ts";
 import { isBusy, isPicked } from "../reducers.ts";
 import type { Compared } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
+import { Grouping } from "./Grouping.tsx";
 
 export function Compare({ show }: { show: (component: string) => void }) {
   const { prefix } = useScope();
@@ -49,6 +50,7 @@ export function Compare({ show }: { show: (component: string) => void }) {
           ))}
         </select>
       </label>
+      <Grouping />
       <button
         type="button"
         class="sl-button sl-primary sl-wide"

@@ -3,7 +3,7 @@
 import { scaleLinear } from "d3-scale";
 import * as format from "../format.ts";
 import { useStore } from "../hooks.ts";
-import { anyChange } from "../reducers.ts";
+import { anyChange, dosesWords } from "../reducers.ts";
 import type { EffectRow } from "../types.ts";
 
 const WIDTH = 272;
@@ -21,13 +21,14 @@ export function Effects() {
   const rows = shown.rows.filter(({ readout }) => readout === main);
   if (rows.length === 0) return null;
   const scale = effectScale(rows);
+  const { computing, outdated } = store;
 
   return (
-    <section class={`sl-effects ${store.computing ? "sl-stale" : ""}`} aria-label="Effect per group">
+    <section class={`sl-effects ${computing || outdated ? "sl-stale" : ""}`} aria-label="Effect per group">
       <h2 class="sl-heading">
         Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
-        {shown.null === "pending" && <span class="sl-computing">null: computing…{share}</span>}
-        {shown.null === "stopped" && (
+        {!outdated && shown.null === "pending" && <span class="sl-computing">null: computing…{share}</span>}
+        {!outdated && shown.null === "stopped" && (
           <span class="sl-muted sl-stopped">
             null: stopped{" "}
             <button
@@ -40,6 +41,7 @@ export function Effects() {
           </span>
         )}
       </h2>
+      {outdated && <Outdated computing={computing} of={dosesWords(shown.doses)} />}
       <p class="sl-muted sl-key">
         <span class="sl-key-dot" aria-hidden="true" /> mean {main}
         {(shown.null === "ready" || shown.null === "pending") && (
@@ -55,12 +57,32 @@ export function Effects() {
             row={row}
             scale={scale}
             pending={shown.null === "pending"}
-            estimated={store.computing}
+            tells={outdated ? "nothing" : computing ? "estimate" : "verdict"}
           />
         ))}
       </ul>
       <Axis scale={scale} />
     </section>
+  );
+}
+
+/** Of which doses the effects are, where those of the sliders have no answer, or none yet. */
+export function Outdated({ of, computing }: { of: string; computing: boolean }) {
+  const store = useStore("doses", "_perturbation");
+  return (
+    <p class="sl-outdated" role={computing ? undefined : "status"}>
+      Of {of}
+      {computing ? "; the present doses are being computed." : "; there is no answer to the present doses. "}
+      {!computing && (
+        <button
+          type="button"
+          class="sl-link"
+          onClick={() => void store.act({ type: "perturb", doses: store.doses, commit: true })}
+        >
+          Compute it
+        </button>
+      )}
+    </p>
   );
 }
 
@@ -92,16 +114,18 @@ function Effect({
   row,
   scale,
   pending,
-  estimated,
+  tells,
 }: {
   row: EffectRow;
   scale: Scale;
   pending: boolean;
-  estimated: boolean;
+  tells: "verdict" | "estimate" | "nothing";
 }) {
   const { effect, null_mean: mean } = row;
   const spread = band(row);
-  const words = estimated ? "estimated" : row.verdict || (pending ? "" : "null not computed");
+  const judged = tells === "verdict";
+  const said = judged ? row.verdict || (pending ? "" : "null not computed") : "";
+  const words = tells === "estimate" ? "estimated" : said;
   const name = row.group === "all" ? "All cells" : row.group;
   return (
     <li class="sl-effect">
@@ -136,7 +160,7 @@ function Effect({
         )}
         {effect != null && (
           <circle
-            class={isDistinct(row) ? "sl-effect-dot sl-distinct" : "sl-effect-dot"}
+            class={judged && isDistinct(row) ? "sl-effect-dot sl-distinct" : "sl-effect-dot"}
             cx={scale(effect)}
             cy={HEIGHT / 2}
             r={4.5}
@@ -146,7 +170,9 @@ function Effect({
       {words && (
         <p class="sl-verdict">
           {words}
-          {row.p_value != null && <span class="sl-muted sl-nowrap"> · p {format.pValue(row.p_value)}</span>}
+          {judged && row.p_value != null && (
+            <span class="sl-muted sl-nowrap"> · p {format.pValue(row.p_value)}</span>
+          )}
         </p>
       )}
     </li>

@@ -1,13 +1,14 @@
 /** Genes at other doses, and what that does to the cells: beside what comparable genes do. */
 
 import { useState } from "preact/hooks";
-import { useScope, useStore } from "../hooks.ts";
+import { useStore } from "../hooks.ts";
 import { notFound, typeAhead, withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Changed } from "./Changed.tsx";
 import { DoseCard } from "./DoseCard.tsx";
 import { Effects } from "./Effects.tsx";
+import { Grouping } from "./Grouping.tsx";
 import { ScreenPanel } from "./Screen.tsx";
 
 const SUGGESTED = 50;
@@ -40,14 +41,12 @@ export function Perturb({ show }: { show: (component: string) => void }) {
 }
 
 function DosePanel({ show }: { show: (component: string) => void }) {
-  const { prefix } = useScope();
   const store = useStore("doses", "_perturbation", "genes", "state", "_meta", "_job");
   const meta = store.get("_meta");
   const { doses } = store;
   const genes = Object.keys(doses);
   const known = store.known?.model === store.state.model ? store.known.names : null;
   const offered = meta.static ? (meta.responses ?? []) : (known ?? store.genes ?? []);
-  const groups = meta.obs.filter((column) => column.groups);
 
   if (!store.state.model && !meta.static) {
     return (
@@ -117,26 +116,7 @@ function DosePanel({ show }: { show: (component: string) => void }) {
           This page holds the answer of each gene alone; moving one puts the others back to 1.
         </p>
       )}
-      {genes.length > 0 && groups.length > 0 && !meta.static && (
-        <label class="sl-field" for={`${prefix}-groupby`}>
-          <span class="sl-field-label">Groups</span>
-          <select
-            id={`${prefix}-groupby`}
-            class="sl-select"
-            value={groups.find(({ name }) => name === store.state.groupby)?.name ?? ""}
-            onChange={(event) => {
-              store.patch({ groupby: event.currentTarget.value || null });
-            }}
-          >
-            <option value="">All cells together</option>
-            {groups.map(({ name }) => (
-              <option key={name} value={name}>
-                {name}
-              </option>
-            ))}
-          </select>
-        </label>
-      )}
+      {genes.length > 0 && !meta.static && <Grouping />}
       <JobStatus kinds={["perturb", "null"]} ends="stopped" />
       <Effects />
       <Changed />

@@ -6,6 +6,7 @@ import { useScope, useStore } from "../hooks.ts";
 import { countOnes, isBusy } from "../reducers.ts";
 import type { Screen } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
+import { Grouping } from "./Grouping.tsx";
 
 const DOSES: { dose: number; label: string }[] = [
   { dose: 0, label: "Knock out" },
@@ -67,6 +68,7 @@ export function ScreenPanel({ show }: { show: (component: string) => void }) {
           ))}
         </select>
       </label>
+      <Grouping />
       {chosen > 0 && (
         <label class="sl-check">
           <input

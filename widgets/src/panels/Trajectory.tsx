@@ -4,11 +4,12 @@ import { useEffect, useMemo } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css } from "../palette.ts";
-import { isBusy } from "../reducers.ts";
+import { groupingOf, isBusy, rootIn } from "../reducers.ts";
 import { resultsOf } from "../stage/ColourPicker.tsx";
 import type { Column, Trajectory } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
+import { Grouping } from "./Grouping.tsx";
 import { Scrubber, Trends } from "./Trends.tsx";
 
 const MAX_GROUPS = 300;
@@ -17,11 +18,10 @@ export function TrajectoryPanel() {
   const { prefix, theme } = useScope();
   const store = useStore("_trajectory", "_job", "state", "_meta", "columns", "rooting", "_layouts");
   const meta = store.get("_meta");
-  const { root, groupby } = store.state;
-  const grouping =
-    meta.obs.find(({ name, kind }) => name === groupby && kind === "category") ??
-    meta.obs.find(({ kind }) => kind === "category");
-  const groups: Column | null = store.column(grouping ? { by: "obs", name: grouping.name } : null);
+  const { groupby } = store.state;
+  const grouping = groupingOf(meta.obs, groupby);
+  const groups: Column | null = store.column(grouping ? { by: "obs", name: grouping } : null);
+  const root = rootIn(groups?.labels ?? [], store.state.root);
   const found = store.get("_trajectory");
   const planes = store.get("_layouts") ?? [];
   const twin = planes.find(({ key, second }) => second && key.startsWith("pca:")) ?? null;
@@ -36,7 +36,7 @@ export function TrajectoryPanel() {
   const shown = colour?.by === "result" ? offered.find(({ name }) => name === colour.name)?.name : null;
 
   const start = () => {
-    void store.act({ type: "trajectory", root, groupby: grouping?.name ?? null });
+    void store.act({ type: "trajectory", root, groupby: grouping });
   };
 
   if (meta.static && !found) {
@@ -50,6 +50,7 @@ export function TrajectoryPanel() {
     <div class="sl-panel">
       {!meta.static && (
         <>
+          <Grouping none="Clusters of the cells" />
           <label class="sl-field" for={`${prefix}-root`}>
             <span class="sl-field-label">Root</span>
             <select
@@ -64,7 +65,7 @@ export function TrajectoryPanel() {
               }}
             >
               <option value="" disabled>
-                {grouping ? `Pick a group of ${grouping.name}` : "Click a cell"}
+                {grouping ? `Pick a group of ${grouping}` : "Click a cell"}
               </option>
               {root?.cell !== undefined && <option value={"\u0000cell"}>Cell {root.cell + 1}</option>}
               {(groups?.labels ?? []).slice(0, MAX_GROUPS).map((label) => (
@@ -111,11 +112,11 @@ export function TrajectoryPanel() {
               value={shown ?? ""}
               onChange={(event) => {
                 const name = event.currentTarget.value;
-                const groups = grouping ? ({ by: "obs", name: grouping.name } as const) : null;
+                const groups = grouping ? ({ by: "obs", name: grouping } as const) : null;
                 store.patch({ colour: name ? { by: "result", name } : groups, hidden: [] });
               }}
             >
-              <option value="">{grouping ? grouping.name : "none"}</option>
+              <option value="">{grouping ?? "none"}</option>
               {offered.map(({ name, title }) => (
                 <option key={name} value={name}>
                   {title}

@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
-import { anyChange, doseWords } from "../reducers.ts";
+import { anyChange, dosesWords } from "../reducers.ts";
 import { Icon } from "../ui/icons.tsx";
 
 const PLAY_MS = 1400;
@@ -37,8 +37,7 @@ export function Morph({ moved }: { moved: () => number }) {
     store.setT(t);
   };
 
-  const doses = Object.entries(shown?.doses ?? {}).filter(([, dose]) => dose !== 1);
-  const text = doses.map(([gene, dose]) => `${gene} ${doseWords(dose)}`).join(", ");
+  const text = dosesWords(shown?.doses);
   const { computing } = store;
   return (
     <div class="sl-morph">
@@ -81,8 +80,8 @@ export function Morph({ moved }: { moved: () => number }) {
         <Icon name="arrows" />
       </button>
       <p class="sl-morph-text" aria-live="polite">
-        {(doses.length > 0 || !computing) && <b>{text || "Unchanged"}</b>}
-        {shown && doses.length > 0 && (
+        {(text || !computing) && <b>{text || (store.refused ? "No answer" : "Unchanged")}</b>}
+        {shown && text && (
           <span class="sl-muted">
             {` ${format.plural(shown.moved || moved(), "cell")} changed`}
             {shown.error_median != null && ` · projection error ${format.number(shown.error_median)}`}
@@ -90,6 +89,7 @@ export function Morph({ moved }: { moved: () => number }) {
           </span>
         )}
         {computing && <span class="sl-computing"> computing…</span>}
+        {text && store.refused && <span class="sl-muted"> · no answer to the present doses</span>}
       </p>
     </div>
   );
