@@ -17,7 +17,7 @@ from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries
 from scfm_lab.models.published import ortholog_option, take_orthologs
-from scfm_lab.models.scfoundation_readouts import Readouts
+from scfm_lab.models.scfoundation_readouts import GENE, Readouts
 from scfm_lab.models.spec import ModelSpec, Option
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ class ScFoundation(Readouts):
             commercial=False,
             options={
                 "version": Option(
-                    str, None, "Set of weights; None: 'cell' for cell vectors, 'gene' for genes.", choices=versions
+                    str,
+                    None,
+                    "Set of weights for cell vectors; None: 'cell'. Genes come from 'gene'.",
+                    choices=versions,
                 ),
                 "tgthighres": Option(
                     str, "t4", "Depth aimed at: 't4' log10, 'f2' times the cell's own, 'a1' added to its log10."
@@ -205,9 +208,9 @@ class ScFoundation(Readouts):
         """The network of a set of weights, built when it is first needed."""
         if version not in self._nets:
             if version not in self.weights:
+                choose = "" if version == GENE else " Choose one of them with options={'version': …}."
                 raise ModelError(
-                    f"The checkpoint has no weights {version!r}; it has {', '.join(self.weights)}. Choose one of them with "
-                    "options={'version': …}."
+                    f"The checkpoint has no weights {version!r}; it has {', '.join(self.weights)}.{choose}"
                 )
             self._nets[version] = self.weights[version].network().to(self.device).eval()
         return self._nets[version]
@@ -249,13 +252,16 @@ class ScFoundation(Readouts):
 
     # --- tokens to states --------------------------------------------------------------
 
-    def _inputs(self, batch: Batch, default: str) -> tuple[ScFoundationNet, torch.Tensor, torch.Tensor]:
+    def _inputs(self, batch: Batch, part: str) -> tuple[ScFoundationNet, torch.Tensor, torch.Tensor]:
         if batch.values is None:
             raise ModelError("scfoundation needs the values of its tokens; make them with model.tokenize.")
+        if part == GENE:
+            # As in the reference, whose versions are those of cell vectors alone.
+            return self._net(self._version(0, GENE)), batch.ids, batch.values
         codes = batch.cell["version"]
         if len(codes) and bool((codes != codes[0]).any()):
             raise ModelError("These tokens ask for several sets of weights; encode one version at a time.")
-        return self._net(self._version(int(codes[0]), default)), batch.ids, batch.values
+        return self._net(self._version(int(codes[0]), part)), batch.ids, batch.values
 
     def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
         from scfm_lab.models.layers import resolve_layer

@@ -14,7 +14,7 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_stored, listed, stored
 from scfm_lab.models.files import read_torch, require_keys
 from scfm_lab.models.performer import shape_of, without_counter
-from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
+from scfm_lab.models.performer_inputs import known_entries, names_tensors, read_gene_list
 from scfm_lab.models.resemblance import tensor_keys
 
 if TYPE_CHECKING:
@@ -190,18 +190,22 @@ def _merged(stored: Any, given: Mapping[str, Any], path: Path, name: str) -> dic
     model = stored.get("model_config", {}).get(stored.get("model"), stored if "encoder" in stored else {})
     data = stored.get("dataset_config", {}).get("rnaseq", {})
     settings = {**(model if isinstance(model, dict) else {}), **(data if isinstance(data, dict) else {})}
-    unknown = sorted(set(given) - set(settings) - _KNOWN)
-    if unknown:
-        raise ModelError(
-            f"config= names {', '.join(unknown)}, which scFoundation has not; it has {', '.join(sorted(_KNOWN))}."
-        )
+    known_entries(given, _KNOWN, "config=", "scFoundation")
+    for part, known in _KNOWN.items():
+        if known and isinstance(given.get(part), dict):
+            known_entries(given[part], known, f"config={{{part!r}: …}}", "scFoundation")
     for key, value in given.items():
         inner = settings.get(key)
         settings[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     return settings
 
 
-_KNOWN = {"encoder", "decoder", "bin_num", "bin_alpha", "pad_token_id", "mask_token_id", "seq_len"}
+#: What is read of a configuration, and of its parts; the files hold more, which nothing reads.
+_KNOWN: dict[str, tuple[str, ...]] = {
+    "encoder": ("hidden_dim", "depth", "heads", "module_type", "seq_len"),
+    "decoder": ("hidden_dim", "depth", "heads", "dim_head", "module_type"),
+    **dict.fromkeys(("bin_num", "bin_alpha", "pad_token_id", "mask_token_id", "seq_len"), ()),
+}
 
 
 def _network_shape(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -238,7 +242,6 @@ def _network_shape(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tens
         "alpha": float(settings.get("bin_alpha", 1.0)),
         "mask_value": float(settings["mask_token_id"]),
         "pad_value": float(settings["pad_token_id"]),
-        "norm_first": bool(encoder.get("norm_first", False)),
         "encoder": {
             "width": width,
             "layers": n_layers,

@@ -46,30 +46,14 @@ class SoftBins(nn.Module):
         return torch.where((values == self.pad_value).unsqueeze(-1), self.emb_pad.weight, out)
 
 
-class PreNormLayer(PostNormLayer):
-    """x += attention(norm1(x)); x += linear2(relu(linear1(norm2(x)))): ``norm_first`` in the configuration."""
-
-    def forward(
-        self,
-        states: Tensor,
-        lengths: NDArray[np.int64],
-        readers: Tensor | None = None,
-        reader_lengths: NDArray[np.int64] | None = None,
-    ) -> Tensor:
-        """One layer on packed tokens."""
-        kept = states if readers is None else states[readers]
-        x = kept + self.self_attn(self.norm1(states), lengths, readers, reader_lengths)
-        return x + self.linear2(self.activation(self.linear1(self.norm2(x))))
-
-
 class ScFoundationNet(nn.Module):
     """scFoundation.
 
     Parameters
     ----------
     shape
-        ``n_genes``, ``bins``, ``alpha``, ``mask_value``, ``pad_value``, ``norm_first``; ``encoder``: ``width``,
-        ``layers``, ``heads``, ``ffn``; ``decoder``: arguments of :class:`~scfm_lab.models.performer.Performer`.
+        ``n_genes``, ``bins``, ``alpha``, ``mask_value``, ``pad_value``; ``encoder``: ``width``, ``layers``,
+        ``heads``, ``ffn``; ``decoder``: arguments of :class:`~scfm_lab.models.performer.Performer`.
     """
 
     def __init__(self, shape: dict[str, Any]) -> None:
@@ -86,10 +70,7 @@ class ScFoundationNet(nn.Module):
         )
         self.pos_emb = embedding(self.n_genes + 3, width)
         self.encoder = PackedEncoder(int(encoder["layers"]), width, int(encoder["heads"]), int(encoder["ffn"]))
-        if shape["norm_first"]:
-            self.encoder.layers = nn.ModuleList(
-                PreNormLayer(width, int(encoder["heads"]), int(encoder["ffn"])) for _ in self.encoder.layers
-            )
+        # Norms come last whatever `norm_first` of the configuration says: the reference never reads it.
         self.encoder_norm = nn.LayerNorm(width)
         self.decoder_embed = nn.Linear(width, inner)
         self.decoder = Performer(**decoder)
@@ -186,8 +167,7 @@ class ScFoundationNet(nn.Module):
         states = self.encoder(self.embed(positions, values), lengths, n_layers=layer)
         chosen = self.encoder.layers[layer]
         assert isinstance(chosen, PostNormLayer)
-        seen = chosen.norm1(states) if isinstance(chosen, PreNormLayer) else states
-        yield from chosen.self_attn.weights(seen, lengths)
+        yield from chosen.self_attn.weights(states, lengths)
 
 
 def pool(states: Tensor, lengths: NDArray[np.int64], pooling: str) -> Tensor:

@@ -31,7 +31,7 @@ class Readouts(PublishedModel):
     weights: Mapping[str, Weights]
     vocabulary: SummedSymbols
 
-    def _inputs(self, batch: Batch, default: str) -> tuple[ScFoundationNet, torch.Tensor, torch.Tensor]:
+    def _inputs(self, batch: Batch, part: str) -> tuple[ScFoundationNet, torch.Tensor, torch.Tensor]:
         raise NotImplementedError
 
     def gene_states(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +46,17 @@ class Target:
         ModelError
             If it is none.
         """
-        found = re.fullmatch(r"([tfa])(-?\d+(?:\.\d*)?)", str(text).strip())
-        if not found or (found[1] == "f" and float(found[2]) <= 0):
+        kind, number = str(text).strip()[:1], str(text).strip()[1:]
+        try:
+            value = float(number)
+        except ValueError:
+            value = np.nan
+        if kind not in ("t", "f", "a") or not np.isfinite(value) or (kind == "f" and value <= 0):
             raise ModelError(
                 f"tgthighres is {text!r}; give 't4' (log10 of the depth aimed at), 'f2' (times the cell's own) or 'a1' "
                 "(added to the log10 of the cell's own)."
             )
-        return cls(found[1], float(found[2]))
+        return cls(kind, value)
 
     def of(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
         """log10 of the depth aimed at, for cells of these totals (above 0)."""
@@ -214,13 +217,15 @@ def _packed(
     order = np.lexsort((ids, row))
     tokens = np.bincount(row, minlength=n)
     # The reference takes the last two tokens apart and pools the others: with fewer than three it has no vector.
-    genes = np.where(tokens > 2, np.bincount(row[ids < n_genes], minlength=n), 0)
+    expressed = np.bincount(row[ids < n_genes], minlength=n)
+    genes = np.where(tokens > 2, expressed, 0)
     return Tokens(
         ids=ids[order],
         values=all_values[order],
         offsets=np.concatenate([[0], np.cumsum(tokens)]).astype(np.int64),
         cell={
             "n_genes": genes,
+            "left_out": (genes == 0) & (expressed > 0),
             "depths": depths,
             "version": np.full(n, version, dtype=np.int64),
             "like_reference": np.full(n, like_reference),

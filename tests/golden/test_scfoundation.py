@@ -212,18 +212,16 @@ class Dense:
 
     def encode(self, positions, values):
         x = self.values(values) + self.state["pos_emb.weight"][positions]
-        heads, first = self.shape["encoder"]["heads"], self.shape["norm_first"]
+        heads = self.shape["encoder"]["heads"]
         for i in range(self.shape["encoder"]["layers"]):
             at = f"encoder.layers.{i}."
-            h = self.norm(x, f"{at}norm1") if first else x
-            qkv = h @ self.state[f"{at}self_attn.in_proj_weight"].T + self.state[f"{at}self_attn.in_proj_bias"]
+            qkv = x @ self.state[f"{at}self_attn.in_proj_weight"].T + self.state[f"{at}self_attn.in_proj_bias"]
             q, k, v = (part.reshape(len(x), heads, -1).transpose(1, 0, 2) for part in np.split(qkv, 3, axis=1))
             mixed = softmax(q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1]), axis=-1) @ v
             x = x + self.linear(mixed.transpose(1, 0, 2).reshape(len(x), -1), f"{at}self_attn.out_proj")
-            x = x if first else self.norm(x, f"{at}norm1")
-            h = self.norm(x, f"{at}norm2") if first else x
-            x = x + self.linear(np.maximum(self.linear(h, f"{at}linear1"), 0), f"{at}linear2")
-            x = x if first else self.norm(x, f"{at}norm2")
+            x = self.norm(x, f"{at}norm1")
+            x = x + self.linear(np.maximum(self.linear(x, f"{at}linear1"), 0), f"{at}linear2")
+            x = self.norm(x, f"{at}norm2")
         return self.norm(x, "encoder_norm")
 
     def decode(self, positions, values, depths):
@@ -255,7 +253,6 @@ class Dense:
     "shape",
     [
         {},
-        {"norm_first": True},
         {"bins": 11, "alpha": 1.0, "encoder": {"width": 8, "layers": 3, "heads": 1, "ffn": 20}},
         {"mask_value": 4.0},  # T of t4: the value that stands for the mask is told by value
         {"pad_value": 4.0},
@@ -297,13 +294,22 @@ def test_values_are_those_of_the_library_of_all_genes_where_it_is_known(model, f
 
 @pytest.mark.parametrize(
     ("text", "depth"),
-    [("t4", 4.0), ("t3.5", 3.5), ("f2", np.log10(2000)), ("f0.5", np.log10(500)), ("a1", 4.0), ("a-1", 2.0)],
+    [
+        ("t4", 4.0),
+        ("t3.5", 3.5),
+        ("f2", np.log10(2000)),
+        ("f0.5", np.log10(500)),
+        ("a1", 4.0),
+        ("a-1", 2.0),
+        ("t.5", 0.5),
+        ("t1e1", 10.0),
+    ],
 )
 def test_depths_aimed_at(text, depth):
     np.testing.assert_allclose(Target.parse(text).of(np.array([1000.0])), depth)
 
 
-@pytest.mark.parametrize("text", ["4", "x4", "f0", "f-1", "t", "t4x"])
+@pytest.mark.parametrize("text", ["4", "x4", "f0", "f-1", "t", "t4x", "tinf", "anan", ""])
 def test_depths_that_are_none_are_refused(model, few, text):
     with pytest.raises(ModelError, match="tgthighres"):
         model.tokenize(few, options={"tgthighres": text})
@@ -406,25 +412,21 @@ def test_gene_embeddings_are_the_positions_of_the_checkpoint(model):
     np.testing.assert_array_equal(table.to_numpy(), model._net("cell").pos_emb.weight[:-3].numpy())
 
 
-def test_attention_rows_sum_to_one_and_the_weights_are_those_used(tmp_path, few):
-    for first in (False, True):
-        path = write_checkpoint(tmp_path / f"{first}" / "m" / "models.ckpt", list(few.var_names), norm_first=first)
-        model = sl.load_model(path, device="cpu", precision="float32")
-        tokens = model.tokenize(few[:2].copy())
-        maps = model.attention(tokens, hidden_layer=1)
-        assert [m.shape for m in maps] == [(3, n, n) for n in tokens.lengths]
-        net = model._net("cell")
-        with torch.inference_mode():
-            x = net.embed(torch.as_tensor(tokens.ids), torch.as_tensor(tokens.values))[: tokens.lengths[0]]
-            layer = net.encoder.layers[0]
-            h = layer.norm1(x) if first else x
-            _, _, v = torch.nn.functional.linear(h, layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias).chunk(
-                3, -1
-            )
-            mixed = torch.as_tensor(maps[0]) @ v.unflatten(-1, (3, -1)).transpose(0, 1)
-            wanted = layer.self_attn.out_proj(mixed.transpose(0, 1).flatten(1))
-            found = layer.self_attn(h, tokens.lengths[:1])
-        np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-5)
+def test_attention_rows_sum_to_one_and_the_weights_are_those_used(model, few):
+    tokens = model.tokenize(few[:2].copy())
+    maps = model.attention(tokens, hidden_layer=1)
+    assert [m.shape for m in maps] == [(3, n, n) for n in tokens.lengths]
+    net = model._net("cell")
+    with torch.inference_mode():
+        x = net.embed(torch.as_tensor(tokens.ids), torch.as_tensor(tokens.values))[: tokens.lengths[0]]
+        layer = net.encoder.layers[0]
+        _, _, v = torch.nn.functional.linear(x, layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias).chunk(
+            3, -1
+        )
+        mixed = torch.as_tensor(maps[0]) @ v.unflatten(-1, (3, -1)).transpose(0, 1)
+        wanted = layer.self_attn.out_proj(mixed.transpose(0, 1).flatten(1))
+        found = layer.self_attn(x, tokens.lengths[:1])
+    np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-5)
 
 
 def test_half_precision_keeps_read_depths(small, few):
@@ -553,6 +555,40 @@ def test_what_the_file_does_not_say_can_be_given(tmp_path, genes, few):
     model = sl.load_model(path, device="cpu", precision="float32", config={"encoder": {"heads": 3}})
     assert np.isfinite(model.encode(model.tokenize(few)).cell).all()
     refused(path, "nhead", config={"nhead": 3})
+    refused(path, "n_class", config={"n_class": 5})
+    for entry in ("nheads", "norm_first"):
+        refused(path, entry, "encoder", config={"encoder": {entry: 3}})
+
+
+def test_norms_come_last_whatever_the_configuration_says(tmp_path, genes, few):
+    def first(content):
+        content["cell"]["config"]["model_config"]["mae_autobin"]["encoder"]["norm_first"] = True
+
+    told, plain = (
+        sl.load_model(path, device="cpu", precision="float32")
+        for path in (broken(tmp_path / "a", genes, first), broken(tmp_path / "b", genes, lambda c: None))
+    )
+    np.testing.assert_array_equal(told.encode(told.tokenize(few)).cell, plain.encode(plain.tokenize(few)).cell)
+
+
+def test_versions_are_of_cell_vectors_and_genes_come_from_their_own_weights(model, few):
+    few = few[:2].copy()
+    plain, rde = model.tokenize(few), model.tokenize(few, options={"version": "rde"})
+    assert not np.allclose(model.encode(plain).cell, model.encode(rde).cell)
+    for read in (model.gene_states, model.gene_expression):
+        np.testing.assert_array_equal(read(rde, genes=["LYZ"]), read(plain, genes=["LYZ"]))
+
+
+def test_cells_of_too_few_tokens_are_counted(model, few):
+    few = few[:4, model.vocabulary.symbols].copy()
+    few.X = few.X.toarray()
+    few.X[1] = 0
+    few.X[1, 3] = 1
+    few.obs = few.obs[[]]
+    result = sl.embed(few, model, options={"tgthighres": "t0"}, progress=False)
+    np.testing.assert_array_equal(np.isnan(result.vectors).all(axis=1), [False, True, False, False])
+    assert (result.provenance["cells_without_genes"], result.provenance["cells_left_out"]) == (0, 1)
+    assert "1 cell has no vector because the reference leaves it out" in result.summary()
 
 
 def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, genes, monkeypatch):

@@ -26,7 +26,6 @@ def scfoundation_shape(genes: int, **more: Any) -> dict[str, Any]:
         "alpha": 0.7,
         "mask_value": 8.0,
         "pad_value": 9.0,
-        "norm_first": False,
         "encoder": {"width": 12, "layers": 2, "heads": 3, "ffn": 48},
         "decoder": {
             "n_layers": 2, "width": 10, "heads": 2, "head_width": 4, "features": 6, "ffn": 40, "qkv_bias": True,
@@ -51,7 +50,7 @@ def one_set(net: ScFoundationNet, shape: dict[str, Any]) -> dict[str, Any]:
     network = {
         "encoder": {
             "hidden_dim": encoder["width"], "depth": encoder["layers"], "heads": encoder["heads"], "dim_head": 4,
-            "module_type": "transformer", "norm_first": shape["norm_first"],
+            "module_type": "transformer", "norm_first": False,
         },
         "decoder": {
             "hidden_dim": decoder["width"], "depth": decoder["n_layers"], "heads": decoder["heads"],
