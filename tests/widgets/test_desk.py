@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -319,6 +320,18 @@ class TestGenes:
         found = opened.lab.results["similar_genes"]
         assert [item["gene"] for item in answer["neighbours"]] == found.table["gene"].tolist()
         assert "no evidence of a shared function" in answer["beside"]
+
+    def test_that_two_views_ask_about_are_told_in_both(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        busy = threading.Event()
+        lab.session.submit("other", lambda *_: busy.wait(60), aside=True, quiet=True)
+        for number, view in ((1, "scfm-1"), (2, "scfm-2"), (3, "scfm-2")):
+            lab._handle_custom_msg({"type": "gene", "gene": "LYZ", "view": view, "id": number}, [])
+        busy.set()
+        lab.wait(60)
+        answers = {answer.get("id"): answer for kind, answer, _ in lab.comm.sent if kind == "comm_msg"}
+        assert [answers[number].get("gene") for number in (1, 2, 3)] == ["LYZ", None, "LYZ"]
+        assert answers[2]["cancelled"]
 
     def test_attention_goes_both_ways_over_the_cells_that_have_it(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench(model="starter").ask(type="attention", gene=GENE)

@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import Cancelled, PluginError
-from scfm_widgets.session import sentence
+from scfm_widgets.session import ASKER, sentence
 
 if TYPE_CHECKING:
     from scfm_widgets.lab import Lab
@@ -31,12 +31,15 @@ class Messages:
     def take(self, _: Any, content: dict[str, Any], __: Any) -> None:
         """Take a message; its answer is sent when it is there."""
         request, kind = content.get("id"), str(content.get("type"))
+        asker = ASKER.set(str(content.get("view") or ""))
         try:
             answer = self._route(kind, content)
         # Whatever a panel raises, its own or a plugin's, is told in words; the bench goes on.
         except Exception as error:  # noqa: BLE001
             self._refuse(request, kind, error)
             return
+        finally:
+            ASKER.reset(asker)
         if isinstance(answer, Future):
             answer.add_done_callback(lambda done: self._settle(request, kind, done))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from concurrent.futures import CancelledError
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,6 +35,8 @@ _MAX_FAULTS = 4
 PRINCIPAL = "pca:"
 #: Before the reference of a version in the registry.
 REGISTRY = "models:/"
+#: The view of the bench that has asked what is answered now: its jobs take no other view's place.
+ASKER: ContextVar[str] = ContextVar("asker", default="")
 #: Most runs of which the history tells.
 _MAX_RUNS = 20
 
@@ -399,7 +402,7 @@ class Session:
             Called as ``work(progress, cancel)``; ``progress(done, total, note="")`` shows how far it is, `cancel` is a
             :class:`threading.Event` to look at between steps (then raise :class:`~scfm_lab.errors.Cancelled`).
         lane, quiet, yields, interrupt, again
-            See :meth:`scfm_widgets.worker.Worker.submit`.
+            See :meth:`scfm_widgets.worker.Worker.submit`. What a view asks for its own has a lane of its own.
         aside
             Do not wait for the work that is under way: for reading, not for computing.
         of
@@ -409,6 +412,8 @@ class Session:
         -------
         A future.
         """
+        if lane and ASKER.get():
+            lane = f"{lane} of {ASKER.get()}"
         if aside:
             future = self._reader.submit(kind, work, label=label, lane=lane, quiet=quiet)
         else:

@@ -225,16 +225,16 @@ function History() {
 
 /** What a person takes along. */
 function Take() {
-  const { store } = useScope();
+  const { view } = useScope();
   return (
     <Menu
       label="Share: code, methods, a page"
       class="sl-button sl-small"
       items={[
-        { label: "Copy as code…", onPick: () => store.open("code") },
-        { label: "Methods and BibTeX…", onPick: () => store.open("methods") },
-        { label: "Save as one HTML file…", onPick: () => store.open("html") },
-        { label: "Keys…", hint: "?", onPick: () => store.open("keys") },
+        { label: "Copy as code…", onPick: () => view.open("code") },
+        { label: "Methods and BibTeX…", onPick: () => view.open("methods") },
+        { label: "Save as one HTML file…", onPick: () => view.open("html") },
+        { label: "Keys…", hint: "?", onPick: () => view.open("keys") },
       ]}
     >
       Share

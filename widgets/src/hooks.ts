@@ -4,6 +4,7 @@ import { createContext } from "preact";
 import { useContext, useEffect, useReducer, useState } from "preact/hooks";
 import type { Theme } from "./palette.ts";
 import type { Key, Store } from "./store.ts";
+import type { View } from "./view.ts";
 
 /** Milliseconds without an answer after which the kernel is said to be busy or gone. */
 const QUIET_MS = 4000;
@@ -13,6 +14,7 @@ export interface Scope {
   theme: Theme;
   /** Unique within the page: the start of every element id of this view. */
   prefix: string;
+  view: View;
 }
 
 export const ScopeContext = createContext<Scope | null>(null);
@@ -44,4 +46,12 @@ export function useQuiet(): boolean {
   const [quiet, setQuiet] = useState(false);
   useEffect(() => store.on("waiting", () => setQuiet(store.silence > QUIET_MS)), [store]);
   return quiet;
+}
+
+/** What lies over this view of the bench. */
+export function useDialog(): string | null {
+  const { view } = useScope();
+  const [, redraw] = useReducer<number, void>((version) => version + 1, 0);
+  useEffect(() => view.onDialog(() => redraw()), [view]);
+  return view.dialog;
 }

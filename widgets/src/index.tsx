@@ -10,6 +10,7 @@ import type { Choice } from "./render/probe.ts";
 import { standaloneModel } from "./standalone.ts";
 import { type Model, Store } from "./store.ts";
 import { currentTheme, watchTheme } from "./theme.ts";
+import { View } from "./view.ts";
 import "./style.css";
 
 /** One store per bench, whatever the host hands to `initialize` and to each `render`. */
@@ -26,14 +27,14 @@ function storeOf(model: Model): Store {
   return store;
 }
 
-function Root({ store, prefix, root }: { store: Store; prefix: string; root: HTMLElement }) {
+function Root({ view, root }: { view: View; root: HTMLElement }) {
   const [theme, setTheme] = useState(currentTheme);
   useEffect(() => watchTheme(setTheme), []);
   root.dataset.theme = theme;
   const asked = new URLSearchParams(location.search).get("scfm-renderer");
   const renderer: Choice = asked === "webgl2" || asked === "raster" ? asked : "auto";
   return (
-    <ScopeContext.Provider value={{ store, theme, prefix }}>
+    <ScopeContext.Provider value={{ store: view.store, theme, prefix: view.prefix, view }}>
       <App renderer={renderer} />
     </ScopeContext.Provider>
   );
@@ -48,7 +49,8 @@ function initialize({ model }: InitializeProps) {
 }
 
 /** Keys that work anywhere in the bench; a field that is typed in keeps its own. */
-function shortcut(store: Store, event: KeyboardEvent) {
+function shortcut(view: View, event: KeyboardEvent) {
+  const { store } = view;
   const { target } = event;
   const typing = target instanceof HTMLInputElement && target.type !== "range" && target.type !== "checkbox";
   if (typing || target instanceof HTMLTextAreaElement || event.defaultPrevented) return;
@@ -56,7 +58,8 @@ function shortcut(store: Store, event: KeyboardEvent) {
   const key = event.key.toLowerCase();
   if (command && key === "z") event.shiftKey ? store.redo() : store.undo();
   else if (command && key === "y") store.redo();
-  else if (!command && event.key === "?") store.open("keys");
+  else if (!command && event.key === "?") view.open("keys");
+  else if (!command && event.key === "Escape" && store.rooting) store.setRooting(false);
   else return;
   event.preventDefault();
 }
@@ -75,6 +78,7 @@ function hideStill(uid: string): () => void {
 
 function render({ model, el }: RenderProps) {
   const store = storeOf(model as unknown as Model);
+  const view = new View(store, `scfm-${++views}`);
   const root = document.createElement("div");
   root.className = "scfm-lab";
   root.dataset.theme = currentTheme();
@@ -87,13 +91,13 @@ function render({ model, el }: RenderProps) {
   const keep = (event: Event) => {
     if (event instanceof KeyboardEvent && isHosts(event)) return;
     event.stopPropagation();
-    if (event.type === "keydown") shortcut(store, event as KeyboardEvent);
+    if (event.type === "keydown") shortcut(view, event as KeyboardEvent);
   };
   const kept = ["keydown", "keypress", "keyup", "contextmenu"] as const;
   for (const type of kept) root.addEventListener(type, keep);
   el.append(root);
   const showStill = hideStill((model as unknown as Model).get("_uid"));
-  draw(<Root store={store} prefix={`scfm-${++views}`} root={root} />, root);
+  draw(<Root view={view} root={root} />, root);
   return () => {
     draw(null, root);
     for (const type of kept) root.removeEventListener(type, keep);

@@ -24,8 +24,7 @@ type LocalKey =
   | "rooting"
   | "hover"
   | "history"
-  | "scrub"
-  | "dialog";
+  | "scrub";
 export type Key = keyof Traits | LocalKey;
 
 /** What undo goes back to: everything that a person sets by hand. */
@@ -60,8 +59,6 @@ export class Store {
   hovered = -1;
   /** How far along pseudotime cells are shown, 0..1; null = all of them. */
   scrub: number | null = null;
-  /** What lies over the bench: code, methods, keys; null = nothing. */
-  dialog: string | null = null;
   readonly history = new History<Moment>();
 
   /** Since when the kernel has been asked whether it is there; null = it has answered. */
@@ -322,11 +319,6 @@ export class Store {
     this.emit("scrub");
   }
 
-  open(dialog: string | null) {
-    this.dialog = dialog;
-    this.emit("dialog");
-  }
-
   undo() {
     this.#restore(this.history.back());
   }
@@ -345,13 +337,6 @@ export class Store {
     this.dismissed.add(fault);
     this.emit("_errors");
     void this.act({ type: "dismiss", fault });
-  }
-
-  /** A question whose answer is shown where it was asked; rejects with the sentence. */
-  async question<T>(content: Record<string, unknown>, lane?: string): Promise<T> {
-    const answer = (await this.requests.ask(content, lane)).content;
-    if (answer.cancelled) throw new Error("Stopped.");
-    return answer as unknown as T;
   }
 
   /** Something for Python to do; what goes wrong is shown by the bench in words. */

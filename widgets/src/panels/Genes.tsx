@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { notFound, typeAhead, withDose } from "../reducers.ts";
+import { Superseded } from "../requests.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 
 const SUGGESTED = 50;
@@ -39,6 +40,7 @@ interface Attention {
 }
 
 export function Genes({ show }: { show: (component: string) => void }) {
+  const { view } = useScope();
   const store = useStore("state", "genes", "_models");
   const { gene, model, groupby } = store.state;
   const [told, setTold] = useState<Told | null>(null);
@@ -53,18 +55,18 @@ export function Genes({ show }: { show: (component: string) => void }) {
       if (gone) return;
       setTold(answer);
       if (answer.neighbours) return;
-      store.question<Alike>({ type: "alike", gene }).then(
+      view.question<Alike>({ type: "alike", gene }).then(
         (alike) => !gone && setTold({ ...answer, ...alike }),
         (error: Error) => !gone && setTold({ ...answer, neighbours: [], note: error.message }),
       );
     };
-    store
+    view
       .question<Told>({ type: "gene", gene }, "gene")
-      .then(tell, (error: Error) => !gone && error.message !== "gene" && setFault(error.message));
+      .then(tell, (error: Error) => !gone && !(error instanceof Superseded) && setFault(error.message));
     return () => {
       gone = true;
     };
-  }, [gene, model, groupby, store]);
+  }, [gene, model, groupby, view]);
 
   return (
     <div class="sl-panel">
@@ -192,13 +194,13 @@ function Neighbours({ told }: { told: Told }) {
 }
 
 function AttentionOf({ gene }: { gene: string }) {
-  const { store } = useScope();
+  const { store, view } = useScope();
   const model = store.get("_models")?.rows?.find(({ source }) => source === store.state.model);
   const [found, setFound] = useState<Attention | "asking" | { fault: string } | null>(null);
   if (!store.state.model || (model && !model.abilities.includes("attention"))) return null;
   const ask = () => {
     setFound("asking");
-    store
+    view
       .question<Attention>({ type: "attention", gene })
       .then(setFound, (error: Error) => setFound({ fault: error.message }));
   };

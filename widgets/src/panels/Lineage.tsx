@@ -22,11 +22,11 @@ const BOX = 124;
 const GAP = 8;
 
 export function Lineage({ reference }: { reference: string }) {
-  const { store } = useScope();
+  const { view } = useScope();
   const [told, setTold] = useState<Told | null>(null);
   useEffect(() => {
     let gone = false;
-    store.question<Told>({ type: "lineage", reference }, "lineage").then(
+    view.question<Told>({ type: "lineage", reference }, "lineage").then(
       (answer) => !gone && setTold(answer),
       // The card is there all the same.
       () => {},
@@ -34,7 +34,7 @@ export function Lineage({ reference }: { reference: string }) {
     return () => {
       gone = true;
     };
-  }, [reference, store]);
+  }, [reference, view]);
   if (!told || told.nodes.length < 2) return null;
   const depth = depths(told);
   const rows = Math.max(...depth.values()) + 1;

@@ -106,7 +106,7 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
     row.parameters ? `${format.number(row.parameters / 1e6)} M parameters` : "",
     row.licence ?? "no licence stated",
   ].filter(Boolean);
-  const { store } = useScope();
+  const { view } = useScope();
   return (
     <div class={`sl-model ${picked ? "sl-picked" : ""} ${row.blocked ? "sl-greyed" : ""}`}>
       <button
@@ -154,7 +154,7 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
       </button>
       {picked && row.reference && (
         <div class="sl-model-more">
-          <button type="button" class="sl-link" onClick={() => store.open(row.reference)}>
+          <button type="button" class="sl-link" onClick={() => view.open(row.reference)}>
             Card
           </button>
           <Scores reference={row.reference} />

@@ -19,11 +19,11 @@ interface Score {
 const MOST = 6;
 
 export function Scores({ reference }: { reference: string }) {
-  const { store } = useScope();
+  const { view } = useScope();
   const [rows, setRows] = useState<Score[]>([]);
   useEffect(() => {
     let gone = false;
-    store.question<{ rows: Score[] }>({ type: "scores", reference }, "scores").then(
+    view.question<{ rows: Score[] }>({ type: "scores", reference }, "scores").then(
       (answer) => !gone && setRows(answer.rows),
       // The card is there all the same.
       () => {},
@@ -31,7 +31,7 @@ export function Scores({ reference }: { reference: string }) {
     return () => {
       gone = true;
     };
-  }, [reference, store]);
+  }, [reference, view]);
   if (rows.length === 0) return null;
   return (
     <table class="sl-audit sl-scores">

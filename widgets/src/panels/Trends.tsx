@@ -5,6 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, type Theme } from "../palette.ts";
 import { notFound, typeAhead } from "../reducers.ts";
+import { Superseded } from "../requests.ts";
 import { trend } from "../trend.ts";
 import type { Column } from "../types.ts";
 import { Combobox } from "../ui/Combobox.tsx";
@@ -187,7 +188,7 @@ interface Curve {
 
 /** Each gene along each path: cells weighted by how likely they come to its end. */
 function ByPath({ genes, ends, version }: { genes: string[]; ends: string[]; version: number }) {
-  const { theme } = useScope();
+  const { theme, view } = useScope();
   const store = useStore("scrub");
   const [told, setTold] = useState<{ curves: Curve[]; unit: string } | null>(null);
   const [fault, setFault] = useState<string | null>(null);
@@ -195,16 +196,16 @@ function ByPath({ genes, ends, version }: { genes: string[]; ends: string[]; ver
   useEffect(() => {
     let gone = false;
     setFault(null);
-    store
+    view
       .question<{ curves: Curve[]; unit: string }>({ type: "trends", genes: asked.split("\n") }, "trends")
       .then(
         (answer) => !gone && answer.curves && setTold(answer),
-        (error: Error) => !gone && error.message !== "trends" && setFault(error.message),
+        (error: Error) => !gone && !(error instanceof Superseded) && setFault(error.message),
       );
     return () => {
       gone = true;
     };
-  }, [asked, version, store]);
+  }, [asked, version, view]);
   if (fault) return <p class="sl-failed">{fault}</p>;
   if (!told) return <p class="sl-muted sl-computing">computing…</p>;
   return (

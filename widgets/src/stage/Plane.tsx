@@ -3,11 +3,12 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { NAN_CODE } from "../palette.ts";
-import { combine, countOnes, hiddenCodes } from "../reducers.ts";
+import { combine, hiddenCodes } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
 import { MISSING } from "../render/renderer.ts";
 import type { Store } from "../store.ts";
 import type { Column } from "../types.ts";
+import { clicked, escaped } from "./clicks.ts";
 import { MISSING_LABEL } from "./Legend.tsx";
 import { type Marks, paintOverlay } from "./overlay.ts";
 import { Pointer } from "./pointer.ts";
@@ -114,13 +115,10 @@ export function Plane(props: Props) {
       mode: () => live.current!.mode,
       setTool,
       onSelect: (mask, how) => store.setSelection(combine(store.selection, mask, how)),
-      onClear: () => {
-        if (countOnes(store.selection)) store.setSelection(new Uint8Array(store.n));
-        else if (store.rooting) store.setRooting(false);
-      },
+      onClear: () => escaped(store),
       onAll: () => live.current!.onAll(),
       onInvert: () => live.current!.onInvert(),
-      onClick: (cell) => clicked(store, cell),
+      onClick: (cell, how) => clicked(store, cell, how),
       onHover: (cell, x, y) => {
         setHover(cell < 0 ? null : { cell, x, y });
         store.setHovered(cell);
@@ -235,16 +233,6 @@ function PlaneTitle({ which, title }: { which: "first" | "second"; title?: strin
       ))}
     </select>
   );
-}
-
-function clicked(store: Store, cell: number) {
-  if (store.rooting) {
-    if (cell < 0) return;
-    store.setRooting(false);
-    store.patch({ root: { cell } });
-  } else if (cell < 0 && countOnes(store.selection)) {
-    store.setSelection(new Uint8Array(store.n));
-  }
 }
 
 /** Cells up to a point of pseudotime, one byte each; null where nothing is scrubbed. */

@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
-import { useStore } from "../hooks.ts";
+import { useScope, useStore } from "../hooks.ts";
 import { MAX_CODE, NAN_CODE } from "../palette.ts";
 import type { Column } from "../types.ts";
 import { MISSING_LABEL } from "./Legend.tsx";
@@ -23,6 +23,7 @@ interface Known {
 const ASK_AFTER_MS = 90;
 
 export function Tooltip({ hover, column }: { hover: Hover | null; column: Column | null }) {
+  const { view } = useScope();
   const store = useStore("state");
   const [known, setKnown] = useState<Known | null>(null);
   const cell = hover?.cell ?? -1;
@@ -30,14 +31,14 @@ export function Tooltip({ hover, column }: { hover: Hover | null; column: Column
   useEffect(() => {
     if (cell < 0) return;
     const timer = setTimeout(() => {
-      store.requests
+      view
         .ask({ type: "cell", cell, colour: store.state.colour }, "hover")
         .then(({ content }) => setKnown({ cell, ...(content as unknown as Omit<Known, "cell">) }))
         // The tooltip then keeps to what the page itself knows.
         .catch(() => {});
     }, ASK_AFTER_MS);
     return () => clearTimeout(timer);
-  }, [cell, store]);
+  }, [cell, store, view]);
 
   if (!hover) return null;
   const exact = known?.cell === cell ? known : null;

@@ -12,7 +12,8 @@ export interface Gestures {
   setTool: (tool: Tool) => void;
   /** A lasso or box was closed: one byte per cell inside it. */
   onSelect: (mask: Uint8Array, mode: Combine) => void;
-  onClick: (cell: number) => void;
+  /** Also a lasso that was hardly begun; `mode` is what a selection would have done. */
+  onClick: (cell: number, mode: Combine) => void;
   onHover: (cell: number, px: number, py: number) => void;
   onClear: () => void;
   /** Select all cells that are shown; or those of them that are not selected. */
@@ -114,11 +115,11 @@ export class Pointer {
     const { drawing } = this;
     this.#begin = null;
     this.drawing = null;
-    if (!this.#dragged) this.gestures.onClick(this.scene.pick(x, y));
-    else if (drawing) {
-      const held = combineMode(event);
-      this.#select(drawing, held === "replace" ? this.gestures.mode() : held);
-    }
+    const held = combineMode(event);
+    // Without a tool that selects, the mode of the last one is not to be seen.
+    const mode = held === "replace" && drawing ? this.gestures.mode() : held;
+    if (!this.#dragged) this.gestures.onClick(this.scene.pick(x, y), mode);
+    else if (drawing) this.#select(drawing, mode);
     this.scene.redraw();
   }
 

@@ -2,15 +2,16 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { bytes } from "../codec.ts";
 import * as format from "../format.ts";
-import { useScope, useStore } from "../hooks.ts";
+import { useDialog, useScope } from "../hooks.ts";
+import { Superseded } from "../requests.ts";
 import { saveText } from "../stage/figure.ts";
 import { Icon } from "./icons.tsx";
 import { Markdown } from "./Markdown.tsx";
 
 export function Dialogs() {
-  const store = useStore("dialog");
-  const { dialog } = store;
+  const dialog = useDialog();
   if (dialog === null) return null;
   if (dialog === "code") return <Code />;
   if (dialog === "methods") return <Methods />;
@@ -20,7 +21,7 @@ export function Dialogs() {
 }
 
 function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
-  const { store, prefix } = useScope();
+  const { view, prefix } = useScope();
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const root = box.current!.getRootNode() as Document | ShadowRoot;
@@ -28,7 +29,7 @@ function Dialog({ title, children }: { title: string; children: ComponentChildre
     box.current!.focus();
     return () => before?.focus();
   }, []);
-  const close = () => store.open(null);
+  const close = () => view.open(null);
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key === "Escape") {
       event.preventDefault();
@@ -79,19 +80,19 @@ function Dialog({ title, children }: { title: string; children: ComponentChildre
 
 /** An answer of Python's: while it is on its way, when it is here, and when it cannot be had. */
 function useAnswer<T>(content: Record<string, unknown>): { answer: T | null; fault: string | null } {
-  const { store } = useScope();
+  const { view } = useScope();
   const [answer, setAnswer] = useState<T | null>(null);
   const [fault, setFault] = useState<string | null>(null);
   useEffect(() => {
     let gone = false;
-    store.question<T>(content, `dialog:${content.type}`).then(
+    view.question<T>(content, `dialog:${content.type}`).then(
       (found) => !gone && setAnswer(found),
-      (error: Error) => !gone && setFault(error.message),
+      (error: Error) => !gone && !(error instanceof Superseded) && setFault(error.message),
     );
     return () => {
       gone = true;
     };
-  }, [store]);
+  }, [view]);
   return { answer, fault };
 }
 
@@ -174,21 +175,22 @@ function Methods() {
 }
 
 function Page() {
-  const { store } = useScope();
+  const { store, view } = useScope();
   const [state, setState] = useState<"asking" | "making" | string[] | { fault: string }>("asking");
   const [size, setSize] = useState(0);
   const genes = Object.keys(store.doses);
   const make = async () => {
     setState("making");
     try {
-      const { content, buffers } = await store.requests.ask({ type: "html", genes }, "html");
+      const { content, buffers } = await view.ask({ type: "html", genes }, "html");
       if (content.cancelled) throw new Error("Stopped.");
-      const view = buffers[0];
-      const text = new TextDecoder().decode(new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
-      setSize(view.byteLength);
+      const page = bytes(buffers[0]);
+      const text = new TextDecoder().decode(page);
+      setSize(page.byteLength);
       saveText(text, "bench.html", "text/html");
       setState(content.left_out as string[]);
     } catch (error) {
+      if (error instanceof Superseded) return;
       setState({ fault: (error as Error).message });
     }
   };
