@@ -224,6 +224,19 @@ class Model(TakesOptions, Able, Trainable):
         """
         return not (options or {}).get("like_reference")
 
+    def depends_on_others(self, options: Mapping[str, Any]) -> str:
+        """Why a cell's vector is another beside other cells, under complete `options`; ``""`` where it is not."""
+        return ""
+
+    def require_independence(self, options: Mapping[str, Any] | None) -> None:
+        """Refuse options under which some of the cells cannot be looked at, or changed, alone (a ModelError with the reason)."""
+        why = self.depends_on_others(self.check_options(options))
+        if why:
+            raise ModelError(
+                f"{self.spec.name} reads each cell beside the others here ({why}), so that what happens to some cells would "
+                "change all of them; leave that option out."
+            )
+
     def weight_bytes(self) -> int:
         """Memory of the weights."""
         held = {

@@ -228,6 +228,11 @@ class ScBert(Readouts):
             batch_size=int(options["batch_size"]),
         )
 
+    def depends_on_others(self, options: Mapping[str, Any]) -> str:
+        """Cells that are run together are stabilised together."""
+        together = options["like_reference"] and options["batch_size"] > 1
+        return f"batch_size={options['batch_size']} stabilises so many cells together" if together else ""
+
     # --- tokens to states --------------------------------------------------------------
 
     def encode(

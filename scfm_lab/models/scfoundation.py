@@ -232,6 +232,11 @@ class ScFoundation(Readouts):
         """Bulk samples are scaled to the median of those given."""
         return super().cells_alone(options) and (options or {}).get("input_type") != "bulk"
 
+    def depends_on_others(self, options: Mapping[str, Any]) -> str:
+        """Bulk samples are scaled to the median of those given."""
+        bulk = options["input_type"] == "bulk"
+        return "input_type='bulk' scales to the median of the samples given" if bulk else ""
+
     def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """The options, completed; a depth that cannot be read is refused, also where nothing asks for it."""
         from scfm_lab.models.scfoundation_tokens import Target

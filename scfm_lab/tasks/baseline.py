@@ -51,6 +51,7 @@ class Baseline:
 
         self.model = as_model(model)
         self.model.require("perturb")
+        self.model.require_independence(options)
         self.groups = groups_of(adata, groupby)
         self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
         self.groupby, self.sample_key = groupby, sample_key

@@ -113,6 +113,7 @@ def gene_attention(
 
     opened = as_model(model)
     opened.require("attention")
+    opened.require_independence(options)
     cells = Cells.from_anndata(adata, layer=layer, fields=opened.fields)
     column = cells.genes.find(gene)
     match = opened.known_genes(cells.genes, options)

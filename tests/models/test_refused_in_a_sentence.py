@@ -14,6 +14,7 @@ from families import write_family
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.tasks.gene_attention import gene_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +140,28 @@ def test_depths_and_totals_that_are_none_are_refused(scf: Any, cells: AnnData) -
         cells.obs["total_counts"] = totals
         with pytest.raises(DataError, match=said):
             sl.embed(cells, scf, options={"pre_normalized": "A"}, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("scfoundation", {"input_type": "bulk"}, "'bulk' scales to the median"),
+        ("scbert", {"like_reference": True, "batch_size": 4}, "batch_size=4 stabilises"),
+    ],
+)
+def test_cells_that_are_read_beside_others_cannot_be_changed_alone(
+    name: str, options: dict[str, Any], said: str, every_opened: Callable[[str], Any], cells: AnnData
+) -> None:
+    model = every_opened(name)
+    gene = str(model.vocabulary.symbols[20])
+    with pytest.raises(ModelError, match=said):
+        sl.perturb(cells, model, {gene: 0.0}, options=options, null=False, progress=False)
+    if "attention" in model.spec.abilities:
+        with pytest.raises(ModelError, match=said):
+            gene_attention(cells, model, gene, options=options)
+        # It is the others that matter: a cell has another vector where some are missing.
+        whole, part = (model.encode(model.tokenize(some, options=options)).cell for some in (cells, cells[1:].copy()))
+        assert not np.allclose(whole[1:], part, atol=1e-3)
 
 
 # --- files ---------------------------------------------------------------------------------------
