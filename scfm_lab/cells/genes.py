@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from scfm_lab.cells.digest import hash_names
 from scfm_lab.errors import GenesError, did_you_mean, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +30,11 @@ _SYMBOL_COLUMNS = (
     "gene_short_name",
 )
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G(R)?\d{6,}(\.\d+)?$")
+
+
+def is_ensembl(gene_id: str) -> bool:
+    """Whether a name has the form of an Ensembl gene id, with or without version."""
+    return bool(_ENSEMBL.match(gene_id))
 
 
 def strip_version(gene_id: str) -> str:
@@ -51,9 +56,33 @@ class Genes:
     """Ensembl ids without version, ``""`` where unknown."""
     organism: str | None
     """``"human"``, ``"mouse"``, another name as given, or None where it cannot be told."""
+    given: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """The columns of ``var`` that may hold identifiers, by their name in small letters: text as it stands there, ``""`` where
+    there is none."""
+    ensembl_from: str = ""
+    """Which of them `ensembl` was read from; ``""``: the index, or none."""
+    symbols_from: str = ""
+    """Which of them `symbols` was read from; ``""``: the index, or none."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def take(self, columns: NDArray[Any]) -> Self:
+        """The genes of some columns."""
+        return replace(
+            self,
+            names=self.names[columns],
+            symbols=self.symbols[columns],
+            ensembl=self.ensembl[columns],
+            given={name: values[columns] for name, values in self.given.items()},
+        )
+
+    @property
+    def ensembl_as_given(self) -> NDArray[Any]:
+        """`ensembl` with the versions that stand there."""
+        source = self.given.get(self.ensembl_from, self.names)
+        there = np.array([strip_version(str(name)) for name in source], dtype=object) == self.ensembl
+        return np.where(there, source, self.ensembl)
 
     @classmethod
     def from_var(cls, var: Any, organism: str | None = None) -> Genes:
@@ -77,17 +106,19 @@ class Genes:
                 return genes
         names = np.asarray(var.index.astype(str), dtype=object)
         in_index = np.array([bool(_ENSEMBL.match(n)) for n in names], dtype=bool)
-        ensembl = _column(var, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
-        symbols = _column(var, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
+        given = _given(var)
+        ensembl_from, ensembl = _column(given, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
+        symbols_from, symbols = _column(given, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
         if ensembl is None and not in_index.any():
             # Ids of other databases (FlyBase, WormBase, …) stand where Ensembl, which took them over, has its own.
-            ensembl = _column(var, _NAMED_ENSEMBL, wanted=bool)
+            ensembl_from, ensembl = _column(given, _NAMED_ENSEMBL, wanted=bool)
         if ensembl is None:
             ensembl = np.where(in_index, names, "")
         ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)
         if symbols is None:
             symbols = np.where(in_index, "", names)
-        genes = cls(names, symbols.astype(object), ensembl, organism or _guess_organism(ensembl, symbols))
+        organism = organism or guess_organism(ensembl, symbols)
+        genes = cls(names, symbols.astype(object), ensembl, organism, given, ensembl_from, symbols_from)
         _recent[:] = [*_recent, (content, genes)][-_MOST_RECENT:]
         return genes
 
@@ -170,19 +201,28 @@ def _same(one: Any, other: Any) -> bool:
         return False
 
 
-def _column(var: Any, names: Sequence[str], wanted: Any) -> NDArray[Any] | None:
+def _given(var: Any) -> dict[str, NDArray[Any]]:
     lowered = {str(c).lower(): c for c in var.columns}
-    for name in names:
+    found = {}
+    for name in (*_ENSEMBL_COLUMNS, *_SYMBOL_COLUMNS):
         if name in lowered:
             values = var[lowered[name]].astype(object)
-            values = np.array(["" if v is None or v != v else str(v) for v in values], dtype=object)
+            found[name] = np.array(["" if v is None or v != v else str(v) for v in values], dtype=object)
+    return found
+
+
+def _column(given: Mapping[str, NDArray[Any]], names: Sequence[str], wanted: Any) -> tuple[str, NDArray[Any] | None]:
+    for name in names:
+        if name in given:
+            values = given[name]
             good = np.array([wanted(v) for v in values], dtype=bool)
             if good.any():
-                return np.where(good, values, "")
-    return None
+                return name, np.where(good, values, "")
+    return "", None
 
 
-def _guess_organism(ensembl: NDArray[Any], symbols: NDArray[Any]) -> str | None:
+def guess_organism(ensembl: NDArray[Any], symbols: NDArray[Any]) -> str | None:
+    """What genes that are called so are of: ``"human"``, ``"mouse"``, or None where it cannot be told."""
     ids = [e for e in ensembl if e]
     if ids:
         human = sum(e.startswith("ENSG") for e in ids)

@@ -31,7 +31,7 @@ def without_genes(cells: Cells, columns: NDArray[np.int64]) -> Cells:
     return replace(
         cells,
         counts=cells.counts[:, keep],
-        genes=replace(genes, names=genes.names[keep], symbols=genes.symbols[keep], ensembl=genes.ensembl[keep]),
+        genes=genes.take(keep),
         total=cells.total - hidden,
         baseline=None,
     )

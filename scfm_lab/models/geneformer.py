@@ -108,7 +108,8 @@ class Geneformer(PublishedModel):
                 "like_reference": Option(
                     bool,
                     False,
-                    "Rank equal values by numpy's unstable sort, and read only cells whose filter_pass is 1.",
+                    "Rank equal values by numpy's unstable sort, read only cells whose filter_pass is 1, and var['ensembl_id'] "
+                    "as it stands there alone.",
                 ),
                 "orthologs": ortholog_option(orthologs),
             },
@@ -225,6 +226,9 @@ class Geneformer(PublishedModel):
         return PoolerHead(self.spec.width, labels) if kind == "published" else super()._new_head(kind, labels)
 
     # --- cells to tokens ---------------------------------------------------------------
+
+    def _ways(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._ways(options), "like_reference": bool(options.get("like_reference", False))}
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         from scfm_lab.models.geneformer_rank import Rules, tokenize

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.genes import Vocabulary
+from scfm_lab.cells.genes import Vocabulary, is_ensembl, strip_version
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, is_stored, listed
 from scfm_lab.models.files import WEIGHTS, read_pickle
@@ -18,6 +18,7 @@ from scfm_lab.models.published import (
     ORTHOLOG,
     TRANSLATED_SYMBOL,
     PublishedMatch,
+    are_meant,
     ensembl_symbols,
     mouse_rows,
     shipped_genes,
@@ -50,6 +51,8 @@ SETTINGS = (
     "model_type",
 )
 BY_MAPPING = "name in the model's own mapping"
+UNVERSIONED = "Ensembl id without its version"
+BY_NAME = "name where the id is empty"
 SPECIALS = ("<pad>", "<mask>", "<cls>", "<eos>")
 _KINDS = {
     "token": "token_dictionary",
@@ -294,36 +297,64 @@ class EnsemblVocabulary(Vocabulary):
             found = self.mapping.get(gene.upper(), self.published.get(gene))
         return found
 
-    def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
-        """Match by the mapping of ids; cells without any Ensembl id by their symbols.
+    def match(self, genes: Genes, orthologs: bool = False, *, like_reference: bool = False) -> PublishedMatch:
+        """Match ``var["ensembl_id"]`` by the mapping, as it stands there; cells without any id by their symbols.
 
-        Where the cells have Ensembl ids, columns without one are looked up by name in the same
-        mapping and nowhere else, as in the reference. Columns of one gene are summed if the
-        mapping brought them together, and stay apart if they had the same id before.
+        Columns are summed where the mapping brings ids together that it holds as they are written, and stay apart where
+        their ids are the same, both as in the reference. Besides, by default and never `like_reference`: an unknown id is
+        looked up without its version, a column whose id is empty by its name; such a column is summed into the one that
+        holds its gene already, and changes nothing about the others.
         """
-        how = dict.fromkeys((ENSEMBL, BY_MAPPING, TRANSLATED_SYMBOL, ORTHOLOG), 0)
-        ids = np.full(len(genes), -1, dtype=np.int64)
-        keys: NDArray[Any] = np.where(
-            genes.ensembl != "", genes.ensembl, np.where(genes.symbols != "", genes.symbols, genes.names)
-        )
-        if genes.organism == "mouse":
-            if orthologs:
-                ids[:] = [
-                    self._ortholog(e, s, n) for e, s, n in zip(genes.ensembl, genes.symbols, genes.names, strict=True)
-                ]
+        how = dict.fromkeys((ENSEMBL, BY_MAPPING, UNVERSIONED, BY_NAME, TRANSLATED_SYMBOL, ORTHOLOG), 0)
+        named = np.where(genes.symbols != "", genes.symbols, genes.names)
+        if genes.organism == "mouse" and orthologs:
+            found = [self._ortholog(e, s, n) for e, s, n in zip(genes.ensembl, genes.symbols, genes.names, strict=True)]
+            ids = np.array(found, dtype=np.int64)
             how[ORTHOLOG] = int((ids >= 0).sum())
-        else:
-            ids[:] = [self.mapping.get(str(key).upper(), -1) for key in keys]
-            how[ENSEMBL] = int(((ids >= 0) & (genes.ensembl != "")).sum())
-            how[BY_MAPPING] = int((ids >= 0).sum()) - how[ENSEMBL]
-            if not (genes.ensembl != "").any():
-                missing = np.flatnonzero(ids < 0)
-                ids[missing] = [self._symbol(str(keys[i])) for i in missing]
-                how[TRANSLATED_SYMBOL] = int((ids[missing] >= 0).sum())
+            columns = np.flatnonzero(ids >= 0)
+            summed = len(set(named[columns])) != len(np.unique(ids[columns]))
+            return PublishedMatch(columns, ids[columns], how, len(genes), summed=summed)
+        keys = self._keys(genes, like_reference)
+        has_ids = bool((keys != "").any())
+        keys = keys if has_ids else named
+        ids = self._lookup(keys, like_reference)
+        is_id = np.array([is_ensembl(key.upper()) for key in keys], dtype=bool)
+        way = np.where(ids < 0, "", np.where(is_id, ENSEMBL, BY_MAPPING)).astype(object)
+
+        def complete(columns: NDArray[np.int64], name: str, found: list[int]) -> None:
+            ids[columns] = found
+            way[columns] = np.where(ids[columns] >= 0, name, "")
+
+        if not like_reference:
+            lost = np.flatnonzero((ids < 0) & is_id)
+            complete(lost, UNVERSIONED, [self.mapping.get(strip_version(keys[i].upper()), -1) for i in lost])
+            lost = np.flatnonzero(keys == "")
+            complete(lost, BY_NAME, self._lookup(named[lost], like_reference).tolist())
+        if not has_ids and not (like_reference and "ensembl_id" in genes.given):
+            lost = np.flatnonzero(ids < 0)
+            complete(lost, TRANSLATED_SYMBOL, [self._symbol(str(keys[i])) for i in lost])
+        if genes.organism == "mouse" and not are_meant(self.ensembl, ids):
+            ids[:], way[:] = -1, ""
+        how |= {name: int((way == name).sum()) for name in how}
         columns = np.flatnonzero(ids >= 0)
-        found = ids[columns]
-        summed = len(set(keys[columns])) != len(np.unique(found))
-        return PublishedMatch(columns, found, how, len(genes), summed=summed)
+        # The reference counts the ids that its mapping holds as they are written, and nothing that only capitals find.
+        written = {keys[i]: ids[i] for i in columns if keys[i] in self.mapping or way[i] == TRANSLATED_SYMBOL}
+        summed = len(written) != len(set(written.values()))
+        joined = np.isin(way[columns].astype(str), (UNVERSIONED, BY_NAME))
+        return PublishedMatch(columns, ids[columns], how, len(genes), summed=summed, joined=joined)
+
+    def _keys(self, genes: Genes, like_reference: bool) -> NDArray[Any]:
+        """What is looked up for each column: the column that the reference reads, else where the ids are."""
+        given = genes.given.get("ensembl_id")
+        if given is not None and (like_reference or (self._lookup(given, like_reference) >= 0).any()):
+            return given
+        return genes.ensembl_as_given
+
+    def _lookup(self, keys: NDArray[Any], like_reference: bool) -> NDArray[np.int64]:
+        # The reference looks up capitals alone; a dictionary of another species may be written otherwise.
+        as_written = {} if like_reference else self.mapping
+        found = [self.mapping.get(key.upper(), as_written.get(key, -1)) for key in map(str, keys)]
+        return np.array(found, dtype=np.int64)
 
     def _symbol(self, name: str) -> int:
         if name in self.published:

@@ -147,16 +147,17 @@ def seen_counts(
     cells: Cells, match: PublishedMatch, *, like_reference: bool = False
 ) -> tuple[csr_matrix, NDArray[np.int32]]:
     """Counts, and the token id of each of their columns (-1: unknown); columns of one gene are summed if they are to be."""
-    if not match.summed or not match.doubled:
+    if not match.doubled:
         return cells.counts, places(match, cells.counts.shape[1])
     from scipy import sparse
 
     # The reference moves summed columns behind the others; the order matters to its unstable sort alone.
-    tokens, begin, times = np.unique(match.ids, return_index=True, return_counts=True)
-    place = np.lexsort((begin, times > 1)) if like_reference else np.arange(len(tokens))
+    first, which, times = np.unique(match.onto, return_inverse=True, return_counts=True)
+    tokens = match.ids[first]
+    place = np.lexsort((first, times > 1)) if like_reference else np.arange(len(tokens))
     column = np.empty(len(tokens), dtype=np.int64)
     column[place] = np.arange(len(tokens))
-    target = column[np.searchsorted(tokens, match.ids)]
+    target = column[which]
     onto = sparse.csr_matrix(
         (np.ones(len(target), np.float32), (match.columns, target)), shape=(cells.counts.shape[1], len(tokens))
     )

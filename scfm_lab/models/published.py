@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.blocks import over_blocks
-from scfm_lab.cells.genes import Match, Vocabulary
+from scfm_lab.cells.genes import Match, Vocabulary, guess_organism
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.models.contract import Model
 from scfm_lab.models.spec import Option
@@ -33,6 +33,8 @@ ENSEMBL = "ensembl"
 ORTHOLOG = "one-to-one mouse ortholog"
 TRANSLATED_ENSEMBL = "Ensembl id translated to a symbol"
 TRANSLATED_SYMBOL = "symbol translated to an Ensembl id"
+_MEANT = 0.05
+"""Share of mouse genes that a vocabulary of no one species must know by their very names, for them to be meant."""
 
 
 @cache
@@ -66,11 +68,29 @@ class PublishedMatch(Match):
     """A match that says whether columns of one gene are summed, or are tokens of their own as in the reference."""
 
     summed: bool = True
+    joined: NDArray[np.bool_] | None = None
+    """Of each column: whether it is summed into its gene's first other column even where others are not."""
 
     @property
     def doubled(self) -> int:
         """Columns that are summed into a gene which another column holds too."""
-        return super().doubled if self.summed else 0
+        return len(self.ids) - len(np.unique(self.onto))
+
+    @property
+    def onto(self) -> NDArray[np.int64]:
+        """For each column the place (among the columns) of the one that it is summed onto; its own where it is not."""
+        own = np.arange(len(self.ids))
+        if self.summed:
+            _, first, which = np.unique(self.ids, return_index=True, return_inverse=True)
+            return first[which]
+        if self.joined is None or not self.joined.any():
+            return own
+        # The columns that stand for their gene themselves come first.
+        order = np.argsort(self.joined, kind="stable")
+        _, first, which = np.unique(self.ids[order], return_index=True, return_inverse=True)
+        onto = np.empty_like(own)
+        onto[order] = order[first[which]]
+        return np.where(self.joined, onto, own)
 
 
 @dataclass(frozen=True)
@@ -157,11 +177,11 @@ class PublishedModel(Model):
 
     def match(self, genes: Genes) -> Match:
         """Which genes the model knows; the answer for the genes asked last is kept."""
-        return self._matched(genes, self.orthologs)
+        return self._matched(genes, self._ways({}))
 
     def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:
-        """:meth:`require_genes`, with mouse genes read as human ones if the option ``orthologs`` says so."""
-        return self._required(genes, bool((options or {}).get("orthologs", self.orthologs)))
+        """:meth:`require_genes`, as the options say: mouse genes read as human ones, say, if ``orthologs`` does."""
+        return self._required(genes, self._ways(options or {}))
 
     def require_genes(self, genes: Genes) -> Match:
         """Like :meth:`match`.
@@ -171,22 +191,29 @@ class PublishedModel(Model):
         GenesError
             If no gene is known; for mouse cells it says how to ask for orthologs.
         """
-        return self._required(genes, self.orthologs)
+        return self._required(genes, self._ways({}))
 
-    def _matched(self, genes: Genes, orthologs: bool) -> Match:
+    def _ways(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What the vocabulary is asked besides the genes."""
+        return {"orthologs": bool(options.get("orthologs", self.orthologs))}
+
+    def _look_up(self, genes: Genes, ways: dict[str, Any]) -> Match:
+        return self.vocabulary.match(genes, **ways)
+
+    def _matched(self, genes: Genes, ways: dict[str, Any]) -> Match:
         cached = getattr(self, "_last_match", None)
-        if cached is not None and cached[0] is genes and cached[1] == orthologs:
+        if cached is not None and cached[0] is genes and cached[1] == ways:
             return cached[2]
-        match = self.vocabulary.match(genes, orthologs=orthologs)  # type: ignore[call-arg]
-        self._last_match = (genes, orthologs, match)  # type: ignore[assignment]
+        match = self._look_up(genes, ways)
+        self._last_match = (genes, ways, match)  # type: ignore[assignment]
         return match
 
-    def _required(self, genes: Genes, orthologs: bool) -> Match:
-        match = self._matched(genes, orthologs)
+    def _required(self, genes: Genes, ways: dict[str, Any]) -> Match:
+        match = self._matched(genes, ways)
         if len(match.columns):
             return match
         examples = ", ".join(map(str, genes.names[:3]))
-        if genes.organism == "mouse" and not orthologs and "orthologs" in self.spec.options:
+        if genes.organism == "mouse" and not ways["orthologs"] and "orthologs" in self.spec.options:
             raise GenesError(
                 f"These look like mouse genes (such as {examples}), and {self.spec.name} knows human genes. Give "
                 "options={'orthologs': True} to read them through their one-to-one human orthologs."
@@ -196,6 +223,20 @@ class PublishedModel(Model):
             f"None of the {len(genes):,} genes (such as {examples}) is known to {self.spec.name}, whose genes are "
             f"called like {wanted}. Put gene symbols into var_names, or Ensembl ids into var['ensembl_id']."
         )
+
+
+def are_meant(names: NDArray[Any], ids: NDArray[np.int64]) -> bool:
+    """Whether a vocabulary's exact hits among mouse genes are more than names that happen to be the same.
+
+    Parameters
+    ----------
+    names
+        The vocabulary's, as published.
+    ids
+        Hit of each column, -1 where there is none.
+    """
+    organism = guess_organism(names, names)
+    return organism == "mouse" or (organism is None and (ids >= 0).mean() >= _MEANT)
 
 
 def check_ids(genes: NDArray[np.integer], n: int, name: str) -> None:
@@ -297,23 +338,69 @@ class SymbolVocabulary(Vocabulary):
     """Symbols as a reference reads them: exactly, in this case, every column a token of its own."""
 
     def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
+        """:meth:`match_in` the columns that usually hold symbols."""
+        return self.match_in(genes, orthologs)
+
+    def match_in(
+        self, genes: Genes, orthologs: bool = False, *, column: str | None = None, prefer: str = ""
+    ) -> PublishedMatch:
         """Match by exact symbol; columns without a symbol by their Ensembl id, through the shipped table.
 
-        Mouse genes are matched only if `orthologs` asks for it.
+        Mouse genes are matched through their orthologs if `orthologs` asks for it, else by the very names of a vocabulary
+        that has mouse genes.
+
+        Parameters
+        ----------
+        column
+            Read only this column of ``var``, as it stands there, or ``"index"``.
+        prefer
+            A column of ``var`` that is read where it holds a known name, before those that usually hold symbols.
         """
         how = dict.fromkeys((SYMBOL, TRANSLATED_ENSEMBL, ORTHOLOG), 0)
         ids = np.full(len(genes), -1, dtype=np.int64)
-        if genes.organism == "mouse":
-            if orthologs:
-                for i, keys in enumerate(zip(genes.ensembl, genes.symbols, genes.names, strict=True)):
-                    ids[i] = next((self._by_mouse[k] for k in keys if k and k in self._by_mouse), -1)
+        if genes.organism == "mouse" and orthologs:
+            named = (genes.ensembl, genes.symbols, genes.names) if column is None else (_named(genes, column),)
+            for i, keys in enumerate(zip(*named, strict=True)):
+                ids[i] = next((self._by_mouse[k] for k in keys if k and k in self._by_mouse), -1)
             how[ORTHOLOG] = int((ids >= 0).sum())
         else:
-            named = np.where(genes.symbols != "", genes.symbols, genes.names)
-            ids[:] = [self._by_symbol.get(name, -1) for name in named]
+            ids[:] = self._exact(genes, column, prefer)
+            if genes.organism == "mouse" and not are_meant(self.symbols, ids):
+                ids[:] = -1
             how[SYMBOL] = int((ids >= 0).sum())
-            for i in np.flatnonzero((ids < 0) & (genes.symbols == "") & (genes.ensembl != "")).tolist():
-                ids[i] = self._by_ensembl.get(genes.ensembl[i], -1)
+            if genes.organism != "mouse" and column is None:
+                for i in np.flatnonzero((ids < 0) & (genes.symbols == "") & (genes.ensembl != "")).tolist():
+                    ids[i] = self._by_ensembl.get(genes.ensembl[i], -1)
             how[TRANSLATED_ENSEMBL] = int((ids >= 0).sum()) - how[SYMBOL]
         columns = np.flatnonzero(ids >= 0)
         return PublishedMatch(columns, ids[columns], how, len(genes), summed=False)
+
+    def _exact(self, genes: Genes, column: str | None, prefer: str) -> NDArray[np.int64]:
+        def hits(names: NDArray[Any]) -> NDArray[np.int64]:
+            return np.array([self._by_symbol.get(name, -1) for name in names], dtype=np.int64)
+
+        if column is not None:
+            return hits(_named(genes, column))
+        for names in (genes.given.get(prefer), genes.given.get(genes.symbols_from)):
+            if names is not None and ((found := hits(names)) >= 0).any():
+                return np.where((found < 0) & (genes.symbols == ""), hits(genes.names), found)
+        return hits(np.where(genes.symbols != "", genes.symbols, genes.names))
+
+
+def _named(genes: Genes, column: str) -> NDArray[Any]:
+    """What a column of ``var`` calls the genes.
+
+    Raises
+    ------
+    GenesError
+        If it is none of those that are read.
+    """
+    if column == "index":
+        return genes.names
+    if column.lower() not in genes.given:
+        raise GenesError(
+            f"gene_column is {column!r}; the columns of this var that are read are "
+            + ", ".join(map(repr, (*genes.given, "index")))
+            + ". Call the column that holds your symbols 'feature_name'."
+        )
+    return genes.given[column.lower()]

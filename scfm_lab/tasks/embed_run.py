@@ -227,8 +227,9 @@ def _code(family: str) -> str:
 
 
 def _genes_digest(genes: Genes) -> str:
-    digest = hashlib.sha256(str(genes.organism).encode())
-    for values in (genes.names, genes.symbols, genes.ensembl):
+    told = (genes.organism, genes.ensembl_from, genes.symbols_from, *genes.given)
+    digest = hashlib.sha256("\n".join(map(str, told)).encode())
+    for values in (genes.names, genes.symbols, genes.ensembl, *genes.given.values()):
         digest.update("\n".join(map(str, values)).encode() + b"\0")
     return digest.hexdigest()[:32]
 
