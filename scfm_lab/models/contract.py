@@ -191,6 +191,29 @@ class Model(TakesOptions, Able, Trainable):
                 "tokenize."
             )
 
+    def vocabulary_ids(self, tokens: Tokens) -> NDArray[np.int64]:
+        """The gene of each token: its id in :attr:`vocabulary`, int64 (tokens,); -1 where a token is none (``<cls>``, padding, …).
+
+        A family whose ``tokens.ids`` count otherwise says so here.
+        """
+        self.check_tokens(tokens)
+        out = np.full(len(tokens.ids), -1, dtype=np.int64)
+        inside = np.flatnonzero((tokens.ids >= 0) & (tokens.ids < len(self.vocabulary)))
+        ids = tokens.ids[inside]
+        # Special tokens that stand in a vocabulary have no name there.
+        named = (self.vocabulary.names != "").astype(bool)
+        out[inside] = np.where(named[ids], ids, -1)
+        return out
+
+    def require_vocabulary(self, genes: Genes, options: Mapping[str, Any] | None = None) -> None:
+        """Refuse genes that :meth:`known_genes` would number otherwise than :attr:`vocabulary` and :meth:`gene_embeddings` do.
+
+        Raises
+        ------
+        ModelError
+            If so: the model holds several species, and shows the genes of another one.
+        """
+
     fields: tuple[str, ...] = ()
     """Columns of ``obs`` that the tokeniser reads."""
 

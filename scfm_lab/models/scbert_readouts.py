@@ -85,6 +85,13 @@ class Readouts(PublishedModel):
         run_groups(self, tokens, together(tokens), step, progress=progress, cancel=cancel)
         return out
 
+    def vocabulary_ids(self, tokens: Tokens) -> NDArray[np.int64]:
+        """The gene of each token, told by its position; -1 where it is read as silent, and at the position without a gene."""
+        self.check_tokens(tokens)
+        length = len(self.vocabulary) + 1
+        places = np.arange(len(tokens.ids)) % length
+        return np.where((tokens.ids > 0) & (places < length - 1), places, -1)
+
     def attention_of(
         self, tokens: Tokens, genes: Sequence[str], *, hidden_layer: int = -1
     ) -> list[NDArray[np.float32]]:

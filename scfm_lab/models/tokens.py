@@ -22,7 +22,8 @@ class Tokens:
     Parameters
     ----------
     ids
-        Vocabulary ids, int64, shape (tokens,).
+        What the model reads each token by, int64, shape (tokens,); which gene that is says
+        :meth:`Model.vocabulary_ids <scfm_lab.models.contract.Model.vocabulary_ids>`.
     values
         float32, shape (tokens,), or None for models of ids alone.
     offsets

@@ -62,6 +62,12 @@ class Readouts(PublishedModel):
     def _sequences(self, batch: Batch, *, whole: bool = False) -> Sequences:
         raise NotImplementedError
 
+    def vocabulary_ids(self, tokens: Tokens) -> NDArray[np.int64]:
+        """The gene of each token; special tokens, which stand before the genes, are none (-1)."""
+        self.check_tokens(tokens)
+        ids = tokens.ids - self.ids.first
+        return np.where((ids >= 0) & (ids < len(self.vocabulary)), ids, -1)
+
     def likelihoods(self, tokens: Tokens, *, training: bool = False) -> Likelihoods:
         """Expected counts of each cell's genes, and how unlikely its counts are.
 
@@ -156,7 +162,7 @@ class Readouts(PublishedModel):
         states = self.encode(tokens, genes=True).genes
         assert states is not None
         cells = np.repeat(np.arange(len(tokens)), tokens.lengths)
-        gene = tokens.ids - self.ids.first
+        gene = self.vocabulary_ids(tokens)
         rows = np.flatnonzero((gene >= 0) & np.isfinite(states[:, 0]))
         return ContextualGenes(states[rows], cells[rows], self.vocabulary.ensembl[gene[rows]])
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import GenesError, ModelError, did_you_mean
 from scfm_lab.models import uce_files
 from scfm_lab.models.contract import aligned_counts
@@ -250,6 +251,32 @@ class UCE(PublishedModel):
             )
         return match
 
+    def require_genes(self, genes: Genes) -> PublishedMatch:
+        """:meth:`known_genes` in the species that the genes tell."""
+        return self.known_genes(genes)
+
+    def vocabulary_ids(self, tokens: Tokens) -> NDArray[np.int64]:
+        """The gene of each token in the species that the vocabulary is of; other species' genes and chromosomes are none (-1)."""
+        self.check_tokens(tokens)
+        rows = self.species.genes(self.species.first).rows
+        place = np.minimum(np.searchsorted(rows, tokens.ids), len(rows) - 1)
+        return np.where(rows[place] == tokens.ids, place, -1)
+
+    def require_vocabulary(self, genes: Genes, options: Mapping[str, Any] | None = None) -> None:
+        """Refuse cells of another species than the vocabulary's.
+
+        Raises
+        ------
+        ModelError
+            Naming both, and how the model is opened for the cells' own.
+        """
+        species, first = self.species.of(genes, (options or {}).get("species")), self.species.first
+        if species != first:
+            raise ModelError(
+                f"These cells are read as {species}, and the gene vectors of this UCE are shown for {first}; open it for them: "
+                f"sl.load_model(…, config={{'species': {species!r}}})."
+            )
+
     def gene_embeddings(self) -> pd.DataFrame:
         """What enters the first layer for each gene of the model's species, float32, genes × width (index: symbol).
 
@@ -387,7 +414,12 @@ class UCE(PublishedModel):
         return cell, tokens
 
 
-def _vocabulary(genes: SpeciesGenes) -> Any:
-    from scfm_lab.cells.genes import Vocabulary
+class _Symbols(Vocabulary):
+    """Upper-case symbols that are looked up without regard to case, as cells are matched."""
 
-    return Vocabulary(genes.symbols, np.full(len(genes), "", dtype=object))
+    def id_of(self, gene: str) -> int | None:
+        return super().id_of(str(gene).upper())
+
+
+def _vocabulary(genes: SpeciesGenes) -> Vocabulary:
+    return _Symbols(genes.symbols, np.full(len(genes), "", dtype=object))

@@ -129,7 +129,9 @@ def gene_attention(
     if len(rows):
         tokens = opened.tokenize(cells.take(rows), options=options)
         weights = opened.attention(tokens, hidden_layer=-1)
-        reads = _partners(tokens, weights, int(match.ids[known[0]]), names, n)
+        opened.require_vocabulary(cells.genes, options)
+        genes = np.split(opened.vocabulary_ids(tokens), tokens.offsets[1:-1])
+        reads = _partners(genes, weights, int(match.ids[known[0]]), names, n)
     record = provenance.of_model(
         opened,
         task="gene_attention",
@@ -148,12 +150,11 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _partners(
-    tokens: Any, weights: list[NDArray[np.float32]], wanted: int, names: dict[int, str], n: int
+    genes: list[NDArray[np.int64]], weights: list[NDArray[np.float32]], wanted: int, names: dict[int, str], n: int
 ) -> list[dict[str, Any]]:
     """Partners each way by their mean weight over the cells that hold both."""
     sums: dict[int, list[float]] = {}
-    for cell, weight in enumerate(weights):
-        ids = tokens.ids[tokens.offsets[cell] : tokens.offsets[cell + 1]]
+    for ids, weight in zip(genes, weights, strict=True):
         mean = weight.mean(axis=0)
         # Positions before the genes are the cell itself and the like.
         mean = mean[len(mean) - len(ids) :, len(mean) - len(ids) :]

@@ -52,6 +52,7 @@ class Asked:
 
 def embedding(asked: Asked) -> NDArray[np.float64]:
     """Cosine of the two genes in the table that the model reads genes from; it has no direction."""
+    asked.model.require_vocabulary(asked.cells.genes, asked.options)
     table = asked.model.gene_embeddings()
     place = {str(name): i for i, name in enumerate(table.index)}
     names = asked.model.vocabulary.names
@@ -72,6 +73,7 @@ def attention(asked: Asked) -> dict[tuple[int, int], NDArray[np.float64]]:
     for more; the mean is over the cells that express both, 0 where none does.
     """
     asked.model.require("attention")
+    asked.model.require_vocabulary(asked.cells.genes, asked.options)
     tokens = asked.model.tokenize(asked.cells, options=asked.options, seed=asked.seed)
     size = len(asked.model.vocabulary)
     regulator, target = np.full(size, -1), np.full(size, -1)
@@ -84,7 +86,8 @@ def attention(asked: Asked) -> dict[tuple[int, int], NDArray[np.float64]]:
         asked.check()
         rows = np.arange(start, min(start + _BLOCK, len(tokens)))
         some = tokens.take(rows)
-        places = [_places(some.ids[some.offsets[i] : some.offsets[i + 1]], regulator, target) for i in range(len(rows))]
+        genes = asked.model.vocabulary_ids(some)
+        places = [_places(genes[some.offsets[i] : some.offsets[i + 1]], regulator, target) for i in range(len(rows))]
         for r, _, t, _ in places:
             seen[np.ix_(r, t)] += 1
         for layer in range(layers):
@@ -108,7 +111,7 @@ def _places(
     ids: NDArray[np.int64], regulator: NDArray[np.int64], target: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Regulators of a cell and where they stand among its tokens, and the same of targets."""
-    inside = np.flatnonzero((ids >= 0) & (ids < len(regulator)))
+    inside = np.flatnonzero(ids >= 0)
     # A gene that is drawn more than once is read where it stands first.
     inside = inside[np.sort(np.unique(ids[inside], return_index=True)[1])]
     r_at, t_at = inside[regulator[ids[inside]] >= 0], inside[target[ids[inside]] >= 0]
@@ -124,6 +127,7 @@ def perturbation(asked: Asked, most: int) -> NDArray[np.float64]:
     """
     model = asked.model
     model.require("perturb")
+    model.require_vocabulary(asked.cells.genes, asked.options)
     by_gene = asked.cells.by_gene
     order = np.argsort(np.argsort(asked.cells.keys, kind="stable"))
     chosen = []
@@ -170,11 +174,12 @@ def _states(asked: Asked, cells: Cells) -> NDArray[np.float32]:
     target = np.full(len(asked.model.vocabulary), -1)
     target[asked.target_ids] = np.arange(len(asked.target_ids))
     out = np.full((len(tokens), len(asked.targets), states.shape[1]), np.nan, dtype=np.float32)
-    inside = np.flatnonzero((tokens.ids >= 0) & (tokens.ids < len(target)))
-    inside = inside[target[tokens.ids[inside]] >= 0]
+    ids = asked.model.vocabulary_ids(tokens)
+    inside = np.flatnonzero(ids >= 0)
+    inside = inside[target[ids[inside]] >= 0]
     cell = np.repeat(np.arange(len(tokens)), tokens.lengths)
     unit = states[inside] / np.maximum(np.linalg.norm(states[inside], axis=1, keepdims=True), 1e-12)
-    out[cell[inside], target[tokens.ids[inside]]] = unit
+    out[cell[inside], target[ids[inside]]] = unit
     return out
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
 
 KINDS = ("input", "contextual")
@@ -146,26 +147,30 @@ def similar_genes(
         raise DataError(f"n is {n}; at least one neighbour has to be asked for.")
     opened = as_model(model)
     sets = None if gene_sets is None else read_gene_sets(gene_sets)
+    cells = None
+    if adata is not None:
+        cells = opened.read_cells(adata, layer=layer, options=opened.check_options(options))
+        opened.require_vocabulary(cells.genes, options)
     if kind == "input":
         if hidden_layer is not None:
             raise DataError(
                 "hidden_layer is one of contextual states; ask for kind='contextual' and give cells (adata=)."
             )
         table = opened.gene_embeddings()
-        names, vectors = table.index.astype(str).to_numpy(dtype=object), table.to_numpy(dtype=np.float32)
+        ids, vectors = _ids_of(opened, table.index), table.to_numpy(dtype=np.float32)
+        names = np.where(ids >= 0, opened.vocabulary.names[ids], table.index.astype(str)).astype(object)
         embedding = f"the input embedding of {opened.name}"
     else:
-        names, vectors = contextual_embeddings(
-            opened, adata, hidden_layer=hidden_layer, layer=layer, options=options, seed=seed
-        )
+        ids, vectors = contextual_embeddings(opened, cells, hidden_layer=hidden_layer, options=options, seed=seed)
+        names = opened.vocabulary.names[ids].astype(object)
         which = "the last layer" if hidden_layer is None else f"layer {hidden_layer}"
         embedding = f"the states of {opened.name} ({which}) over {0 if adata is None else adata.n_obs:,} cells"
-    at = _place(opened, gene, names)
+    at = _place(opened, gene, ids, names)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit[at]
     cosine[at] = -np.inf
     near = np.argsort(-cosine, kind="stable")[: min(n, len(names) - 1)]
-    detection = None if adata is None else _detection(opened, adata, names, layer)
+    detection = None if cells is None else _detection(opened, cells, ids, options)
     import pandas as pd
 
     found = pd.DataFrame(
@@ -195,36 +200,40 @@ def similar_genes(
 
 def contextual_embeddings(
     model: Model,
-    adata: AnnData | None,
+    data: AnnData | Cells | None,
     *,
     hidden_layer: int | None = None,
-    layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Names and mean states, float32 (genes, width), of the genes that ten or more cells express.
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Vocabulary ids and mean states, float32 (genes, width), of the genes that ten or more cells express.
+
+    Where a model reads a gene of a cell several times, the cell counts once, with the mean of its states.
 
     Raises
     ------
     ModelError
         If the model has no states of genes.
     """
-    if adata is None:
+    if data is None:
         raise DataError("Contextual vectors are states of genes in cells; give the cells with adata=.")
-    tokens = model.tokenize(adata, layer=layer, options=options, seed=seed)
+    tokens = model.tokenize(data, options=options, seed=seed)
     states = model.encode(tokens, genes=True, hidden_layer=hidden_layer).genes if model.spec.layers else None
     if states is None:
         raise ModelError(f"{model.spec.name} has no state of a gene in a cell; ask for kind='input'.")
-    # Special tokens (<cls>, <pad>, …) lie outside of the vocabulary.
-    inside = np.flatnonzero((tokens.ids >= 0) & (tokens.ids < len(model.vocabulary)))
-    ids = tokens.ids[inside]
-    seen = np.bincount(ids, minlength=len(model.vocabulary))
+    ids = model.vocabulary_ids(tokens)
+    # Cells that are not read have tokens and no states.
+    read = np.flatnonzero((ids >= 0) & np.isfinite(states[:, 0]))
+    cell = np.repeat(np.arange(len(tokens)), tokens.lengths)
+    size = len(model.vocabulary)
+    pairs, which, times = np.unique(cell[read] * size + ids[read], return_inverse=True, return_counts=True)
+    seen = np.bincount(pairs % size, minlength=size)
     often = np.flatnonzero(seen >= _FEWEST_CELLS)
     if len(often) < 3:
         raise GenesError(f"Fewer than three genes are expressed in {_FEWEST_CELLS} cells; give more cells.")
-    total = np.zeros((len(seen), states.shape[1]))
-    np.add.at(total, ids, states[inside])
-    return model.vocabulary.names[often].astype(object), (total[often] / seen[often, None]).astype(np.float32)
+    total = np.zeros((size, states.shape[1]))
+    np.add.at(total, ids[read], states[read] / times[which, None])
+    return often, (total[often] / seen[often, None]).astype(np.float32)
 
 
 def read_gene_sets(source: Mapping[str, Iterable[str]] | str | Path) -> dict[str, list[str]]:
@@ -288,15 +297,25 @@ def enrichment(chosen: Iterable[str], universe: Iterable[str], sets: Mapping[str
     return table.sort_values("p_value", ignore_index=True)
 
 
-def _place(model: Model, gene: str, names: NDArray[Any]) -> int:
+def _ids_of(model: Model, index: Any) -> NDArray[np.int64]:
+    """Vocabulary id of each row of a table of genes, which is indexed by symbol or Ensembl id; -1 where there is none."""
+    place: dict[str, int] = {}
+    for keys in (model.vocabulary.names, model.vocabulary.ensembl):
+        for number, key in enumerate(keys):
+            if key:
+                place.setdefault(str(key), number)
+    return np.array([place.get(str(name), -1) for name in index], dtype=np.int64)
+
+
+def _place(model: Model, gene: str, ids: NDArray[np.int64], names: NDArray[Any]) -> int:
     hit = model.vocabulary.id_of(str(gene))
-    name = str(gene) if hit is None else str(model.vocabulary.names[hit])
-    found = np.flatnonzero(names == name)
+    found = np.flatnonzero(names == str(gene) if hit is None else ids == hit)
     if len(found):
         return int(found[0])
     if hit is not None:
         raise GenesError(
-            f"{name} is expressed in fewer than {_FEWEST_CELLS} of the cells given; its vector there would be noise."
+            f"{model.vocabulary.names[hit]} is expressed in fewer than {_FEWEST_CELLS} of the cells given; its vector there would "
+            "be noise."
         )
     raise GenesError(f"{model.spec.name} does not know the gene {gene!r}." + did_you_mean(str(gene), names))
 
@@ -313,12 +332,15 @@ def _hubness(unit: NDArray[np.float32], n: int, seed: int) -> NDArray[np.float64
     return counts / (len(asked) * n / max(len(unit) - 1, 1))
 
 
-def _detection(model: Model, adata: AnnData, names: NDArray[Any], layer: str | None) -> NDArray[np.float64]:
-    cells = model.read_cells(adata, layer=layer)
-    match = model.known_genes(cells.genes)
+def _detection(
+    model: Model, cells: Cells, ids: NDArray[np.int64], options: Mapping[str, Any] | None
+) -> NDArray[np.float64]:
+    match = model.known_genes(cells.genes, options)
     share = np.bincount(cells.counts.indices, minlength=len(cells.genes)) / max(len(cells), 1)
-    by_name = {str(model.vocabulary.names[i]): share[c] for c, i in zip(match.columns, match.ids, strict=True)}
-    return np.array([by_name.get(str(name), np.nan) for name in names])
+    found = np.full(len(model.vocabulary) + 1, np.nan)
+    found[match.ids] = share[match.columns]
+    # A row without a vocabulary id (-1) reads the last place, which is nobody's.
+    return found[ids]
 
 
 def _correlation(cosine: NDArray[Any], detection: NDArray[Any]) -> float:
