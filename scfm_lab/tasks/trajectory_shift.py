@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import Cancelled, DataError
-from scfm_lab.evaluation.nulls import MIN_NULL_GENES, check_n_null, comparable_genes, features
+from scfm_lab.evaluation.nulls import NO_NULL, NullTest, check_n_null, test_against_null
 from scfm_lab.results import Result, charts
+from scfm_lab.tasks.gene_null import null_sets, subsample
 from scfm_lab.tasks.neighbours import nearest
+from scfm_lab.tasks.perturb_result import MIN_CHANGED
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class TrajectoryShift(Result):
 
 
 def _beside(row: Any) -> str:
+    if row["n_changed"] < MIN_CHANGED:
+        return " (too few cells to test)"
     if not np.isfinite(row["p_value"]):
         return " (no valid null)" if row["n_null"] == 0 else ""
     return f" (comparable genes {row['null_mean']:+.4f} ± {row['null_sd']:.4f}, p = {row['p_value']:.3g})"
@@ -102,8 +106,10 @@ def trajectory_shift(
     """Change the doses of genes and see where on the trajectory the cells come to lie.
 
     A cell is placed by its nearest unperturbed *other* cells, before and after, so that a cell that does not change does not
-    move. The same is done with comparable genes; per group only effects are told, as genes comparable over all cells need not
-    be so within one group.
+    move. The same is done with comparable genes, and p is that of the residual from a regression on mean, detection and rank, as for
+    :func:`scfm_lab.perturb`: along the trajectory in either direction, off the manifold away from it only; with fewer than ten
+    cells that change there is none. Per group only effects are told, as genes comparable over all cells need not be so within
+    one group.
 
     Parameters
     ----------
@@ -135,9 +141,7 @@ def trajectory_shift(
     _check_space(trajectory, adata, lab)
     placer = _Placer(lab.baseline, trajectory.pseudotime)
     seen = placer.known
-    rows = (
-        seen if len(seen) <= max_cells else np.sort(seen[np.argsort(lab.cells.keys[seen], kind="stable")[:max_cells]])
-    )
+    rows = subsample(seen, lab.cells.keys, max_cells)
     result = lab.run(doses, n_draws=_DRAWS, cancel=cancel)
     changed = np.intersect1d(np.flatnonzero(result.changed), rows)
     along, off = np.full((2, adata.n_obs), np.nan, dtype=np.float32)
@@ -145,15 +149,14 @@ def trajectory_shift(
     along[changed], off[changed] = placer.moved(changed, result.perturbed[changed])
     columns = [lab.cells.genes.find(gene) for gene in doses]
     draws = int(result.provenance["draws"])
-    others = (
-        _null_effects(lab, placer, columns, list(doses.values()), draws, rows, n_null, progress, cancel)
-        if null
-        else None
-    )
+    tests = (NO_NULL, NO_NULL)
+    if null and len(changed) >= MIN_CHANGED:
+        means = (float(along[rows].mean()), float(off[rows].mean()))
+        tests = _tests(lab, placer, means, columns, list(doses.values()), draws, rows, n_null, progress, cancel)
     labels = _labels(trajectory)
     return TrajectoryShift(
         gene=result.gene,
-        table=_table(result.gene, along, off, rows, changed, labels, others),
+        table=_table(result.gene, along, off, rows, changed, labels, tests),
         along=along,
         off=off,
         provenance={**result.provenance, "task": "trajectory_shift", "trajectory": trajectory.key, "cells": len(rows)},
@@ -212,9 +215,10 @@ class _Placer:
         return after[0] - before[0], after[1] - before[1]
 
 
-def _null_effects(
+def _tests(
     lab: Perturber,
     placer: _Placer,
+    effect: tuple[float, float],
     columns: list[int],
     doses: list[float],
     draws: int,
@@ -222,18 +226,11 @@ def _null_effects(
     n_null: int,
     progress: bool | Callable[..., None],
     cancel: Any,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Mean shifts along and off of comparable genes at the same doses; None without enough of them."""
-    f = features(lab.cells.counts[rows], lab.cells.total[rows])
-    candidates = lab.known.copy()
-    candidates[[*lab.summed, *columns]] = False
-    matches = [comparable_genes(f, column, candidates=candidates, n=n_null) for column in columns]
-    m = min(len(found) for found in matches)
-    # The k-th comparable gene of one target goes with another one's next, never a gene with itself.
-    sets = [tuple(int(found[(k + 7 * i) % m]) for i, found in enumerate(matches)) for k in range(m)] if m else []
-    sets = [one for one in sets if len(set(one)) == len(one)]
-    if len(sets) < MIN_NULL_GENES:
-        return None
+) -> tuple[NullTest, NullTest]:
+    """Mean shifts along and off against those of comparable genes at the same doses."""
+    f, sets = null_sets(lab, columns, rows, n_null)
+    if not sets:
+        return NO_NULL, NO_NULL
     along, off = [], []
     with as_progress(progress, "Comparable genes", unit="genes") as report:
         for done, one in enumerate(sets):
@@ -246,7 +243,13 @@ def _null_effects(
             off.append(o.sum() / len(rows))
             if report is not None:
                 report(done + 1, len(sets))
-    return np.array(along), np.array(off)
+    x = f.matrix()
+    mine, others = x[columns].mean(axis=0), np.array([x[list(one)].mean(axis=0) for one in sets])
+    # Along: either way counts. Off: only away from the manifold does.
+    return (
+        test_against_null(effect[0], mine, np.array(along), others, scale="signed"),
+        test_against_null(effect[1], mine, np.array(off), others, scale="linear"),
+    )
 
 
 def _labels(trajectory: TrajectoryResult) -> NDArray[Any]:
@@ -263,7 +266,7 @@ def _table(
     rows: NDArray[np.int64],
     changed: NDArray[np.int64],
     labels: NDArray[Any],
-    others: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    tests: tuple[NullTest, NullTest],
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -283,15 +286,7 @@ def _table(
                 "n_cells": len(members),
                 "n_changed": int(np.isin(members, changed).sum()),
             }
-            if group == "all" and others is not None:
-                null = others[i]
-                # Along: either way counts. Off: only away from the manifold does.
-                more = np.abs(null) >= abs(row["effect"]) if readout == "along" else null >= row["effect"]
-                row |= {
-                    "null_mean": float(null.mean()),
-                    "null_sd": float(null.std(ddof=1)),
-                    "p_value": float((1 + more.sum()) / (len(null) + 1)),
-                    "n_null": len(null),
-                }
+            if group == "all":
+                row |= {name: getattr(tests[i], name) for name in ("null_mean", "null_sd", "p_value", "n_null")}
             out.append(row)
     return pd.DataFrame(out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import scfm_lab as sl
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.leaderboard_parts import Columns, _beside_floor, _trajectory_floor
 from scfm_lab.evaluation.ordering import kendall_tau, stage_scores
+from scfm_lab.models.pca import PCA
 from scfm_lab.tasks.order import absorption, directed, normalised
 from scfm_lab.tasks.perturb import Perturber
 
@@ -206,6 +209,28 @@ def test_comparable_genes_are_drawn_as_often_as_the_gene(pbmc68k, monkeypatch):
     assert (shift.table.query("group == 'all'")["n_null"] == 19).all()
     assert len(draws) == 20
     assert len(set(draws)) == 1
+
+
+def test_a_gene_that_does_not_push_where_all_comparable_ones_do_stands_out(pbmc68k):
+    cells = pbmc68k[::3].copy()
+    shipped = sl.load_model("pca")
+    components = shipped.components.clone() * 0
+    components[0] = 0.1
+    components[0, shipped.vocabulary.id_of("PARK7")] = 0
+    model = PCA(components, shipped.mean, shipped.vocabulary, basis="every gene pushes the same way")
+    vectors = sl.embed(cells, model, progress=False).vectors
+    path = sl.trajectory(cells, use_rep="X_pca", root="CD34+", groupby="cell_type", n_roots=0, twin=False)
+    along = vectors[:, 0] - vectors[:, 0].min()
+    path = replace(path, pseudotime=(along / along.max()).astype(np.float32))
+    told = path.knockout(cells, model, {"PARK7": 0.0}, n_null=19).table.query("group == 'all' and readout == 'along'")
+    row = told.iloc[0]
+    assert row["effect"] == 0
+    assert row["null_mean"] < 0
+    assert row["p_value"] == pytest.approx(1 / 20)
+    rare = next(g for g in cells.var_names if 0 < (cells[:, g].X > 0).sum() < 10)
+    shift = path.knockout(cells, model, {rare: 0.0}, n_null=19)
+    assert shift.table["p_value"].isna().all()
+    assert "too few cells to test" in shift.summary()
 
 
 def test_knockouts_are_placed_on_the_trajectory_beside_comparable_genes(pbmc68k):
