@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option(
     "--null-genes", "n_null", type=click.IntRange(min=19), default=50, show_default=True, help="Genes of the null."
 )
+@click.option(
+    "--max-cells",
+    type=click.IntRange(min=10),
+    default=200,
+    show_default=True,
+    help="Most cells of each group on which the gene is tested beside its null.",
+)
 @click.option("--null/--no-null", default=True, help="Measure comparable genes too [default: yes].")
 @options.layer_option
 @options.device_options
@@ -49,6 +56,7 @@ def perturb(
     out: str | None,
     n_draws: int,
     n_null: int,
+    max_cells: int,
     null: bool,
     layer: str | None,
     device: str,
@@ -82,6 +90,7 @@ def perturb(
             options=model_options,
             n_draws=n_draws,
             n_null=n_null,
+            max_cells=max_cells,
             null=null,
             seed=seed,
             progress=show or False,
@@ -98,5 +107,5 @@ def _printed(result: PerturbResult) -> str:
     """The table for a terminal: columns that hold nothing are left out."""
     table = result.table.dropna(axis=1, how="all")
     if not result.has_null:
-        table = table.drop(columns=["n_null", "verdict"])
+        table = table.drop(columns=["n_null", "n_tested", "n_changed_tested", "verdict"])
     return table.to_string(index=False)

@@ -16,7 +16,7 @@ from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.nulls import benjamini_hochberg
 from scfm_lab.tasks.baseline import Baseline, labels_of
 from scfm_lab.tasks.contrast_result import MIN_DONORS, WHAT_INTERVALS_ARE, ContrastResult
-from scfm_lab.tasks.perturb_result import group_rows
+from scfm_lab.tasks.perturb_result import MIN_CELLS, group_rows
 from scfm_lab.tasks.readouts import Shift
 from scfm_lab.tasks.screen_tests import Group, Measured, ranked
 from scfm_lab.tasks.sweep import Question, effects
@@ -45,8 +45,6 @@ __all__ = [
     "exchange_test",
 ]
 
-MIN_CELLS = 5
-"""A donor with fewer cells of a condition in a group says nothing about it."""
 _MOST_EXCHANGES = 9999
 
 

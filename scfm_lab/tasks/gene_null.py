@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scfm_lab.evaluation.nulls import (
     features,
     test_against_null,
 )
-from scfm_lab.tasks.perturb_result import group_rows
+from scfm_lab.tasks.perturb_result import MIN_CHANGED, group_rows
 from scfm_lab.tasks.progress import as_progress
 from scfm_lab.tasks.sweep import Question, effects
 
@@ -26,6 +27,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.tasks.baseline import Baseline
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A test, and what it was made of: the null costs time, so that it may be of some of a group's cells only."""
+
+    test: NullTest
+    effect: float
+    """Mean effect over the cells tested: what the null stands beside."""
+    n_cells: int
+    n_changed: int
 
 
 def gene_null(
@@ -39,19 +51,20 @@ def gene_null(
     skip: Collection[str] = (),
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
-) -> dict[str, NullTest]:
+) -> dict[str, Tested]:
     """Test of the effect in each group (``"all"`` among them) against comparable genes; groups to `skip` are left out.
 
     Of several genes changed together each is replaced by a comparable one; a null set is
-    such a set of replacements.
+    such a set of replacements. Where fewer than 10 of the cells tested change there is no test.
     """
     targets = sorted({*doses, *set_to})
     plans = {}
     for group, rows in group_rows(lab.groups, len(lab.cells)):
         if group in skip:
             continue
-        chosen = subsample(rows, lab.cells.keys, max_cells)
-        plans[group] = (chosen, *null_sets(lab, targets, chosen, n_null))
+        chosen = subsample(rows[np.isfinite(shift[rows])], lab.cells.keys, max_cells)
+        enough = int((shift[chosen] > 0).sum()) >= MIN_CHANGED
+        plans[group] = (chosen, *(null_sets(lab, targets, chosen, n_null) if enough else (None, [])))
     # Each null set is computed on the cells of the groups that it is a null for, once.
     wanted: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
     for chosen, _, sets in plans.values():
@@ -123,19 +136,18 @@ def _null_shifts(
 def _test(
     shift: NDArray[np.float32],
     targets: list[int],
-    plan: tuple[NDArray[np.int64], Features, list[tuple[int, ...]]],
+    plan: tuple[NDArray[np.int64], Features | None, list[tuple[int, ...]]],
     shifts: dict[tuple[int, ...], NDArray[np.float32]],
-) -> NullTest:
+) -> Tested:
     rows, f, sets = plan
-    if not sets:
-        return NO_NULL
-    x = f.matrix()
-    seen = rows[np.isfinite(shift[rows])]
-    if len(seen) == 0:
-        return NO_NULL
-    return test_against_null(
-        float(shift[seen].mean()),
-        x[targets].mean(axis=0),
-        np.array([shifts[s][seen].mean() for s in sets]),
-        np.array([x[list(s)].mean(axis=0) for s in sets]),
-    )
+    effect = float(shift[rows].mean()) if len(rows) else np.nan
+    test = NO_NULL
+    if f is not None and sets:
+        x = f.matrix()
+        test = test_against_null(
+            effect,
+            x[targets].mean(axis=0),
+            np.array([shifts[s][rows].mean() for s in sets]),
+            np.array([x[list(s)].mean(axis=0) for s in sets]),
+        )
+    return Tested(test, effect, len(rows), int((shift[rows] > 0).sum()))

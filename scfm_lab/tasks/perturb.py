@@ -15,9 +15,9 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.nulls import NO_NULL, benjamini_hochberg, check_n_null
 from scfm_lab.tasks.baseline import Baseline, groups_of
-from scfm_lab.tasks.gene_null import gene_null
+from scfm_lab.tasks.gene_null import Tested, gene_null
 from scfm_lab.tasks.layout import Layout, Projector, find_plane
-from scfm_lab.tasks.perturb_result import MIN_CHANGED, PerturbResult, effect_table, verdict
+from scfm_lab.tasks.perturb_result import MAX_TESTED, MIN_CHANGED, PerturbResult, effect_table, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +42,7 @@ def perturb(
     n_draws: int = 8,
     null: bool = True,
     n_null: int = 50,
+    max_cells: int = MAX_TESTED,
     layer: str | None = None,
     basis: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -78,6 +79,10 @@ def perturb(
         Whether to compute the null of comparable genes.
     n_null
         Most null genes for each group; at least 19, as fewer cannot give a p of 0.05.
+    max_cells
+        Most cells of each group on which the gene is tested, and the null computed (chosen by their digests): what takes time.
+        Effects are of all cells; ``effect_tested`` and ``n_tested`` tell what stands beside the null. A gene that few cells
+        express needs more cells, as ten of those tested must change.
     basis
         Key in ``obsm`` of the plane for ``result.layout``; None takes ``X_umap``, else the
         principal components of the model's vectors.
@@ -95,7 +100,7 @@ def perturb(
         If a gene is not in the AnnData (the nearest names are told), not known to the model, or
         one of several columns that the model sums, of which others are not named.
     DataError
-        If a dose is negative or above 1,000, a column is missing or holds no groups, or `n_null` is below 19.
+        If a dose is negative or above 1,000, a column is missing or holds no groups, `n_null` is below 19, or `max_cells` below 10.
     Cancelled
         If `cancel` was set.
 
@@ -130,6 +135,7 @@ def perturb(
         )
     if null:
         check_n_null(n_null)
+        _check_max_cells(max_cells)
     lab = Perturber(
         adata,
         model,
@@ -144,8 +150,13 @@ def perturb(
     )
     result = lab.run(doses or {}, set_to=set_to, n_draws=n_draws, cancel=cancel)
     if null:
-        result = lab.with_null(result, n_null=n_null, progress=progress, cancel=cancel)
+        result = lab.with_null(result, n_null=n_null, max_cells=max_cells, progress=progress, cancel=cancel)
     return result
+
+
+def _check_max_cells(max_cells: int) -> None:
+    if max_cells < MIN_CHANGED:
+        raise DataError(f"max_cells is {max_cells}; at least {MIN_CHANGED} cells that change are needed for a test.")
 
 
 class Perturber(Baseline):
@@ -221,7 +232,7 @@ class Perturber(Baseline):
         result: PerturbResult,
         *,
         n_null: int = 50,
-        max_cells: int = 200,
+        max_cells: int = MAX_TESTED,
         progress: bool | Callable[..., None] = False,
         cancel: Any = None,
     ) -> PerturbResult:
@@ -236,6 +247,7 @@ class Perturber(Baseline):
             the gene itself is then tested on the same cells.
         """
         check_n_null(n_null)
+        _check_max_cells(max_cells)
         by_column, levels, _ = self.resolve(result.doses, result.set_to)
         table = result.table.copy()
         few = set(table["group"][table["n_changed"] < MIN_CHANGED])
@@ -250,15 +262,18 @@ class Perturber(Baseline):
             progress=progress,
             cancel=cancel,
         )
-        tests |= dict.fromkeys(few, NO_NULL)
+        found = [tests.get(group, Tested(NO_NULL, np.nan, 0, 0)) for group in table["group"]]
         for name in ("p_value", "null_mean", "null_sd", "null_low", "null_high", "n_null"):
-            table[name] = [getattr(tests[group], name) for group in table["group"]]
+            table[name] = [getattr(one.test, name) for one in found]
+        table["effect_tested"] = [one.effect for one in found]
+        table["n_tested"] = [one.n_cells for one in found]
+        table["n_changed_tested"] = [one.n_changed for one in found]
         # The groups are one family of tests; all cells together are a question of its own.
         p = table["p_value"].to_numpy(dtype=float)
         table["q_value"] = np.concatenate([p[:1], benjamini_hochberg(p[1:])])
         table["verdict"] = [verdict(row) for row in table.itertuples()]
         known = result.provenance.get("arguments", {})
-        record = {**result.provenance, "arguments": {**known, "n_null": n_null}}
+        record = {**result.provenance, "arguments": {**known, "n_null": n_null, "max_cells": max_cells}}
         return replace(result, table=table, has_null=True, provenance=record)
 
     def regrouped(self, adata: AnnData, *, groupby: str | None, basis: str | None) -> Perturber:

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 ALL = "all"
 MIN_CHANGED = 10
 """Fewer changed cells in a group are not tested: their mean says little."""
-_NULL_COLUMNS = ("null_mean", "null_sd", "null_low", "null_high", "p_value", "q_value")
+MIN_CELLS = 5
+"""A sample with fewer cells of a group has no mean there that could stand beside those of others."""
+MAX_TESTED = 200
+"""Cells of a group on which a gene and its null are computed, unless told otherwise: nulls are what takes time."""
+_NULL_COLUMNS = ("effect_tested", "null_mean", "null_sd", "null_low", "null_high", "p_value", "q_value")
 
 
 def group_rows(groups: NDArray[Any] | None, n: int) -> Iterator[tuple[str, NDArray[np.int64]]]:
@@ -59,6 +63,8 @@ def effect_table(
             "n_cells": len(seen),
             "n_expressing": len(among),
             "n_changed": int((shift[seen] > 0).sum()),
+            "n_tested": 0,
+            "n_changed_tested": 0,
         }
         if samples is not None:
             row |= _over_samples(shift, seen, samples)
@@ -69,12 +75,20 @@ def effect_table(
 
 
 def _over_samples(shift: NDArray[np.float32], seen: NDArray[np.int64], samples: NDArray[Any]) -> dict[str, Any]:
-    """Mean over samples with a 95 % t-interval: donors are the replicates, not cells."""
+    """Mean over the samples' means with its 95 % t-interval: donors are the replicates, not cells, and count alike."""
     from scipy import stats
 
-    means = np.array([shift[seen[samples[seen] == s]].mean() for s in sorted(set(samples[seen]))])
+    names, sizes = np.unique(samples[seen].astype(str), return_counts=True)
+    kept = names[sizes >= MIN_CELLS]
+    means = np.array([shift[seen[samples[seen] == s]].mean() for s in kept])
     n = len(means)
-    out = {"n_samples": n, "effect_low": np.nan, "effect_high": np.nan}
+    out = {
+        "effect_samples": float(means.mean()) if n else np.nan,
+        "effect_low": np.nan,
+        "effect_high": np.nan,
+        "n_samples": n,
+        "n_samples_few": len(names) - n,
+    }
     if n >= 2:
         half = stats.t.ppf(0.975, n - 1) * means.std(ddof=1) / np.sqrt(n)
         out |= {"effect_low": float(means.mean() - half), "effect_high": float(means.mean() + half)}
@@ -93,8 +107,11 @@ class PerturbResult(Result):
     doses: Mapping[str, float]
     set_to: Mapping[str, float]
     table: pd.DataFrame
-    """gene, group, readout, effect, effect_expressing, null_mean, null_sd, null_low, null_high, p_value,
-    q_value, n_null, n_cells, n_expressing, n_changed, verdict."""
+    """gene, group, readout, effect (over all cells of the group), effect_expressing, effect_tested (over the cells tested, at
+    most `max_cells`: what the null and p are about), null_mean, null_sd, null_low, null_high, p_value, q_value, n_null, n_cells,
+    n_expressing, n_changed, n_tested, n_changed_tested, verdict; with samples also effect_samples (the mean over the samples'
+    means, every sample counting alike) with its 95 % interval effect_low and effect_high, n_samples, and n_samples_few (left out
+    with fewer than 5 cells of the group)."""
     baseline: NDArray[np.float32]
     """Vectors before, (cells, width)."""
     perturbed: NDArray[np.float32]
@@ -129,9 +146,9 @@ class PerturbResult(Result):
         if self.has_null:
             lines.append("Over all cells: " + _sentence(row) + ".")
             groups = self.table.iloc[1:]
-            strong = groups[groups["p_value"] <= 0.05].sort_values("effect", ascending=False)
+            strong = groups[groups["p_value"] <= 0.05].sort_values("effect_tested", ascending=False)
             if len(groups):
-                names = ", ".join(f"{r.group} ({_number(r.effect)})" for r in strong.head(4).itertuples())
+                names = ", ".join(f"{r.group} ({_number(r.effect_tested)})" for r in strong.head(4).itertuples())
                 tested = int(groups["p_value"].notna().sum())
                 kept = int((groups["q_value"] <= 0.05).sum())
                 lines.append(
@@ -143,8 +160,21 @@ class PerturbResult(Result):
                 blind = int((groups["verdict"] == "no valid null").sum())
                 if blind:
                     lines.append(f"In {blind} of {len(groups)} groups there is no valid null.")
+            short = self.table[(self.table["n_tested"] > 0) & (self.table["n_changed_tested"] < MIN_CHANGED)]
+            if len(short):
+                lines.append(
+                    f"In {', '.join(map(str, short['group'].head(4)))}{' and others' if len(short) > 4 else ''} "
+                    f"fewer than {MIN_CHANGED} of the cells tested change (at most {int(short['n_tested'].max()):,} of a "
+                    "group are); max_cells= takes more."
+                )
         else:
             lines.append("The null of comparable genes was not computed.")
+        if np.isfinite(row.get("effect_low", np.nan)):
+            lines.append(
+                f"Over {int(row['n_samples'])} samples, each counting alike, the mean is {_number(row['effect_samples'])} "
+                f"[{_number(row['effect_low'])}, {_number(row['effect_high'])}]: how the model's answers differ between them, "
+                "not how wrong it is."
+            )
         error = np.nanmedian(self.layout.error)
         lines.append(
             f"On the plane ({self.layout.basis}) places are known to within {error:.2g} (median projection error)."
@@ -155,7 +185,9 @@ class PerturbResult(Result):
         """Effect per group over the grey band of comparable genes (Altair)."""
         alt = charts()
 
-        table = self.table if len(self.table) == 1 else self.table.iloc[1:]
+        table = (self.table if len(self.table) == 1 else self.table.iloc[1:]).copy()
+        # What stands on the band must be of the cells that the band is of.
+        table["shown"] = table["effect_tested"].fillna(table["effect"])
         shown = {verdict: colour for verdict, colour in VERDICT_COLOURS.items() if verdict in set(table["verdict"])}
         base = alt.Chart(table).encode(y=alt.Y("group:N", sort="-x", title=None))
         band = base.mark_bar(color="#bdbdbd", opacity=0.7, height=14).encode(
@@ -163,13 +195,24 @@ class PerturbResult(Result):
         )
         middle = base.mark_tick(color="#757575", thickness=2, height=14).encode(x="null_mean:Q")
         points = base.mark_point(filled=True, size=80).encode(
-            x="effect:Q",
+            x="shown:Q",
             color=alt.Color(
                 "verdict:N",
                 scale=alt.Scale(domain=[*shown], range=[*shown.values()]),
                 legend=alt.Legend(title=None, orient="bottom", columns=1, labelLimit=320),
             ),
-            tooltip=["group", "effect", "null_mean", "p_value", "q_value", "n_cells", "n_expressing", "verdict"],
+            tooltip=[
+                "group",
+                "effect",
+                "effect_tested",
+                "null_mean",
+                "p_value",
+                "q_value",
+                "n_cells",
+                "n_tested",
+                "n_expressing",
+                "verdict",
+            ],
         )
         return band + middle + points
 
@@ -204,8 +247,10 @@ def _number(value: float) -> str:
 def _sentence(row: Any) -> str:
     if not np.isfinite(row["p_value"]):
         return f"{row['verdict']} (no comparable genes)" if row["verdict"] == "no valid null" else str(row["verdict"])
+    part = int(row["n_tested"]) < int(row["n_cells"])
+    tested = f"{_number(row['effect_tested'])} in the {int(row['n_tested']):,} cells tested; " if part else ""
     return (
-        f"{row['verdict']} (p = {row['p_value']:.3g} against {int(row['n_null'])} of them, "
+        f"{row['verdict']} ({tested}p = {row['p_value']:.3g} against {int(row['n_null'])} of them, "
         f"whose effect would be {_number(row['null_mean'])} ± {_number(row['null_sd'])})"
     )
 
@@ -214,7 +259,8 @@ def verdict(row: Any) -> str:
     """What a row of effects and their test says, in words."""
     if row.n_cells and not row.n_changed:
         return "nothing changes"
-    if row.n_changed < MIN_CHANGED:
+    # Of a screen all cells are tested.
+    if min(row.n_changed, getattr(row, "n_changed_tested", row.n_changed)) < MIN_CHANGED:
         return "too few cells to test"
     if not np.isfinite(row.p_value):
         return "no valid null"

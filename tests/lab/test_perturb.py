@@ -164,6 +164,23 @@ def test_samples_give_an_interval_over_donors_not_cells(small):
     assert row["effect_high"] == pytest.approx(means.mean() + half, rel=1e-5)
 
 
+def test_the_interval_over_samples_is_about_the_mean_beside_it(small):
+    small = small.copy()
+    # Donors of very different size that differ in their share of monocytes, and one of three cells.
+    monocyte = (small.obs["cell_type"] == "CD14+ Monocyte").to_numpy()
+    donor = np.where(monocyte, "large", "small").astype(object)
+    donor[np.flatnonzero(monocyte)[:12]], donor[np.flatnonzero(~monocyte)[:3]] = "middle", "tiny"
+    small.obs["donor"] = donor
+    result = sl.perturb(small, "pca", {"LYZ": 0.0}, sample_key="donor", null=False, progress=False)
+    row = result.table.iloc[0]
+    means = [result.shift[donor == d].mean() for d in ("large", "middle", "small")]
+    assert (row["n_samples"], row["n_samples_few"]) == (3, 1)
+    assert row["effect_samples"] == pytest.approx(np.mean(means), rel=1e-5)
+    assert (row["effect_low"] + row["effect_high"]) / 2 == pytest.approx(row["effect_samples"])
+    assert abs(row["effect_samples"] / row["effect"] - 1) > 0.01
+    assert "Over 3 samples" in result.summary()
+
+
 def test_write_adds_shift_and_vectors_with_provenance(small):
     adata = small.copy()
     result = sl.perturb(adata, "pca", {"LYZ": 0.0}, null=False, progress=False)
@@ -246,6 +263,26 @@ def test_a_gene_that_the_model_does_not_know_is_told(small):
     adata.var["ensembl_id"] = ["", *adata.var["ensembl_id"][1:]]
     with pytest.raises(GenesError, match="pca does not know 'NOVEL1'"):
         sl.perturb(adata, "pca", {"NOVEL1": 0.0}, progress=False)
+
+
+def test_the_verdict_is_about_the_cells_that_were_tested(pbmc68k):
+    lab = Perturber(pbmc68k, "pca")
+    found = lab.run({"CD79A": 0.0})
+    row = lab.with_null(found, n_null=20, max_cells=100).table.iloc[0]
+    tested = np.argsort(lab.cells.keys, kind="stable")[:100]
+    assert (row["n_cells"], row["n_tested"]) == (pbmc68k.n_obs, 100)
+    assert row["n_changed_tested"] == found.changed[tested].sum() >= MIN_CHANGED
+    assert row["effect_tested"] == pytest.approx(found.shift[tested].mean(), rel=1e-5)
+    assert abs(row["effect_tested"] / row["effect"] - 1) > 0.01
+    # Many cells change in all, too few of those tested.
+    few = lab.with_null(found, n_null=20, max_cells=12)
+    row = few.table.iloc[0]
+    assert row["n_changed"] >= MIN_CHANGED > row["n_changed_tested"]
+    assert np.isnan(row["p_value"])
+    assert row["verdict"] == "too few cells to test"
+    assert "max_cells= takes more" in few.summary()
+    with pytest.raises(DataError, match="max_cells is 9"):
+        sl.perturb(pbmc68k, "pca", {"CD79A": 0.0}, max_cells=9, progress=False)
 
 
 def test_a_null_that_could_test_nothing_is_not_computed(pbmc68k):
