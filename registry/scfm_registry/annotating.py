@@ -9,9 +9,9 @@ from scfm_registry import names
 from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from scfm_registry.version import ModelVersion
+    from scfm_registry.version import ModelVersion, Record
 
 #: What ``scfm.consent`` can say. Only ``open`` lets a version out of the registry.
 CONSENT = ("open", "no-sharing", "patient-data")
@@ -98,13 +98,33 @@ class Annotator(Reader):
                 self.note("annotate", item, {"consent": consent, "because": f"made from {found.reference}"})
 
 
-def inherited(registry: Reader, tags: Mapping[str, str]) -> dict[str, str]:
-    """What a version takes over from its parent when it is made: the consent of the parent's donors, unless it says its own."""
-    if tags.get("scfm.consent"):
-        return {}
-    said = {item.consent for item in registry.with_digest(tags.get("scfm.parent_digest", ""))} - {""}
-    strict = sorted(said - {"open"}) or sorted(said)
-    return {"scfm.consent": strict[0]} if strict else {}
+def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
+    """What a version takes over when it is made: what is said of the donors of copies of its files and of what it was made from.
+
+    Of copies the strictest word stays, whatever is said now; of what it was made from only where nothing is.
+
+    Parameters
+    ----------
+    registry
+        Where it comes in.
+    tags
+        What is said of it.
+    digest
+        Of its files.
+    """
+    known = tags.get("scfm.consent", "")
+    copies = strictest(registry.line_of(digest), digest)
+    if known:
+        return {"scfm.consent": copies} if tells(known, copies) else {}
+    said = copies or strictest(registry.line_of(tags.get("scfm.parent_digest", "")))
+    return {"scfm.consent": said} if said else {}
+
+
+def strictest(records: Iterable[Record], digest: str = "") -> str:
+    """The strictest that is said of the donors of versions, or of those of one digest; empty where nothing is said."""
+    meant = [item for item in records if digest in ("", item.tags["scfm.digest"])]
+    said = {item.tags.get("scfm.consent", "") for item in meant} - {""}
+    return next(iter(sorted(said - {"open"}) or sorted(said)), "")
 
 
 def tells(known: str, consent: str) -> bool:

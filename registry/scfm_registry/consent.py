@@ -11,23 +11,34 @@ from typing import TYPE_CHECKING
 from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
+    from scfm_registry.reading import Reader
     from scfm_registry.version import ModelVersion
 
 #: The tag, and the one value of it that lets a version out.
 TAG, OPEN = "scfm.consent", "open"
 
 
-def check_may_leave(found: ModelVersion) -> None:
-    """Refuse to let a version out whose tag forbids it.
+def check_may_leave(registry: Reader, found: ModelVersion) -> None:
+    """Refuse to let a version out where a tag forbids it: its own, that of a copy of its files, or of what they were made from.
+
+    The tag says something of the files, and the same files can be here under several names, also in the trash: the strictest
+    word counts.
 
     Raises
     ------
     ModelError
-        Its tag says anything but ``open``.
+        A tag says anything but ``open``.
     """
-    said = found.tags.get(TAG, OPEN)
-    if said != OPEN:
+    line = registry.line_of(found.digest)
+    # Its own word first, since that is the one that whoever asks has before them.
+    for item in sorted(line, key=lambda item: item.reference != found.reference):
+        said = item.tags.get(TAG, OPEN)
+        if said == OPEN:
+            continue
+        copy = item.tags["scfm.digest"] == found.digest and item.reference != found.reference
+        kept = found.reference if copy else item.reference
+        whose = f"the tag {TAG} of {item.reference}, which has the same files," if copy else f"its tag {TAG}"
         raise ModelError(
-            f"{found.reference} does not leave this registry: its tag {TAG} says {said[:80]!r}, since it was made with cells whose "
+            f"{kept} does not leave this registry: {whose} says {said[:80]!r}, since it was made with cells whose "
             "donors did not agree to sharing. Whoever answers for that data can change the tag."
         )

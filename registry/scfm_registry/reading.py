@@ -142,6 +142,23 @@ class Reader:
                     waiting.append(item.tags["scfm.digest"])
         return list(found.values())
 
+    def line_of(self, *digests: str) -> list[Record]:
+        """Versions with these digests and all that they were made from, nearest first, deleted ones too, each once; circles end.
+
+        Every copy of the same files counts: what one of them was said to be made from is what all were made from.
+        """
+        found: dict[str, Record] = {}
+        waiting, seen = list(digests), {""}
+        while waiting:
+            current = waiting.pop(0)
+            if current in seen:
+                continue
+            seen.add(current)
+            for item in self._store.records(tags={"scfm.digest": current}):
+                found.setdefault(item.reference, item)
+                waiting.append(item.tags.get("scfm.parent_digest", ""))
+        return list(found.values())
+
     @property
     def scratch(self) -> Path:
         """Folder for private copies, on the disk where their files will stay."""

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import annotating, manifest, people
+from scfm_registry import annotating, manifest, people, retracting
 from scfm_registry.annotating import Annotator
 from scfm_registry.verifying import Verifier
 
@@ -149,9 +149,12 @@ class Registrar(Verifier, Annotator):
         complete = {**tags, "scfm.digest": described.digest, "scfm.size": str(described.size)}
         if tags.get("scfm.origin") != "built-in":
             me = people.who(self._place)
-            inherited = annotating.inherited(self, tags)
-            complete = {"scfm.owner": me, **complete, **inherited, "scfm.registered_by": me}
+            complete = {"scfm.owner": me, **complete, "scfm.registered_by": me}
         with self._place.locked():
+            if tags.get("scfm.origin") != "built-in":
+                complete |= annotating.inherited(self, tags, described.digest)
+            # What was said against these files under another name is said against them under this one.
+            complete |= retracting.inherited(self, tags, described.digest)
             consent = tags.get("scfm.consent", "")
             known = self.by_digest(name, described.digest) or self._deleted(name, described.digest, consent)
             if known is not None:
@@ -180,6 +183,8 @@ class Registrar(Verifier, Annotator):
                 # What is not on record is not registered, or the trail would have holes.
                 self._store.remove(added)
                 raise
+            if said := complete.get("scfm.consent", ""):
+                self.hand_down(first, said)
         return first
 
     def heed(self, known: ModelVersion, consent: str) -> ModelVersion:

@@ -17,7 +17,7 @@ from scfm_registry.reading import Reader
 from scfm_registry.version import RETRACTED, Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pandas as pd
 
@@ -120,7 +120,7 @@ class Retractor(Reader):
             flagged = [record, *(item for item in self.family_of(found.digest) if item.reference != record.reference)]
             for item in flagged:
                 own = item.tags["scfm.digest"] == found.digest
-                told = because if own else f"made from {found.reference}, which was retracted: {because}"
+                told = because if own else _made_from(record, because)
                 self._store.set_tags(item, {RETRACTED: now, _key(found.digest): told})
             others = [item.reference for item in flagged[1:]]
             self.note("retract", record, {"because": because, "also": others})
@@ -227,21 +227,45 @@ class Retractor(Reader):
 
 def reason(registry: Reader, found: ModelVersion) -> str:
     """Why a version should not be used; empty where nothing is said against it."""
-    return version.shown(found.retracted or _ancestor(registry, found), 2_000)
+    return version.shown(found.retracted or _elsewhere(registry, found), 2_000)
 
 
-def _ancestor(registry: Reader, found: ModelVersion) -> str:
-    """Why an ancestor was retracted: a version made after the retraction has no flag of its own."""
-    seen: set[str] = set()
-    digest = found.tags.get("scfm.parent_digest", "")
-    while digest and digest not in seen:
-        seen.add(digest)
-        records = registry._store.records(tags={"scfm.digest": digest})  # noqa: SLF001 - the registry's own parts
-        for record in records:
-            if _key(digest) in record.tags:
-                return f"made from {record.reference}, which was retracted: {record.tags[_key(digest)]}"
-        digest = next((item.tags["scfm.parent_digest"] for item in records if item.tags.get("scfm.parent_digest")), "")
+def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
+    """Flags that a version takes over when it is made: of copies of its files, and of what it was made from.
+
+    Parameters
+    ----------
+    registry
+        Where it comes in.
+    tags
+        What is said of it.
+    digest
+        Of its files.
+    """
+    flags: dict[str, str] = {}
+    for record in registry.line_of(digest, tags.get("scfm.parent_digest", "")):
+        for key, why in record.tags.items():
+            if not key.startswith(f"{version.RETRACTED_BECAUSE}."):
+                continue
+            below = key == _key(record.tags["scfm.digest"]) and record.tags["scfm.digest"] != digest
+            flags.setdefault(key, _made_from(record, why) if below else why)
+            flags.setdefault(RETRACTED, record.tags.get(RETRACTED, ""))
+    return flags
+
+
+def _elsewhere(registry: Reader, found: ModelVersion) -> str:
+    """Why other versions speak against one without a flag of its own: copies of its files, or what it was made from."""
+    for record in registry.line_of(found.digest):
+        own = record.tags["scfm.digest"]
+        if why := record.tags.get(_key(own), ""):
+            if own == found.digest:
+                return f"its files are those of {record.reference}, which was retracted: {why}"
+            return _made_from(record, why)
     return ""
+
+
+def _made_from(record: Record, why: str) -> str:
+    return f"made from {record.reference}, which was retracted: {why}"
 
 
 def _each(given: Iterable[Any], unread: dict[str, str]) -> Iterator[Any]:

@@ -247,7 +247,7 @@ class Syncer(Registrar):
         )
         with self._place.locked():
             record = self._find(names.parse(version.reference))[1]
-            tags |= annotating.inherited(self, tags)
+            tags |= annotating.inherited(self, tags, version.digest)
             fresh = version.reference not in before
             # One that was here already keeps what people have said of it since; one out of the trash is as good as new.
             known = {key for key in tags if record.tags.get(key) == tags[key]} if fresh else set(record.tags)

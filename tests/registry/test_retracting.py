@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -136,3 +136,48 @@ def test_consent_is_handed_down(line: tuple[Registry, str], basis: Callable[...,
     parent = registry.get(f"{name}/2").digest
     tags = {"scfm.schema": "1", "scfm.kind": "fine-tuned", "scfm.family": "scfm.pca", "scfm.parent_digest": parent}
     assert registry.add_files(name, later, "scfm.pca", tags, "").consent == "patient-data"
+
+
+@pytest.mark.parametrize("held_first", [True, False])
+def test_what_is_said_of_files_counts_under_every_name(
+    made_home: Path, put_in: Callable[..., ModelVersion], imported: Callable[..., Any], tmp_path: Path, held_first: bool
+) -> None:
+    del made_home
+    registry = Registry()
+    folder, tags, told = imported(8, "pretrained", None)
+    held = {**tags, "scfm.consent": "patient-data"}
+    for name, said in [("patients", held), ("plain", tags)][:: 1 if held_first else -1]:
+        registry.add_files(name, folder, "scfm.pca", dict(said), told)
+    assert registry.get("plain").consent == "patient-data"
+    # Also where somebody has taken the word away from this one, and put the other into the trash.
+    registry.client.delete_model_version_tag("plain", "1", "scfm.consent")
+    registry.delete("patients/1")
+    for out in (registry.export_bundle, registry.export_published):
+        with pytest.raises(ModelError, match=r"plain/1 does not leave .* of patients/1, which has the same files"):
+            out("plain", tmp_path / "out")
+    with pytest.raises(ModelError, match=r"plain/1 does not leave"):
+        registry.mirror(tmp_path / "out", ["plain"])
+    assert not (tmp_path / "out").exists()
+    assert put_in(registry, "third").consent == "patient-data"
+    assert (
+        registry.add_files("open", folder, "scfm.pca", {**tags, "scfm.consent": "open"}, told).consent == "patient-data"
+    )
+
+
+def test_files_that_were_retracted_do_not_come_back_under_another_name(
+    made_home: Path, put_in: Callable[..., ModelVersion]
+) -> None:
+    del made_home
+    registry = Registry()
+    put_in(registry, "a")
+    registry.retract("a/1", because="mislabelled")
+    registry.delete("a/1")
+    copy = put_in(registry, "b")
+    assert copy.retracted == "mislabelled"
+    # Also where it came in at the moment in which the other one was retracted, and has no flag.
+    for key in [key for key in copy.tags if key.startswith("scfm.retracted")]:
+        registry.client.delete_model_version_tag("b", "1", key)
+    with pytest.raises(ModelError, match=r"its files are those of a/1, which was retracted: mislabelled"):
+        registry.load("b/1")
+    with pytest.raises(ModelError, match="is not promoted"):
+        registry.promote("b/1")

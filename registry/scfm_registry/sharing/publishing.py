@@ -89,8 +89,7 @@ class Publisher(Opener):
         found, record = self._find(names.parse(said))
         self.check_usable(found)
         chain = ancestry.of(self, found, record)
-        for item in (found, *(parent for parent, _ in chain)):
-            check_may_leave(item)
+        check_may_leave(self, found)
         own = [files.checked(self._store, item, known) for item, known in [(found, record), *chain]]
         terms = (found.licence, found.commercial)
         told = page(found.name, found.family, found.digest, *terms, own)
@@ -115,7 +114,7 @@ class Publisher(Opener):
         kept = ancestry.kept(self, model, place)
         for item, _ in kept:
             self.check_usable(item)
-            check_may_leave(item)
+            check_may_leave(self, item)
         if not kept:
             return Published(said, save_published(model, target), "")
         nearest, record = kept[0]

@@ -89,8 +89,7 @@ class Sharer(Registrar, Measurer):
 
         found, record = self._find(names.parse(reference))
         chain = ancestry.of(self, found, record)
-        for item in (found, *(parent for parent, _ in chain)):
-            check_may_leave(item)
+        check_may_leave(self, found)
         self.check_usable(found)
         folder = files.checked(self._store, found, record)
         signer = Keyring().signer(sign if isinstance(sign, str) else None) if sign else None
@@ -213,9 +212,9 @@ class Sharer(Registrar, Measurer):
         for reference in wanted:
             asked = self._find(names.parse(reference))
             self.check_usable(asked[0])
+            check_may_leave(self, asked[0])
             # What it was made from opens with it.
             for found, record in (asked, *ancestry.of(self, *asked)):
-                check_may_leave(found)
                 if found.reference not in chosen:
                     chosen[found.reference] = (found, record, files.checked(self._store, found, record))
         with files.workshop(self.scratch) as work:
