@@ -245,6 +245,87 @@ def test_cells_are_selected_by_key_alone(bench: Callable[..., Any], cells: AnnDa
     assert not selected(page, lab, lambda n: n == 160)[picked].any()
 
 
+def test_what_goes_leaves_the_focus_in_the_bench_and_each_act_is_one_step(
+    bench: Callable[..., Any], host: Host, cells: AnnData
+) -> None:
+    page, lab = bench(cells, model="pca", groupby="cell_type")
+    settled(page)
+
+    def kept() -> bool:
+        return bool(page.evaluate("document.querySelector('.scfm-lab').contains(document.activeElement)"))
+
+    page.get_by_role("tab", name="Perturb").click()
+    box = page.get_by_role("combobox", name="Add a gene to perturb")
+    for gene in ("CD3D", "LYZ"):
+        box.click()
+        box.fill(gene)
+        box.press("Enter")
+        page.get_by_label(gene, exact=True).wait_for()
+    # Who has picked goes on by key.
+    page.keyboard.press("Control+z")
+    page.get_by_label("LYZ", exact=True).wait_for(state="detached")
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keys").press("Escape")
+    # Twenty steps of a key that is held down are one.
+    slider = page.get_by_label("CD3D", exact=True)
+    slider.focus()
+    host.received.clear()
+    for _ in range(20):
+        page.keyboard.down("ArrowLeft")
+    page.keyboard.up("ArrowLeft")
+    until(page, lambda: lab.doses == {"CD3D": 0.0})
+    asked = [item["content"] for item in host.received if item.get("content", {}).get("type") == "perturb"]
+    assert [item["doses"] for item in asked if item["commit"]] == [{"CD3D": 0.0}]
+    page.keyboard.press("Control+z")
+    until(page, lambda: lab.doses == {"CD3D": 1.0})
+    page.get_by_role("button", name="Remove CD3D").press("Enter")
+    slider.wait_for(state="detached")
+    assert kept()
+    # One group alone, by key and by mouse; then all of them again.
+    group = page.get_by_role("button", name=re.compile(r"^T cell"))
+    for alone in (lambda: group.press("o"), group.dblclick):
+        alone()
+        until(page, lambda: len(lab.state["hidden"]) == 2)
+        page.keyboard.press("Control+z")
+        until(page, lambda: lab.state["hidden"] == [])
+    group.press("Enter")
+    page.get_by_role("button", name="Show all", exact=True).press("Enter")
+    page.get_by_role("button", name="Show all", exact=True).wait_for(state="detached")
+    assert kept()
+    lab.session.fail(ValueError("No."), "test")
+    page.get_by_role("button", name="Dismiss this message").press("Enter")
+    page.locator(".sl-notice").wait_for(state="detached")
+    assert kept()
+    # A click beside the cells clears the selection, unless it was meant to add.
+    page.get_by_role("button", name="Select all").press("Enter")
+    selected(page, lab, lambda n: n == 240)
+    corner = plane(page).bounding_box()
+    page.keyboard.down("Shift")
+    page.mouse.click(corner["x"] + 0.93 * corner["width"], corner["y"] + 0.12 * corner["height"])
+    page.keyboard.up("Shift")
+    page.keyboard.press("i")
+    selected(page, lab, lambda n: n == 0)
+    page.keyboard.press("i")
+    selected(page, lab, lambda n: n == 240)
+    page.mouse.click(corner["x"] + 0.93 * corner["width"], corner["y"] + 0.12 * corner["height"])
+    selected(page, lab, lambda n: n == 0)
+
+
+def test_a_panel_is_found_as_it_was_left(bench: Callable[..., Any], cells: AnnData) -> None:
+    page, lab = bench(cells, model="pca")
+    settled(page)
+    lab.state = {"panel": "screen"}
+    half = page.get_by_role("button", name="Half", exact=True)
+    half.click()
+    for name in ("Run", "Perturb"):
+        page.get_by_role("tab", name=name).click()
+    page.get_by_role("button", name="Start the screen").wait_for()
+    assert half.get_attribute("aria-pressed") == "true"
+    until(page, lambda: lab.state["panel"] == "scfm-widgets.screen")
+    page.get_by_role("button", name="Doses", exact=True).click()
+    page.get_by_role("combobox", name="Add a gene to perturb").wait_for()
+
+
 def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnData, pictures: Path) -> None:
     page, lab = bench(cells, model="starter", groupby="cell_type")
     settled(page)
@@ -447,6 +528,17 @@ def test_two_views_of_one_bench_show_the_same(bench: Callable[..., Any], cells: 
     lab.state = {"colour": "LYZ"}
     for view in range(2):
         page.locator(".scfm-lab").nth(view).locator(".sl-legend-title", has_text="LYZ").wait_for()
+    # What lies over one of them is its own, and a question of both is answered in both.
+    first = page.locator(".scfm-lab").first
+    first.get_by_role("button", name=re.compile("^Share")).click()
+    first.get_by_role("menuitem", name="Copy as code…").click()
+    first.get_by_role("textbox", name="Python").wait_for()
+    assert page.get_by_role("dialog").count() == 1
+    page.keyboard.press("Escape")
+    lab.state = {"panel": "genes", "gene": "LYZ"}
+    for view in range(2):
+        page.locator(".scfm-lab").nth(view).get_by_role("button", name="Colour by it").wait_for()
+    assert page.get_by_role("alert").filter(has_text=re.compile(".")).count() == 0
 
 
 def test_nothing_serious_stands_in_a_persons_way(bench: Callable[..., Any], cells: AnnData, repository: Path) -> None:

@@ -173,6 +173,15 @@ class TestState:
             lab.state = given
         assert lab.state == before
 
+    def test_a_panel_is_one_that_can_be_opened(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.state = {"panel": "screen"}
+        with pytest.raises(DataError, match=r"The cells are always shown; .*: Models, Run, Perturb, Screen"):
+            lab.state = {"panel": "embedding"}
+        with pytest.raises(DataError, match=r"no panel 'gens'.*Did you mean 'Genes'"):
+            lab.state = {"panel": "gens"}
+        assert lab.state["panel"] == "screen"
+
     def test_a_colour_may_be_just_a_name(self, bench: Callable[..., Bench]) -> None:
         lab = bench().lab
         lab.state = {"colour": GENE}

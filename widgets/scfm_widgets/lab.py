@@ -434,9 +434,14 @@ class Lab(anywidget.AnyWidget):
 
     def _check_panel(self, name: str) -> None:
         rows = [row for row in self.rows if not row.error]
+        stage = [row for row in rows if row.component == "embedding"]
+        rows = [row for row in rows if row not in stage]
         words = {str(word).lower() for row in rows for word in (row.component, row.title) if word}
         if name.lower() not in words and name not in [row.id for row in rows]:
             titles = [row.title for row in rows]
+            if any(name.lower() in (row.id, row.component, row.title.lower()) for row in stage):
+                message = f"The cells are always shown; 'panel' names what stands beside them: {', '.join(titles)}."
+                raise DataError(message)
             message = f"This bench has no panel {name!r}; it has {', '.join(titles)}.{did_you_mean(name, titles)}"
             raise DataError(message)
 

@@ -1,6 +1,6 @@
 /** The bench: what is loaded, the panels at the side, the cells beside them. */
 
-import { useRef } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import * as format from "./format.ts";
 import { useQuiet, useScope, useStore } from "./hooks.ts";
 import { Compare } from "./panels/Compare.tsx";
@@ -10,7 +10,7 @@ import { Perturb } from "./panels/Perturb.tsx";
 import { Plugin } from "./panels/Plugin.tsx";
 import { Run } from "./panels/Run.tsx";
 import { TrajectoryPanel } from "./panels/Trajectory.tsx";
-import { isCalled, isPicked } from "./reducers.ts";
+import { isPicked, sidePanels } from "./reducers.ts";
 import type { Choice } from "./render/probe.ts";
 import { Stage } from "./stage/Stage.tsx";
 import type { PanelInfo } from "./types.ts";
@@ -19,29 +19,36 @@ import { Dialogs } from "./ui/Dialogs.tsx";
 import { Icon } from "./ui/icons.tsx";
 import { Menu } from "./ui/Menu.tsx";
 import { Notices } from "./ui/Notices.tsx";
+import { SpokenJob } from "./ui/Progress.tsx";
 import { Tour } from "./ui/Tour.tsx";
-
-const PLACED = ["embedding", "screen"];
 
 export function App({ renderer }: { renderer: Choice }) {
   const { prefix } = useScope();
   const store = useStore("_panels", "state", "_meta");
   const panels = store.get("_panels") ?? [];
-  // The stage has its own place, and the screen is a part of Perturb.
-  const side = panels.filter((panel) => !panel.error && !PLACED.includes(panel.component ?? ""));
+  const { side, current, screening } = sidePanels(panels, store.state.panel);
   const failed = panels.filter((panel) => panel.error);
   const hasStage = panels.some((panel) => panel.component === "embedding");
-  const current = side.find((panel) => isCalled(panel, store.state.panel)) ?? side[0];
-  const pick = (id: string) => store.patch({ panel: id });
+  const isPerturb = current?.component === "perturb";
+  // Whoever comes back to Perturb finds the half that was open.
+  useEffect(() => {
+    if (isPerturb) store.keep("perturb.screening", screening);
+  }, [store, isPerturb, screening]);
+  const pick = (id: string) => {
+    const screen = panels.find(({ component, error }) => component === "screen" && !error);
+    const back = side.find((panel) => panel.id === id)?.component === "perturb";
+    store.patch({ panel: back && screen && store.kept("perturb.screening", false) ? screen.id : id });
+  };
 
   const show = (component: string) => {
     const target = side.find((panel) => panel.component === component);
-    if (target) pick(target.id);
+    if (target) store.patch({ panel: target.id });
   };
 
   return (
     <>
       <Header />
+      <SpokenJob />
       <Notices />
       <div class="sl-body">
         {side.length + failed.length > 0 && (
@@ -57,7 +64,7 @@ export function App({ renderer }: { renderer: Choice }) {
                 tabIndex={0}
               >
                 <Boundary key={current.id} name={`The panel “${current.title}”`}>
-                  <Panel panel={current} show={show} />
+                  <Panel panel={current} show={show} screening={screening} />
                 </Boundary>
               </div>
             )}
@@ -80,14 +87,20 @@ export function App({ renderer }: { renderer: Choice }) {
   );
 }
 
-function Panel({ panel, show }: { panel: PanelInfo; show: (component: string) => void }) {
+interface PanelProps {
+  panel: PanelInfo;
+  show: (component: string) => void;
+  screening: boolean;
+}
+
+function Panel({ panel, show, screening }: PanelProps) {
   switch (panel.component) {
     case "models":
       return <Models />;
     case "run":
       return <Run show={show} />;
     case "perturb":
-      return <Perturb show={show} />;
+      return <Perturb show={show} screening={screening} />;
     case "genes":
       return <Genes show={show} />;
     case "compare":

@@ -23,6 +23,14 @@ export class History<T extends object> {
     return true;
   }
 
+  /** Put what is now in the place of the last step. */
+  amend(moment: T): boolean {
+    if (this.#held || this.#at < 1) return this.add(moment);
+    this.#moments = this.#moments.slice(0, this.#at--);
+    this.add(moment);
+    return true;
+  }
+
   back(): T | null {
     return this.canUndo ? this.#moments[--this.#at] : null;
   }

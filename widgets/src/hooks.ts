@@ -40,6 +40,12 @@ export function useStore(...keys: Key[]): Store {
   return store;
 }
 
+/** As `useState`, for what outlasts the panel that shows it: one value for the bench, as doses and the selection are. */
+export function useKept<T>(name: string, initial: T): [T, (value: T) => void] {
+  const store = useStore("kept");
+  return [store.kept(name, initial), (value) => store.keep(name, value)];
+}
+
 /** Whether the kernel has not answered for a while. */
 export function useQuiet(): boolean {
   const { store } = useScope();

@@ -4,6 +4,7 @@ import type { InitializeProps, RenderProps } from "@anywidget/types";
 import { render as draw } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { App } from "./App.tsx";
+import { keepFocus } from "./focus.ts";
 import { ScopeContext } from "./hooks.ts";
 import { isHosts } from "./keys.ts";
 import type { Choice } from "./render/probe.ts";
@@ -52,7 +53,12 @@ function initialize({ model }: InitializeProps) {
 function shortcut(view: View, event: KeyboardEvent) {
   const { store } = view;
   const { target } = event;
-  const typing = target instanceof HTMLInputElement && target.type !== "range" && target.type !== "checkbox";
+  const typing =
+    target instanceof HTMLInputElement &&
+    target.type !== "range" &&
+    target.type !== "checkbox" &&
+    // Whoever has picked from the list types no more.
+    target.getAttribute("aria-expanded") !== "false";
   if (typing || target instanceof HTMLTextAreaElement || event.defaultPrevented) return;
   const command = event.ctrlKey || event.metaKey;
   const key = event.key.toLowerCase();
@@ -98,7 +104,9 @@ function render({ model, el }: RenderProps) {
   el.append(root);
   const showStill = hideStill((model as unknown as Model).get("_uid"));
   draw(<Root view={view} root={root} />, root);
+  const letGo = keepFocus(root);
   return () => {
+    letGo();
     draw(null, root);
     for (const type of kept) root.removeEventListener(type, keep);
     window.removeEventListener("keydown", divide, true);

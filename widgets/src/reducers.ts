@@ -20,6 +20,22 @@ export function snapDose(value: number): number {
   return Math.round(bounded / DOSE_STEP) / Math.round(1 / DOSE_STEP);
 }
 
+/** The dose that a key leads to: one step at a time, as the keys could never leave a detent that caught them. */
+export function keyedDose(key: string, dose: number): number | null {
+  const jumps: Record<string, number> = {
+    ArrowLeft: dose - DOSE_STEP,
+    ArrowDown: dose - DOSE_STEP,
+    ArrowRight: dose + DOSE_STEP,
+    ArrowUp: dose + DOSE_STEP,
+    PageDown: dose - 0.25,
+    PageUp: dose + 0.25,
+    Home: 0,
+    End: DOSE_MAX,
+  };
+  const next = jumps[key];
+  return next === undefined ? null : Math.round(100 * Math.min(DOSE_MAX, Math.max(0, next))) / 100;
+}
+
 export function withDose(doses: Doses, gene: string, dose: number): Doses {
   return { ...doses, [gene]: dose };
 }
@@ -49,9 +65,9 @@ export function doseWords(dose: number): string {
 }
 
 /** Doses in words, those that change something. */
-export function dosesWords(doses: Doses | undefined): string {
+export function dosesWords(doses: Doses | undefined, between = " "): string {
   const changed = Object.entries(doses ?? {}).filter(([, dose]) => dose !== 1);
-  return changed.map(([gene, dose]) => `${gene} ${doseWords(dose)}`).join(", ");
+  return changed.map(([gene, dose]) => `${gene}${between}${doseWords(dose)}`).join(", ");
 }
 
 // --------------------------------------------------------------------------------------- legend
@@ -223,6 +239,28 @@ export function isCalled(
   );
 }
 
+interface Named {
+  id: string;
+  component: string | null;
+  title: string;
+  error: string | null;
+}
+
+/** The stage has its own place, and the screen is a part of Perturb. */
+const PLACED = ["embedding", "screen"];
+
+/**
+ * Panels at the side, which of them is open, and whether the screen is asked for, which is a part of Perturb. Where the state
+ * names none that is there, the first one is open.
+ */
+export function sidePanels<Panel extends Named>(panels: readonly Panel[], name: string | null) {
+  const whole = panels.filter(({ error }) => !error);
+  const side = whole.filter(({ component }) => !PLACED.includes(component ?? ""));
+  const screening = whole.find((panel) => isCalled(panel, name))?.component === "screen";
+  const asked = side.find((panel) => (screening ? panel.component === "perturb" : isCalled(panel, name)));
+  return { side, current: asked ?? side[0], screening };
+}
+
 // --------------------------------------------------------------------------------------- groups
 
 /** The column that is asked for, if it tells groups apart: not too many, and every cell in one. */
@@ -250,4 +288,21 @@ export function isBusy(job: { kind: string; status: string } | null): boolean {
   return (
     job !== null && OWN_WORK.includes(job.kind) && (job.status === "running" || job.status === "cancelling")
   );
+}
+
+/**
+ * How work that a person has started goes, in words that change rarely: its beginning, its quarters, its end. Its figures
+ * change several times a second, which nobody can listen to; a failure is told as an alert.
+ */
+export function spokenJob(
+  job: { kind: string; label: string; status: string; done: number; total: number; note: string } | null,
+): string {
+  if (!job || !OWN_WORK.includes(job.kind)) return "";
+  const { label, status, done, total, note } = job;
+  if (status === "running") {
+    const quarter = total > 0 ? 25 * Math.floor((4 * done) / total) : 0;
+    return quarter > 0 ? `${label}: ${quarter} %` : `${label}: begun`;
+  }
+  if (status === "done") return `${label}: done. ${note}`.trim();
+  return status === "cancelled" ? `${label}: stopped. ${note}`.trim() : "";
 }

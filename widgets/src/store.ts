@@ -24,7 +24,8 @@ type LocalKey =
   | "rooting"
   | "hover"
   | "history"
-  | "scrub";
+  | "scrub"
+  | "kept";
 export type Key = keyof Traits | LocalKey;
 
 /** What undo goes back to: everything that a person sets by hand. */
@@ -76,6 +77,7 @@ export class Store {
   #columns = new Map<string, Column>();
   /** What has been asked for and is not here; with the reason where it cannot be had. */
   #fetching = new Map<string, { fault: string }>();
+  #kept = new Map<string, unknown>();
   #listeners = new Map<Key, Set<() => void>>();
   #saveTimer: ReturnType<typeof setTimeout> | undefined;
   #stop: (() => void)[] = [];
@@ -269,10 +271,19 @@ export class Store {
   // ---------------------------------------------------------------------------------- writing
 
   patch(change: Partial<SessionState>) {
+    this.#patch(change, false);
+  }
+
+  /** As `patch`, in the place of the step before: both were one thing to do. */
+  amend(change: Partial<SessionState>) {
+    this.#patch(change, true);
+  }
+
+  #patch(change: Partial<SessionState>, amend: boolean) {
     const before = this.#state as unknown as Record<string, unknown>;
     const changed = Object.entries(change).filter(([key, value]) => !same(before[key], value));
     this.#state = { ...this.#state, ...change };
-    this.#remember();
+    this.#remember(amend);
     this.emit("state");
     if (this.get("_meta")?.static) {
       this.model.set("state", this.#state);
@@ -347,6 +358,16 @@ export class Store {
     );
   }
 
+  /** What a panel keeps while another one is open: its settings, and what it has computed. */
+  kept<T>(name: string, initial: T): T {
+    return this.#kept.has(name) ? (this.#kept.get(name) as T) : initial;
+  }
+
+  keep(name: string, value: unknown) {
+    this.#kept.set(name, value);
+    this.emit("kept");
+  }
+
   // -------------------------------------------------------------------------------- listening
 
   on(key: Key, callback: () => void): () => void {
@@ -388,10 +409,11 @@ export class Store {
     this.#stop.push(() => this.model.off(`change:${name}`, callback));
   }
 
-  #remember() {
+  #remember(amend = false) {
     const { state, doses, selection } = { state: this.#state, doses: this.#doses, selection: this.selection };
     // Which tab is open is no work that anybody wants back.
-    if (this.history.add({ state: { ...state, panel: null }, doses, selection })) this.emit("history");
+    const moment: Moment = { state: { ...state, panel: null }, doses, selection };
+    if (amend ? this.history.amend(moment) : this.history.add(moment)) this.emit("history");
   }
 
   #restore(moment: Moment | null) {

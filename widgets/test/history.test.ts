@@ -30,6 +30,17 @@ describe("the history", () => {
     expect(history.back()).toEqual({ at: 1 });
   });
 
+  it("puts what belongs to the last step in its place", () => {
+    const history = new History<{ at: number }>();
+    for (const at of [1, 2]) history.add({ at });
+    history.amend({ at: 3 });
+    expect(history.back()).toEqual({ at: 1 });
+    history.forth();
+    // Back where it began it is no step at all.
+    history.amend({ at: 1 });
+    expect(history.canUndo).toBe(false);
+  });
+
   it("adds nothing while it is held, also after an error", () => {
     const history = new History<{ at: number }>();
     history.add({ at: 1 });

@@ -10,6 +10,7 @@ import {
   hiddenCodes,
   isBusy,
   isPicked,
+  keyedDose,
   matchParts,
   nearest,
   notFound,
@@ -17,6 +18,7 @@ import {
   sameDoses,
   snapDose,
   soloHidden,
+  spokenJob,
   toggleHidden,
   typeAhead,
   withDose,
@@ -62,6 +64,14 @@ describe("doses", () => {
     [9, 2],
   ])("a slider at %f means %f", (position, dose) => {
     expect(snapDose(position)).toBe(dose);
+  });
+
+  it("go by keys in steps, past the doses that catch a slider, and no further than they reach", () => {
+    let dose = 1;
+    for (let press = 0; press < 20; press++) dose = keyedDose("ArrowLeft", dose)!;
+    expect(dose).toBe(0);
+    expect([keyedDose("ArrowDown", 0), keyedDose("PageUp", 1.9), keyedDose("End", 0)]).toEqual([0, 2, 2]);
+    expect(keyedDose("z", 1)).toBeNull();
   });
 
   it("a slider that says nothing means unchanged", () => {
@@ -207,5 +217,34 @@ describe("models and jobs", () => {
     expect(isBusy({ kind: "null", status: "running" })).toBe(false);
     expect(isBusy({ kind: "embed", status: "done" })).toBe(false);
     expect(isBusy(null)).toBe(false);
+  });
+});
+
+describe("work that is heard", () => {
+  const job = {
+    kind: "embed",
+    label: "Running pca",
+    status: "running",
+    done: 0,
+    total: 0,
+    note: "opening the model",
+  };
+
+  it("is told at its beginning, its quarters and its end, however often its figures change", () => {
+    const told = new Set<string>();
+    for (let done = 0; done <= 700; done++)
+      told.add(spokenJob({ ...job, done, total: 700, note: `${done}` }));
+    const shares = [25, 50, 75, 100].map((share) => `Running pca: ${share} %`);
+    expect([...told]).toEqual(["Running pca: begun", ...shares]);
+    expect(spokenJob(job)).toBe("Running pca: begun");
+    expect(spokenJob({ ...job, status: "done", note: "" })).toBe("Running pca: done.");
+    expect(spokenJob({ ...job, status: "cancelled", note: "Nothing was kept." })).toMatch(
+      /stopped\. Nothing/,
+    );
+  });
+
+  it("is what somebody has started", () => {
+    expect(spokenJob({ ...job, kind: "null" })).toBe("");
+    expect(spokenJob(null)).toBe("");
   });
 });

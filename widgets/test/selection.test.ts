@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { combine, inverted, isCalled, ofClass, shownCells } from "../src/reducers.ts";
+import { combine, inverted, isCalled, ofClass, shownCells, sidePanels } from "../src/reducers.ts";
 
 const PLACES = Uint16Array.of(0, 0, 9, 9, 5, 5, 65535, 65535);
 const CODES = Uint8Array.of(0, 1, 1, 0);
@@ -32,5 +32,35 @@ describe("a panel", () => {
   it("is found by its id and by what people call it", () => {
     for (const name of ["scfm.perturb", "perturb", "Perturb"]) expect(isCalled(panel, name), name).toBe(true);
     for (const name of [null, "run"]) expect(isCalled(panel, name), String(name)).toBe(false);
+  });
+});
+
+describe("the panel that is open", () => {
+  const panel = (component: string, error: string | null = null) => ({
+    id: `scfm-widgets.${component}`,
+    component,
+    title: component[0].toUpperCase() + component.slice(1),
+    error,
+  });
+  const panels = ["models", "embedding", "perturb", "screen"].map((name) => panel(name));
+
+  it("is the one that is named, or the first", () => {
+    expect(sidePanels(panels, "Perturb")).toMatchObject({
+      current: { component: "perturb" },
+      screening: false,
+    });
+    expect(sidePanels(panels, null).current.component).toBe("models");
+    expect(sidePanels(panels, "scfm-widgets.gone").current.component).toBe("models");
+    expect(sidePanels(panels, null).side.map(({ component }) => component)).toEqual(["models", "perturb"]);
+  });
+
+  it("is Perturb with its screen where the screen is named", () => {
+    for (const name of ["screen", "Screen", "scfm-widgets.screen"])
+      expect(sidePanels(panels, name)).toMatchObject({ current: { component: "perturb" }, screening: true });
+    const failed = [...panels.slice(0, 3), panel("screen", "It failed.")];
+    expect(sidePanels(failed, "screen")).toMatchObject({
+      current: { component: "models" },
+      screening: false,
+    });
   });
 });

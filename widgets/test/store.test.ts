@@ -362,6 +362,19 @@ describe("a response curve", () => {
   });
 });
 
+describe("what a panel keeps", () => {
+  it("is there again when it is opened again, and the other views are told", () => {
+    const { store } = bench();
+    let told = 0;
+    store.on("kept", () => told++);
+    expect(store.kept<string[]>("trends.genes", [])).toEqual([]);
+    store.keep("trends.genes", ["LYZ"]);
+    expect([store.kept("trends.genes", []), told]).toEqual([["LYZ"], 1]);
+    store.keep("attention", null);
+    expect(store.kept<string | null>("attention", "asking")).toBeNull();
+  });
+});
+
 describe("a message that was dismissed", () => {
   it("is gone here even where no kernel answers", () => {
     const { store } = bench({ _errors: [{ id: 3, text: "No.", where: "" }] });

@@ -1,11 +1,13 @@
 /** One gene and its dose. */
 
-import { useRef } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
-import { DOSE_MAX, DOSE_STEP, doseWords, snapDose } from "../reducers.ts";
+import { DOSE_MAX, doseWords, keyedDose, snapDose } from "../reducers.ts";
 import { Icon } from "../ui/icons.tsx";
 
+/** For how long the keys rest before the dose counts as set. */
+const REST_MS = 300;
 const PRESETS: { dose: number; label: string }[] = [
   { dose: 0, label: "Knock out" },
   { dose: 0.5, label: "Half" },
@@ -29,29 +31,36 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
   const expressing = store.shown?.expressing?.[gene];
   const waiting = store.computing && (store.get("_perturbation")?.doses[gene] ?? 1) !== dose;
 
+  const tell = useRef(onDose);
+  tell.current = onDose;
+  const latest = useRef(dose);
+  const rest = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const move = (next: number, commit: boolean) => {
+    clearTimeout(rest.current);
     dirty.current = !commit;
-    onDose(next, commit);
+    latest.current = next;
+    tell.current(next, commit);
   };
   const settle = () => {
-    if (dirty.current) move(dose, true);
+    if (dirty.current) move(latest.current, true);
   };
+  useEffect(
+    () => () => {
+      if (gene in store.doses) settle();
+    },
+    [],
+  );
   const onKeyDown = (event: KeyboardEvent) => {
-    const jumps: Record<string, number> = {
-      ArrowLeft: dose - DOSE_STEP,
-      ArrowDown: dose - DOSE_STEP,
-      ArrowRight: dose + DOSE_STEP,
-      ArrowUp: dose + DOSE_STEP,
-      PageDown: dose - 0.25,
-      PageUp: dose + 0.25,
-      Home: 0,
-      End: DOSE_MAX,
-    };
-    const next = jumps[event.key];
-    if (next === undefined) return;
-    // One step at a time: caught by a detent, the keys could never leave it.
+    const next = keyedDose(event.key, dirty.current ? latest.current : dose);
+    // Any other key is about the dose as it is now: what undoes it, too.
+    if (next === null) return settle();
     event.preventDefault();
-    move(Math.round(100 * Math.min(DOSE_MAX, Math.max(0, next))) / 100, true);
+    move(next, false);
+  };
+  // Keys that follow each other are one step and one question, as a drag is.
+  const onKeyUp = () => {
+    clearTimeout(rest.current);
+    if (dirty.current) rest.current = setTimeout(settle, REST_MS);
   };
 
   return (
@@ -60,7 +69,7 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
         <label class="sl-gene" for={id}>
           {gene}
         </label>
-        <output class="sl-dose-value" for={id}>
+        <output class="sl-dose-value" for={id} aria-live="off">
           {format.dose(dose)}
         </output>
         {waiting ? (
@@ -97,6 +106,7 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
         onPointerUp={settle}
         onBlur={settle}
         onKeyDown={onKeyDown}
+        onKeyUp={onKeyUp}
       />
       <div class="sl-ticks" aria-hidden="true">
         <span>0</span>

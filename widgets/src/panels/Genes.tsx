@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
-import { useScope, useStore } from "../hooks.ts";
+import { useKept, useScope, useStore } from "../hooks.ts";
 import { notFound, typeAhead, withDose } from "../reducers.ts";
 import { Superseded } from "../requests.ts";
 import { Combobox } from "../ui/Combobox.tsx";
@@ -196,7 +196,10 @@ function Neighbours({ told }: { told: Told }) {
 function AttentionOf({ gene }: { gene: string }) {
   const { store, view } = useScope();
   const model = store.get("_models")?.rows?.find(({ source }) => source === store.state.model);
-  const [found, setFound] = useState<Attention | "asking" | { fault: string } | null>(null);
+  const [found, setFound] = useKept<Attention | "asking" | { fault: string } | null>(
+    `attention ${gene} ${store.state.model}`,
+    null,
+  );
   if (!store.state.model || (model && !model.abilities.includes("attention"))) return null;
   const ask = () => {
     setFound("asking");

@@ -1,8 +1,7 @@
 /** The registry's models: what each is, under which licence, and whether it runs here. */
 
-import { useState } from "preact/hooks";
 import * as format from "../format.ts";
-import { useScope, useStore } from "../hooks.ts";
+import { useKept, useScope, useStore } from "../hooks.ts";
 import { isBusy, isPicked } from "../reducers.ts";
 import type { ModelRow } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
@@ -15,8 +14,8 @@ const FIT_CLASS = { fits: "sl-good", tight: "sl-warn", "does not fit": "sl-bad",
 export function Models() {
   const { prefix } = useScope();
   const store = useStore("_models", "_hardware", "state");
-  const [typed, setTyped] = useState("");
-  const [kind, setKind] = useState<string | null>(null);
+  const [typed, setTyped] = useKept("models.typed", "");
+  const [kind, setKind] = useKept<string | null>("models.kind", null);
   const models = store.get("_models");
   const query = typed.trim().toLowerCase();
   const all = models?.rows ?? [];
@@ -169,9 +168,9 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
 function Import() {
   const { prefix } = useScope();
   const store = useStore("_job", "_meta");
-  const [open, setOpen] = useState(false);
-  const [path, setPath] = useState("");
-  const [name, setName] = useState("");
+  const [open, setOpen] = useKept("import.open", false);
+  const [path, setPath] = useKept("import.path", "");
+  const [name, setName] = useKept("import.name", "");
   const running = isBusy(store.get("_job"));
   if (store.get("_meta").static) return null;
   if (!open) {

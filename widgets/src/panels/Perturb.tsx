@@ -1,6 +1,5 @@
 /** Genes at other doses, and what that does to the cells: beside what comparable genes do. */
 
-import { useState } from "preact/hooks";
 import { useStore } from "../hooks.ts";
 import { notFound, typeAhead, withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
@@ -13,29 +12,30 @@ import { ScreenPanel } from "./Screen.tsx";
 
 const SUGGESTED = 50;
 
+interface Props {
+  show: (component: string) => void;
+  /** Whether the state names the screen, which is a part of this panel. */
+  screening: boolean;
+}
+
 /** Doses of single genes, or every gene in turn. */
-export function Perturb({ show }: { show: (component: string) => void }) {
+export function Perturb({ show, screening }: Props) {
   const store = useStore("_panels", "_meta");
-  const [screening, setScreening] = useState(false);
-  const offered = (store.get("_panels") ?? []).some(
-    ({ component, error }) => component === "screen" && !error,
-  );
-  if (!offered || store.get("_meta").static) return <DosePanel show={show} />;
+  const named = (name: string) =>
+    (store.get("_panels") ?? []).find(({ component, error }) => component === name && !error);
+  const open = (name: string) => store.patch({ panel: named(name)?.id ?? null });
+  if (!named("screen") || store.get("_meta").static) return <DosePanel show={show} />;
   return (
     <>
       <div class="sl-switch" role="group" aria-label="What is asked">
-        <button type="button" aria-pressed={!screening} onClick={() => setScreening(false)}>
+        <button type="button" aria-pressed={!screening} onClick={() => open("perturb")}>
           Doses
         </button>
-        <button type="button" aria-pressed={screening} onClick={() => setScreening(true)}>
+        <button type="button" aria-pressed={screening} onClick={() => open("screen")}>
           Screen every gene
         </button>
       </div>
-      {screening ? (
-        <ScreenPanel show={(panel) => (panel === "perturb" ? setScreening(false) : show(panel))} />
-      ) : (
-        <DosePanel show={show} />
-      )}
+      {screening ? <ScreenPanel show={show} /> : <DosePanel show={show} />}
     </>
   );
 }

@@ -1,8 +1,8 @@
 /** Before the run: what it will take and what the model will see. During it: how far it is. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import * as format from "../format.ts";
-import { useScope, useStore } from "../hooks.ts";
+import { useKept, useScope, useStore } from "../hooks.ts";
 import { isBusy } from "../reducers.ts";
 import type { AuditRow, Plan } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
@@ -12,8 +12,10 @@ export function Run({ show }: { show: (component: string) => void }) {
   const store = useStore("_plan", "_job", "state", "_meta", "_layouts");
   const { model } = store.state;
   const plan = store.get("_plan");
-  const [layout, setLayout] = useState("");
+  const [chosen, setLayout] = useKept("run.layout", "");
   const isStatic = store.get("_meta").static;
+  const layouts = store.get("_layouts").filter(({ second }) => !second);
+  const layout = layouts.some(({ key }) => key === chosen) ? chosen : "";
 
   useEffect(() => {
     if (model && !isStatic && plan?.model !== model) void store.act({ type: "plan", model });
@@ -61,14 +63,11 @@ export function Run({ show }: { show: (component: string) => void }) {
           onChange={(event) => setLayout(event.currentTarget.value)}
         >
           <option value="">New UMAP</option>
-          {store
-            .get("_layouts")
-            .filter(({ second }) => !second)
-            .map(({ key, title }) => (
-              <option key={key} value={key}>
-                Keep {title}
-              </option>
-            ))}
+          {layouts.map(({ key, title }) => (
+            <option key={key} value={key}>
+              Keep {title}
+            </option>
+          ))}
         </select>
       </label>
       <button

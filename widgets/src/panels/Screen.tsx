@@ -1,8 +1,8 @@
 /** Every gene in turn at one dose: a ranked table, of which each row can be put onto the bench. */
 
-import { useMemo, useState } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import * as format from "../format.ts";
-import { useScope, useStore } from "../hooks.ts";
+import { useKept, useScope, useStore } from "../hooks.ts";
 import { countOnes, isBusy } from "../reducers.ts";
 import type { Screen } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
@@ -18,9 +18,9 @@ const SIZES = [50, 200, 1000];
 export function ScreenPanel({ show }: { show: (component: string) => void }) {
   const { prefix } = useScope();
   const store = useStore("_screen", "_job", "state", "selection", "_meta");
-  const [dose, setDose] = useState(0);
-  const [selected, setSelected] = useState(false);
-  const [most, setMost] = useState("200");
+  const [dose, setDose] = useKept("screen.dose", 0);
+  const [selected, setSelected] = useKept("screen.selected", false);
+  const [most, setMost] = useKept("screen.most", "200");
   const { model, groupby } = store.state;
   const found = store.get("_screen");
   const running = isBusy(store.get("_job"));
@@ -114,8 +114,8 @@ function Ranked({ found, show }: { found: Screen; show: (component: string) => v
   const { prefix } = useScope();
   const store = useStore("state", "doses");
   const groups = [...new Set(found.rows.map(({ group }) => group))];
-  const [group, setGroup] = useState("all");
-  const [order, setOrder] = useState<Order>("p_value");
+  const [group, setGroup] = useKept("screen.group", "all");
+  const [order, setOrder] = useKept<Order>("screen.order", "p_value");
   const shown = groups.includes(group) ? group : groups[0];
   const rows = found.rows.filter((row) => row.group === shown);
   const value = (row: Screen["rows"][number]) =>

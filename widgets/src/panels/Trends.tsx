@@ -2,7 +2,7 @@
 
 import { scaleLinear } from "d3-scale";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { useScope, useStore } from "../hooks.ts";
+import { useKept, useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, type Theme } from "../palette.ts";
 import { notFound, typeAhead } from "../reducers.ts";
 import { Superseded } from "../requests.ts";
@@ -76,7 +76,9 @@ export function Scrubber() {
           store.setScrub(value >= 1 ? null : value);
         }}
       />
-      <output class="sl-number">{at.toFixed(2)}</output>
+      <output class="sl-number" aria-live="off">
+        {at.toFixed(2)}
+      </output>
     </div>
   );
 }
@@ -84,14 +86,14 @@ export function Scrubber() {
 export function Trends() {
   const { theme } = useScope();
   const store = useStore("genes", "columns", "_trajectory", "scrub");
-  const [genes, setGenes] = useState<string[]>([]);
+  const [genes, setGenes] = useKept<string[]>("trends.genes", []);
   const times = store.column({ by: "result", name: "pseudotime" });
   const columns = genes.map((name) => store.column({ by: "gene", name }));
   const shown = columns.filter((column): column is Column => column !== null);
   const meta = store.get("_meta");
   const found = store.get("_trajectory");
   const paths = found?.ends ?? [];
-  const [byPath, setByPath] = useState(false);
+  const [byPath, setByPath] = useKept("trends.by-path", false);
   return (
     <section>
       <h2 class="sl-heading">Genes along the way</h2>

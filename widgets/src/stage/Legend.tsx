@@ -1,4 +1,4 @@
-/** What the colours mean. A click on a group hides or shows it, a double click shows it alone, S selects its cells. */
+/** What the colours mean. A click on a group hides or shows it, O or a double click shows it alone, S selects its cells. */
 
 import { useMemo, useState } from "preact/hooks";
 import * as format from "../format.ts";
@@ -113,21 +113,24 @@ function Groups({ column, selected }: { column: Column; selected: number }) {
                 type="button"
                 class={`sl-group-row ${off ? "sl-off" : ""}`}
                 aria-pressed={!off}
-                aria-keyshortcuts="S"
-                title={`${label}: click to ${off ? "show" : "hide"}, double click to show it alone, S to select its cells`}
+                aria-keyshortcuts="S O"
+                title={`${label}: click to ${off ? "show" : "hide"}, double click or O to show it alone, S to select its cells`}
                 onKeyDown={(event) => {
+                  if (event.ctrlKey || event.metaKey) return;
                   // By the key's place: with Alt, which takes away, it writes another letter on some keyboards.
-                  if (event.code !== "KeyS" || event.ctrlKey || event.metaKey) return;
+                  if (event.code === "KeyS") select(code, event);
+                  else if (event.key.toLowerCase() === "o")
+                    store.patch({ hidden: soloHidden(hidden, label, all) });
+                  else return;
                   event.preventDefault();
-                  select(code, event);
                 }}
                 onClick={(event) => {
                   if (event.detail > 1) return;
                   store.patch({ hidden: toggleHidden(hidden, label) });
                 }}
                 onDblClick={() =>
-                  // The first click of the two has hidden or shown the group; this takes it back.
-                  store.patch({ hidden: soloHidden(toggleHidden(store.state.hidden, label), label, all) })
+                  // The first click of the two has hidden or shown the group; this takes it back, also as a step.
+                  store.amend({ hidden: soloHidden(toggleHidden(store.state.hidden, label), label, all) })
                 }
               >
                 <span

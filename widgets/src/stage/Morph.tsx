@@ -13,6 +13,7 @@ export function Morph({ moved }: { moved: () => number }) {
   const store = useStore("_perturbation", "_after", "_after_info", "doses", "t", "state");
   const [playing, setPlaying] = useState(false);
   const frame = useRef(0);
+  const heard = useRef("");
   const shown = store.shown;
   const active = anyChange(store.doses) || (shown && anyChange(shown.doses));
 
@@ -39,6 +40,15 @@ export function Morph({ moved }: { moved: () => number }) {
 
   const text = dosesWords(shown?.doses);
   const { computing } = store;
+  const about =
+    shown && text
+      ? ` ${format.plural(shown.moved || moved(), "cell")} changed${
+          shown.error_median != null ? ` · projection error ${format.number(shown.error_median)}` : ""
+        }`
+      : "";
+  // While the hand moves, what stands here changes many times a second: it is read once the answer is here.
+  if (!computing && !store.pacer.busy)
+    heard.current = `${text ? dosesWords(shown?.doses, ": ") : "unchanged"}.${about}`;
   return (
     <div class="sl-morph">
       <button
@@ -79,12 +89,14 @@ export function Morph({ moved }: { moved: () => number }) {
       >
         <Icon name="arrows" />
       </button>
-      <p class="sl-morph-text" aria-live="polite">
+      <p class="sl-heard" role="status">
+        {heard.current}
+      </p>
+      <p class="sl-morph-text">
         {(text || !computing) && <b>{text || (store.refused ? "No answer" : "Unchanged")}</b>}
         {shown && text && (
           <span class="sl-muted">
-            {` ${format.plural(shown.moved || moved(), "cell")} changed`}
-            {shown.error_median != null && ` · projection error ${format.number(shown.error_median)}`}
+            {about}
             {shown.interpolated && !computing && " · between computed doses"}
           </span>
         )}

@@ -194,7 +194,7 @@ export function Plane(props: Props) {
         class={`sl-canvas sl-tool-${store.rooting ? "root" : tool}`}
         role="application"
         aria-roledescription="scatter plot"
-        aria-label={`${store.n} cells in the plane${info?.title ? ` (${info.title})` : ""}, coloured by ${colourName}${selected ? `, ${selected} selected` : ""}. Arrow keys move, plus and minus zoom, 0 shows all, L draws a lasso, B a box, R a brush, A selects all that is shown, I inverts, Escape clears the selection; in the legend S selects a group.`}
+        aria-label={`${store.n} cells in the plane${info?.title ? ` (${info.title})` : ""}, coloured by ${colourName}${selected ? `, ${selected} selected` : ""}. Arrow keys move, plus and minus zoom, 0 shows all, L draws a lasso, B a box, R a brush, A selects all that is shown, I inverts, Escape clears the selection; in the legend S selects a group, O shows it alone.`}
         // biome-ignore lint/a11y/noNoninteractiveTabindex: an application takes keys
         tabIndex={0}
       />

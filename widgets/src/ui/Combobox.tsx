@@ -42,7 +42,6 @@ export function Combobox({
   const [typed, setTyped] = useState<string | null>(null);
   const [active, setActive] = useState(0);
   const list = useRef<HTMLUListElement>(null);
-  const input = useRef<HTMLInputElement>(null);
   const open = typed !== null;
   const options = open ? suggest(typed) : [];
   const id = `${prefix}-${name}`;
@@ -58,7 +57,6 @@ export function Combobox({
   const pick = (option: Option | undefined) => {
     if (!option) return;
     close();
-    input.current?.blur();
     onPick(option);
   };
   const onKeyDown = (event: KeyboardEvent) => {
@@ -80,7 +78,6 @@ export function Combobox({
     <div class="sl-combobox">
       <Icon name="search" />
       <input
-        ref={input}
         id={id}
         type="text"
         role="combobox"
@@ -94,9 +91,10 @@ export function Combobox({
         placeholder={open && shown ? shown : placeholder}
         value={typed ?? shown}
         disabled={disabled}
-        onFocus={() => {
+        onFocus={(event) => {
           onOpen?.();
-          setTyped("");
+          // Coming from nowhere it was given the focus, as what had it is gone; a click opens the list by itself.
+          if (event.relatedTarget) setTyped("");
         }}
         onClick={() => {
           if (!open) setTyped("");

@@ -263,13 +263,14 @@ const KEYS: [string, [string, string][]][] = [
       ["P L B R", "pointer: pan, lasso, box, brush"],
       ["Shift, Alt", "while drawing: add, take away"],
       ["A, I", "select all that is shown, invert"],
-      ["Escape", "clear the selection"],
+      ["Escape", "leave the picking of a root; clear the selection"],
     ],
   ],
   [
     "On a group of the legend",
     [
       ["Enter", "hide or show it"],
+      ["O", "show it alone; again shows all"],
       ["S", "select its cells; Shift adds, Alt takes away"],
     ],
   ],

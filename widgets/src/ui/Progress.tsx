@@ -2,6 +2,7 @@
 
 import * as format from "../format.ts";
 import { useQuiet, useStore } from "../hooks.ts";
+import { spokenJob } from "../reducers.ts";
 
 interface Props {
   kinds?: readonly string[];
@@ -53,7 +54,7 @@ export function JobStatus({ kinds, ends = "all" }: Props) {
       >
         <span style={{ width: known ? `${100 * share}%` : undefined }} />
       </div>
-      <p class="sl-muted" aria-live="polite">
+      <p class="sl-muted">
         {[job.note, known ? `${format.count(job.done)} of ${format.count(job.total)}` : "", speed, left]
           .filter(Boolean)
           .join(" · ")}
@@ -70,9 +71,15 @@ function JobEnd() {
     job.status === "cancelled"
       ? job.note || "Stopped."
       : `Done in ${format.duration(job.seconds)}${job.note ? `. ${job.note}` : ""}`;
+  return <p class="sl-job-end sl-muted">{text}</p>;
+}
+
+/** How what somebody has started goes, for ears: always there, so that what changes in it is read. */
+export function SpokenJob() {
+  const store = useStore("_job");
   return (
-    <p class="sl-job-end sl-muted" aria-live="polite">
-      {text}
+    <p class="sl-heard" role="status">
+      {spokenJob(store.get("_job"))}
     </p>
   );
 }
