@@ -134,7 +134,7 @@ def read(path: Path) -> Any:
     try:
         if path.suffix == JSON:
             return _put_together(json.loads(path.read_text(encoding="utf-8")), {})
-        tensors = read_safetensors(path)
+        tensors = read_safetensors(path, finite=False)
         return _put_together(_tree(path), tensors)
     except ScfmError:
         # It has said already what is wrong, and is a ValueError or an OSError too.

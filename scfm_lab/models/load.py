@@ -172,11 +172,22 @@ def is_name(text: str) -> bool:
 
 def existing(source: str | Path) -> Path:
     """The path of a checkpoint that is there."""
-    path = Path(source).expanduser()
+    given = Path(source).expanduser()
+    path = _from_root(given)
     if not path.exists() and not is_stored(path):
         hint = _registered(str(source)) if _VERSION.fullmatch(str(source)) else ""
-        raise ModelError(f"There is no checkpoint at {path}; give the folder or file as published.{hint}")
+        raise ModelError(f"There is no checkpoint at {given}; give the folder or file as published.{hint}")
     return path
+
+
+def _from_root(path: Path) -> Path:
+    """The absolute path, so that it has parents; a symbolic link stays what it is called, and has its own neighbours."""
+    whole = path.absolute()
+    if ".." not in whole.parts:
+        return whole
+    # What is above a link is above what it leads to.
+    last = len(whole.parts) - whole.parts[::-1].index("..")
+    return Path(*whole.parts[:last]).resolve().joinpath(*whole.parts[last:])
 
 
 def from_source(text: str) -> Any:

@@ -230,12 +230,14 @@ def shape_of(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     KeyError
         Naming the tensor that is missing.
     ValueError
-        If a tensor has not the number of dimensions that it should have.
+        If a tensor has not the number of dimensions that it should have, or heads do not come out even.
     """
     start = f"{prefix}net.layers."
     layers = {name[len(start) :].split(".", 1)[0] for name in tensors if name.startswith(start)}
     features, head_width = tensors[f"{start}0.0.fn.fast_attention.projection_matrix"].shape
     inner, width = tensors[f"{start}0.0.fn.to_q.weight"].shape
+    if not head_width or inner < head_width or inner % head_width:
+        raise ValueError(f"{inner} rows of queries cannot be divided among heads of {head_width}")
     ffn, _ = tensors[f"{start}0.1.fn.fn.w1.weight"].shape
     return {
         "n_layers": len(layers),

@@ -245,6 +245,54 @@ def test_a_configuration_without_activation_means_what_it_means_to_bert(tmp_path
     assert opened(folder).net.shape.activation == "gelu"
 
 
+# --- what stands beside the weights, and what is no weight -----------------------------------------
+
+
+def test_infinity_that_is_no_weight_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    beside = {
+        "callbacks": {"best": torch.tensor(float("inf"))},
+        "optimizer_states": [{"m": torch.tensor(float("nan"))}],
+    }
+    path = tmp_path / "last.ckpt"
+    for name in ("", "cell"):
+        one: dict[str, Any] = {"state_dict": {"w": torch.ones(2)}, **beside}
+        content = {name: one} if name else one
+        torch.save(content, path)
+        again = read_torch(converted.write(read_torch(path), path))
+        assert again.get(name, again)["state_dict"]["w"].tolist() == [1, 1]
+        one["state_dict"]["w"][0] = float("nan")
+        spoiled = tmp_path / f"spoiled{name}.ckpt"
+        torch.save(content, spoiled)
+        for file in (spoiled, converted.write(content, spoiled)):
+            with pytest.raises(ModelError, match=r"NaN or infinite values in '(cell\.)?state_dict\.w'"):
+                read_torch(file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("'meta'", lambda: torch.empty(10**12, 10**3, device="meta")),
+        ("quantized", lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)),
+        ("nested", lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+    ],
+)
+def test_tensors_that_are_no_numbers_in_memory_are_refused_by_name(kind: str, make: Any, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": make()}}, tmp_path / "model.pt")
+    with pytest.raises(ModelError, match=f"'state_dict.w' as a {kind} tensor"):
+        read_torch(tmp_path / "model.pt")
+
+
+def test_a_file_of_the_old_format_is_refused_wherever_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for end in range(len(data) - 24, len(data)):
+        path.write_bytes(data[:end])
+        with pytest.raises(ModelError, match=r"model\.pt"):
+            read_torch(path)
+
+
 # --- scBERT --------------------------------------------------------------------------------------
 
 
@@ -299,3 +347,32 @@ def test_a_table_stands_for_scberts_positions_where_it_is_named_and_nowhere_else
     assert given.digest != plain.digest
     apart = given.encode(given.tokenize(cells)).cell - plain.encode(plain.tokenize(cells)).cell
     assert np.abs(apart).max() > 1e-3
+
+
+def test_heads_without_width_are_refused(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["model_state_dict"]["performer.net.layers.0.0.fn.fast_attention.projection_matrix"] = torch.ones(9, 0)
+
+    writers_performer.write_scbert_file(tmp_path / "a.pth", writers_performer.scbert_net(30), change=change)
+    with pytest.raises(ModelError, match="cannot be divided among heads of 0"):
+        opened(tmp_path / "a.pth")
+
+
+def test_companions_are_found_from_inside_the_folder_and_beside_a_link(
+    tmp_path: Path, pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = writers_performer.write_scbert(tmp_path / "scbert", list(pbmc68k.var_names[:30]), tuned=False)
+    (root / "ckpts" / "runs").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "ckpts").symlink_to(root / "ckpts")
+    (root / "data").rename(tmp_path / "elsewhere" / "data")
+    with pytest.raises(ModelError, match=r"panglao_10000\.h5ad"):
+        opened(root / "ckpts")
+    assert opened(tmp_path / "elsewhere" / "ckpts").net.length == 31
+    (tmp_path / "elsewhere" / "data").rename(root / "data")
+    for inside, source in (("ckpts", "panglao_pretrain.pth"), ("ckpts", "."), ("ckpts/runs", "..")):
+        monkeypatch.chdir(root / inside)
+        assert sl.load_model(source, device="cpu").net.length == 31
+    # What is above a link is above what it leads to.
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert sl.load_model("ckpts/../ckpts", device="cpu").net.length == 31
