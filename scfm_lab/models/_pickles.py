@@ -51,9 +51,11 @@ class _DType:
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:
-    if not isinstance(dtype, _DType) or dtype.dtype.kind not in "biuf":
-        raise Refused("numpy.core.multiarray.scalar of something that is no number")
+    if not isinstance(dtype, _DType) or dtype.dtype.kind not in "biufU":
+        raise Refused("numpy.core.multiarray.scalar of something that is neither text nor a number")
     raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
+    if dtype.dtype.kind == "U":
+        return str(np.frombuffer(raw, dtype.dtype, count=1)[0]) if raw else ""
     # Native byte order, whatever machine wrote it.
     return np.frombuffer(raw, dtype.dtype, count=1).astype(dtype.dtype.newbyteorder("="))[0]
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.genes import Genes, Match
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.published import SymbolVocabulary
     from scfm_lab.models.scgpt_net import ScGPTNet
@@ -83,10 +84,16 @@ class ScGPT(PublishedModel):
                 bool, False, "Draw bins and genes from numpy's and torch's streams, as the reference."
             ),
             "orthologs": ortholog_option(orthologs),
+            "gene_column": Option(
+                str,
+                None,
+                "Column of var that holds the symbols, or 'index'; None: feature_name, then other usual ones.",
+                of_cells=True,
+            ),
         }
         if len(shape.batch_norms) > 1 or shape.batch_norms[:1] == ("dsbn.bns.0",):
             options["domain"] = Option(
-                int, None, "Batch of the fine-tuning run whose normalisation is applied; None: none."
+                int, None, "Batch of the fine-tuning run whose normalisation is applied; None: the only one, else none."
             )
         self.spec = ModelSpec(
             name="scgpt",
@@ -192,6 +199,22 @@ class ScGPT(PublishedModel):
 
     # --- cells to tokens ---------------------------------------------------------------
 
+    def _ways(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._ways(options), "column": options.get("gene_column"), "prefer": "feature_name"}
+
+    def _look_up(self, genes: Genes, ways: dict[str, Any]) -> Match:
+        return self.vocabulary.match_in(genes, **ways)
+
+    def remarks(self, tokens: Tokens) -> list[str]:
+        """That a normalisation was left out, where the file holds several and none is named."""
+        n = len(self.net.shape.batch_norms)
+        if n < 2 or "domain" in tokens.cell:
+            return []
+        return [
+            f"The file holds the normalisations of {n} batches, and none was applied; options={{'domain': k}} names one "
+            f"(0 to {n - 1})."
+        ]
+
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         from scfm_lab.models.scgpt_tokens import Rules, tokenize
 
@@ -201,6 +224,11 @@ class ScGPT(PublishedModel):
         if options["like_reference"] and cells.baseline is not None:
             raise ModelError(
                 "like_reference draws anew in every call, so that an effect could not be told from chance; perturb without it."
+            )
+        if options["like_reference"] and not 0 <= seed < 1 << 32:
+            raise ModelError(
+                f"seed is {seed}; with like_reference it must lie between 0 and {(1 << 32) - 1:,}, as numpy's generator takes "
+                "no other."
             )
         rules = Rules(self.specials["<cls>"], self.pad_value, limit, seed)
         match = self.known_genes(cells.genes, options)

@@ -35,6 +35,9 @@ _ASIDE = (
     "batch_encoder.",
     "grad_reverse_discriminator.",
     "pert_encoder.",
+    # Models of perturbations predict by a factor and a shift instead of the value decoder.
+    "decoder.coeff_decoder.",
+    "decoder.bias_decoder.",
     "decoder.zero_logit.",
     "mvc_decoder.W_zero_logit.",
     "cls_decoder.",
@@ -294,7 +297,8 @@ class ScGPTNet(nn.Module):
             # Binned values are few: each is encoded once.
             distinct, which = torch.unique(values, return_inverse=True)
             total = genes + self.value_encoder(distinct.to(self.dtype))[which]
-        if self.norm_scale is None or self.norm_shift is None or (domain is None and self.shape.batch_norms != ("bn",)):
+        # Of several normalisations the user must name one; a single one can only be meant.
+        if self.norm_scale is None or self.norm_shift is None or (domain is None and len(self.shape.batch_norms) != 1):
             return total
         which = torch.zeros_like(ids) if domain is None else domain
         return total * self.norm_scale[which] + self.norm_shift[which]

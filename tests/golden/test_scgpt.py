@@ -285,6 +285,51 @@ def test_heads_of_fine_tuning_are_known_and_left_aside(write_scgpt, tmp_path, pb
         tuned.tokenize(pbmc68k[:2], options={"domain": 2})
 
 
+def test_files_of_models_of_perturbations(write_scgpt, tmp_path, pbmc68k, small):
+    def change(tensors):
+        rest = {name: value for name, value in tensors.items() if not name.startswith("decoder.")}
+        value = {name.removeprefix("decoder."): v for name, v in tensors.items() if name.startswith("decoder.fc.")}
+        affine = {f"decoder.{part}_decoder.{name}": v for part in ("coeff", "bias") for name, v in value.items()}
+        return {**rest, **affine, "pert_encoder.weight": torch.ones(3, 24)}
+
+    tuned = sl.load_model(write_scgpt(tmp_path / "tuned", change=change), device="cpu", precision="float32")
+    tokens = small.tokenize(pbmc68k[:3])
+    np.testing.assert_array_equal(tuned.encode(tokens).cell, small.encode(tokens).cell)
+    with pytest.raises(ModelError, match="no value decoder"):
+        tuned.decode_values(tuned.encode(tokens, genes=True).genes)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_normalisations_of_batches_are_applied_or_told(write_scgpt, tmp_path, pbmc68k, batches):
+    def add(tensors):
+        extra = {f"dsbn.bns.{k}.running_mean": torch.ones(24) for k in range(batches)}
+        return {**tensors, **extra, **{f"dsbn.bns.{k}.running_var": torch.full((24,), 2.0) for k in range(batches)}}
+
+    folder = write_scgpt(tmp_path / "tuned", change=add)
+    model = sl.load_model(folder, device="cpu", precision="float32")
+    tokens = model.tokenize(pbmc68k[:3])
+    found = model.encode(tokens, pooling="cls_raw").cell
+    expected = plain_forward(folder, tokens, norm="dsbn.bns.0" if batches == 1 else None)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    words = "normalisations of 2 batches, and none was applied; options={'domain': k}"
+    assert (words in sl.embed(pbmc68k[:3].copy(), model, progress=False).summary()) == (batches == 2)
+    named = sl.embed(pbmc68k[:3].copy(), model, options={"domain": 0}, progress=False)
+    assert "normalisations" not in named.summary()
+
+
+def test_a_seed_that_numpy_does_not_take_and_the_column_of_symbols(small, pbmc68k):
+    few = pbmc68k[:2].copy()
+    for seed in (-1, 1 << 32):
+        with pytest.raises(ModelError, match=r"seed is .* between 0 and 4,294,967,295"):
+            small.tokenize(few, options={"like_reference": True}, seed=seed)
+    few.var["feature_name"] = few.var_names[::-1]
+    ids = small.tokenize(few).ids
+    np.testing.assert_array_equal(small.tokenize(few, options={"gene_column": "feature_name"}).ids, ids)
+    assert not np.array_equal(small.tokenize(few, options={"gene_column": "index"}).ids, ids)
+    with pytest.raises(GenesError, match="gene_column is 'nothing'"):
+        small.tokenize(few, options={"gene_column": "nothing"})
+
+
 def test_batch_normalisation_of_a_fine_tuned_file(write_scgpt, tmp_path, pbmc68k):
     def add(tensors):
         from torch import Generator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle  # noqa: TID251 - a published format
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.genes import Genes
+from scfm_lab.errors import GenesError
+from scfm_lab.models import _pickles
 from scfm_lab.models.geneformer_files import BY_NAME, UNVERSIONED, Dictionaries, EnsemblVocabulary
 from scfm_lab.models.geneformer_rank import seen_counts
 from scfm_lab.models.published import SymbolVocabulary, symbol_vocabulary
@@ -102,3 +105,26 @@ def test_names_that_look_like_those_of_a_mouse_are_read_by_a_vocabulary_that_has
     assert len(human.match(genes).columns) == 0
     mouse = read(None, index=["Trp53", "Brca1", "Brca2", "Cd3d", "Lyz2", "Ptprc"])
     assert len(vocabulary(BRCA1=B).match(mouse).columns) == 0
+
+
+def test_scgpt_reads_feature_name_first_or_the_column_that_is_named():
+    known = symbols("TP53", "BRCA1", "BRCA2", "CD3D", A)
+    var = {"gene_symbol": ["BRCA1", "BRCA2", "CD3D"], "feature_name": ["TP53", A, "x"]}
+    genes = read(None, index=["CD3D", "y", "z"], **var)
+    assert known.match(genes).ids.tolist() == [1, 2, 3]
+    # A name in the form of an Ensembl id is a token like any other.
+    assert known.match_in(genes, prefer="feature_name").ids.tolist() == [0, 4]
+    for column, ids in (("gene_symbol", [1, 2, 3]), ("Feature_Name", [0, 4]), ("index", [3])):
+        assert known.match_in(genes, column=column, prefer="feature_name").ids.tolist() == ids
+    with pytest.raises(GenesError, match=r"gene_column is 'other'; .*'feature_name', 'index'"):
+        known.match_in(genes, column="other")
+    useless = read(None, feature_name=["a", "b", "c"], gene_symbol=["TP53", "BRCA1", "x"])
+    assert known.match_in(useless, prefer="feature_name").ids.tolist() == [0, 1]
+
+
+def test_text_that_numpy_pickled_is_text():
+    content = {np.str_("TP53"): np.str_(A), np.str_("empty"): np.str_("")}
+    for protocol in (2, 4):
+        found = _pickles.load(pickle.dumps(content, protocol=protocol))
+        assert found == {"TP53": A, "empty": ""}
+        assert {type(x) for pair in found.items() for x in pair} == {str}
