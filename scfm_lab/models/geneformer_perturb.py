@@ -20,6 +20,7 @@ from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import DataError, GenesError, did_you_mean
 from scfm_lab.inference.precision import SAMPLE, Precision, for_effects
 from scfm_lab.models.geneformer_pairs import NothingToPerturb, Pairs, Specials, deleted, each, overexpressed
+from scfm_lab.models.geneformer_tally import PairTally
 from scfm_lab.models.tokens import joined
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class InSilico:
     shift: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """For each goal state: cosine to it after minus before; positive: moved towards it."""
     per_gene: pd.DataFrame | None = None
-    """Affected token, mean cosine of its states, and number of cells."""
+    """Affected token, mean cosine of its states, number of cells, and the token that was perturbed (-1: several together)."""
+    cosines: dict[tuple[int, int], NDArray[np.float32]] | None = None
+    """(perturbed token, affected token) → cosine in each cell, where ``per_gene="lists"`` asked for them."""
     tokens: Tokens | None = None
     """The perturbed cells; None where they are more than four million tokens."""
     precision: str = "float32"
@@ -83,7 +86,8 @@ def delete_genes(model: Geneformer, tokens: Tokens, genes: Sequence[str | int], 
         Ensembl ids, symbols, or token ids.
     **options
         ``hidden_layer`` (None: as published), ``states`` (name → vector, :func:`state_embeddings`),
-        ``per_gene`` (True: also every affected gene), ``precision`` (a name that is taken without a trial), ``progress``
+        ``per_gene`` (True: also every affected gene, by the gene that was perturbed; ``"lists"``: and its cosine in each
+        cell, which takes memory), ``precision`` (a name that is taken without a trial), ``progress``
         (told cells done, and all), ``cancel``.
 
     Returns
@@ -220,7 +224,7 @@ def _evaluate(
     copies: int = 1,
     hidden_layer: int | None = None,
     states: Mapping[str, NDArray[np.float32]] | None = None,
-    per_gene: bool = False,
+    per_gene: bool | str = False,
     precision: str | None = None,
     progress: Callable[..., None] | None = None,
     cancel: Any = None,
@@ -234,10 +238,12 @@ def _evaluate(
     copies
         Perturbed cells that one cell has at most.
     """
+    if per_gene not in (True, False, "lists"):
+        raise DataError(f"per_gene is {per_gene!r}; it is True, False or 'lists'.")
     options: dict[str, Any] = {"hidden_layer": hidden_layer, "states": states, "cancel": cancel}
     cost = tokens.lengths * np.minimum(copies, tokens.lengths)
     chosen, found = _precision(model, kind, tokens, make, cost, precision, options)
-    tally = (np.zeros(len(model.vocabulary)), np.zeros(len(model.vocabulary), dtype=np.int64)) if per_gene else None
+    tally = PairTally(len(model.vocabulary), keep=per_gene == "lists") if per_gene else None
     parts: list[InSilico] = []
     kept: list[Tokens] | None = []
     nothing: DataError | None = None
@@ -262,7 +268,8 @@ def _evaluate(
         np.concatenate([part.genes for part in parts]),
         np.concatenate([part.cosine for part in parts]),
         {name: np.concatenate([part.shift[name] for part in parts]) for name in parts[0].shift},
-        None if tally is None else _table(*tally),
+        None if tally is None else tally.table(),
+        None if tally is None or not tally.keep else tally.lists(),
         None if kept is None else joined(kept),
         str(chosen),
         found,
@@ -300,13 +307,6 @@ def _precision(
     return for_effects(model, sample.after, effects)
 
 
-def _table(sums: NDArray[np.float64], seen: NDArray[np.int64]) -> pd.DataFrame:
-    import pandas as pd
-
-    affected = np.flatnonzero(seen)
-    return pd.DataFrame({"token": affected, "cosine": sums[affected] / seen[affected], "n_cells": seen[affected]})
-
-
 def _measure(
     model: Geneformer,
     kind: str,
@@ -315,10 +315,10 @@ def _measure(
     precision: Precision,
     hidden_layer: int | None,
     states: Mapping[str, NDArray[np.float32]] | None,
-    tally: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
+    tally: PairTally | None = None,
     cancel: Any = None,
 ) -> InSilico:
-    """Cells before and after; sums and numbers of the cosines of affected genes are added to `tally`."""
+    """Cells before and after; the cosines of affected genes are added to `tally`."""
     options = {"hidden_layer": hidden_layer, "cancel": cancel, "precision": precision}
     by_gene = tally is not None or not model.has_cls
     cosine = np.empty(len(pairs.cells), dtype=np.float32)
@@ -340,9 +340,7 @@ def _measure(
             # A cell that has no other gene has nothing to be compared.
             cosine[first:last] = np.where(counts > 0, summed / np.maximum(counts, 1), np.nan)
             if tally is not None:
-                affected = pairs.after.ids[here]
-                tally[0][:] += np.bincount(affected, weights=similar, minlength=len(tally[0]))
-                tally[1][:] += np.bincount(affected, minlength=len(tally[1]))
+                tally.add(pairs.genes[segment], pairs.after.ids[here], similar)
     vectors = before.cell[pairs.of]
     if model.has_cls:
         cosine = _cosine(after, vectors)

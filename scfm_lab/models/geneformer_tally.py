@@ -32,9 +32,7 @@ class PairTally:
         self._kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self._pending = 0
 
-    def add(
-        self, perturbed: NDArray[np.int64], affected: NDArray[np.int64], cosines: NDArray[np.float32]
-    ) -> None:
+    def add(self, perturbed: NDArray[np.int64], affected: NDArray[np.int64], cosines: NDArray[np.float32]) -> None:
         """Add the cosines of some pairs; a perturbed token of -1 stands for several, perturbed together."""
         keys = (perturbed + 1) * self.n_tokens + affected
         self._parts.append(_together(keys, cosines.astype(np.float64), np.ones(len(keys), np.int64)))

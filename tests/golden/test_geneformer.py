@@ -694,6 +694,27 @@ def test_cells_that_the_reference_leaves_out_are_told(small, pbmc68k):
     assert "2 cells have no vector because the reference leaves them out" in result.summary()
 
 
+def test_affected_genes_are_told_by_the_gene_that_was_perturbed(small, pbmc68k):
+    tokens = small.tokenize(pbmc68k[:4].copy())
+    head = int(small.has_cls)
+    one, other = (int(token) for token in tokens.ids[head : head + 2])
+    both = small.perturb_each(tokens, "delete", genes=[one, other], per_gene="lists")
+    assert both.cosines is not None
+    for gene in (one, other):
+        alone = small.delete(tokens, [gene], per_gene=True).per_gene
+        assert set(alone["perturbed"]) == {gene}
+        mine = both.per_gene[both.per_gene["perturbed"] == gene].reset_index(drop=True)
+        np.testing.assert_allclose(mine, alone, atol=1e-5)
+        for row in mine.itertuples():
+            cosines = both.cosines[gene, row.token]
+            assert len(cosines) == row.n_cells
+            np.testing.assert_allclose(cosines.mean(), row.cosine, atol=1e-6)
+    assert len(both.cosines) == len(both.per_gene)
+    assert set(small.overexpress(tokens, [one, other], per_gene=True).per_gene["perturbed"]) == {-1}
+    with pytest.raises(DataError, match="per_gene is 'all'"):
+        small.delete(tokens, [one], per_gene="all")
+
+
 def test_perturbations_in_pieces_are_those_of_all_at_once(small, pbmc68k, monkeypatch):
     from scfm_lab.models import geneformer_perturb as module
 
