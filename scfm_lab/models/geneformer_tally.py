@@ -76,4 +76,4 @@ def _together(
     found, which = np.unique(keys, return_inverse=True)
     n = len(found)
     added = np.bincount(which, weights=times, minlength=n).astype(np.int64)
-    return found, np.bincount(which, weights=sums, minlength=n), added
+    return found, np.bincount(which, weights=sums, minlength=n).astype(np.float64), added

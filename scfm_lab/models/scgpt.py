@@ -68,7 +68,7 @@ class ScGPT(PublishedModel):
         orthologs: bool = False,
     ) -> None:
         self.net = net
-        self.vocabulary = vocabulary
+        self.vocabulary: SymbolVocabulary = vocabulary
         self.orthologs = orthologs
         self.specials = dict(specials)
         self.pad_value = _number(settings, "pad_value", -2)
