@@ -15,6 +15,7 @@ from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_lab.tasks.perturb import Perturber
 from scfm_widgets import curves
 from scfm_widgets.codec import Frame, pack_mask
+from scfm_widgets.export import payload_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -321,6 +322,60 @@ class TestColumns:
         answer, _ = bench().ask(type="column", by="gene", name="LYZ")
         assert answer["column"]["unit"] == "values in X"
 
+    def test_are_of_the_gene_that_was_asked_for_where_raw_has_other_genes_in_another_order(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        """Scanpy's usual layout: variable genes in X, normalised; the counts of all genes in ``.raw``."""
+        counts = pbmc68k.copy()
+        cells = pbmc68k[:, 300:].copy()
+        cells.X = np.log1p(cells.X)
+        cells.raw = pbmc68k[:, ::-1].copy()
+        gene = str(cells.var_names[0])
+        opened = bench(cells, colour=gene)
+        columns = opened.lab.session.columns
+        only_raw = str(pbmc68k.var_names[0])
+        for name in (gene, only_raw):
+            found = np.asarray(counts[:, name].X.todense()).ravel() > 0
+            assert (columns.expression(name) > 0).tolist() == found.tolist()
+            assert opened.lab.panel("perturb").expressing([name]) == {name: found.sum()}
+        told, _ = opened.ask(type="gene", gene=gene)
+        assert told["groups"]["rows"][0]["share"] == pytest.approx((counts[:, gene].X > 0).sum() / counts.n_obs)
+        # As scanpy plots them: all genes of raw.
+        assert opened.ask(type="genes")[1][0].decode().split("\n") == list(cells.raw.var_names)
+        assert opened.lab.session.genes_by_id[pbmc68k.var["ensembl_id"].iloc[0]] == only_raw
+        reordered = columns.spread()[list(cells.raw.var_names).index(gene)]
+        assert reordered == pytest.approx(np.var(columns.expression(gene)))
+
+    def test_of_genes_named_by_ids_are_found_and_titled_by_their_symbols(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        """As every file of CELLxGENE names them."""
+        cells = pbmc68k.copy()
+        cells.var = cells.var.rename(columns={"gene_symbol": "feature_name"}).set_index("ensembl_id")
+        gene = str(cells.var_names[pbmc68k.var_names == GENE][0])
+        opened = bench(cells, colour=GENE)
+        assert opened.lab.state["colour"] == {"by": "gene", "name": gene}
+        opened.lab.state = {"gene": GENE}
+        assert opened.lab.state["gene"] == gene
+        assert opened.ask(type="column", by="gene", name=gene)[0]["column"]["title"] == GENE
+        told, buffers = opened.ask(type="genes")
+        assert told["labels"]
+        assert f"{gene}\t{GENE}" in buffers[0].decode().split("\n")
+        assert opened.ask(type="cell", cell=3, colour={"by": "gene", "name": gene})[0]["fields"][0][0] == GENE
+        assert payload_of(opened.lab).replies["genes"][1] == buffers[0]
+
+    def test_of_what_only_x_holds_beside_raw_counts_are_its_values(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        cells = pbmc68k.copy()
+        cells.X = np.log1p(cells.X)
+        cells.raw = pbmc68k[:, 1:].copy()
+        gene = str(cells.var_names[0])
+        opened = bench(cells, colour=gene)
+        assert opened.ask(type="column", by="gene", name=gene)[0]["column"]["unit"] == "values in X"
+        shown = opened.lab.session.columns.expression(gene)
+        assert np.array_equal(shown, np.asarray(cells[:, gene].X.todense()).ravel())
+
     def test_a_gene_that_is_not_there_is_answered_where_it_was_asked(self, bench: Callable[..., Bench]) -> None:
         opened = bench()
         answer, _ = opened.ask(type="column", by="gene", name="CD33D")
@@ -338,6 +393,24 @@ class TestColumns:
         fields = dict(answer["fields"])
         assert float(fields["percent_mito"]) == pytest.approx(pbmc68k.obs["percent_mito"].iloc[17], rel=5e-3)
         assert fields["cell_type"] == pbmc68k.obs["cell_type"].iloc[17]
+
+    def test_a_cell_under_the_pointer_tells_the_result_that_colours_it(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        lab = bench().lab
+        found = sl.trajectory(pbmc68k, use_rep="X_umap", root="CD34+", groupby="cell_type", basis="X_umap")
+        end = next(iter(found.fates))
+        row = int(np.flatnonzero(np.isfinite(found.fates[end]))[0])
+
+        def told(name: str) -> dict[str, str]:
+            colour = {"by": "result", "name": name}
+            return dict(lab.session.columns.cell(row, colour, {"trajectory": found})["fields"])
+
+        assert float(told(f"fate:{end}")[f"Probability of {end}"]) == pytest.approx(
+            found.fates[end].iloc[row], rel=5e-3
+        )
+        assert told("branch")["Branch"] == str(found.branches[row])
+        assert "Projection error" not in told("error")
 
     def test_hostile_names_go_through_as_they_are(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         evil = "<img src=x onerror=alert(1)>"

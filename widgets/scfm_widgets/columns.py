@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import CountsError, DataError, did_you_mean
-from scfm_widgets.checks import has_groups
+from scfm_lab.errors import CountsError, DataError, GenesError, ScfmError, did_you_mean
+from scfm_widgets.checks import genes_of, has_groups
 from scfm_widgets.codec import Column, pack_categories, pack_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.genes import Genes
     from scfm_lab.results import Result
 
 #: Columns that people colour by and group by first, where they are there.
@@ -23,6 +27,9 @@ _TOO_MANY = 0.5
 
 #: Genes whose variance is taken together.
 _BLOCK = 1024
+
+#: Unit of genes of which there are no raw counts.
+_AS_IT_IS = "values in X"
 
 #: Before the name of an end of a trajectory: the probability of each cell to come there.
 FATE = "fate:"
@@ -42,8 +49,85 @@ class Columns:
     def __init__(self, adata: AnnData) -> None:
         self.adata = adata
         self._matrix: Any = None
+        #: Column of each gene in that matrix, which need not have the genes of ``adata``.
+        self._place: dict[str, int] = {}
         self._unit = ""
         self._sizes: NDArray[np.float64] | None = None
+
+    @cached_property
+    def genes(self) -> Genes:
+        """Names, symbols and Ensembl ids of the genes of the raw counts."""
+        return genes_of(self.adata)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Genes that can be looked at: those of the raw counts (of ``.raw``, where they lie there), then what else X has."""
+        own = [str(name) for name in self.adata.var_names]
+        try:
+            counted = [str(name) for name in self.genes.names]
+        except GenesError:
+            # A name that occurs twice is told where a gene is asked for.
+            return own
+        known = set(counted)
+        return [*counted, *(name for name in own if name not in known)]
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Symbols of the genes whose names are Ensembl ids; with the id, where several share one."""
+        from scfm_lab.cells.genes import strip_version
+
+        try:
+            genes = self.genes
+        except GenesError:
+            return {}
+        shared = Counter(map(str, genes.symbols))
+        return {
+            str(name): str(symbol) if shared[str(symbol)] == 1 else f"{symbol} ({name})"
+            for name, symbol, ensembl in zip(genes.names, genes.symbols, genes.ensembl, strict=True)
+            if symbol and ensembl and strip_version(str(name)) == ensembl
+        }
+
+    def gene(self, name: str) -> str | None:
+        """Name of the gene that is called so by its name, symbol or Ensembl id; ``None`` where none is.
+
+        Raises
+        ------
+        GenesError
+            Several are.
+        """
+        if name in self._known:
+            return name
+        genes = self.genes
+        try:
+            return str(genes.names[genes.find(name)])
+        except GenesError:
+            if name in genes.index:
+                raise
+            return None
+
+    def require_gene(self, name: str) -> str:
+        """As :meth:`gene`, and refuse what no gene is called.
+
+        Raises
+        ------
+        DataError
+            The nearest names are told.
+        GenesError
+            Several are called so.
+        """
+        found = self.gene(name)
+        if found is None:
+            message = f"There is no gene {name!r} in these cells.{self.near(name)}"
+            raise DataError(message)
+        return found
+
+    def near(self, name: str, *others: str) -> str:
+        """What somebody may have meant: genes by name or symbol, and `others`."""
+        return did_you_mean(name, [*others, *self.names, *self.labels.values()])
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     def describe(self) -> list[dict[str, Any]]:
         """Columns of ``obs`` that can colour cells.
@@ -75,12 +159,14 @@ class Columns:
             In words.
         """
         by, name = colour.get("by"), colour.get("name")
-        there: dict[Any, Any] = {"obs": self.adata.obs.columns, "gene": self.adata.var_names, "result": RESULTS}
+        there: dict[Any, Any] = {"obs": self.adata.obs.columns, "gene": (), "result": RESULTS}
         if by not in there or not isinstance(name, str) or len(colour) != 2:
             message = f"A colour is a name, or {{'by': 'obs', 'gene' or 'result', 'name': …}}; it was given as {dict(colour)!r}."
             raise DataError(message)
+        if by == "gene":
+            return {"by": "gene", "name": self.require_gene(name)}
         if name not in there[by] and not (by == "result" and name.startswith(FATE)):
-            place = {"obs": "obs has no column", "gene": "var_names has no gene", "result": "No result says"}[str(by)]
+            place = {"obs": "obs has no column", "result": "No result says"}[str(by)]
             message = f"{place} {name!r}.{did_you_mean(name, there[by])}"
             raise DataError(message)
         return {"by": str(by), "name": name}
@@ -110,8 +196,10 @@ class Columns:
         DataError
             There is no such gene; the nearest names are told.
         """
+        name = self.require_gene(name)
         values = self.expression(name)
-        return pack_numbers(values, title=name, low=0.0, unit=self._unit)
+        unit = self._unit if name in self._place else _AS_IT_IS
+        return pack_numbers(values, title=self.labels.get(name, name), low=0.0, unit=unit)
 
     def of_result(self, name: str, results: dict[str, Result]) -> Column:
         """What a result says of each cell.
@@ -124,48 +212,53 @@ class Columns:
         DataError
             There is no such result yet.
         """
+        values, title, more = self._result(name, results)
+        if "kind" in more:
+            return pack_categories(values, title=title)
+        return pack_numbers(values, title=title, low=0.0, **more)
+
+    def _result(self, name: str, results: dict[str, Result]) -> tuple[Any, str, dict[str, str]]:
+        """Values by cell, what they are in words, and how they are packed."""
         import pandas as pd
 
         perturbed: Any = results.get("perturb")
         ordered: Any = results.get("trajectory")
+        compared: Any = results.get("compare")
         if perturbed is not None and name == "shift":
-            return pack_numbers(perturbed.shift, title="How far each cell moved", scale="change", low=0.0)
+            return perturbed.shift, "How far each cell moved", {"scale": "change"}
         if perturbed is not None and name == "error":
-            return pack_numbers(
-                perturbed.layout.error, title="Projection error", scale="change", low=0.0, unit="in units of the layout"
-            )
+            how = {"scale": "change", "unit": "in units of the layout"}
+            return perturbed.layout.error, "Projection error", how
         if ordered is not None and name == "pseudotime":
-            return pack_numbers(ordered.pseudotime, title="Pseudotime", scale="order", low=0.0)
+            return ordered.pseudotime, "Pseudotime", {"scale": "order"}
         if ordered is not None and name == "branch":
-            return pack_categories(pd.Series(ordered.branches), title="Branch")
+            return pd.Series(ordered.branches), "Branch", {"kind": "category"}
         if ordered is not None and ordered.twin is not None and name == "twin":
-            title = "Pseudotime on principal components"
-            return pack_numbers(ordered.twin.pseudotime, title=title, scale="order", low=0.0)
+            return ordered.twin.pseudotime, "Pseudotime on principal components", {"scale": "order"}
         end = name.removeprefix(FATE)
         if ordered is not None and ordered.fates is not None and end != name and end in ordered.fates:
-            values = ordered.fates[end].to_numpy(dtype=float)
-            return pack_numbers(values, title=f"Probability of {end}", scale="change", low=0.0)
-        compared: Any = results.get("compare")
+            return ordered.fates[end].to_numpy(dtype=float), f"Probability of {end}", {"scale": "change"}
         if compared is not None and name == "shared":
-            return pack_numbers(compared.overlap, title="Neighbours that both models share", scale="order", low=0.0)
+            return compared.overlap, "Neighbours that both models share", {"scale": "order"}
         message = f"There is no result yet that says {name!r} of each cell."
         raise DataError(message)
 
     def expression(self, name: str) -> NDArray[np.float64]:
         """Expression of a gene in each cell, as :meth:`of_gene` shows it."""
         matrix = self._genes()
-        found = np.flatnonzero(self.adata.var_names == name)
-        if len(found) == 0:
-            message = f"There is no gene {name!r} in var_names.{did_you_mean(name, self.adata.var_names)}"
-            raise DataError(message)
-        column = matrix[:, [int(found[0])]]
-        values = np.asarray(column.todense() if hasattr(column, "todense") else column, dtype=np.float64).ravel()
-        if self._sizes is None:
-            return values
-        return np.log1p(values / self._sizes * 1e4)
+        name = self.require_gene(name)
+        if name not in self._place:
+            return _dense(self.adata.X[:, int(np.flatnonzero(self.adata.var_names == name)[0])])
+        values = _dense(matrix[:, [self._place[name]]])
+        return values if self._sizes is None else np.log1p(values / self._sizes * 1e4)
 
     def spread(self) -> NDArray[np.float64]:
-        """Variance of each gene over the cells as :meth:`of_gene` shows it, (genes,); some genes at a time."""
+        """Variance of each of :attr:`names` over the cells as :meth:`of_gene` shows it; 0 for what has no counts."""
+        found = self._spread()
+        return np.array([found[self._place[name]] if name in self._place else 0.0 for name in self.names])
+
+    def _spread(self) -> NDArray[np.float64]:
+        """Variance of each column of the matrix; some genes at a time."""
         matrix = self._genes()
         found = np.zeros(matrix.shape[1])
         for start in range(0, matrix.shape[1], _BLOCK):
@@ -192,10 +285,9 @@ class Columns:
     def cell(self, row: int, colour: dict[str, str] | None, results: dict[str, Result]) -> dict[str, Any]:
         """Name of a cell, and its exact value of the colour and of the first groups."""
         fields: list[list[str]] = []
-        if colour and colour.get("by") == "gene":
-            fields.append([colour["name"], _shown(self.expression(colour["name"])[row])])
-        elif colour and colour.get("by") == "obs" and colour["name"] in self.adata.obs:
-            fields.append([colour["name"], _shown(self.adata.obs[colour["name"]].iloc[row])])
+        # What cannot be had any more (a column was taken away, a perturbation was undone) is not told.
+        with contextlib.suppress(ScfmError):
+            fields += self._coloured(row, colour, results)
         groups = self.favourite()
         if groups is not None and (not colour or colour.get("name") != groups):
             fields.append([groups, _shown(self.adata.obs[groups].iloc[row])])
@@ -206,6 +298,19 @@ class Columns:
         if ordered is not None:
             fields.append(["pseudotime", _shown(ordered.pseudotime[row])])
         return {"name": str(self.adata.obs_names[row]), "fields": fields}
+
+    def _coloured(self, row: int, colour: dict[str, str] | None, results: dict[str, Result]) -> list[list[str]]:
+        """The value that colours a cell, with what it is; none where :meth:`cell` tells it anyway."""
+        by, name = (colour.get("by"), colour["name"]) if colour else (None, "")
+        if by == "gene":
+            name = self.require_gene(name)
+            return [[self.labels.get(name, name), _shown(self.expression(name)[row])]]
+        if by == "obs" and name in self.adata.obs:
+            return [[name, _shown(self.adata.obs[name].iloc[row])]]
+        if by == "result" and name not in ("shift", "pseudotime"):
+            values, title, _ = self._result(name, results)
+            return [[title, _shown(np.asarray(values)[row])]]
+        return []
 
     def _kind(self, name: str) -> str:
         import pandas as pd
@@ -226,12 +331,21 @@ class Columns:
                 cells = Cells.from_anndata(self.adata)
             except (CountsError, DataError):
                 # Cells of which there are no raw counts can still be looked at; models will say what is missing.
-                matrix, self._unit = self.adata.X, "values in X"
+                matrix, self._unit = self.adata.X, _AS_IT_IS
+                self.names = [str(name) for name in self.adata.var_names]
+                self.__dict__.pop("_known", None)
+                names: Any = self.names
             else:
                 matrix, self._unit = cells.counts, "log(1 + counts per 10,000)"
+                names = cells.genes.names
                 self._sizes = np.maximum(cells.total, 1.0)
+            self._place = {str(name): at for at, name in enumerate(names)}
             self._matrix = matrix.tocsc() if hasattr(matrix, "tocsc") else np.asarray(matrix)
         return self._matrix
+
+
+def _dense(column: Any) -> NDArray[np.float64]:
+    return np.asarray(column.todense() if hasattr(column, "todense") else column, dtype=np.float64).ravel()
 
 
 def _shown(value: Any) -> str:

@@ -20,6 +20,7 @@ from scfm_lab.errors import DataError, StorageError
 from scfm_widgets import describe
 from scfm_widgets.codec import Column, plain
 from scfm_widgets.columns import FATE
+from scfm_widgets.panel_embedding import gene_lines
 from scfm_widgets.payload import Payload, Room, packed_size
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
     asked = list(dict.fromkeys([*_answered(lab), *genes]))
     room = _room(payload)
     _add_colour(payload, lab, room)
-    for gene in asked:
-        # A gene may be asked for by another name than that of its column.
-        if gene in session.adata.var_names:
-            _add(payload, "gene", gene, session.columns.of_gene(gene), room)
+    # A gene may be asked for by another name than that of its column.
+    named = list(dict.fromkeys(name for gene in asked if (name := session.columns.gene(gene)) is not None))
+    for gene in named:
+        _add(payload, "gene", gene, session.columns.of_gene(gene), room)
     answered = _add_responses(payload, lab, asked, room, cancel) if asked else []
     _add_columns(payload, lab, room)
     if "trajectory" in session.results:
@@ -92,7 +93,7 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
         ]
         if missed:
             payload.left_out.append(f"of the trajectory: {', '.join(missed)}")
-    _add_genes(payload, lab, asked, room)
+    _add_genes(payload, lab, named, room)
     cells = "\n".join(str(name).replace("\n", " ") for name in session.adata.obs_names).encode()
     if session.adata.n_obs <= _MOST_NAMES and room.take(cells):
         payload.replies["cells"] = ({}, cells)
@@ -145,13 +146,11 @@ def _add_columns(payload: Payload, lab: Lab, room: Room) -> None:
 
 def _add_genes(payload: Payload, lab: Lab, asked: Sequence[str], room: Room) -> None:
     """Expression of genes, those that were asked for and then the most variable ones."""
-    session = lab.session
-    names = [str(name) for name in session.adata.var_names]
-    kept = {
-        gene for gene in _genes_to_keep(lab, asked) if _add(payload, "gene", gene, session.columns.of_gene(gene), room)
-    }
+    columns = lab.session.columns
+    kept = {gene for gene in _genes_to_keep(lab, asked) if _add(payload, "gene", gene, columns.of_gene(gene), room)}
+    names = columns.names
     there = [name for name in names if name in kept or f"column:gene:{name}" in payload.replies]
-    payload.replies["genes"] = ({"n": len(there)}, "\n".join(name.replace("\n", " ") for name in there).encode())
+    payload.replies["genes"] = gene_lines(columns, there)
     if len(there) < len(names):
         payload.left_out.append(f"{len(names) - len(there):,} of {len(names):,} genes")
 
@@ -233,10 +232,11 @@ def _add(payload: Payload, by: str, name: str, column: Column, room: Room) -> bo
 def _genes_to_keep(lab: Lab, asked: Sequence[str]) -> list[str]:
     """Genes whose expression goes along: those asked for, then the others, of many the most variable ones."""
     session = lab.session
-    names = [str(name) for name in session.adata.var_names]
+    variances = session.columns.spread()
+    names = session.columns.names
     most = max(len(asked), GENE_BYTES // max(1, session.adata.n_obs))
     first = [name for name in dict.fromkeys(asked) if name in set(names)]
-    order = range(len(names)) if len(names) <= most else np.argsort(-session.columns.spread(), kind="stable")
+    order = range(len(names)) if len(names) <= most else np.argsort(-variances, kind="stable")
     rest = [names[i] for i in order if names[i] not in first]
     return [*first, *rest[: max(0, most - len(first))]]
 

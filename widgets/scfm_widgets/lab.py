@@ -185,7 +185,8 @@ class Lab(anywidget.AnyWidget):
             _uid=uuid.uuid4().hex,
             _meta={
                 "n": adata.n_obs,
-                "n_genes": adata.n_vars,
+                "n_genes": len(session.columns.names),
+                "symbols": bool(session.columns.labels),
                 "title": title,
                 "obs": session.columns.describe(),
                 "static": False,
@@ -427,7 +428,7 @@ class Lab(anywidget.AnyWidget):
             if "second" in new:
                 self._session.plane_at(new["second"], twins=True)
             if "gene" in new:
-                self._colour(new["gene"])
+                given["gene"] = self._session.columns.require_gene(str(new["gene"]))
             if "panel" in new and self.rows:
                 self._check_panel(str(new["panel"]))
         return {**STATE, **self.state, **given}
@@ -463,12 +464,14 @@ class Lab(anywidget.AnyWidget):
         name = str(value)
         if name in session.adata.obs:
             return {"by": "obs", "name": name}
-        if name in session.adata.var_names:
-            return {"by": "gene", "name": name}
-        columns = [str(column) for column in session.adata.obs.columns]
+        gene = session.columns.gene(name)
+        if gene is not None:
+            return {"by": "gene", "name": gene}
+        columns, genes = [str(column) for column in session.adata.obs.columns], session.columns.names
+        place = "in var_names" if genes == list(session.adata.var_names) else "of these cells"
         message = (
             f"{name!r} is neither a column of obs ({', '.join(map(repr, columns[:12])) or 'there are none'}) nor one of the "
-            f"{session.adata.n_vars:,} genes in var_names.{did_you_mean(name, [*columns, *session.adata.var_names])}"
+            f"{len(genes):,} genes {place}.{session.columns.near(name, *columns)}"
         )
         raise DataError(message)
 

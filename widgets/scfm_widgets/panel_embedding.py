@@ -11,7 +11,10 @@ from scfm_widgets.codec import pack_mask
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scfm_widgets.codec import Column
+    from scfm_widgets.columns import Columns
 
 
 class EmbeddingPanel(Panel):
@@ -28,9 +31,8 @@ class EmbeddingPanel(Panel):
             column = self.column(str(message["by"]), str(message["name"]))
             return {"column": column.about}, [column.codes]
         if kind == "genes":
-            # A line each: a name cannot hold a line break here, whatever is in the file.
-            names = [str(name).replace("\n", " ") for name in self.session.adata.var_names]
-            return {"n": len(names)}, ["\n".join(names).encode()]
+            about, lines = gene_lines(self.session.columns, self.session.columns.names)
+            return about, [lines]
         if kind == "known":
             return {}, [self._known()]
         row = int(message["cell"])
@@ -53,10 +55,20 @@ class EmbeddingPanel(Panel):
         model = self.session.model
         if model is None:
             return b""
-        from scfm_lab.cells.genes import Genes
-
-        known = np.zeros(self.session.adata.n_vars, dtype=bool)
-        organism = self.session.adata.uns.get("organism")
-        genes = Genes.from_var(self.session.adata.var, organism if isinstance(organism, str) else None)
-        known[model.match(genes).columns] = True
+        known = np.zeros(len(self.session.columns.names), dtype=bool)
+        # The genes of the counts come first among the names.
+        known[model.match(self.session.genes).columns] = True
         return pack_mask(known)
+
+
+def gene_lines(columns: Columns, names: Sequence[str]) -> tuple[dict[str, Any], bytes]:
+    """Names of genes for the browser, a line each; where any has a label, each name is followed by a tab and its label.
+
+    A name cannot hold a line break here, whatever is in the file.
+    """
+    lines = [name.replace("\n", " ") for name in names]
+    labels = columns.labels
+    if labels:
+        found = [labels.get(name, "").replace("\n", " ").replace("\t", " ") for name in names]
+        lines = [f"{name}\t{label}" for name, label in zip(lines, found, strict=True)]
+    return {"n": len(lines), "labels": bool(labels)}, "\n".join(lines).encode()

@@ -111,7 +111,7 @@ class GenesPanel(Panel):
                 "gene": name,
                 "likeness": float(row["cosine"]),
                 "hubness": float(row["hubness"]),
-                "measured": name in session.adata.var_names,
+                "measured": session.columns.gene(name) is not None,
             }
             for name, row in zip(names, result.table.to_dict(orient="records"), strict=True)
         ]
@@ -140,5 +140,7 @@ class GenesPanel(Panel):
 def _names_of(gene: str, session: Session) -> list[str]:
     """All names under which a model may keep a gene of the cells."""
     genes = session.genes
-    at = int(np.flatnonzero(session.adata.var_names == gene)[0])
+    at = genes.index.get(gene)
+    if at is None:
+        return [gene]
     return [gene, *(str(names[at]) for names in (genes.symbols, genes.ensembl) if names is not None and names[at])]

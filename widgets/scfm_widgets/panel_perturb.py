@@ -107,8 +107,9 @@ class PerturbPanel(Panel):
     def expressing(self, genes: Iterable[str]) -> dict[str, int]:
         """In how many cells each gene is found."""
         columns = self.session.columns
-        known = set(self.session.adata.var_names)
-        return {gene: int(np.count_nonzero(columns.expression(gene))) for gene in genes if gene in known}
+        return {
+            gene: int(np.count_nonzero(columns.expression(gene))) for gene in genes if columns.gene(gene) is not None
+        }
 
     # ------------------------------------------------------------------------------- computing
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you_mean
-from scfm_widgets.checks import genes_of, has_groups
+from scfm_widgets.checks import has_groups
 from scfm_widgets.codec import Frame
 from scfm_widgets.columns import Columns
 from scfm_widgets.worker import Job, Worker, abandonable
@@ -232,18 +232,18 @@ class Session:
 
     @cached_property
     def genes_by_id(self) -> dict[str, str]:
-        """From Ensembl ids and symbols to the names in ``var_names``."""
-        names = self.adata.var_names.astype(str)
+        """From Ensembl ids and symbols to the names of the genes."""
+        names = [str(name) for name in self.genes.names]
         found: dict[str, str] = {}
         for other in (self.genes.ensembl, self.genes.symbols):
             if other is not None:
                 found |= {str(key): name for key, name in zip(other, names, strict=True) if key}
         return found
 
-    @cached_property
+    @property
     def genes(self) -> Genes:
         """Names, symbols and Ensembl ids of the genes that a dose can be given."""
-        return genes_of(self.adata)
+        return self.columns.genes
 
     def groupby(self) -> str | None:
         """The column of ``obs`` whose groups effects are told for; ``None`` where it is not there, has gaps or no groups."""

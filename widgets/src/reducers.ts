@@ -146,20 +146,28 @@ export function countOnes(mask: Uint8Array): number {
 
 /**
  * The best matches for what has been typed: the name itself, names that begin with it, then names that hold it; shorter
- * names first within each. Case is ignored.
+ * names first within each. Case is ignored. A name is found by its symbol too.
  */
-export function typeAhead(names: readonly string[], typed: string, limit: number): string[] {
+export function typeAhead(
+  names: readonly string[],
+  typed: string,
+  limit: number,
+  symbols: ReadonlyMap<string, string> = new Map(),
+): string[] {
   const query = typed.trim().toLowerCase();
   if (!query) return names.slice(0, limit);
-  const begins: string[] = [];
-  const holds: string[] = [];
+  const begins: { name: string; word: string }[] = [];
+  const holds: typeof begins = [];
   for (const name of names) {
-    const at = name.toLowerCase().indexOf(query);
-    if (at === 0) begins.push(name);
-    else if (at > 0) holds.push(name);
+    const symbol = symbols.get(name);
+    const words = symbol === undefined ? [name] : [symbol, name];
+    const at = words.map((word) => word.toLowerCase().indexOf(query));
+    const found = at.includes(0) ? at.indexOf(0) : at.findIndex((place) => place > 0);
+    if (found >= 0) (at[found] === 0 ? begins : holds).push({ name, word: words[found] });
   }
-  const byLength = (a: string, b: string) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
-  return [...begins.sort(byLength), ...holds.sort(byLength)].slice(0, limit);
+  const byLength = ({ word: a }: { word: string }, { word: b }: { word: string }) =>
+    a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
+  return [...begins.sort(byLength), ...holds.sort(byLength)].slice(0, limit).map(({ name }) => name);
 }
 
 /** Steps from one text to another: a letter put in, left out, or exchanged. Stops counting above `most`. */

@@ -5,6 +5,7 @@
 
 import type { AnyModel } from "@anywidget/types";
 import { bytes, decode, packBits, unpackBits } from "./codec.ts";
+import { readGenes } from "./genes.ts";
 import { History, same } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
 import { anyChange, type Doses, sameDoses } from "./reducers.ts";
@@ -51,6 +52,8 @@ export class Store {
   t = 1;
   /** Names of all genes; null until they have been asked for. */
   genes: string[] | null = null;
+  /** By name, the symbols of genes whose names are ids. */
+  symbols: ReadonlyMap<string, string> = new Map();
   /** What the picked model knows of them. */
   known: { model: string; names: string[] } | null = null;
   readonly dismissed = new Set<number>();
@@ -80,6 +83,8 @@ export class Store {
   #kept = new Map<string, unknown>();
   #listeners = new Map<Key, Set<() => void>>();
   #saveTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Whether the names of genes have been asked for to show one of them. */
+  #naming = false;
   #stop: (() => void)[] = [];
 
   constructor(readonly model: Model) {
@@ -248,12 +253,26 @@ export class Store {
   /** All gene names; asked for once. */
   async geneNames(): Promise<string[]> {
     if (!this.genes) {
-      const { buffers } = await this.requests.ask({ type: "genes" });
-      const text = new TextDecoder().decode(bytes(buffers[0]));
-      this.genes = text ? text.split("\n") : [];
+      const { content, buffers } = await this.requests.ask({ type: "genes" });
+      const { names, symbols } = readGenes(new TextDecoder().decode(bytes(buffers[0])), !!content.labels);
+      this.genes = names;
+      this.symbols = symbols;
       this.emit("genes");
     }
     return this.genes;
+  }
+
+  /** What people call a gene. Where that is not its name and not here yet, "genes" is emitted when it is. */
+  geneLabel(name: string): string {
+    if (!this.genes && !this.#naming && this.get("_meta")?.symbols) {
+      this.#naming = true;
+      this.geneNames()
+        .catch(() => {})
+        .finally(() => {
+          this.#naming = false;
+        });
+    }
+    return this.symbols.get(name) ?? name;
   }
 
   /** Genes that the picked model knows; all of them while that is not known. Asked again for another model. */

@@ -14,6 +14,8 @@ export interface ColumnInfo {
 export interface Meta {
   n: number;
   n_genes: number;
+  /** Whether genes are named by ids and have symbols. */
+  symbols?: boolean;
   title: string;
   /** Columns of `obs` that can colour the cells or group them. */
   obs: ColumnInfo[];

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { readGenes } from "../src/genes.ts";
 import {
   anyChange,
   combine,
@@ -171,6 +172,24 @@ describe("type-ahead", () => {
   it("gives no more than asked for, and everything in its order for nothing typed", () => {
     expect(typeAhead(genes, "cd3", 2)).toEqual(["cd3", "CD34"]);
     expect(typeAhead(genes, "  ", 2)).toEqual(["ACD3", "CD3D"]);
+  });
+
+  it("finds a gene by its symbol and by its id", () => {
+    const ids = ["ENSG1", "ENSG2", "ENSG3"];
+    const symbols = new Map([
+      ["ENSG2", "CD3D"],
+      ["ENSG3", "ACD3"],
+    ]);
+    expect(typeAhead(ids, "cd3", 5, symbols)).toEqual(["ENSG2", "ENSG3"]);
+    expect(typeAhead(ids, "ensg1", 5, symbols)).toEqual(["ENSG1"]);
+    expect(typeAhead(ids, "g2", 5, symbols)).toEqual(["ENSG2"]);
+    const { names, symbols: read } = readGenes("ENSG1\t\nENSG2\tCD3D\nodd\tname\tX", true);
+    expect(names).toEqual(["ENSG1", "ENSG2", "odd\tname"]);
+    expect([...read]).toEqual([
+      ["ENSG2", "CD3D"],
+      ["odd\tname", "X"],
+    ]);
+    expect(readGenes("CD3D\nLYZ", false).names).toEqual(["CD3D", "LYZ"]);
   });
 
   it("takes what is typed as text, not as a pattern", () => {

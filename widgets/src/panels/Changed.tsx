@@ -7,7 +7,7 @@ import { anyChange, dosesWords, sameDoses } from "../reducers.ts";
 const SHOWN = 10;
 
 export function Changed() {
-  const store = useStore("_changed", "doses", "state", "_perturbation");
+  const store = useStore("_changed", "doses", "state", "_perturbation", "genes");
   const changed = store.get("_changed");
   if (!changed || changed.rows.length === 0 || !anyChange(store.doses)) return null;
   const rows = changed.rows.slice(0, SHOWN);
@@ -34,10 +34,10 @@ export function Changed() {
             <button
               type="button"
               class="sl-link"
-              title={`Colour by ${gene}`}
+              title={`Colour by ${store.geneLabel(gene)}`}
               onClick={() => store.patch({ colour: { by: "gene", name: gene }, hidden: [] })}
             >
-              <i>{gene}</i>
+              <i>{store.geneLabel(gene)}</i>
             </button>
             <span class="sl-fold" aria-hidden="true">
               <span

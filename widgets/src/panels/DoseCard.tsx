@@ -24,7 +24,8 @@ interface Props {
 
 export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
   const { prefix } = useScope();
-  const store = useStore("_perturbation", "doses");
+  const store = useStore("_perturbation", "doses", "genes");
+  const name = store.geneLabel(gene);
   const dirty = useRef(false);
   const id = `${prefix}-dose-${gene}`;
   const row = store.shown?.rows.find((item) => item.gene === gene);
@@ -64,10 +65,10 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
   };
 
   return (
-    <section class="sl-dose" aria-label={`Dose of ${gene}`}>
+    <section class="sl-dose" aria-label={`Dose of ${name}`}>
       <header class="sl-dose-head">
-        <label class="sl-gene" for={id}>
-          {gene}
+        <label class="sl-gene" for={id} title={gene}>
+          {name}
         </label>
         <output class="sl-dose-value" for={id} aria-live="off">
           {format.dose(dose)}
@@ -81,8 +82,8 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
         <button
           type="button"
           class="sl-quiet"
-          aria-label={`Remove ${gene}`}
-          title={`Remove ${gene}`}
+          aria-label={`Remove ${name}`}
+          title={`Remove ${name}`}
           onClick={onRemove}
         >
           <Icon name="close" />
@@ -113,7 +114,7 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
         <span>1</span>
         <span>2</span>
       </div>
-      <div class="sl-presets" role="group" aria-label={`Presets for ${gene}`}>
+      <div class="sl-presets" role="group" aria-label={`Presets for ${name}`}>
         {PRESETS.map((preset) => (
           <button
             type="button"

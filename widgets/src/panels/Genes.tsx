@@ -2,8 +2,9 @@
 
 import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
+import { geneOptions, noGene } from "../genes.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
-import { notFound, typeAhead, withDose } from "../reducers.ts";
+import { withDose } from "../reducers.ts";
 import { Superseded } from "../requests.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 
@@ -77,13 +78,11 @@ export function Genes({ show }: { show: (component: string) => void }) {
         name="gene"
         label="Gene to look at"
         placeholder="Any gene…"
-        shown={gene ?? ""}
-        suggest={(typed) =>
-          typeAhead(store.genes ?? [], typed, SUGGESTED).map((name) => ({ value: name, label: name }))
-        }
+        shown={gene ? store.geneLabel(gene) : ""}
+        suggest={(typed) => geneOptions(store, store.genes ?? [], typed, SUGGESTED)}
         onOpen={() => void store.geneNames().catch(() => {})}
         onPick={({ value }) => store.patch({ gene: value })}
-        empty={(typed) => (store.genes ? notFound("gene", store.genes, typed) : "Reading the gene names…")}
+        empty={(typed) => (store.genes ? noGene(store, store.genes, typed) : "Reading the gene names…")}
       />
       {fault && (
         <p class="sl-failed" role="alert">
@@ -155,7 +154,7 @@ function Groups({ told }: { told: Told }) {
 }
 
 function Neighbours({ told }: { told: Told }) {
-  const store = useStore("state");
+  const store = useStore("state", "genes");
   return (
     <section>
       <h2 class="sl-heading">Alike in the model</h2>
@@ -175,12 +174,12 @@ function Neighbours({ told }: { told: Told }) {
                   type="button"
                   class="sl-gene-chip"
                   disabled={!measured}
-                  title={`${measured ? `Look at ${gene}` : `${gene} is not in these cells`}${
+                  title={`${measured ? `Look at ${store.geneLabel(gene)}` : `${gene} is not in these cells`}${
                     hubness > HUB ? "; a hub, near to very many genes" : ""
                   }`}
                   onClick={() => store.patch({ gene })}
                 >
-                  <i>{gene}</i> <span class="sl-muted">{likeness.toFixed(2)}</span>
+                  <i>{store.geneLabel(gene)}</i> <span class="sl-muted">{likeness.toFixed(2)}</span>
                   {hubness > HUB && <span class="sl-muted"> hub</span>}
                 </button>
               </li>
@@ -212,7 +211,7 @@ function AttentionOf({ gene }: { gene: string }) {
       <h2 class="sl-heading">Attention</h2>
       {(found === null || (typeof found === "object" && "fault" in found)) && (
         <button type="button" class="sl-button" onClick={ask}>
-          Compute attention to and from {gene}
+          Compute attention to and from {store.geneLabel(gene)}
         </button>
       )}
       {found === "asking" && <p class="sl-muted sl-computing">computing…</p>}
@@ -224,8 +223,8 @@ function AttentionOf({ gene }: { gene: string }) {
             What a model attends to is no proof of regulation.
           </p>
           <div class="sl-two-columns">
-            <Partners title={`${gene} reads`} partners={found.to} />
-            <Partners title={`read ${gene}`} partners={found.from} />
+            <Partners title={`${store.geneLabel(gene)} reads`} partners={found.to} />
+            <Partners title={`read ${store.geneLabel(gene)}`} partners={found.from} />
           </div>
         </>
       )}
@@ -234,6 +233,7 @@ function AttentionOf({ gene }: { gene: string }) {
 }
 
 function Partners({ title, partners }: { title: string; partners: Partner[] }) {
+  const { store } = useScope();
   const most = Math.max(...partners.map(({ weight }) => weight), 1e-12);
   return (
     <div>
@@ -242,7 +242,7 @@ function Partners({ title, partners }: { title: string; partners: Partner[] }) {
       <ul class="sl-partners">
         {partners.map(({ gene, weight, cells }) => (
           <li key={gene} title={`${format.number(weight)} in ${cells} cells`}>
-            <i>{gene}</i>
+            <i>{store.geneLabel(gene)}</i>
             <span class="sl-partner-bar">
               <span style={{ width: `${(100 * weight) / most}%` }} />
             </span>

@@ -1,7 +1,8 @@
 /** Genes at other doses, and what that does to the cells: beside what comparable genes do. */
 
+import { geneOptions, noGene } from "../genes.ts";
 import { useStore } from "../hooks.ts";
-import { notFound, typeAhead, withDose, withoutGene } from "../reducers.ts";
+import { withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Changed } from "./Changed.tsx";
@@ -81,11 +82,12 @@ function DosePanel({ show }: { show: (component: string) => void }) {
         label="Add a gene to perturb"
         placeholder="Add a gene…"
         suggest={(typed) =>
-          typeAhead(
+          geneOptions(
+            store,
             offered.filter((name) => !(name in doses)),
             typed,
             SUGGESTED,
-          ).map((name) => ({ value: name, label: name }))
+          )
         }
         onOpen={() => {
           if (!meta.static)
@@ -96,10 +98,14 @@ function DosePanel({ show }: { show: (component: string) => void }) {
         }}
         onPick={({ value }) => store.setDoses(withDose(doses, value, 1), true)}
         empty={(typed) => {
-          if (meta.static) return `This page has answers for ${offered.join(", ") || "no gene"} only.`;
+          if (meta.static)
+            return `This page has answers for ${offered.map((name) => store.geneLabel(name)).join(", ") || "no gene"} only.`;
           if (!store.genes) return "Reading the gene names…";
-          const there = store.genes.some((name) => name.toLowerCase() === typed.trim().toLowerCase());
-          return there ? `The model does not know ${typed.trim()}.` : notFound("gene", offered, typed);
+          const query = typed.trim().toLowerCase();
+          const there = store.genes.some(
+            (name) => name.toLowerCase() === query || store.symbols.get(name)?.toLowerCase() === query,
+          );
+          return there ? `The model does not know ${typed.trim()}.` : noGene(store, offered, typed);
         }}
       />
       {genes.map((gene) => (

@@ -112,7 +112,7 @@ type Order = "p_value" | "effect";
 
 function Ranked({ found, show }: { found: Screen; show: (component: string) => void }) {
   const { prefix } = useScope();
-  const store = useStore("state", "doses");
+  const store = useStore("state", "doses", "genes");
   const groups = [...new Set(found.rows.map(({ group }) => group))];
   const [group, setGroup] = useKept("screen.group", "all");
   const [order, setOrder] = useKept<Order>("screen.order", "p_value");
@@ -182,7 +182,12 @@ function Ranked({ found, show }: { found: Screen; show: (component: string) => v
                     show("perturb");
                   }}
                 >
-                  <i>{row.gene}</i>
+                  <i>
+                    {row.gene
+                      .split("+")
+                      .map((name) => store.geneLabel(name))
+                      .join("+")}
+                  </i>
                 </button>
               </td>
               <td>{format.number(row.effect)}</td>

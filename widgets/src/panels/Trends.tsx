@@ -2,9 +2,9 @@
 
 import { scaleLinear } from "d3-scale";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { geneOptions, noGene } from "../genes.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, type Theme } from "../palette.ts";
-import { notFound, typeAhead } from "../reducers.ts";
 import { Superseded } from "../requests.ts";
 import { trend } from "../trend.ts";
 import type { Column } from "../types.ts";
@@ -89,7 +89,7 @@ export function Trends() {
   const [genes, setGenes] = useKept<string[]>("trends.genes", []);
   const times = store.column({ by: "result", name: "pseudotime" });
   const columns = genes.map((name) => store.column({ by: "gene", name }));
-  const shown = columns.filter((column): column is Column => column !== null);
+  const shown = columns.flatMap((column, index) => (column ? [{ column, index }] : []));
   const meta = store.get("_meta");
   const found = store.get("_trajectory");
   const paths = found?.ends ?? [];
@@ -103,15 +103,16 @@ export function Trends() {
           label="Gene to follow along pseudotime"
           placeholder="Follow a gene…"
           suggest={(typed) =>
-            typeAhead(
+            geneOptions(
+              store,
               (store.genes ?? []).filter((name) => !genes.includes(name)),
               typed,
               40,
-            ).map((name) => ({ value: name, label: name }))
+            )
           }
           onOpen={() => void store.geneNames().catch(() => {})}
           onPick={({ value }) => setGenes([...genes, value])}
-          empty={(typed) => (store.genes ? notFound("gene", store.genes, typed) : "Reading the gene names…")}
+          empty={(typed) => (store.genes ? noGene(store, store.genes, typed) : "Reading the gene names…")}
         />
       )}
       {genes.length > 0 && (
@@ -121,12 +122,12 @@ export function Trends() {
               <button
                 type="button"
                 class="sl-gene-chip"
-                aria-label={`Stop following ${name}`}
-                title={`Stop following ${name}`}
+                aria-label={`Stop following ${store.geneLabel(name)}`}
+                title={`Stop following ${store.geneLabel(name)}`}
                 onClick={() => setGenes(genes.filter((other) => other !== name))}
               >
                 <span class="sl-swatch" style={{ background: css(categoryColour(index, theme)) }} />
-                <i>{name}</i> <Icon name="close" />
+                <i>{store.geneLabel(name)}</i> <Icon name="close" />
               </button>
             </li>
           ))}
@@ -144,12 +145,12 @@ export function Trends() {
       )}
       {byPath && genes.length > 0 && <ByPath genes={genes} ends={paths} version={found?.version ?? 0} />}
       {!byPath && times && shown.length > 0 && (
-        <Chart lines={inStretches(times, shown, genes, theme)} scrub={store.scrub} />
+        <Chart lines={inStretches(times, shown, theme)} scrub={store.scrub} />
       )}
       {!byPath && genes.length > 0 && (
         <p class="sl-muted">
-          Mean of {shown[0]?.unit || "expression"} in twelve stretches of pseudotime; the band is its standard
-          error.
+          Mean of {shown[0]?.column.unit || "expression"} in twelve stretches of pseudotime; the band is its
+          standard error.
         </p>
       )}
       {meta.static && store.genes && store.genes.length < meta.n_genes && (
@@ -166,10 +167,10 @@ interface Line {
 }
 
 /** Genes over all cells, each in its own colour. */
-function inStretches(times: Column, columns: Column[], genes: string[], theme: Theme): Line[] {
-  return columns.map((column) => ({
+function inStretches(times: Column, shown: { column: Column; index: number }[], theme: Theme): Line[] {
+  return shown.map(({ column, index }) => ({
     name: column.title,
-    colour: css(categoryColour(Math.max(0, genes.indexOf(column.title)), theme)),
+    colour: css(categoryColour(index, theme)),
     points: trend(times.codes, column).map(({ time, mean, error }) => ({
       time,
       mean,
@@ -223,7 +224,7 @@ function ByPath({ genes, ends, version }: { genes: string[]; ends: string[]; ver
         const lines = told.curves
           .filter((curve) => curve.gene === gene)
           .map(({ path, pseudotime, mean, low, high }) => ({
-            name: `${gene} to ${path}`,
+            name: `${store.geneLabel(gene)} to ${path}`,
             colour: css(categoryColour(Math.max(0, ends.indexOf(path)), theme)),
             points: pseudotime.map((time, k) => ({ time, mean: mean[k], low: low[k], high: high[k] })),
           }));
@@ -231,7 +232,7 @@ function ByPath({ genes, ends, version }: { genes: string[]; ends: string[]; ver
           lines.length > 0 && (
             <figure key={gene} class="sl-figure">
               <figcaption>
-                <i>{gene}</i>
+                <i>{store.geneLabel(gene)}</i>
               </figcaption>
               <Chart lines={lines} scrub={store.scrub} />
             </figure>

@@ -1,7 +1,8 @@
 /** What colours the cells: a column of obs, a result, or any gene. */
 
+import { geneOptions, noGene } from "../genes.ts";
 import { useStore } from "../hooks.ts";
-import { notFound, typeAhead } from "../reducers.ts";
+import type { Store } from "../store.ts";
 import type { ColourBy, Trajectory } from "../types.ts";
 import { Combobox, type Option } from "../ui/Combobox.tsx";
 
@@ -10,7 +11,7 @@ const SUGGESTED_GENES = 40;
 interface ResultColumn {
   name: string;
   title: string;
-  needs: "_perturbation" | "_trajectory";
+  needs: "_perturbation" | "_trajectory" | "_compared";
 }
 
 const RESULTS: ResultColumn[] = [
@@ -25,6 +26,11 @@ const TWIN: ResultColumn = {
   title: "Pseudotime on principal components",
   needs: "_trajectory",
 };
+const SHARED: ResultColumn = {
+  name: "shared",
+  title: "Neighbours that both models share",
+  needs: "_compared",
+};
 /** Before the name of an end: the probability of each cell to come there. */
 export const FATE = "fate:";
 
@@ -37,7 +43,7 @@ export function resultsOf(found: Trajectory | null): ResultColumn[] {
 }
 
 export function ColourPicker() {
-  const store = useStore("state", "_meta", "genes", "_perturbation", "_trajectory", "columns");
+  const store = useStore("state", "_meta", "genes", "_perturbation", "_trajectory", "_compared", "columns");
   const { colour } = store.state;
 
   const suggest = (typed: string): Option[] => {
@@ -46,7 +52,7 @@ export function ColourPicker() {
     const { static: alone, results: kept } = store.get("_meta");
     const has = (name: string, needs: (typeof RESULTS)[number]["needs"]) =>
       alone ? kept?.includes(name) : store.get(needs) !== null;
-    const results = [...RESULTS, ...resultsOf(store.get("_trajectory"))]
+    const results = [...RESULTS, ...resultsOf(store.get("_trajectory")), SHARED]
       .filter(({ name, needs, title }) => has(name, needs) && fits(title))
       .map(({ name, title }) => ({
         value: `result:${name}`,
@@ -61,9 +67,9 @@ export function ColourPicker() {
         group: "Columns of obs",
         hint: kind === "category" ? "groups" : "numbers",
       }));
-    const genes = typeAhead(store.genes ?? [], typed, SUGGESTED_GENES).map((name) => ({
-      value: `gene:${name}`,
-      label: name,
+    const genes = geneOptions(store, store.genes ?? [], typed, SUGGESTED_GENES).map((option) => ({
+      ...option,
+      value: `gene:${option.value}`,
       group: "Genes",
     }));
     return [...results, ...obs, ...genes];
@@ -79,7 +85,7 @@ export function ColourPicker() {
         name="colour"
         label="Colour cells by a column or a gene"
         placeholder="Type a column or any gene…"
-        shown={titleOf(colour)}
+        shown={titleOf(store, colour)}
         suggest={suggest}
         onOpen={() => void store.geneNames().catch(() => {})}
         onPick={({ value }) => {
@@ -89,7 +95,7 @@ export function ColourPicker() {
         empty={(typed) => {
           if (!store.genes) return "Reading the gene names…";
           const columns = store.get("_meta").obs.map(({ name }) => name);
-          return notFound("column or gene", [...columns, ...store.genes], typed);
+          return noGene(store, store.genes, typed, columns);
         }}
       />
       {fault && <span class="sl-inline-fault">{fault}</span>}
@@ -97,9 +103,10 @@ export function ColourPicker() {
   );
 }
 
-function titleOf(colour: ColourBy | null): string {
+function titleOf(store: Store, colour: ColourBy | null): string {
   if (!colour) return "";
-  if (colour.by !== "result") return colour.name;
+  if (colour.by === "gene") return store.geneLabel(colour.name);
+  if (colour.by === "obs") return colour.name;
   if (colour.name.startsWith(FATE)) return `Probability of ${colour.name.slice(FATE.length)}`;
-  return [...RESULTS, TWIN].find(({ name }) => name === colour.name)?.title ?? colour.name;
+  return [...RESULTS, TWIN, SHARED].find(({ name }) => name === colour.name)?.title ?? colour.name;
 }
