@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +31,18 @@ _SYMBOL_COLUMNS = (
     "gene_short_name",
 )
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G(R)?\d{6,}(\.\d+)?$")
+_ID_OF_SPECIES = re.compile(r"^(ENS[A-Z]*G|FBgn|WBGene)R?\d{6,}")
+_SPECIES = {
+    "ENSG": "human",
+    "ENSMUSG": "mouse",
+    "ENSDARG": "zebrafish",
+    "ENSMFAG": "macaca_fascicularis",
+    "ENSMICG": "mouse_lemur",
+    "ENSMMUG": "macaca_mulatta",
+    "ENSSSCG": "pig",
+    "ENSXETG": "frog",
+}
+"""Species by the beginning of their ids, called as UCE calls them."""
 
 
 def is_ensembl(gene_id: str) -> bool:
@@ -114,9 +127,14 @@ class Genes:
             ensembl_from, ensembl = _column(given, _NAMED_ENSEMBL, wanted=bool)
         if ensembl is None:
             ensembl = np.where(in_index, names, "")
-        ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)
         if symbols is None:
             symbols = np.where(in_index, "", names)
+        if ensembl_from in _NAMED_ENSEMBL:
+            # Beside Ensembl's ids such a column holds those of other databases; a name again, or a word, is no id.
+            own = given[ensembl_from]
+            ids = np.array([any(c.isdigit() for c in value) for value in own], dtype=bool) & (own != symbols)
+            ensembl = np.where(ids & (own != names), own, ensembl)
+        ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)
         organism = organism or guess_organism(ensembl, symbols)
         genes = cls(names, symbols.astype(object), ensembl, organism, given, ensembl_from, symbols_from)
         _recent[:] = [*_recent, (content, genes)][-_MOST_RECENT:]
@@ -222,13 +240,11 @@ def _column(given: Mapping[str, NDArray[Any]], names: Sequence[str], wanted: Any
 
 
 def guess_organism(ensembl: NDArray[Any], symbols: NDArray[Any]) -> str | None:
-    """What genes that are called so are of: ``"human"``, ``"mouse"``, or None where it cannot be told."""
-    ids = [e for e in ensembl if e]
-    if ids:
-        human = sum(e.startswith("ENSG") for e in ids)
-        mouse = sum(e.startswith("ENSMUSG") for e in ids)
-        if human + mouse:
-            return "human" if human >= mouse else "mouse"
+    """What genes that are called so are of: ``"human"``, ``"mouse"``, another species of the ids, or None where it cannot be told."""
+    # Ids say it, where there are any: those of other species are written in capitals, or with one, as human and mouse genes are.
+    counted = Counter(found.group(1) for e in ensembl if (found := _ID_OF_SPECIES.match(e)))
+    if counted:
+        return _SPECIES.get(max(counted, key=lambda prefix: (counted[prefix], prefix == "ENSG")))
     letters = [s for s in symbols if len(s) > 2 and s[0].isalpha() and any(c.isalpha() for c in s[1:])]
     if len(letters) < 5:
         return None

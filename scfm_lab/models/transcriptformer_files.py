@@ -42,7 +42,7 @@ class Settings:
     embed_dim: int
     """Width of the states and of the cell's vector."""
     seq_len: int
-    gene_head_hidden_dim: int = 0
+    gene_head_hidden_dim: int = 2048
     aux_len: int = 1
     activation: str = "gelu"
     attn_bias: bool = False

@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
-from scfm_lab.errors import GenesError, ModelError, did_you_mean
+from scfm_lab.errors import GenesError, ModelError
 from scfm_lab.models import uce_files
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.files import read_tensors, require_keys, sha256
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
-from scfm_lab.models.published import PublishedModel
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.spec import ModelSpec, Option
 from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.uce_files import UceFiles
 from scfm_lab.models.uce_open import compare_settings, read_settings, token_table
+from scfm_lab.models.uce_readouts import Readouts
 from scfm_lab.models.uce_reference import MIN_CELLS, MIN_GENES, as_reference, padding
 from scfm_lab.models.uce_sentences import PAD, hashed_sentences, whole_counts
 from scfm_lab.models.uce_species import Species
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -54,7 +54,7 @@ BATCH_SIZE = 25
 """Cells of a batch of the reference."""
 
 
-class UCE(PublishedModel):
+class UCE(Readouts):
     """UCE with 4, 33 or any number of layers, for the species of its token table and for new ones."""
 
     family = "uce"
@@ -289,45 +289,6 @@ class UCE(PublishedModel):
         with torch.inference_mode():
             rows = self._rows(torch.from_numpy(genes.rows)).float().cpu().numpy() / np.float32(self.net.width**0.5)
         return pd.DataFrame(rows, index=pd.Index(genes.symbols, name="gene"))
-
-    def expression_logits(
-        self, cell: NDArray[np.float32], genes: Sequence[str], *, species: str | None = None, normalised: bool = True
-    ) -> NDArray[np.float32]:
-        """Logit that each gene is expressed in each cell, from the checkpoint's expression decoder.
-
-        Parameters
-        ----------
-        cell
-            Cell vectors, (cells, width).
-        genes
-            Symbols.
-        normalised
-            Whether protein embeddings are scaled to length 1 first, as in the sentences; what
-            training did is not published.
-
-        Returns
-        -------
-        float32, (cells, genes)
-
-        Raises
-        ------
-        GenesError
-            If a gene is unknown.
-        """
-        import torch
-        import torch.nn.functional as F  # noqa: N812
-
-        known = self.species.genes(self.species.check(species) if species else self.species.first)
-        place = {symbol: i for i, symbol in enumerate(known.symbols)}
-        missing = [g for g in genes if g.upper() not in place]
-        if missing:
-            raise GenesError(f"UCE knows no gene {missing[0]!r} of {known.name}." + did_you_mean(missing[0], place))
-        rows = self.species.table.take(known.rows[[place[g.upper()] for g in genes]])
-        with torch.inference_mode():
-            weight = self.net.any_weight
-            rows = (F.normalize(rows, dim=-1) if normalised else rows).to(weight)
-            out = [self.net.expression_logits(part, rows) for part in torch.as_tensor(cell).to(weight).split(32)]
-        return torch.cat(out).float().cpu().numpy()
 
     # --- sentences ---------------------------------------------------------------------
 

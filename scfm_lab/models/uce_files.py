@@ -17,7 +17,7 @@ from scfm_lab.models.files import read_pickle, read_torch
 from scfm_lab.models.tensor_names import pickle_of, tensor_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
     import torch
@@ -63,10 +63,16 @@ def _folder(path: Path) -> Path:
     return inner if inner.is_dir() and not _checkpoints(path) else path
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(p for p in listed(folder, "*.torch") if not p.name.startswith("all_tokens")) or sorted(
-        p for p in listed(folder, "*.pt") if _is_checkpoint(p)
-    )
+def _checkpoints(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
+    """Files that are checkpoints; where none looks whole, those that are called like one, so that a damaged one is named."""
+    others = {path.resolve() for path in besides}
+    named = [
+        p
+        for p in sorted(listed(folder, "*.torch"))
+        if not p.name.startswith("all_tokens") and p.resolve() not in others
+    ]
+    whole = [p for p in named if _is_checkpoint(p)]
+    return whole or sorted(p for p in listed(folder, "*.pt") if _is_checkpoint(p)) or named
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -115,7 +121,7 @@ class UceFiles:
             for name in ("checkpoint", "tokens", "chrom", "protein_embeddings", "new_species")
             if name in given
         }
-        checkpoint = places.get("checkpoint") or (path if path.is_file() else _only_checkpoint(folder))
+        checkpoint = places.get("checkpoint") or (path if path.is_file() else _only_checkpoint(folder, places.values()))
         tokens = places.get("tokens") or (folder / TOKENS if is_stored(folder / TOKENS) else None)
         chrom = places.get("chrom") or _required(folder, (CHROM,), "chrom")
         offsets: Any = given.get("offsets")
@@ -175,6 +181,12 @@ class UceFiles:
             or not all(isinstance(k, str) and isinstance(v, torch.Tensor) and v.ndim == 1 for k, v in content.items())
         ):
             raise ModelError(f"{path} does not hold gene symbols and protein embeddings; give the file as published.")
+        widths = sorted({len(vector) for vector in content.values()})
+        if len(widths) > 1:
+            raise ModelError(
+                f"{path} holds protein embeddings of {len(widths)} widths ({widths[0]:,} to {widths[-1]:,} numbers); those of a species "
+                "come from one model."
+            )
         return content
 
 
@@ -195,8 +207,8 @@ def _required(folder: Path, names: tuple[str, ...], key: str) -> Path:
     )
 
 
-def _only_checkpoint(folder: Path) -> Path:
-    found = _checkpoints(folder)
+def _only_checkpoint(folder: Path, besides: Iterable[Path]) -> Path:
+    found = _checkpoints(folder, besides)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -231,8 +243,10 @@ def _new_species(csv: Path) -> dict[str, Path]:
     found = {}
     for species, name in rows:
         given = Path(name).expanduser()
-        # Beside the list first: what happens to lie in the working directory may be another species' file of that name.
-        path = next((place for place in (csv.parent / given, given) if is_stored(place)), None)
+        # Beside the list first: what happens to lie in the working directory may be another species' file of that name. The
+        # reference runs above the folder of the list (model_files).
+        places = (csv.parent / given, given, csv.parent.parent / given)
+        path = next((place for place in places if is_stored(place)), None)
         if path is None:
             raise ModelError(f"{csv} names {name} as the protein embeddings of {species}, which is not there.")
         found[canonical(species)] = path
@@ -282,23 +296,31 @@ class Positions:
 
         columns = ["gene_symbol", "chromosome", "start", "species"]
         try:
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+            # A gene may be called like a missing value; elsewhere pandas takes such text for one, in the reference too.
+            raw = pd.read_csv(path, dtype=dict.fromkeys(columns[1:], str), converters={"gene_symbol": str})
             raw = raw[columns]
             starts = pd.to_numeric(raw["start"]).to_numpy(dtype=np.float64)
         except (KeyError, ValueError, TypeError, pd.errors.ParserError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"{path} is no table of the columns {', '.join(columns)} ({error}); get the file again."
             ) from error
-        if len(raw) == 0 or not np.isfinite(starts).all():
+        placed = (raw["species"].notna() & raw["chromosome"].notna()).to_numpy()
+        if not placed.any() or np.isinf(starts).any():
             raise ModelError(f"{path} is empty or has starts that are no numbers; get the file again.")
-        # Codes count over the sorted names of the complete file, all species together.
-        names, codes = np.unique((raw["species"] + "_" + raw["chromosome"]).to_numpy(dtype=str), return_inverse=True)
+        # Codes count over the sorted names of the complete file, all species together; what is missing has none.
+        names, found = np.unique(
+            (raw["species"] + "_" + raw["chromosome"])[placed].to_numpy(dtype=str), return_inverse=True
+        )
+        codes = np.full(len(raw), -1, dtype=np.int64)
+        codes[placed] = found
+        # A gene without a start has no place in a sentence, though its chromosome counts.
+        codes[np.isnan(starts)] = -1
         table = pd.DataFrame(
             {
                 "symbol": raw["gene_symbol"].str.upper(),
-                "species": raw["species"].map(canonical),
-                "code": codes.astype(np.int64),
-                "start": starts.astype(np.int64),
+                "species": raw["species"].fillna("").map(canonical),
+                "code": codes,
+                "start": np.nan_to_num(starts, nan=-1).astype(np.int64),
             }
         ).drop_duplicates(["species", "symbol"])
         return cls(table, names.astype(object), path)

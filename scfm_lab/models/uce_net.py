@@ -185,9 +185,8 @@ class UceNet(nn.Module):
         """States → the space of the cell's vector (not normalised)."""
         return self.decoder(states)
 
-    def expression_logits(self, cell: Tensor, rows: Tensor) -> Tensor:
-        """Logit that a gene is expressed; cell vectors (cells, output width) and gene rows (genes, token width)."""
-        genes = self.gene_embedding_layer(rows.to(cell.dtype))
+    def expression_logits(self, cell: Tensor, genes: Tensor) -> Tensor:
+        """Logit that a gene is expressed; cell vectors (cells, output width) and what `gene_embedding_layer` makes of gene rows."""
         pairs = torch.cat([cell[:, None].expand(-1, len(genes), -1), genes[None].expand(len(cell), -1, -1)], dim=-1)
         return self.binary_decoder(pairs).squeeze(-1)
 

@@ -81,9 +81,10 @@ def token_table(files: UceFiles, own: torch.Tensor) -> tuple[torch.Tensor, bool]
     without = rows - len(Positions.read(files.chrom).names)
     if len(table) in (rows, without):
         return own, False
-    if len(table) > 4 and rows > 4 and torch.equal(table[4].float(), own[4].float()):
+    # A longer one is the checkpoint's with a further species; a shorter one that begins alike has lost rows.
+    if 4 < len(table) < rows and torch.equal(table[4].float(), own[4].float()):
         raise ModelError(
             f"{files.tokens} ({len(table):,} rows) holds the genes of the checkpoint's own table ({rows:,} rows), but not "
-            "as many; the files do not belong together."
+            f"as many, with or without the {rows - without:,} chromosomes of {files.chrom}; the files do not belong together."
         )
     return table, True

@@ -46,6 +46,10 @@ def as_reference(
         raise ModelError(
             "like_reference draws anew in every call, so that an effect could not be told from chance; perturb without it."
         )
+    if not 0 <= seed < 1 << 32:
+        raise ModelError(
+            f"seed is {seed}; with like_reference it seeds numpy's generator, which takes 0 to {(1 << 32) - 1:,}."
+        )
     there = cells.counts > 0
     columns = np.ones(cells.counts.shape[1], dtype=bool)
     kept = np.ones(len(cells), dtype=bool)

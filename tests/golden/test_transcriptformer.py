@@ -275,6 +275,15 @@ def test_other_options_of_the_format(tmp_path, bundled, name):
             model.gene_logits(tokens)
 
 
+def test_a_configuration_without_the_width_of_the_gene_head_means_the_references(tmp_path):
+    written = write_tf(tmp_path / "t", {"homo_sapiens_gene.h5": ["ENSG00000000003"]}, gene_head_hidden_dim=2048)
+    config = json.loads((written / "config.json").read_text())
+    del config["model"]["model_config"]["gene_head_hidden_dim"]
+    (written / "config.json").write_text(json.dumps(config))
+    opened = sl.load_model(written, device="cpu", precision="float32")
+    assert opened.gene_head.layers[0].out_features == 2048
+
+
 def test_several_species_in_the_order_of_the_configuration(tmp_path, bundled):
     ids = human_ids(bundled)
     mouse = [f"ENSMUSG{i:011d}" for i in range(40)]

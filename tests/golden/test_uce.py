@@ -20,9 +20,10 @@ import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import GenesError, ModelError
+from scfm_lab.models import uce_readouts
 from scfm_lab.models.files import read_torch
 from scfm_lab.models.tokens import Tokens
-from scfm_lab.models.uce_files import NEW_SPECIES, UceFiles
+from scfm_lab.models.uce_files import NEW_SPECIES, Positions, UceFiles, _checkpoints
 from scfm_lab.models.uce_net import TABLE
 
 if TYPE_CHECKING:
@@ -471,6 +472,53 @@ def test_proteins_beside_their_list_come_before_those_of_the_working_directory(c
     assert list(UceFiles.find(copied, None).read_proteins("rat")) == ["Other"]
 
 
+def test_a_token_file_that_is_named_is_no_second_checkpoint_and_a_longer_table_takes_the_place(copied, tmp_path, rat):
+    """The published table with a species more behind its own, in the folder of the checkpoint, with a table and offsets to match."""
+    (copied / "all_tokens.torch").unlink()
+    own = read_torch(copied / "4layer_model.torch")[TABLE]
+    positions = pd.read_csv(copied / "species_chrom.csv", dtype=str)
+    n = (positions["species"] + positions["chromosome"]).nunique()
+    proteins = torch.stack(list(read_torch(rat["protein_embeddings"]).values()))
+    table = torch.vstack([own[:-n], proteins, own[-n:], torch.ones(3, 12)])
+    torch.save(table, copied / "more_tokens.torch")
+    pd.concat([positions, pd.read_csv(rat["chrom"], dtype=str)]).to_csv(copied / "species_chrom.csv", index=False)
+    offsets = pickle.loads((copied / "species_offsets.pkl").read_bytes()) | {"rat": len(own) - n}
+    (copied / "species_offsets.pkl").write_bytes(pickle.dumps(offsets))
+    # The reference's scripts run above the folder of the list.
+    shutil.copy(rat["protein_embeddings"], copied.parent / "of_rats.pt")
+    (copied / NEW_SPECIES).write_text("species,path\nrat,of_rats.pt\n")
+    files = {"tokens": copied / "more_tokens.torch"}
+    model = sl.load_model(copied, device="cpu", precision="float32", config={"nhead": 3}, files=files)
+    assert model.replaced
+    assert model.species.chromosome_row == len(own) - n + 60
+    torch.testing.assert_close(model.species.table.take(model.species.genes("rat").rows), proteins)
+    # Without being named it is told apart by what it holds.
+    assert [p.name for p in _checkpoints(copied)] == ["4layer_model.torch"]
+
+
+def test_positions_that_are_missing_are_none_as_for_pandas(tmp_path):
+    path = tmp_path / "chrom.csv"
+    path.write_text(
+        "gene_symbol,chromosome,start,species\nA,2,5,human\nNA,10,7,human\nB,,9,human\nC,NA,9,human\nD,2,,human\nE,3,4,\n"
+    )
+    positions = Positions.read(path)
+    assert positions.names.tolist() == ["human_10", "human_2"]
+    codes, starts = positions.of("human", np.array(["A", "NA", "B", "C", "D", "E"], dtype=object))
+    assert codes.tolist() == [1, 0, -1, -1, -1, -1]
+    assert starts[:2].tolist() == [5, 7]
+
+
+def test_expression_logits_in_parts_are_those_of_each_pair(model, bundled, monkeypatch):
+    monkeypatch.setattr(uce_readouts, "GENES_AT_ONCE", 3)
+    monkeypatch.setattr(uce_readouts, "PAIRS_AT_ONCE", 6)
+    cells = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32)
+    genes = model.species.genes("human").symbols[:8].tolist()
+    found = model.expression_logits(cells, genes)
+    each = [[model.expression_logits(cell[None], [gene])[0, 0] for gene in genes] for cell in cells]
+    np.testing.assert_allclose(found, each, atol=1e-5)
+    assert model.expression_logits(cells, []).shape == (5, 0)
+
+
 # --- files that must be refused ----------------------------------------------------------------
 
 
@@ -598,6 +646,20 @@ def test_proteins_of_another_table_are_refused(copied):
     assert "do not belong together" in refused(copied)
     torch.save({"G1": torch.zeros(5)}, path)
     assert "do not belong together" in refused(copied)
+
+
+def test_proteins_of_several_widths_and_seeds_that_numpy_does_not_take_are_refused(
+    written, tmp_path, rat, model, bundled
+):
+    torch.save({f"Rat{i}": torch.ones(12 + i % 2) for i in range(60)}, rat["protein_embeddings"])
+    opened = {"device": "cpu", "precision": "float32", "config": {"nhead": 3}, "files": {"species": {"rat": rat}}}
+    adata = ad.AnnData(np.ones((2, 60), np.float32))
+    adata.var_names = [f"Rat{i}" for i in range(60)]
+    with pytest.raises(ModelError, match="2 widths"):
+        sl.load_model(written, **opened).tokenize(adata, options={"species": "rat"})
+    for seed in (-1, 1 << 32):
+        with pytest.raises(ModelError, match=f"seed is {seed}"):
+            model.tokenize(bundled, options={"like_reference": True}, seed=seed)
 
 
 def test_options_that_make_no_sense_are_refused(model, bundled):

@@ -170,3 +170,24 @@ def test_an_alias_gives_way_to_the_current_name():
 def test_names_of_other_organisms_are_not_upper_cased():
     names = pd.DataFrame(index=["cd3d", "lyz", "ptprc"])
     assert len(_vocabulary().match(Genes.from_var(names, organism="zebrafish")).columns) == 0
+
+
+@pytest.mark.parametrize(
+    ("prefix", "symbols", "told"),
+    [
+        ("ENSSSCG", ["CD3D", "LYZ", "ACTB", "GAPDH", "CD74", "NKG7"], "pig"),
+        ("ENSRNOG", ["Cd3d", "Lyz", "Actb", "Gapdh", "Cd74", "Nkg7"], None),
+        ("FBgn", ["CG123", "CG124", "CG125", "CG126", "CG127", "CG128"], None),
+        ("ENSMUSG", ["CD3D", "LYZ", "ACTB", "GAPDH", "CD74", "NKG7"], "mouse"),
+        ("", ["CD3D", "LYZ", "ACTB", "GAPDH", "CD74", "NKG7"], "human"),
+    ],
+)
+def test_ids_tell_the_species_before_capitals_do(prefix, symbols, told):
+    ids = [f"{prefix}{i:011d}" if prefix else "" for i in range(6)]
+    assert Genes.from_var(pd.DataFrame({"ensembl_id": ids}, index=symbols)).organism == told
+
+
+def test_ids_of_other_databases_stand_beside_one_of_ensembl():
+    ids = [*(f"FBgn{i:07d}" for i in range(9)), "ENSG00000167286.9", "unknown", "w11"]
+    genes = Genes.from_var(pd.DataFrame({"ensembl_id": ids}, index=[f"w{i}" for i in range(12)]))
+    assert genes.ensembl.tolist() == [*ids[:9], "ENSG00000167286", "", ""]
