@@ -11,6 +11,7 @@ from scfm_lab.cells.audit import audit_cells
 from scfm_lab.cells.cells import Cells, column_of, group_column
 from scfm_lab.cells.dose import check_dose, check_level
 from scfm_lab.errors import DataError, GenesError, did_you_mean
+from scfm_lab.tasks.not_read import not_read
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -66,9 +67,18 @@ class Baseline:
         self.known[self.match.columns] = True
         self.summed = _summed_columns(self.match, self.cells)
         with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
-            self.baseline = self.encode(self.cells, progress=report, cancel=cancel).cell
+            self.baseline = self._first(report, cancel)
         self.seen = np.asarray(np.isfinite(self.baseline).all(axis=1))
         """Cells in which the model sees a gene."""
+
+    def _first(self, report: Callable[..., None] | None, cancel: Any) -> NDArray[np.float32]:
+        """Vectors of the cells as they are; what of them is not read is kept for the records."""
+        self.not_read: dict[str, Any] = {}
+        if len(self.cells) == 0:
+            return self.encode(self.cells).cell
+        tokens = self.model.tokenize(self.cells, options=self.options, seed=self.seed)
+        self.not_read = not_read(tokens.cell, self.cells, self.match)
+        return self.model.encode(tokens, progress=report, cancel=cancel).cell
 
     def encode(self, cells: Cells, *, progress: Callable[..., None] | None = None, cancel: Any = None) -> States:
         """Vectors of cells, in the model's own precision."""

@@ -16,7 +16,8 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, plural
 from scfm_lab.models.tokens import Request, Tokens
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run, truncation
+from scfm_lab.tasks.embed_run import Asked, Done, check_reference, run
+from scfm_lab.tasks.not_read import truncated_sentence, truncation
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -60,13 +61,7 @@ class EmbedResult(Result):
             f"{head} {self.vectors.shape[1]}-d vectors of {p['model']} in obsm[{self.key!r}] "
             f"({p['seconds']:.1f} s, {speed:,.0f} cells/s on {p['device']} in {p['precision']}).\n"
             + self.audit.summary()
-            + (
-                f"\n{plural(p['cells_truncated'], 'cell has', 'cells have')} more genes than the model reads; "
-                f"{p['counts_truncated']:.1%} of {'its' if p['cells_truncated'] == 1 else 'their'} counts on known genes are "
-                "left out."
-                if p["cells_truncated"]
-                else ""
-            )
+            + (f"\n{truncated_sentence(p)}" if p["cells_truncated"] else "")
             + (
                 f"\n{plural(p['cells_left_out'], 'cell has', 'cells have')} no vector because the reference leaves "
                 f"{'it' if p['cells_left_out'] == 1 else 'them'} out."

@@ -21,8 +21,6 @@ from scfm_lab.models.tokens import Request
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
-
     from scfm_lab.cells.genes import Genes
     from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.plan import Sizes
@@ -271,16 +269,6 @@ def _worth_keeping(cells: int, width: int) -> bool:
     from scfm_lab.inference.cache import limit_bytes
 
     return cells * (4 * width + 64) <= limit_bytes() // 2
-
-
-def truncation(cell: Mapping[str, NDArray[Any]], kept: NDArray[np.float64]) -> dict[str, Any]:
-    """How many cells were cut, and which share of their counts on known genes that left out."""
-    truncated = np.asarray(cell.get("truncated", np.zeros(len(kept), dtype=bool)), dtype=bool)
-    if not truncated.any():
-        return {"cells_truncated": 0, "counts_truncated": 0.0}
-    seen = kept[truncated]
-    lost = np.asarray(cell["share_truncated"], dtype=np.float64)[truncated]
-    return {"cells_truncated": int(truncated.sum()), "counts_truncated": float((seen * lost).sum() / seen.sum())}
 
 
 def check_reference(model: Model, like_reference: bool, options: dict[str, Any], batch_size: int | None) -> None:

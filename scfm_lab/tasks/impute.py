@@ -13,6 +13,7 @@ from scfm_lab.cells.audit import audit_cells
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.results import Result, charts
+from scfm_lab.tasks.not_read import blind_sentence, not_read, truncated_sentence
 from scfm_lab.tasks.progress import as_progress
 
 if TYPE_CHECKING:
@@ -56,10 +57,14 @@ class ImputeResult(Result):
         """What was predicted and where it lies."""
         known = int(np.isfinite(self.values).any(axis=0).sum())
         place = f"layers[{self.key!r}]" if self.all_genes else f"obsm[{self.key!r}]"
-        return (
+        blind = int(np.isnan(self.values).all(axis=1).sum()) if known else 0
+        lines = [
             f"{self.provenance['model']} predicts {known:,} of {len(self.genes):,} genes in {len(self.values):,} cells, "
-            f"as expected {self.provenance['unit']} in {place}. Predictions: keep them out of tests of differential expression."
-        )
+            f"as expected {self.provenance['unit']} in {place}. Predictions: keep them out of tests of differential expression.",
+            blind_sentence(blind, "prediction", self.provenance),
+            truncated_sentence(self.provenance),
+        ]
+        return "\n".join(line for line in lines if line)
 
     def plot(self) -> Any:
         """Spread of the predictions against their mean, a point a gene (Altair)."""
@@ -155,7 +160,9 @@ def impute(
         task="impute",
         imputed=True,
         unit=model.decode_unit,
+        options=model.check_options(options),
         **audit_cells(cells, match, model.spec.name).as_provenance(),
+        **not_read(tokens.cell, cells, match),
         seed=seed,
         seconds=time.perf_counter() - started,
     )

@@ -211,6 +211,7 @@ class Perturber(Baseline):
             options=self.model.check_options(self.options),
             arguments={**self.arguments, "n_draws": n_draws},
             **self.audit.as_provenance(),
+            **self.not_read,
             seconds=time.perf_counter() - started,
         )
         return PerturbResult(

@@ -10,6 +10,7 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
+from scfm_lab.tasks.not_read import blind_sentence, truncated_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -175,6 +176,8 @@ class PerturbResult(Result):
                 f"[{_number(row['effect_low'])}, {_number(row['effect_high'])}]: how the model's answers differ between them, "
                 "not how wrong it is."
             )
+        blind = int(np.isnan(self.shift).sum())
+        lines += filter(None, (blind_sentence(blind, "shift", self.provenance), truncated_sentence(self.provenance)))
         error = np.nanmedian(self.layout.error)
         lines.append(
             f"On the plane ({self.layout.basis}) places are known to within {error:.2g} (median projection error)."

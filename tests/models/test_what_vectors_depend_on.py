@@ -225,3 +225,17 @@ def test_a_worker_that_finds_other_settings_refuses(tmp_path: Path, pbmc68k: Ann
     }
     with pytest.raises(ModelError, match="other settings"):
         cluster._open({"model": wanted | {"settings": "sha256:" + "0" * 64}})
+
+
+def test_imputing_and_perturbing_tell_what_was_not_read(few: AnnData) -> None:
+    gene = str(few.var_names[np.asarray(few.X.sum(axis=0)).ravel().argmax()])
+    few.X = few.X.multiply(np.arange(few.n_obs)[:, None] != 3).tocsr()
+    options = {"max_length": 20}
+    imputed = sl.impute(few, "starter", genes=[gene], options=options, progress=False)
+    moved = sl.perturb(few, "starter", {gene: 0.0}, options=options, null=False, progress=False)
+    for result, what in ((imputed, "prediction"), (moved, "shift")):
+        assert result.provenance["options"]["max_length"] == 20
+        assert result.provenance["cells_truncated"] == few.n_obs - 1
+        assert 0 < result.provenance["counts_truncated"] < 1
+        assert f"1 cell has no {what} (NaN): no known gene." in result.summary()
+        assert f"{few.n_obs - 1} cells have more genes than the model reads" in result.summary()
