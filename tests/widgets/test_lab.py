@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.inference.hardware import Hardware
 from scfm_lab.tasks.perturb import Perturber
-from scfm_widgets import curves
+from scfm_widgets import curves, panel_models
 from scfm_widgets.codec import Frame, pack_mask
 from scfm_widgets.export import payload_of
 
@@ -84,6 +86,27 @@ class TestOpening:
         assert row["fit"]["source"] in ("measured", "estimated")
         assert (row["licence"], row["commercial"]) == ("BSD-3-Clause", True)
         assert row["kind"] == "pretrained"
+
+    def test_the_picked_one_is_one_row_by_whatever_name_and_the_list_is_read_again(
+        self, bench: Callable[..., Bench]
+    ) -> None:
+        from scfm_registry import Registry
+
+        opened = bench(model="models:/starter@champion")
+        opened.lab.wait(60)
+        before = opened.lab._models["rows"]
+        rows = opened.ask(type="models")[0]["rows"]
+        assert [row["reference"] for row in rows] == [row["reference"] for row in before]
+        for name in ("models:/starter@champion", "models:/starter/1", "starter", "scfm.starter"):
+            assert [row["reference"] for row in rows if name in row["sources"]] == ["starter/1"], name
+            assert opened.lab.session.same_model(name, "models:/starter/1")
+        assert not opened.lab.session.same_model("starter", "sctop")
+        twice = replace(Registry().get("starter@champion"), aliases=("aaa", "champion"))
+        named = panel_models._row(twice, Hardware.detect(), set(), "")["sources"]
+        assert {"models:/starter@aaa", "models:/starter@champion", "models:/starter/1"} <= set(named)
+        # While the list is read again, what was read before stands.
+        statuses = [(told["status"], len(told["rows"])) for told in opened.updates("_models")]
+        assert ("loading", 0) not in statuses[1:]
 
     def test_greys_out_what_was_retracted(self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
         from scfm_registry import Registry
@@ -830,6 +853,18 @@ def test_the_still_picture_shows_every_group_in_its_colour(bench: Callable[..., 
     seen = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in image.getcolors(1_000_000)}
     assert seen >= set(CATEGORIES[:10])
     assert set(CATEGORIES[10:]).isdisjoint(seen)
+
+
+def test_the_still_picture_has_the_scale_of_the_column_and_greek_letters() -> None:
+    from scfm_widgets.picture import _colours, _font
+
+    about = {"kind": "number", "min": 0.0, "max": 1.0}
+    for scale, first in (("amount", "#e3e6ea"), ("order", "#440154"), ("change", "#e3e6ea")):
+        assert _colours({**about, "scale": scale})[0] == first
+    last = {_colours({**about, "scale": scale})[254] for scale in ("amount", "order", "change")}
+    assert len(last) == 3
+    drawn = [bytes(_font(24).getmask(letter)) for letter in ("γ", "δ", "\U0010ffff")]
+    assert len(set(drawn)) == 3
 
 
 def test_the_still_picture_does_without_what_cannot_be_had(bench: Callable[..., Bench], pbmc68k: AnnData) -> None:

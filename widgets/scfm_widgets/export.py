@@ -191,11 +191,7 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     _tell_kernel_only(payload, lab, [row["title"] for row in panels if row["component"] not in kept])
     # Of the registry only the model that is named above the cells concerns whoever is given the page.
     models, picked = payload.traits["_models"], payload.traits["state"]["model"]
-    named = [
-        row
-        for row in models.get("rows", [])
-        if picked in (row["source"], row["name"], f"models:/{row['name']}/{row['version']}")
-    ]
+    named = [row for row in models.get("rows", []) if picked in row["sources"]]
     payload.traits["_models"] = {**models, "rows": named, "note": ""}
     # Nobody computes here what was still under way.
     shown = payload.traits["_perturbation"]

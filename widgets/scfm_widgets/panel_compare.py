@@ -54,7 +54,7 @@ class ComparePanel(Panel):
             from scfm_lab.tasks.compare import compare
             from scfm_lab.tasks.layout import umap_plane, write_plane
 
-            if source == against:
+            if session.same_model(source, against):
                 message = "These are the same model; pick another one to compare with."
                 raise ModelError(message)
             pair = []

@@ -36,6 +36,7 @@ class ModelsPanel(Panel):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
+        self.session.publish(_models={"status": "loading", "rows": [], "note": ""})
         self.refresh()
 
     def handle(self, message: dict[str, Any]) -> Any:
@@ -78,8 +79,7 @@ class ModelsPanel(Panel):
         return self.session.submit("import", work, label=f"Importing {name}", lane="import")
 
     def refresh(self) -> Future[Any]:
-        """Read the registry beside the notebook, and publish what it holds."""
-        self.session.publish(_models={"status": "loading", "rows": [], "note": ""})
+        """Read the registry beside the notebook, and publish what it holds; what was read before stands until then."""
         return self.session.submit("models", self._read, lane="models", aside=True)
 
     def _read(self, progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
@@ -99,6 +99,7 @@ class ModelsPanel(Panel):
             self.session.fail(error, "models")
             rows = _contributed()
             notes.append("The registry cannot be read; these are the models that plugins bring.")
+        self.session.listed = rows
         self.session.publish(
             _models={"status": "ready", "rows": rows, "note": " ".join(notes)}, _hardware=hardware.describe()
         )
@@ -110,14 +111,27 @@ def _registered(hardware: Hardware) -> list[dict[str, Any]]:
 
     families = {item.id for item in plugins.discover().contributions("models")}
     registry = Registry()
-    rows = [_row(item, hardware, families, registry.why_retracted(item)) for item in registry.search(all_versions=True)]
+    versions = list(registry.search(all_versions=True))
+    rows = [_row(item, hardware, families, registry.why_retracted(item)) for item in versions]
+    for names in _bare_names().values():
+        same = [row for row in rows if row["name"] in names]
+        if same:
+            # A bare name opens what comes with its plugin, which is the first version: later ones were registered by people.
+            min(same, key=lambda row: int(row["version"]))["sources"] += names
     return [*rows, *(_published(item) for item in registry.catalog() if not item.here)]
+
+
+def _bare_names() -> dict[str, list[str]]:
+    """By id, the names under which a model that comes with its plugin is opened."""
+    found = [item for item in plugins.discover().contributions("models") if not item.data.get("needs_files")]
+    return {item.id: list(dict.fromkeys([item.id, item.id.split(".", 1)[-1]])) for item in found}
 
 
 def _published(item: Any) -> dict[str, Any]:
     """A checkpoint that its authors publish and that is not known to be here, as a greyed row."""
     return {
         "source": f"published:{item.id}",
+        "sources": [f"published:{item.id}"],
         "reference": None,
         "name": item.id,
         "version": None,
@@ -205,6 +219,8 @@ def _row(item: ModelVersion, hardware: Hardware, families: set[str], retracted: 
         blocked = f"Does not fit: {fit.reason}."
     return {
         "source": item.uri if not item.aliases else f"models:/{item.name}@{item.aliases[0]}",
+        # Whatever it may have been picked by: it bears several aliases, or none.
+        "sources": [item.uri, *(f"models:/{item.name}@{alias}" for alias in item.aliases)],
         "name": item.name,
         "version": str(item.version),
         "aliases": list(item.aliases),
@@ -252,6 +268,7 @@ def _contributed() -> list[dict[str, Any]]:
     return [
         {
             "source": item.name if item.plugin == "scfm" else item.id,
+            "sources": [item.name, item.id],
             "name": item.name,
             "version": None,
             "aliases": [],

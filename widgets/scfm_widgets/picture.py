@@ -32,7 +32,12 @@ CATEGORIES = (
     "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b8a800", "#4d4d4d",
     "#332288", "#882255", "#44aa99", "#999933", "#aa4499", "#117733", "#88ccee", "#cc6677",
 )  # fmt: skip
-_AMOUNT = ("#e3e6ea", "#c5d3e2", "#8fb8d8", "#4d8fc4", "#2a61a6", "#2b2f78")
+#: The same scales as in the browser, on a light background.
+_SCALES = {
+    "amount": ("#e3e6ea", "#c5d3e2", "#8fb8d8", "#4d8fc4", "#2a61a6", "#2b2f78"),
+    "order": ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#d8d21a"),
+    "change": ("#e3e6ea", "#f2d3a4", "#ecaa55", "#d8752b", "#a8431b", "#5f1f0d"),
+}
 
 
 def draw(session: Session, column_of: Callable[[str, str], Column]) -> bytes | None:
@@ -99,7 +104,8 @@ def _colours(about: dict[str, Any]) -> list[str]:
         if about.get("other") is not None:
             colours[about["other"]] = _GREY
     elif about.get("kind") == "number":
-        stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in _AMOUNT])
+        scale = _SCALES[about.get("scale", "amount")]
+        stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in scale])
         at = np.minimum(np.arange(256) / MAX_CODE, 1) * (len(stops) - 1)
         mixed = np.column_stack([np.interp(at, np.arange(len(stops)), stops[:, i]) for i in range(3)])
         colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in mixed.round().astype(int)]
@@ -110,18 +116,16 @@ def _colours(about: dict[str, Any]) -> list[str]:
 
 
 def _legend(pen: Any, about: dict[str, Any], colours: list[str]) -> None:
-    from PIL import ImageFont
-
-    font, bold = ImageFont.load_default(12 * _FINE), ImageFont.load_default(13 * _FINE)
+    font, bold = _font(12 * _FINE), _font(13 * _FINE)
     left, line = (_SIZE[0] - _LEGEND + 8) * _FINE, 20 * _FINE
-    pen.text((left, 20 * _FINE), _ascii(about.get("title", "")), fill=_INK, font=bold)
+    pen.text((left, 20 * _FINE), about.get("title", ""), fill=_INK, font=bold)
     top = 46 * _FINE
     if about.get("kind") == "category":
         labels = about["labels"]
         for code, label in enumerate(labels[:_MOST_ROWS]):
             y = top + code * line
             pen.ellipse((left, y + 2 * _FINE, left + 11 * _FINE, y + 13 * _FINE), fill=colours[code])
-            pen.text((left + 18 * _FINE, y), _ascii(label)[:32], fill=_INK, font=font)
+            pen.text((left + 18 * _FINE, y), label[:32], fill=_INK, font=font)
         if len(labels) > _MOST_ROWS:
             more = f"and {len(labels) - _MOST_ROWS} more"
             pen.text((left, top + _MOST_ROWS * line), more, fill=_MUTED, font=font)
@@ -134,6 +138,11 @@ def _legend(pen: Any, about: dict[str, Any], colours: list[str]) -> None:
         pen.text((left + width - pen.textlength(end, font=font), top + 18 * _FINE), end, fill=_MUTED, font=font)
 
 
-def _ascii(text: str) -> str:
-    """The font that comes with Pillow has few letters; what it lacks becomes a question mark instead of an error."""
-    return text.encode("latin-1", "replace").decode("latin-1")
+def _font(size: int) -> Any:
+    """DejaVu Sans, which comes with matplotlib and has the Greek letters of names of cells."""
+    from pathlib import Path
+
+    import matplotlib as mpl
+    from PIL import ImageFont
+
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

@@ -110,6 +110,8 @@ class Session:
         self.second_frame: Frame | None = None
         self._plane: tuple[Any, NDArray[np.float64]] | None = None
         self._runs: list[dict[str, Any]] = []
+        #: Models as the Models panel has read them last.
+        self.listed: list[dict[str, Any]] = []
         #: The last screen of selected cells here, and which those were.
         self.screened: tuple[Result, NDArray[np.bool_]] | None = None
 
@@ -205,6 +207,13 @@ class Session:
             return Registry().get(source.removeprefix(REGISTRY)).reference
         except ScfmError:
             return None
+
+    def same_model(self, one: str, other: str) -> bool:
+        """Whether two sources mean the same model: the same text, or the same version in the registry."""
+        if one == other or any({one, other} <= set(row["sources"]) for row in self.listed):
+            return True
+        version = self.version_of(one)
+        return version is not None and version == self.version_of(other)
 
     def adopt(self, model: str | Model | None) -> str | None:
         """Take a model that is open already, or the source of one; give the source by which the bench calls it.

@@ -229,10 +229,11 @@ export function matchParts(name: string, typed: string): [string, string, string
 
 /** Whether a registry's row is the model that is picked, by whatever name it was picked ("starter", "models:/starter/1"). */
 export function isPicked(
-  row: { source: string; name: string; version: string | null },
+  row: { source: string; sources?: readonly string[]; name: string; version: string | null },
   picked: string | null,
 ): boolean {
-  return picked !== null && [row.source, row.name, `models:/${row.name}/${row.version}`].includes(picked);
+  const { source, name, version, sources = [source, name, `models:/${name}/${version}`] } = row;
+  return picked !== null && (source === picked || sources.includes(picked));
 }
 
 /** Whether a panel is the one that the state names: by its id ("scfm.perturb"), or as people write it ("perturb", "Perturb"). */

@@ -1,6 +1,7 @@
 /** What a plugin's panel is given: a small versioned window on the store. `docs/panels.md` describes it. */
 
 import type { Doses } from "./reducers.ts";
+import { MISSING } from "./render/renderer.ts";
 import type { Reply } from "./requests.ts";
 import type { Key, Store } from "./store.ts";
 import { currentTheme, watchTheme } from "./theme.ts";
@@ -13,7 +14,7 @@ const LISTEN: Record<string, Key[]> = {
   model: ["state"],
   doses: ["doses"],
   selection: ["selection"],
-  positions: ["_xy", "_after"],
+  positions: ["_xy", "_after", "t"],
   job: ["_job"],
   n: ["_meta"],
 };
@@ -28,8 +29,9 @@ export function panelSession(store: Store, panel: string) {
     selection: () => store.selection.slice(),
     job: () => structuredClone(store.get("_job")),
     positions: () => {
-      const shown = store.positions("after") ?? store.positions("before");
-      return shown && Float32Array.from(shown, (value) => value / 65535);
+      const before = store.positions("before");
+      const after = store.positions("after") ?? before;
+      return before && Float32Array.from(before, (from, i) => between(from, after![i], store.t));
     },
   };
   const write: Record<string, (value: unknown) => void> = {
@@ -66,6 +68,12 @@ export function panelSession(store: Store, panel: string) {
     },
   };
   return { session, dispose: stopAll(stops) };
+}
+
+/** Where one coordinate is drawn on its way from before to after; NaN for a cell without a place. */
+function between(from: number, to: number, t: number): number {
+  if (from === MISSING || to === MISSING) return Number.NaN;
+  return (from + (to - from) * t) / 65535;
 }
 
 function stopAll(stops: (() => void)[]): () => void {

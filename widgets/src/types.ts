@@ -61,6 +61,8 @@ export interface SessionState {
 
 export interface ModelRow {
   source: string;
+  /** All that the model may have been picked by: by number, by each alias, by a bare name. */
+  sources: string[];
   /** Name and version in the registry; null for what is not in it. */
   reference: string | null;
   created: string;

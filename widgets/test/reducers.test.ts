@@ -231,6 +231,21 @@ describe("models and jobs", () => {
     for (const name of [null, "models:/starter/1", "pca"]) expect(isPicked(row, name)).toBe(false);
   });
 
+  it("a row is picked by each of its aliases, and a bare name is of one version", () => {
+    const first = { source: "models:/starter@a", name: "starter", version: "1" };
+    const rows = [
+      {
+        ...first,
+        sources: ["models:/starter@a", "models:/starter@champion", "models:/starter/1", "starter"],
+      },
+      { ...first, source: "models:/starter/2", version: "2", sources: ["models:/starter/2"] },
+    ];
+    const picked = (name: string) => rows.filter((row) => isPicked(row, name)).map(({ version }) => version);
+    for (const name of ["models:/starter@champion", "starter", "models:/starter/1"])
+      expect(picked(name)).toEqual(["1"]);
+    expect(picked("models:/starter/2")).toEqual(["2"]);
+  });
+
   it("only work that a person waits for makes the bench busy", () => {
     expect(isBusy({ kind: "embed", status: "running" })).toBe(true);
     expect(isBusy({ kind: "null", status: "running" })).toBe(false);

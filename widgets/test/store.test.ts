@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { panelSession } from "../src/session.ts";
 import { type Model, Store } from "../src/store.ts";
 import { BEFORE, effect, model, perturbation, responses } from "./bench.ts";
 
@@ -233,6 +234,17 @@ describe("doses", () => {
     await settle();
     expect(store.computing).toBe(false);
     expect(store.positions("after")![2]).toBe(60);
+  });
+
+  it("give a plugin's panel the places as they are drawn on the way, and none where a cell has none", async () => {
+    const { store } = bench();
+    store.setDoses({ CD3D: 0 }, true);
+    await settle();
+    store.setT(0.5);
+    const { session } = panelSession(store, "plugin");
+    const places = session.get("positions") as Float32Array;
+    expect(places[2]).toBeCloseTo(80 / 65535, 9);
+    expect(Array.from(places.slice(6))).toEqual([Number.NaN, Number.NaN]);
   });
 
   it("that a slider passes over are not pulled back by an older answer", async () => {

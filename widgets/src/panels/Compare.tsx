@@ -27,7 +27,7 @@ export function Compare({ show }: { show: (component: string) => void }) {
       </div>
     );
   }
-  const other = others.find(({ source }) => source === against);
+  const other = others.find((row) => isPicked(row, against));
   return (
     <div class="sl-panel">
       <label class="sl-field" for={`${prefix}-against`}>

@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { geneOptions, noGene } from "../genes.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
-import { withDose } from "../reducers.ts";
+import { isPicked, withDose } from "../reducers.ts";
 import { Superseded } from "../requests.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 
@@ -194,7 +194,7 @@ function Neighbours({ told }: { told: Told }) {
 
 function AttentionOf({ gene }: { gene: string }) {
   const { store, view } = useScope();
-  const model = store.get("_models")?.rows?.find(({ source }) => source === store.state.model);
+  const model = store.get("_models")?.rows?.find((row) => isPicked(row, store.state.model));
   const [found, setFound] = useKept<Attention | "asking" | { fault: string } | null>(
     `attention ${gene} ${store.state.model}`,
     null,

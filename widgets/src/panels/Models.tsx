@@ -1,5 +1,6 @@
 /** The registry's models: what each is, under which licence, and whether it runs here. */
 
+import { useEffect } from "preact/hooks";
 import * as format from "../format.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
 import { isBusy, isPicked } from "../reducers.ts";
@@ -17,6 +18,11 @@ export function Models() {
   const [typed, setTyped] = useKept("models.typed", "");
   const [kind, setKind] = useKept<string | null>("models.kind", null);
   const models = store.get("_models");
+  // Somebody may have registered or promoted a version since; what was read before stands until the answer.
+  useEffect(() => {
+    if (store.get("_models")?.status === "ready" && !store.get("_meta").static)
+      store.requests.ask({ type: "models" }, "models").catch(() => {});
+  }, [store]);
   const query = typed.trim().toLowerCase();
   const all = models?.rows ?? [];
   const rows = all.filter(
