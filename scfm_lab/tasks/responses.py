@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from math import comb
@@ -42,6 +42,9 @@ class Responses:
     samples: tuple[str, ...]
     replicates: str
     """What the samples are: samples of a column, or random parts of the cells."""
+    parts: Responses | None = None
+    """Where there are no samples: the same in random parts of the cells. They stand in for replicates alone; directions are of
+    all cells, as are the relabelled cells that their lengths stand beside."""
 
     @classmethod
     def of(
@@ -69,11 +72,33 @@ class Responses:
             )
         if len(names) < 2:
             raise DataError(f"All cells are {control!r}; treated cells are needed beside them.")
-        seen = np.isfinite(vectors).all(axis=1)
-        replicates = "samples"
         if sample is None or len(set(sample)) < 2:
-            replicates = "random parts of the cells"
-            sample = _parts(treatment, context, dose, seed)
+            what = "random parts of the cells"
+            given = (vectors, treatment, control, context)
+            parts = cls._by_sample(*given, _parts(treatment, context, dose, seed), dose, what)
+            whole = cls._by_sample(*given, np.full(len(treatment), "all cells", dtype=object), dose, what)
+            found = replace(whole, parts=parts, samples=parts.samples)
+        else:
+            found = cls._by_sample(vectors, treatment, control, context, sample, dose, "samples")
+        if not found.keys:
+            raise DataError(
+                f"In no sample and context are there {FEWEST} treated and {FEWEST} control cells; take coarser groups."
+            )
+        return found
+
+    @classmethod
+    def _by_sample(
+        cls,
+        vectors: NDArray[np.float32],
+        treatment: NDArray[Any],
+        control: str,
+        context: NDArray[Any],
+        sample: NDArray[Any],
+        dose: NDArray[np.float64] | None,
+        replicates: str,
+    ) -> Responses:
+        """Means of each sample with enough cells; there may be none."""
+        seen = np.isfinite(vectors).all(axis=1)
         told = np.full(len(treatment), np.nan) if dose is None else dose
         treated: dict[tuple[str, float, str, str], list[int]] = {}
         untreated: dict[tuple[str, str], list[int]] = {}
@@ -93,11 +118,7 @@ class Responses:
             shift.append(x[rows].mean(axis=0) - x[other].mean(axis=0))
             n_treated.append(len(rows))
             n_control.append(len(other))
-        if not keys:
-            raise DataError(
-                f"In no sample and context are there {FEWEST} treated and {FEWEST} control cells; take coarser groups."
-            )
-        n, m = np.array(n_treated), np.array(n_control)
+        n, m = np.array(n_treated, dtype=np.int64), np.array(n_control, dtype=np.int64)
         controls = {c: x[seen & (treatment == control) & (context == c)] for c in sorted({k[2] for k in keys})}
         return cls(keys, np.array(shift), n * m / (n + m), n, m, controls, tuple(sorted(set(sample))), replicates)
 
@@ -123,13 +144,17 @@ class Responses:
         """Doses of a treatment in a context, from low to high."""
         return sorted(self._index.get((treatment, context), {}))
 
+    def top(self, treatment: str, context: str) -> float:
+        """The highest dose of a treatment in a context."""
+        return max(self._index.get((treatment, context), {}), default=UNTOLD)
+
     def rows(
         self, treatment: str, context: str, samples: tuple[str, ...] | None = None, dose: float | None = None
     ) -> NDArray[np.int64]:
         """Entries of a treatment in a context, of some samples; of the highest dose where none is named."""
         by_dose = self._index.get((treatment, context), {})
         if dose is None:
-            dose = max(by_dose, default=UNTOLD)
+            dose = self.top(treatment, context)
         found = by_dose.get(dose, {})
         return np.array([row for s, row in found.items() if samples is None or s in samples], dtype=np.int64)
 
@@ -137,6 +162,10 @@ class Responses:
         self, treatment: str, context: str, samples: tuple[str, ...] | None = None, dose: float | None = None
     ) -> NDArray[np.float64] | None:
         """Weighted mean over samples of treated minus control; None where no sample has enough cells."""
+        if self.parts is not None and samples is not None:
+            return self.parts.direction(
+                treatment, context, samples, self.top(treatment, context) if dose is None else dose
+            )
         rows = self.rows(treatment, context, samples, dose)
         if not len(rows):
             return None
@@ -144,7 +173,10 @@ class Responses:
 
     def usable(self, treatment: str, *contexts: str) -> tuple[str, ...]:
         """Samples with a direction in any of the contexts."""
-        return tuple(sorted({self.keys[i][3] for c in contexts for i in self.rows(treatment, c)}))
+        of = self.parts or self
+        return tuple(
+            sorted({of.keys[i][3] for c in contexts for i in of.rows(treatment, c, dose=self.top(treatment, c))})
+        )
 
 
 def _parts(treatment: NDArray[Any], context: NDArray[Any], dose: NDArray[np.float64] | None, seed: int) -> NDArray[Any]:

@@ -211,6 +211,23 @@ def test_a_real_model_and_cells_without_samples(pbmc68k):
     assert found.provenance["model"] == "pca"
 
 
+@pytest.mark.parametrize("n", [9, 10, 11])
+def test_without_samples_noise_is_no_longer_than_that_of_relabelled_cells(n):
+    """Parts of a few cells are dropped; a direction of what is left would be longer than any of all cells."""
+    rng = np.random.default_rng(n)
+    p = []
+    for _ in range(30):
+        adata = ad.AnnData(np.ones((2 * n, 3), np.float32))
+        adata.obs["drug"] = ["a", "none"] * n
+        adata.obsm["X_made"] = rng.normal(size=(2 * n, WIDTH)).astype(np.float32)
+        found = sl.drug_signature(adata, use_rep="X_made", treatment_key="drug", control="none", seed=n)
+        p.append(found.table["p_value"].item())
+        assert found.table["n_treated"].item() == n
+        x = adata.obsm["X_made"].astype(float)
+        np.testing.assert_allclose(found.direction("a"), x[::2].mean(axis=0) - x[1::2].mean(axis=0))
+    assert np.mean(np.array(p) <= 0.05) <= 0.2
+
+
 def test_signatures_that_make_no_sense_are_refused(two_drugs, pbmc68k):
     with pytest.raises(DataError, match="No cell is 'dmso'"):
         sl.drug_signature(two_drugs, use_rep="X_made", treatment_key="drug", control="dmso")
