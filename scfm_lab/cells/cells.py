@@ -135,6 +135,17 @@ def check_cell_names(adata: AnnData) -> None:
         )
 
 
+def subset(adata: AnnData, rows: NDArray[Any] | None = None) -> AnnData:
+    """Some cells (None: all) as an AnnData of their own in memory; also of one that lies in a file, or of a view of it."""
+    if not getattr(adata, "isbacked", False):
+        return (adata if rows is None else adata[rows]).copy()
+    # Of a view into a file no view can be made, only of what is in memory.
+    if adata.is_view:
+        adata = adata.to_memory()
+        return adata if rows is None else adata[rows].copy()
+    return (adata if rows is None else adata[rows]).to_memory()
+
+
 def column_of(adata: AnnData, name: str, *, what: str = "The column", min_values: int = 1) -> Any:
     """A column of ``obs`` as a pandas Series, or a sentence that says what is missing.
 

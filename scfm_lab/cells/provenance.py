@@ -153,8 +153,9 @@ def free_key(adata: AnnData, slot: str, key: str, *, given: bool) -> str:
     Raises
     ------
     DataError
-        If `key` was `given` by the user and holds something else.
+        If `key` was `given` by the user and holds something else, or nothing can be written (:func:`check_writable`).
     """
+    check_writable(adata)
     fault = _taken(adata, slot, key)
     if fault is None:
         return key
@@ -164,6 +165,21 @@ def free_key(adata: AnnData, slot: str, key: str, *, given: bool) -> str:
     while _taken(adata, slot, f"{key}_{number}"):
         number += 1
     return f"{key}_{number}"
+
+
+def check_writable(adata: AnnData) -> None:
+    """Refuse a view of a backed AnnData, into which anndata writes nothing.
+
+    Raises
+    ------
+    DataError
+        It is one.
+    """
+    if getattr(adata, "isbacked", False) and getattr(adata, "is_view", False):
+        raise DataError(
+            "Results cannot be written into a view of a backed AnnData; give the backed AnnData itself, or bring the cells "
+            "into memory first (adata.to_memory())."
+        )
 
 
 def _taken(adata: AnnData, slot: str, key: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.cells import column_of, subset
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.once import once
@@ -32,6 +32,7 @@ FLOORS = ("pca", "sctop")
 #: How a floor is called beside a model of the same family: it is fitted to the training cells.
 FITTED = {"pca": "pca (fitted)", "sctop": "sctop (fitted)"}
 _FOLDS = 5
+_LABELLED_BY = {"neighbours": "their neighbours", "linear": "a linear head on their vectors"}
 
 
 def annotation(
@@ -58,7 +59,7 @@ def annotation(
 ) -> Scores:
     """Macro-F1 and accuracy of label transfer, between floor and ceiling, with bootstrap intervals.
 
-    The floors are fitted to the training cells alone: ``pca``, 50 components and the same neighbours; ``sctop``, the training
+    The floors are fitted to the training cells alone: ``pca``, 50 components and the same method; ``sctop``, the training
     cells' types as basis and the best projection (Souza and Mehta 2026).
 
     Parameters
@@ -75,7 +76,7 @@ def annotation(
     second_labels_key
         Labels of the scored cells by someone else: how far two annotators agree is the ceiling.
     method
-        ``"neighbours"`` or ``"linear"``, for models; the floors have their own.
+        ``"neighbours"`` or ``"linear"``: for models and for ``pca`` alike, so that the floor has as much training as they have.
     harmonise
         As for :func:`scfm_lab.annotate`.
     orthologs
@@ -134,14 +135,17 @@ def annotation(
     if floors and not why_not:
         for floor in FLOORS:
             name = FITTED[floor]
-            guesses[name] = once(("annotation", floor), _of_floor, for_floors, floor, k, how)
+            guesses[name] = once(("annotation", floor, method), _of_floor, for_floors, floor, method, k, how)
             floor_names.append(name)
     second = None
     if second_labels_key is not None:
         second = _texts(reference if query is None else query, second_labels_key, "The second label column")
         second = (second if names is None else names.apply(second))[data.scored_rows]
     scores = _scores(data, guesses, told, floor_names, second, n_boot=n_boot, seed=seed, method=method, k=k)
-    notes = (*scores.notes, *([f"No floors: {why_not}"] if why_not else []))
+    labelled = (
+        f"Models and {FITTED['pca']} are labelled by {_LABELLED_BY[method]}; {FITTED['sctop']} by its projection."
+    )
+    notes = (*scores.notes, *([labelled] if floor_names else []), *([f"No floors: {why_not}"] if why_not else []))
     return replace(scores, scores=flagged(scores, flags), notes=notes)
 
 
@@ -193,7 +197,7 @@ def _prepare(
     rows = spread(codes, np.arange(len(codes)), max_cells, seed) if len(codes) > max_cells else np.arange(len(codes))
     if len(rows) < len(codes):
         notes.append(f"{len(rows):,} of {len(codes):,} reference cells are used (max_cells).")
-    reference, codes = reference[rows].copy(), codes[rows]
+    reference, codes = subset(reference, rows), codes[rows]
     samples = None if samples is None else samples[rows]
     if query is None or truth is None:
         fold, split = _held_out(codes, samples, seed)
@@ -219,7 +223,7 @@ def _prepare(
     units = None
     if sample_key is not None and sample_key in query.obs and not query.obs[sample_key].isna().any():
         units = query.obs[sample_key].astype(str).to_numpy(dtype=object)[at]
-    return _Data(reference, query[at].copy(), types, codes, place, at, samples, units, None, tuple(notes))
+    return _Data(reference, subset(query, at), types, codes, place, at, samples, units, None, tuple(notes))
 
 
 def _for_floors(data: _Data, layer: str | None, orthologs: Any) -> tuple[_Data, str]:
@@ -294,7 +298,7 @@ def _of_model(
     return guess, told
 
 
-def _of_floor(data: _Data, floor: str, k: int, how: Mapping[str, Any]) -> NDArray[np.int64]:
+def _of_floor(data: _Data, floor: str, method: str, k: int, how: Mapping[str, Any]) -> NDArray[np.int64]:
     guess = np.full(len(data.truth), -1, dtype=np.int64)
     for train, at in data.splits():
         cells, test = data.reference[train].copy(), data.test(at).copy()
@@ -302,14 +306,21 @@ def _of_floor(data: _Data, floor: str, k: int, how: Mapping[str, Any]) -> NDArra
         if floor == "sctop":
             guess[at] = sctop_codes(cells, labels, test, how)
         else:
-            guess[at] = pca_codes(cells, labels, test, len(data.types), k, how)
+            guess[at] = pca_codes(cells, labels, test, len(data.types), k, how, method=method)
     return guess
 
 
 def pca_codes(
-    cells: AnnData, codes: NDArray[np.int64], test: AnnData, n_types: int, k: int, how: Mapping[str, Any]
+    cells: AnnData,
+    codes: NDArray[np.int64],
+    test: AnnData,
+    n_types: int,
+    k: int,
+    how: Mapping[str, Any],
+    *,
+    method: str = "neighbours",
 ) -> NDArray[np.int64]:
-    """Labels by neighbours among the principal components of the training cells."""
+    """Labels from the principal components of the training cells, by neighbours or a linear head."""
     from scfm_lab.models.load import load_model
 
     pca = load_model("pca").fit(cells, n_components=max(2, min(50, cells.n_obs // 3)), layer=how.get("layer"))
@@ -318,7 +329,7 @@ def pca_codes(
     good: NDArray[np.bool_] = np.asarray(np.isfinite(reference).all(axis=1))
     seen: NDArray[np.bool_] = np.asarray(np.isfinite(query).all(axis=1))
     out = np.full(len(query), -1, dtype=np.int64)
-    out[seen] = Transfer(reference[good], codes[good], n_types, k=k).label(query[seen]).codes
+    out[seen] = Transfer(reference[good], codes[good], n_types, method=method, k=k).label(query[seen]).codes
     return out
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.cells import column_of, subset
 from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.annotation import FITTED
 from scfm_lab.evaluation.naming import named
@@ -90,7 +90,7 @@ def clustering(
     rows = np.arange(adata.n_obs)
     if len(rows) > max_cells:
         rows = np.sort(rng.choice(rows, max_cells, replace=False))
-    cells = adata[rows].copy()
+    cells = subset(adata, rows)
     labels = column_of(cells, labels_key, what="The label column", min_values=2).astype(str)
     names, truth = np.unique(labels.to_numpy(dtype=object).astype(str), return_inverse=True)
     units = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.cells import column_of, subset
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.annotation import annotation
 from scfm_lab.evaluation.naming import named
@@ -98,7 +98,7 @@ def cross_species(
         notes.append(f"{organism}: {audit.summary()}")
     if place != layer and layer is not None:
         # The mapped query has its counts in X; so shall the reference.
-        reference = reference.copy()
+        reference = subset(reference)
         reference.X = Cells.from_anndata(reference, layer=layer).counts
     names = label_map(
         harmonise, reference.obs[labels_key].astype(str).unique(), mapped.obs[labels_key].astype(str).unique()
@@ -113,7 +113,7 @@ def cross_species(
         )
     labels = reference.obs[labels_key].astype(str).to_numpy(dtype=object)
     labels = labels if names is None else names.apply(labels)
-    kept = reference[np.isin(labels.astype(str), shared.astype(str))].copy()
+    kept = subset(reference, np.isin(labels.astype(str), shared.astype(str)))
     notes.append(
         f"{len(shared)} labels are shared: {', '.join(map(str, shared))}. Cells of other labels are left out on both sides."
     )

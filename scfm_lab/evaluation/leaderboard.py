@@ -294,10 +294,13 @@ def _columns(
     if root is None and columns.stage_key and columns.labels_key:
         import pandas as pd
 
-        stage = pd.to_numeric(adata.obs[columns.stage_key], errors="coerce")
-        if stage.notna().any():
-            mean = stage.groupby(adata.obs[columns.labels_key].astype(str)).mean()
-            columns = replace(columns, root=str(mean.idxmin()))
+        from scfm_lab.tasks.trajectory import known_stages
+
+        # Stages without an order, and one stage only, are told where the part is left out.
+        with contextlib.suppress(DataError):
+            stage = pd.Series(known_stages(adata, columns.stage_key), index=adata.obs_names)
+            first = str(stage.groupby(adata.obs[columns.labels_key].astype(str)).mean().idxmin())
+            columns = replace(columns, root=f"group:{first}" if first in adata.obs_names else first)
     return columns, left
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.cells import subset
 from scfm_lab.evaluation.score import Score
 
 if TYPE_CHECKING:
@@ -90,11 +91,18 @@ def _no_batches(adata: AnnData, columns: Columns) -> str:
 
 
 def _no_stages(adata: AnnData, columns: Columns) -> str:
+    from scfm_lab.errors import DataError
+    from scfm_lab.tasks.trajectory import known_stages
+
     if columns.stage_key is None:
         return "no column of known stages is named (stage_key)"
-    if columns.root is None:
-        return "no root is known: name it (root), or the cell types (labels_key)"
-    return "" if _values(adata, columns.stage_key) > 1 else f"all cells are of one stage in {columns.stage_key!r}"
+    if _values(adata, columns.stage_key) < 2:
+        return f"all cells are of one stage in {columns.stage_key!r}"
+    try:
+        known_stages(adata, columns.stage_key)
+    except DataError as error:
+        return str(error).rstrip(".")
+    return "" if columns.root else "no root is known: name it (root), or the cell types (labels_key)"
 
 
 def _no_perturbations(adata: AnnData, columns: Columns) -> str:
@@ -129,7 +137,7 @@ def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> l
     check_unseen([model], adata, layer=columns.layer)
     assert columns.batch_key is not None
     result = integrate(
-        adata.copy(),
+        subset(adata),
         model,
         batch_key=columns.batch_key,
         labels_key=columns.labels_key,
@@ -169,7 +177,7 @@ def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
     from scfm_lab.tasks.embed import embed
 
     check_unseen([model], adata, layer=columns.layer)
-    own = adata.copy()
+    own = subset(adata)
     key = embed(own, model, layer=columns.layer, seed=seed, progress=False).key
     # Its training record was read above; the model need not be opened again for it.
     own.uns[UNS].pop(key)
@@ -212,7 +220,7 @@ def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> tuple[list
     from scfm_lab.evaluation.once import principal_components
     from scfm_lab.evaluation.ordering import FLOOR
 
-    own = adata.copy()
+    own = subset(adata)
     try:
         own.obsm[FLOOR] = principal_components(adata, layer=columns.layer)
         return _ordered(own, FLOOR, columns, seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_cells
-from scfm_lab.cells.cells import column_of
+from scfm_lab.cells.cells import column_of, subset
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.overlap import trained_on
@@ -354,7 +354,7 @@ def _with_floors(
     """The result with what the model and simple methods reach on the same cells, none of which the model was trained on."""
     from scfm_lab.evaluation.annotation import annotation
 
-    scored: AnnData | None = query if fresh.all() else query[fresh].copy()
+    scored: AnnData | None = query if fresh.all() else subset(query, fresh)
     truth = own_labels(query, labels_key)
     names = result.names
     if truth is not None:

@@ -37,13 +37,15 @@ class TrendResult(Result):
 
     def summary(self) -> str:
         """Of each gene and path how expression goes from the start to the end."""
-        lines = [f"log1p of counts per 10,000 along pseudotime; intervals are a bootstrap over {self.unit}."]
+        told = bool(self.table["low"].notna().any())
+        interval = f"intervals are a bootstrap over {self.unit}" if told else "without intervals (n_boot=0)"
+        lines = [f"log1p of counts per 10,000 along pseudotime; {interval}."]
         for (gene, path), part in self.table.groupby(["gene", "path"], sort=False):
             first, last = part.iloc[0], part.iloc[-1]
             apart = last["low"] > first["high"] or last["high"] < first["low"]
             lines.append(
                 f"{gene} towards {path}: {first['mean']:.2f} → {last['mean']:.2f}"
-                + ("." if apart else " (intervals of start and end overlap).")
+                + ("." if apart or not told else " (intervals of start and end overlap).")
             )
         return "\n".join(lines)
 
@@ -81,6 +83,8 @@ def gene_trends(
         Donors or samples: where there are five or more, the interval is over them, else over cells.
     n_points
         Points on each curve.
+    n_boot
+        Bootstrap samples; with 0 there is no interval (NaN).
 
     Raises
     ------
@@ -180,6 +184,8 @@ def _curve(
         return at @ np.linalg.solve(left, (b * w[:, None]).T @ values[rows])
 
     mean = fit(np.arange(len(t)))
+    if not draws:
+        return grid, mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     drawn = np.array([fit(rows) for rows in draws])
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return grid, mean, low, high

@@ -135,6 +135,7 @@ def integrate(
     from scfm_lab.models.load import as_model
 
     check_given(adata, model, function="sl.integrate")
+    provenance.check_writable(adata)
     started = time.perf_counter()
     if (model is None) == (use_rep is None):
         raise DataError("Name either a model or a representation in obsm (use_rep=), one of the two.")

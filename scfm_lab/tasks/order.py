@@ -104,12 +104,12 @@ def find_root(graph: Graph, root: str) -> int:
     Raises
     ------
     DataError
-        If it is neither a cell nor a group.
+        If it is neither a cell nor a group, or both.
     """
     root, work, labels = str(root), graph.work, graph.labels
-    if root in work.obs_names:
-        return int(work.obs_names.get_loc(root))
-    members = np.flatnonzero(labels == root)
+    cell, members = _meant(graph, root, "The root ")
+    if cell is not None:
+        return cell
     if len(members) == 0:
         known = sorted(set(labels))
         raise DataError(
@@ -124,6 +124,22 @@ def find_root(graph: Graph, root: str) -> int:
     centres = np.array([diffusion[labels == g].mean(axis=0) for g in sorted(set(labels[others]))])
     far = np.linalg.norm(diffusion[members][:, None, :] - centres[None, :, :], axis=2).mean(axis=1)
     return int(members[far.argmax()])
+
+
+def _meant(graph: Graph, name: str, what: str) -> tuple[int | None, NDArray[np.int64]]:
+    """Row of the cell of this name, else rows of the group; ``"cell:3"`` and ``"group:3"`` tell which where both are there."""
+    names = graph.work.obs_names
+    kind, _, own = name.partition(":")
+    if name in names or (graph.labels == name).any():
+        kind, own = "", name
+    members = np.flatnonzero(graph.labels == own) if kind in ("", "group") else np.empty(0, np.int64)
+    cell = int(names.get_loc(own)) if kind in ("", "cell") and own in names else None
+    if cell is not None and len(members):
+        raise DataError(
+            f"{what}{name!r} is the name of a cell and of a group of {graph.group_name!r}; write 'cell:{name}' or "
+            f"'group:{name}' to say which is meant."
+        )
+    return cell, members
 
 
 def other_roots(graph: Graph, root: int, n: int) -> NDArray[np.int64]:
@@ -270,11 +286,11 @@ def middle_cell(graph: Graph, group: str) -> int:
     Raises
     ------
     DataError
-        If it is neither.
+        If it is neither, or both.
     """
-    if group in graph.work.obs_names:
-        return int(graph.work.obs_names.get_loc(group))
-    members = np.flatnonzero(graph.labels == group)
+    cell, members = _meant(graph, group, "")
+    if cell is not None:
+        return cell
     if not len(members):
         raise DataError(
             f"{group!r} is neither a cell nor a group of {graph.group_name!r}."

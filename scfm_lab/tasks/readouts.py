@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from scfm_lab.cells.cells import subset
 from scfm_lab.errors import DataError, did_you_mean
 from scfm_lab.tasks.baseline import labels_of
 from scfm_lab.tasks.progress import as_progress
@@ -269,7 +270,7 @@ def _towards(
         key = labels_key or lab.groupby or "cell_type"
         labels = labels_of(reference, key, what="The label column of the reference")
         where = f"the reference's obs[{key!r}]"
-        cells = lab.model.read_cells(reference.copy() if reference.is_view else reference, options=lab.options)
+        cells = lab.model.read_cells(subset(reference) if reference.is_view else reference, options=lab.options)
         cells = cells.take(np.flatnonzero(labels == target))
         with as_progress(progress, f"Cells of the target, with {lab.model.spec.name}") as report:
             vectors = lab.encode(cells, progress=report, cancel=cancel).cell

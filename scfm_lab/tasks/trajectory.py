@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.cells import check_cell_names
+from scfm_lab.cells.cells import check_cell_names, subset
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import CountsError, DataError, GenesError, did_you_mean, plural
 from scfm_lab.tasks.layout import Layout, find_plane, principal_plane
@@ -68,7 +68,7 @@ def trajectory(
         Key in ``obsm``, such as ``"X_starter"``.
     root
         Name of a cell, or of a group of `groupby`: its cell farthest from all other groups
-        is then the root.
+        is then the root. Where a cell and a group have the same name, ``"cell:3"`` or ``"group:3"`` says which.
     groupby
         Column of ``obs`` whose values are the nodes of the graph; None clusters the cells
         (Leiden).
@@ -282,7 +282,7 @@ def _twin(
     from scfm_lab.evaluation.once import principal_components
 
     try:
-        vectors = principal_components(adata[seen].copy(), layer=layer)
+        vectors = principal_components(subset(adata, seen), layer=layer)
     except (CountsError, GenesError, DataError, AttributeError) as error:
         return None, f"there are no raw counts to take them from ({str(error).split('.', maxsplit=1)[0]})"
     known = np.isfinite(vectors).all(axis=1)

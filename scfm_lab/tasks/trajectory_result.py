@@ -203,7 +203,7 @@ class TrajectoryResult(Result):
         Raises
         ------
         DataError
-            If one of them is neither a group nor a cell.
+            If one of them is neither a group nor a cell, or is both (``"cell:3"`` or ``"group:3"`` says which).
         """
         from scfm_lab.tasks.order import middle_cell, walk_between
 

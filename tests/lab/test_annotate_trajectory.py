@@ -122,6 +122,27 @@ def test_paths_never_run_back_in_pseudotime(pbmc68k):
         assert (np.diff([time[group] for group in path["nodes"][1:]]) > 0).all(), path["nodes"]
 
 
+def test_a_name_of_a_cell_and_of_a_group_must_say_which(line):
+    adata = line.copy()
+    adata.obs_names = [str(i) for i in range(adata.n_obs)]
+    groups = list(dict.fromkeys(adata.obs["part"].astype(str)))
+    adata.obs["part"] = [str(groups.index(g)) for g in adata.obs["part"].astype(str)]
+    asked = {"use_rep": "X_fork", "groupby": "part", "twin": False, "n_roots": 0}
+    with pytest.raises(DataError, match=r"The root '1' is the name of a cell and of a group of 'part'; write 'cell:1'"):
+        sl.trajectory(adata, root="1", **asked)
+    cell = sl.trajectory(adata, root="cell:1", **asked)
+    assert cell.root == "1"
+    group = sl.trajectory(adata, root="group:1", **asked)
+    assert group.root_group == "1"
+    with pytest.raises(DataError, match="'0' is the name of a cell and of a group"):
+        group.between("0", "group:1")
+    way = group.between("group:0", "cell:7")
+    assert adata.obs["part"].iloc[way.rows[0]] == "0"
+    assert way.rows[-1] == 7
+    with pytest.raises(DataError, match="'group:7000' is neither a cell nor a group"):
+        group.between("group:7000", "cell:7")
+
+
 def test_the_root_may_be_a_cell_and_turns_the_direction(line):
     last = line.obs_names[np.argmax(line.obs["truth"])]
     result = sl.trajectory(line, use_rep="X_fork", root=last, groupby="part")

@@ -218,6 +218,19 @@ def test_labels_stand_beside_what_parameter_free_methods_reach(pbmc68k):
     assert query.uns["scfm"]["cell_type_pca"]["method"] == "linear"
 
 
+def test_the_floor_is_trained_as_the_models_are(pbmc68k):
+    reference, query = pbmc68k[::8].copy(), pbmc68k[4::8].copy()
+    fitted = sl.load_model("pca").fit(reference, n_components=reference.n_obs // 3)
+    asked = {"query": query, "n_boot": 0}
+    linear = sl.evaluate.annotation(reference, fitted, method="linear", **asked)
+    neighbours = sl.evaluate.annotation(reference, fitted, **asked)
+    for scores, words in ((linear, "a linear head on their vectors"), (neighbours, "their neighbours")):
+        for metric in ("macro-F1", "accuracy"):
+            assert scores.of(metric, "pca (fitted)").value == pytest.approx(scores.of(metric, fitted.name).value)
+        assert any(f"pca (fitted) are labelled by {words}; sctop" in note for note in scores.notes)
+    assert linear.of("macro-F1", "pca (fitted)").value != neighbours.of("macro-F1", "pca (fitted)").value
+
+
 def test_scores_of_held_out_samples_have_a_ceiling_where_there_is_a_second_annotation(pbmc68k):
     _halves(pbmc68k)
     pbmc68k.obs["again"] = pbmc68k.obs["cell_type"].astype(str)

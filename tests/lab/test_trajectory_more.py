@@ -12,7 +12,8 @@ from scipy import sparse
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.leaderboard_parts import Columns, _beside_floor, _trajectory_floor
+from scfm_lab.evaluation.leaderboard import _columns
+from scfm_lab.evaluation.leaderboard_parts import Columns, _beside_floor, _trajectory_floor, parts
 from scfm_lab.evaluation.ordering import kendall_tau, stage_scores
 from scfm_lab.models.pca import PCA
 from scfm_lab.tasks.order import absorption, directed, normalised
@@ -173,6 +174,33 @@ def test_pieces_out_of_reach_are_named(fork):
     assert "60 in a piece with island (60)" in result.summary()
     assert result.fates.iloc[:60].isna().all().all()
     assert not np.isfinite(result.between("start", "island").length)
+
+
+def test_a_board_reads_ordered_categories_as_stages_and_says_why_it_cannot_read_names(fork):
+    adata = fork[0]
+    words = np.array(["early", "later", "late", "last"])[np.floor(adata.obs["truth"] * 2).astype(int)]
+    given = dict.fromkeys(("batch_key", "sample_key", "perturbation_key"))
+    given |= {"labels_key": "part", "stage_key": "words"}
+    how = {"root": None, "control": "control", "layer": None}
+    own = ad.AnnData(
+        obs=adata.obs.assign(words=pd.Categorical(words, ["early", "later", "late", "last"], ordered=True))
+    )
+    columns, _ = _columns(own, given, **how)
+    assert columns.root == "start"
+    assert not parts()["trajectory"].missing(own, columns)
+    own.obs_names = ["start", *own.obs_names[1:]]
+    assert _columns(own, given, **how)[0].root == "group:start"
+    own.obs["words"] = words
+    columns, _ = _columns(own, given, **how)
+    assert "names have no order" in parts()["trajectory"].missing(own, columns)
+
+
+def test_without_a_bootstrap_trends_have_no_band(fork):
+    adata, result = fork
+    trends = result.trends(adata, ["CD3D"], n_boot=0)
+    assert trends.table[["low", "high"]].isna().all(axis=None)
+    assert trends.table["mean"].notna().all()
+    assert "without intervals" in trends.summary()
 
 
 def test_a_board_has_the_floor_over_the_cells_in_reach_or_says_why_there_is_none(fork):
