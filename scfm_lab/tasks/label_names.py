@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError, did_you_mean
-from scfm_lab.results import Result
+from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +39,32 @@ class LabelMap(Result):
 
     table: pd.DataFrame
     """label, of (``reference``, ``query`` or both), name, term (Cell Ontology id or ""), how."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What made the mapping, as :meth:`write` keeps it."""
+        from scfm_lab.cells import provenance
+
+        return {
+            "task": "harmonise_labels",
+            "labels": len(self.table),
+            "renamed": int((self.table["label"] != self.table["name"]).sum()),
+            "packages": provenance.package_versions(),
+        }
+
+    def plot(self) -> Any:
+        """Which label goes to which name, a square for each, coloured by how that was found (Altair)."""
+        alt = charts()
+        return (
+            alt.Chart(self.table)
+            .mark_rect()
+            .encode(
+                x=alt.X("name:N", sort=None, title="common name"),
+                y=alt.Y("label:N", sort=None, title="label"),
+                color=alt.Color("how:N", title=None),
+                tooltip=list(self.table.columns),
+            )
+        )
 
     def __getitem__(self, label: str) -> str:
         return self.as_dict().get(str(label), str(label))

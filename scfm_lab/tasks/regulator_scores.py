@@ -210,9 +210,10 @@ def boosting(asked: Asked) -> NDArray[np.float64]:
     for j, target in enumerate(asked.targets):
         asked.check()
         values = y[:, j]
-        if values.std() == 0:
-            continue
         others = np.flatnonzero(asked.regulators != target)
+        # A gene that is the only regulator has nothing that explains it.
+        if values.std() == 0 or not len(others):
+            continue
         fitted = GradientBoostingRegressor(
             n_estimators=_TREES,
             max_depth=_DEPTH,

@@ -9,6 +9,7 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import Cancelled, DataError, GenesError
+from scfm_lab.models.pca import PCA
 from scfm_lab.tasks.perturb import Perturber
 from scfm_lab.tasks.perturb_result import MIN_CHANGED
 
@@ -71,6 +72,18 @@ def test_the_table_tells_groups_counts_and_null(small):
     few = table[table["n_changed"] < MIN_CHANGED]
     assert few["p_value"].isna().all()
     assert {"gene", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells"} <= set(result.table)
+
+
+def test_a_planted_effect_is_found_through_the_cells(small):
+    pca, gene = sl.load_model("pca"), "LYL1"
+    components = pca.components.clone()
+    components[:, pca.vocabulary.id_of(gene)] *= 20
+    planted = PCA(components, pca.mean, pca.vocabulary, basis="planted")
+    asked = {"n_null": 30, "progress": False}
+    before, after = (sl.perturb(small, model, {gene: 0.0}, **asked).table.loc[0] for model in (pca, planted))
+    assert before["p_value"] > 0.05
+    assert after["p_value"] <= 0.05
+    assert after["effect"] > 10 * before["effect"]
 
 
 def test_a_gene_without_comparable_ones_gets_no_p(small):

@@ -100,6 +100,13 @@ def test_boosting_finds_a_planted_regulator():
     assert made.scores["boosting"][0, lyz] > 1.5 * np.delete(made.scores["boosting"], lyz, axis=1).max()
 
 
+def test_one_regulator_alone_explains_every_gene_but_itself():
+    cells = sl.datasets.load("pbmc68k")[::20].copy()
+    found = sl.regulators(cells, "pca", "embedding", regulators=["LYZ"], n_genes=5, progress=False)
+    assert "LYZ" not in set(found.table["target"])
+    assert found.table["boosting"].notna().all()
+
+
 def _made(scores, regulators, targets):
     return RegulatorResult(np.array(regulators, object), np.array(targets, object), scores, {})
 

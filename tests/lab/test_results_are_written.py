@@ -10,6 +10,7 @@ import scfm_lab as sl
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.score import Score, Scores
 from scfm_lab.tasks.gene_attention import gene_attention
+from scfm_lab.tasks.label_names import harmonise_labels
 
 
 def test_results_outlive_a_file(pbmc68k, tmp_path):
@@ -23,6 +24,7 @@ def test_results_outlive_a_file(pbmc68k, tmp_path):
         "similar_genes_CD3D_pca": sl.similar_genes("pca", "CD3D", n=3),
         "response_curves_pca": sl.response_curves(cells, "pca", ["LYZ"], progress=False),
         "gene_attention_CD3D_starter": gene_attention(cells, "starter", "CD3D", max_cells=2),
+        "harmonise_labels": harmonise_labels(["B cells", "NK"], ["b cell", "T"]),
         "evaluate_made": Scores((Score("a", "m", 0.5), Score("b", "m", 0.2)), provenance={"task": "evaluate.made"}),
     }
     for result in results.values():
@@ -36,6 +38,7 @@ def test_results_outlive_a_file(pbmc68k, tmp_path):
         assert list(again.uns[key].columns) == list(result.table.columns)
         assert len(again.uns[key]) == len(result.table)
     assert f"{next(iter(results))}_2" not in again.uns
+    assert len(results["harmonise_labels"].plot().to_dict()["datasets"].popitem()[1]) == 4
 
 
 def test_what_has_no_provenance_is_not_written(pbmc68k):
