@@ -375,7 +375,7 @@ def _scores(
         for m, g in guesses.items():
             drawn = [metric(data.truth[i], g[i], n) for i in draws]
             low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
-            remark = ""
+            remark, a, b = "", np.nan, np.nan
             if m not in floor_names and floor_name:
                 best = guesses[floor_name]
                 gain = [d - metric(data.truth[i], best[i], n) for d, i in zip(drawn, draws, strict=True)]
@@ -397,6 +397,8 @@ def _scores(
                     n=len(data.truth),
                     missing=missing,
                     remark=remark,
+                    gain_low=float(a),
+                    gain_high=float(b),
                 )
             )
     for m, confidence in told.items():

@@ -189,8 +189,9 @@ def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed
     """Scores of the order by ``own.obsm[key]``, and of the order on principal components of `adata`."""
     from dataclasses import replace
 
+    from scfm_lab.cells.cells import column_of
     from scfm_lab.evaluation.once import once
-    from scfm_lab.evaluation.ordering import FLOOR, floor_over
+    from scfm_lab.evaluation.ordering import FLOOR, RESAMPLES, floor_over, gain_over, stage_draws
     from scfm_lab.tasks.trajectory import known_stages
 
     assert columns.stage_key is not None
@@ -200,9 +201,15 @@ def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed
     if isinstance(floor, str):
         return [_without_floor(s, floor.rstrip(".")) for s in scores]
     floors, by_components = floor
-    value = floor_over(order, by_components, known_stages(adata, columns.stage_key))
+    stage = known_stages(adata, columns.stage_key)
+    value = floor_over(order, by_components, stage)
     if np.isfinite(value):
-        scores = [replace(s, floor=value, floor_name=FLOOR) for s in scores]
+        samples = None
+        if columns.sample_key is not None:
+            samples = column_of(adata, columns.sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
+        draws, _ = stage_draws(stage, samples, RESAMPLES, seed)
+        low, high = gain_over(order, by_components, stage, draws)
+        scores = [replace(s, floor=value, floor_name=FLOOR, gain_low=low, gain_high=high) for s in scores]
     else:
         scores = [_without_floor(s, f"{FLOOR} orders too few of these cells") for s in scores]
     return [*scores, *floors]

@@ -9,12 +9,12 @@ import numpy as np
 from scfm_lab.evaluation.score import Score, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
 FLOOR = "pca (fitted)"
-_RESAMPLES = 200
+RESAMPLES = 200
 
 
 def kendall_tau(order: NDArray[Any], stage: NDArray[np.float64]) -> float:
@@ -32,19 +32,39 @@ def floor_over(order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float
     return kendall_tau(np.where(np.isfinite(order), floor, np.nan), stage)
 
 
+def gain_over(
+    order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float64], draws: Iterable[NDArray[np.int64]]
+) -> tuple[float, float]:
+    """95 % interval of tau-b minus that of the floor over the same cells, drawn together; NaN without draws."""
+    gains = np.array([kendall_tau(order[i], stage[i]) - floor_over(order[i], floor[i], stage[i]) for i in draws])
+    gains = gains[np.isfinite(gains)]
+    return (float(np.percentile(gains, 2.5)), float(np.percentile(gains, 97.5))) if len(gains) else (np.nan, np.nan)
+
+
+def stage_draws(
+    stage: NDArray[np.float64], samples: NDArray[Any] | None, n_boot: int, seed: int
+) -> tuple[list[NDArray[np.int64]], str]:
+    """Resamples of the cells whose stage is known, and what was resampled."""
+    from scfm_lab.evaluation.resampling import resamples
+
+    known = np.flatnonzero(np.isfinite(stage))
+    draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)
+    return [known[i] for i in draws], unit
+
+
 def stage_scores(
     orders: Mapping[str, NDArray[Any]],
     stage: NDArray[np.float64],
     stage_key: str,
     *,
     samples: NDArray[Any] | None = None,
-    n_boot: int = _RESAMPLES,
+    n_boot: int = RESAMPLES,
     seed: int = 0,
 ) -> Scores:
     """Kendall's tau-b of several orders of the same cells with known stages.
 
     Cells that an order does not reach are left out of its score and of the floor beside it, and counted. The order called
-    ``"pca (fitted)"`` is the floor.
+    ``"pca (fitted)"`` is the floor; the difference to it is drawn on the same resamples.
 
     Parameters
     ----------
@@ -55,17 +75,16 @@ def stage_scores(
     samples
         Donor of each cell: the bootstrap is over donors where there are five or more, else over cells.
     """
-    from scfm_lab.evaluation.resampling import resamples
-
     known = np.flatnonzero(np.isfinite(stage))
-    draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)
+    draws, unit = stage_draws(stage, samples, n_boot, seed)
     found = []
     for name, order in orders.items():
-        drawn = np.array([kendall_tau(order[known[i]], stage[known[i]]) for i in draws])
+        drawn = np.array([kendall_tau(order[i], stage[i]) for i in draws])
         drawn = drawn[np.isfinite(drawn)]
         low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
         lost = int(np.isnan(order[known]).sum())
         floor = floor_over(order, orders[FLOOR], stage) if FLOOR in orders else np.nan
+        gain = gain_over(order, orders[FLOOR], stage, draws) if FLOOR in orders and name != FLOOR else (np.nan, np.nan)
         found.append(
             Score(
                 f"Kendall's tau-b with {stage_key}",
@@ -79,6 +98,8 @@ def stage_scores(
                 n=len(known) - lost,
                 missing="no ceiling: stages tie cells, so that 1 cannot be reached",
                 remark=f"{lost:,} cells out of reach are not scored" if lost else "",
+                gain_low=gain[0],
+                gain_high=gain[1],
             )
         )
     return Scores(tuple(found), notes=(f"The interval is over {unit}.",), provenance={"task": "stages", "seed": seed})

@@ -33,6 +33,14 @@ _LEAVE_ONE_OUT = 100
 _FOLDS = 10
 _INTERVAL = "95 % bootstrap over perturbations"
 _DOUBLES = " of doubles"
+RANDOM = "bilinear, random table"
+_FLOORS: dict[str, Callable[..., NDArray[np.float64]]] = {
+    "no change": floors.no_change,
+    "mean": floors.mean_response,
+    "matching mean": floors.matching_mean,
+    "shares a target": floors.shared_target,
+    "additive": floors.additive,
+}
 
 
 def _no_table() -> pd.DataFrame:
@@ -50,7 +58,7 @@ class PerturbationScores(Scores):
     targets: pd.DataFrame = field(default_factory=_no_table)
     """perturbation, gene, measured (whether the target is among the genes measured), in_silico (what dosing it answers)."""
     predicted: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Predictor → held-out profiles, (perturbations, genes), mean log1p(counts per 10,000)."""
+    """Predictor → held-out profiles, (perturbations, genes), mean log1p(counts per 10,000); of the random tables the first's."""
 
 
 def perturbation(
@@ -73,7 +81,8 @@ def perturbation(
     Profiles are mean log1p(counts per 10,000 of the counts of all genes measured); changes are differences to the real control
     cells, also those of predictions. Models enter through their gene embeddings in the bilinear model of Ahlmann-Eltze et al.
     2025, trained on the other perturbations, and so does a table of random numbers: what a model's table is worth is what it
-    adds to that. Predictions made elsewhere are taken as they are.
+    adds to that. Labels are taken as they are written by GEARS too: ``A+ctrl`` is the single A where ``ctrl`` is the control,
+    and ``A+B`` is ``B+A``. Predictions made elsewhere are taken as they are.
 
     Parameters
     ----------
@@ -109,9 +118,11 @@ def perturbation(
 
     Notes
     -----
-    Floors: no change; the mean of the training perturbations; the mean of those that share a target (Systema's matching
-    mean); for doubles the sum of the two singles' changes; the bilinear model with random embeddings. The best of them
-    is the floor. Ceiling: halves of each perturbation's cells, with disjoint halves of the control (a shared control makes
+    Floors: no change; the mean of the training perturbations; Systema's matching mean (of a double the mean of its two
+    singles, where one is not in training that mean for it; of a single that mean); the mean of all that share a target; for
+    doubles the sum of the two singles' changes; the bilinear model with random embeddings, the mean over 20 such tables. The
+    best of them is the floor, and a model is better where the interval of its difference to that floor, over the same
+    resamples of the perturbations, is. Ceiling: halves of each perturbation's cells, with disjoint halves of the control (a shared control makes
     unrelated perturbations agree), stepped up by Spearman and Brown. Pearson-Δ is that of Ahlmann-Eltze et al. 2025; against
     the perturbed centroid, and centroid accuracy, are those of Systema (Viñas Torné et al. 2025).
 
@@ -135,12 +146,17 @@ def perturbation(
     given = {name: _aligned(name, frame, data) for name, frame in (predictions or {}).items()}
     tables = {name: floors.reduced(model.gene_embeddings()) for name, model in named(opened).items()}
     genes = sorted({t for name in data.names for t in data.targets(name)})
-    predicted, centroid = _held_out(data, tables, genes, folds, seed)
-    predicted |= given
+    parts = _parts(data, folds, seed)
+    predicted, centroid = _held_out(data, tables, parts)
     skip = _skipped(data)
-    per = {name: scored(values, data.mean, data.control, centroid, skip) for name, values in predicted.items()}
+    chance, spread, predicted[RANDOM] = once("random tables", _by_chance, data, parts, genes, centroid, skip, seed)
+    predicted |= given
+    per = {
+        name: chance if name == RANDOM else scored(values, data.mean, data.control, centroid, skip)
+        for name, values in predicted.items()
+    }
     ceiling = once("ceilings", ceilings, data, skip, splits=splits, seed=seed)
-    notes = _notes(data, tables, genes, predicted, centroid)
+    notes = _notes(data, tables, genes, spread)
     scores = _scores(data, per, ceiling, [*tables, *given], tables, predicted, seed)
     if cell_eval:
         from scfm_lab.evaluation.cell_eval import s_scores
@@ -190,11 +206,18 @@ def _aligned(name: str, frame: Any, data: Profiles) -> NDArray[np.float64]:
         raise DataError(
             f"The prediction {name!r} must be a DataFrame of perturbations × genes, not a {type(frame).__name__}."
         )
-    rows = [n for n in data.names if n in frame.index]
-    if not rows:
+    names = {data.targets(n): n for n in data.names}
+    index = [names.get(data.targets(str(n)), str(n)) for n in frame.index]
+    if not set(index) & set(data.names):
         raise DataError(
             f"The prediction {name!r} has none of the perturbations (its first row is {str(frame.index[0])!r}, the data's "
             f"{data.names[0]!r})."
+        )
+    twice = [n for n in data.names if index.count(n) > 1]
+    if twice:
+        same = [str(given) for given, n in zip(frame.index, index, strict=True) if n == twice[0]]
+        raise DataError(
+            f"The prediction {name!r} has {len(same)} rows for {twice[0]!r} ({', '.join(same)}); leave one."
         )
     missing = [g for g in data.genes if g not in frame.columns]
     if missing:
@@ -202,9 +225,9 @@ def _aligned(name: str, frame: Any, data: Profiles) -> NDArray[np.float64]:
             f"The prediction {name!r} lacks {plural(len(missing), 'gene', 'genes')} of the data, such as {missing[0]!r}."
             + did_you_mean(str(missing[0]), frame.columns)
         )
-    if name in ("no change", "mean", "matching mean", "additive", "bilinear, random table"):
+    if name in (*_FLOORS, RANDOM):
         raise DataError(f"{name!r} is the name of a floor; call the prediction something else.")
-    return frame.reindex(index=data.names, columns=data.genes).to_numpy(dtype=np.float64)
+    return frame.set_axis(index, axis=0).reindex(index=data.names, columns=data.genes).to_numpy(dtype=np.float64)
 
 
 def _skipped(data: Profiles) -> NDArray[np.bool_]:
@@ -218,29 +241,62 @@ def _skipped(data: Profiles) -> NDArray[np.bool_]:
     return skip
 
 
-def _held_out(
-    data: Profiles, tables: Mapping[str, Any], genes: Sequence[str], folds: int | None, seed: int
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Every predictor's profiles, each perturbation predicted from those outside its fold; and the centroid of those."""
+def _parts(data: Profiles, folds: int | None, seed: int) -> list[NDArray[np.int64]]:
+    """Perturbations of each fold."""
     n = len(data.names)
     folds = folds or (n if n <= _LEAVE_ONE_OUT else _FOLDS)
     if not 2 <= folds <= n:
         raise DataError(f"folds is {folds}; with {n} perturbations it must be 2 to {n}.")
-    noise = floors.random_table(genes, seed=seed)
-    makers: dict[str, Callable[..., NDArray[np.float64]]] = {
-        "no change": floors.no_change,
-        "mean": floors.mean_response,
-        "matching mean": floors.matching_mean,
-        "additive": floors.additive,
-        "bilinear, random table": lambda d, train, test: floors.bilinear(d, train, test, noise),
-    }
+    return np.array_split(np.random.default_rng(seed).permutation(n), folds)
+
+
+def _split(data: Profiles, part: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+    test = [data.names[i] for i in part]
+    return [name for name in data.names if name not in test], test
+
+
+def _by_chance(
+    data: Profiles,
+    parts: Sequence[NDArray[np.int64]],
+    genes: Sequence[str],
+    centroid: NDArray[np.float64],
+    skip: NDArray[np.bool_],
+    seed: int,
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, tuple[float, float]], NDArray[np.float64]]:
+    """What the bilinear model makes of random tables.
+
+    Returns
+    -------
+    (scores, spread, profiles)
+        The mean over the tables of each perturbation's score, by metric; mean and standard deviation between tables of the
+        mean score; what the first table predicts.
+    """
+    tables = [floors.random_table(genes, seed=[seed, i]) for i in range(floors.N_RANDOM)]
+    made = np.full((len(tables), *data.mean.shape), np.nan, dtype=np.float32)
+    for part in parts:
+        for i, profiles in enumerate(floors.bilinear_of(data, *_split(data, part), tables)):
+            made[i, part] = profiles
+    each = [scored(one.astype(np.float64), data.mean, data.control, centroid, skip) for one in made]
+    found, spread = {}, {}
+    for metric in METRICS:
+        values = np.array([one[metric] for one in each])
+        found[metric] = values.mean(axis=0)
+        means = [macro(row.tolist()) for row in values]
+        spread[metric] = (float(np.mean(means)), float(np.std(means, ddof=1)))
+    return found, spread, made[0].astype(np.float64)
+
+
+def _held_out(
+    data: Profiles, tables: Mapping[str, Any], parts: Sequence[NDArray[np.int64]]
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Every predictor's profiles, each perturbation predicted from those outside its fold; and the centroid of those."""
+    makers = dict(_FLOORS)
     for name, table in tables.items():
         makers[name] = lambda d, train, test, table=table: floors.bilinear(d, train, test, table)
     out = {name: np.full(data.mean.shape, np.nan) for name in makers}
     centroid = np.empty(data.mean.shape)
-    for part in np.array_split(np.random.default_rng(seed).permutation(n), folds):
-        test = [data.names[i] for i in part]
-        train = [name for name in data.names if name not in test]
+    for part in parts:
+        train, test = _split(data, part)
         centroid[part] = data.mean[data.rows(train)].mean(axis=0)
         for name, make in makers.items():
             made = make(data, train, test) if name in tables else once((name, *test), make, data, train, test)
@@ -273,6 +329,10 @@ def _scores(
                 own = per[name][metric][there]
                 floor_name, floor = _best(per, names, metric, there)
                 low, high = bootstrap_interval(own, seed=seed)
+                # Both are of the same perturbations, whose differences in difficulty then cancel.
+                gain = (np.nan, np.nan)
+                if name in asked and floor_name:
+                    gain = bootstrap_interval(own - per[floor_name][metric][there], seed=seed)
                 remark = _remark(name, tables, predicted, data)
                 out.append(
                     Score(
@@ -289,6 +349,8 @@ def _scores(
                         n=len(own),
                         missing="" if np.isfinite(low) else "fewer than three perturbations give no interval",
                         remark=remark,
+                        gain_low=gain[0],
+                        gain_high=gain[1],
                     )
                 )
     return out
@@ -309,13 +371,17 @@ def _remark(name: str, tables: Mapping[str, Any], predicted: Mapping[str, NDArra
             said.append(
                 f"Its table holds the targets of {n} of {len(data.names)} perturbations; the others get the mean"
             )
-    n = int(np.isfinite(predicted[name]).all(axis=1).sum())
+    values = predicted[name]
+    n = int(np.isfinite(values).all(axis=1).sum())
     if n < len(data.names):
         said.append(f"It predicts {n} of {len(data.names)} perturbations; floor and ceiling are over the same ones")
-    r = collapse(predicted[name], data.control)
+    r = collapse(values, data.control)
     if r > COLLAPSED:
+        flat = np.allclose(values[np.isfinite(values).all(axis=1)], data.control)
         said.append(
-            f"Collapsed: its predictions are nearly one profile (mean correlation between perturbations {r:.3f})"
+            "Collapsed: it predicts no change whatever is perturbed"
+            if flat
+            else f"Collapsed: its predictions are nearly one profile (mean correlation between perturbations {r:.3f})"
         )
     return ". ".join(said)
 
@@ -324,8 +390,7 @@ def _notes(
     data: Profiles,
     tables: Mapping[str, Any],
     genes: Sequence[str],
-    predicted: Mapping[str, NDArray[np.float64]],
-    centroid: NDArray[np.float64],
+    spread: Mapping[str, tuple[float, float]],
 ) -> list[str]:
     measured = set(map(str, data.genes))
     there = [g for g in genes if g in measured]
@@ -338,6 +403,10 @@ def _notes(
         notes.append(
             "Gene embeddings enter as the 10 first components of a model's table in the bilinear model of Ahlmann-Eltze et al."
         )
+    by_chance = ", ".join(f"{metric} {mean:.3f} ± {sd:.3f}" for metric, (mean, sd) in spread.items())
+    notes.append(
+        f"The same model with {floors.N_RANDOM} random tables (mean ± standard deviation of tables): {by_chance}."
+    )
     if data.dropped:
         notes.append(
             f"Left out with too few cells: {', '.join(f'{n} ({k})' for n, k in list(data.dropped.items())[:6])}."

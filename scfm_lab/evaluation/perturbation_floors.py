@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from scfm_lab.evaluation.profiles import Profiles
 
 K, RIDGE = 10, 0.1
+N_RANDOM = 20
+"""Tables of random embeddings, whose mean is the floor: one alone is a lucky or an unlucky draw."""
 
 
 def no_change(data: Profiles, train: Sequence[str], test: Sequence[str]) -> NDArray[np.float64]:
@@ -27,7 +29,22 @@ def mean_response(data: Profiles, train: Sequence[str], test: Sequence[str]) -> 
 
 
 def matching_mean(data: Profiles, train: Sequence[str], test: Sequence[str]) -> NDArray[np.float64]:
-    """The mean over the training perturbations that share a target; where there is none, over all of them (Systema)."""
+    """Systema's matching mean: of a double the mean of its two singles, of a single the mean over the training perturbations.
+
+    That mean also stands for a single of a double that is not in training.
+    """
+    everything = mean_response(data, train, test)
+    singles = _singles(data, train)
+    for i, name in enumerate(test):
+        parts = data.targets(name)
+        if len(parts) > 1:
+            mean = everything[i].copy()
+            everything[i] = np.mean([data.mean[singles[p]] if p in singles else mean for p in parts], axis=0)
+    return everything
+
+
+def shared_target(data: Profiles, train: Sequence[str], test: Sequence[str]) -> NDArray[np.float64]:
+    """The mean over all training perturbations that share a target, doubles too; where there is none, over all of them."""
     everything = mean_response(data, train, test)
     for i, name in enumerate(test):
         like = [n for n in train if set(data.targets(n)) & set(data.targets(name))]
@@ -39,11 +56,17 @@ def matching_mean(data: Profiles, train: Sequence[str], test: Sequence[str]) -> 
 def additive(data: Profiles, train: Sequence[str], test: Sequence[str]) -> NDArray[np.float64]:
     """The two singles' effects added up; NaN for what is no double whose singles were both in training."""
     out = np.full((len(test), len(data.genes)), np.nan)
+    singles = _singles(data, train)
     for i, name in enumerate(test):
         parts = data.targets(name)
-        if len(parts) == 2 and all(p in train for p in parts):
-            out[i] = data.control + data.delta[data.rows(list(parts))].sum(axis=0)
+        if len(parts) == 2 and all(p in singles for p in parts):
+            out[i] = data.control + data.delta[[singles[p] for p in parts]].sum(axis=0)
     return out
+
+
+def _singles(data: Profiles, train: Sequence[str]) -> dict[str, int]:
+    """Target → row of the training perturbation of it alone."""
+    return {data.targets(n)[0]: int(data.rows([n])[0]) for n in train if len(data.targets(n)) == 1}
 
 
 def bilinear(
@@ -69,20 +92,43 @@ def bilinear(
     -------
     ndarray of float64, (test, genes)
     """
-    out = mean_response(data, train, test)
-    known = [n for n in train if all(t in table for t in data.targets(n))]
-    asked = [i for i, n in enumerate(test) if all(t in table for t in data.targets(n))]
+    return bilinear_of(data, train, test, [table], k=k, ridge=ridge)[0]
+
+
+def bilinear_of(
+    data: Profiles,
+    train: Sequence[str],
+    test: Sequence[str],
+    tables: Sequence[dict[str, NDArray[np.float64]]],
+    *,
+    k: int = K,
+    ridge: float = RIDGE,
+) -> list[NDArray[np.float64]]:
+    """:func:`bilinear` with each of several tables of the same genes; what does not depend on the table is worked out once."""
+    everything = mean_response(data, train, test)
+    known = [n for n in train if all(t in tables[0] for t in data.targets(n))]
+    asked = [i for i, n in enumerate(test) if all(t in tables[0] for t in data.targets(n))]
     if len(known) < 2 or not asked:
-        return out
+        return [everything for _ in tables]
     y = data.mean[data.rows(known)].T
     b = y.mean(axis=1, keepdims=True)
     g = np.linalg.svd(y - b, full_matrices=False)[0][:, : min(k, len(known) - 1)]
-    p = np.array([_embedding(data, n, table) for n in known])
-    q = np.array([_embedding(data, test[i], table) for i in asked])
     left = np.linalg.solve(g.T @ g + ridge * np.eye(g.shape[1]), g.T @ (y - b))
-    w = left @ p @ np.linalg.inv(p.T @ p + ridge * np.eye(p.shape[1]))
-    out[asked] = (g @ w @ q.T + b).T
+    out = []
+    for table in tables:
+        made = everything.copy()
+        made[asked] = (
+            g @ _weights(data, known, left, table, ridge) @ _of(data, [test[i] for i in asked], table).T + b
+        ).T
+        out.append(made)
     return out
+
+
+def _weights(
+    data: Profiles, known: Sequence[str], left: NDArray[np.float64], table: dict[str, NDArray[np.float64]], ridge: float
+) -> NDArray[np.float64]:
+    p = _of(data, known, table)
+    return left @ p @ np.linalg.inv(p.T @ p + ridge * np.eye(p.shape[1]))
 
 
 def reduced(table: Any, *, k: int = K) -> dict[str, NDArray[np.float64]]:
@@ -102,11 +148,12 @@ def reduced(table: Any, *, k: int = K) -> dict[str, NDArray[np.float64]]:
     return dict(zip(table.index.astype(str), scores, strict=True))
 
 
-def random_table(genes: Sequence[str], *, k: int = K, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+def random_table(genes: Sequence[str], *, k: int = K, seed: int | Sequence[int] = 0) -> dict[str, NDArray[np.float64]]:
     """Random embeddings: what the linear model makes of a table that knows nothing."""
     rng = np.random.default_rng(seed)
     return dict(zip(genes, rng.normal(size=(len(genes), k)) / np.sqrt(k), strict=True))
 
 
-def _embedding(data: Profiles, name: str, table: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.sum([table[t] for t in data.targets(name)], axis=0)
+def _of(data: Profiles, names: Sequence[str], table: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Embedding of each perturbation: of a double the sum of its targets'."""
+    return np.array([np.sum([table[t] for t in data.targets(name)], axis=0) for name in names])

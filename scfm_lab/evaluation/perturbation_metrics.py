@@ -102,10 +102,16 @@ def ceilings(data: Profiles, skip: NDArray[np.bool_], *, splits: int, seed: int)
 
 
 def collapse(predicted: NDArray[np.float64], control: NDArray[np.float64]) -> float:
-    """Mean correlation between the predicted changes of different perturbations; 1 means one profile for all."""
+    """Mean correlation between the predicted changes of different perturbations; 1 means one profile for all.
+
+    Two predictions of no change are the same profile too; one of no change and one of some are not.
+    """
     delta = predicted[np.isfinite(predicted).all(axis=1)] - control
-    delta = delta[np.linalg.norm(delta - delta.mean(axis=1, keepdims=True), axis=1) > 1e-9]
     if len(delta) < 2:
         return np.nan
-    r = np.corrcoef(delta)
+    delta -= delta.mean(axis=1, keepdims=True)
+    size = np.linalg.norm(delta, axis=1)
+    flat = size <= 1e-9
+    unit = np.where(flat[:, None], 0, delta / np.where(flat, 1, size)[:, None])
+    r = unit @ unit.T + np.outer(flat, flat)
     return float(r[np.triu_indices(len(r), 1)].mean())

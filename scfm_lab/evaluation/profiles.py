@@ -46,8 +46,8 @@ class Profiles:
         return self.mean - self.control
 
     def targets(self, name: str) -> tuple[str, ...]:
-        """Genes that a perturbation targets; ``A+B`` targets two."""
-        return tuple(name.split(SEPARATOR))
+        """Genes that a perturbation targets, sorted; ``B+A`` targets two, ``A+ctrl`` one where ``ctrl`` is the control."""
+        return targets(name, self.control_name)
 
     def rows(self, names: list[str]) -> NDArray[np.int64]:
         """Places of perturbations."""
@@ -83,6 +83,7 @@ class Profiles:
             )
         dropped = {n: k for n, k in n_cells.items() if k < MIN_CELLS and n != control}
         names = [n for n in n_cells if n != control and n not in dropped]
+        _check_names([control, *names], control, perturbation_key)
         if len(names) < 3:
             raise DataError(
                 f"{plural(len(names), 'perturbation has', 'perturbations have')} {MIN_CELLS} cells or more; at least three are "
@@ -125,6 +126,22 @@ class Profiles:
             parts.append([np.asarray(self.cells[half].mean(axis=0)).ravel() for half in np.array_split(rows, 2)])
         found = np.array(parts)
         return found[:-1, 0], found[:-1, 1], found[-1]
+
+
+def targets(name: str, control: str) -> tuple[str, ...]:
+    """Genes that a label names, sorted: of ``A+B`` and ``B+A`` the same, of ``A+ctrl`` one, of the control none."""
+    return () if name == control else tuple(sorted(t for t in name.split(SEPARATOR) if t != control))
+
+
+def _check_names(names: list[str], control: str, key: str) -> None:
+    found: dict[tuple[str, ...], str] = {}
+    for name in names:
+        other = found.setdefault(targets(name, control), name)
+        if other != name:
+            raise DataError(
+                f"{other!r} and {name!r} in obs[{key!r}] name the same perturbation; give their cells one name, so that none is "
+                "predicted from itself."
+            )
 
 
 def _mean(matrix: csr_matrix, mask: NDArray[np.bool_]) -> NDArray[np.float64]:

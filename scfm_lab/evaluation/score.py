@@ -59,6 +59,10 @@ class Score:
     """Why the value, the floor, the ceiling or the interval could not be had."""
     remark: str = ""
     """What else whoever reads the number must know, such as cells of the training data among those scored."""
+    gain_low: float = np.nan
+    gain_high: float = np.nan
+    """Ends of the interval of value − floor over the same resamples of the same units, which the floor's own noise is in; NaN
+    where they were not drawn together. Where it is there it decides whether the floor is beaten."""
 
     @property
     def can_rank(self) -> bool | None:
@@ -74,7 +78,13 @@ class Score:
 
     @property
     def above_floor(self) -> bool | None:
-        """Whether the whole interval (else the value) is better than the floor; None where that is not known."""
+        """Whether the whole interval of value − floor is better than 0; None where that is not known.
+
+        Without that interval the value's own, else the value, is held against the floor.
+        """
+        gain = self.gain_low if self.higher_is_better else -self.gain_high
+        if np.isfinite(gain) and np.isfinite(self.floor):
+            return bool(gain > 0)
         worst = self.low if self.higher_is_better else self.high
         worst = worst if np.isfinite(worst) else self.value
         if not (np.isfinite(worst) and np.isfinite(self.floor)):
@@ -91,7 +101,7 @@ class Score:
         if self.above_floor is None:
             return "no floor to compare with"
         if self.above_floor:
-            known = np.isfinite(self.low if self.higher_is_better else self.high)
+            known = np.isfinite([self.gain_low, self.low if self.higher_is_better else self.high]).any()
             return "better than the floor" if known else "above the floor, without an interval"
         better = self.value > self.floor if self.higher_is_better else self.value < self.floor
         return "not distinguishable from the floor" if better else "no better than the floor"
@@ -115,6 +125,8 @@ class Score:
             "ceiling": self.ceiling,
             "low": self.low,
             "high": self.high,
+            "gain_low": self.gain_low,
+            "gain_high": self.gain_high,
             "position": self.position,
             "n": self.n,
             "floor_name": self.floor_name,
@@ -159,7 +171,7 @@ class Scores(Result):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per score: metric, model, floor, value, ceiling, low, high, position, n, …, verdict, missing, remark."""
+        """One row per score: metric, model, floor, value, ceiling, low, high, gain_low, gain_high, position, n, …, verdict, missing, remark."""
         import pandas as pd
 
         return pd.DataFrame([score.row() for score in self.scores], columns=list(Score("", "", 0.0).row()))
@@ -185,7 +197,8 @@ class Scores(Result):
         ]
         rule = base.mark_rule(color="#0072B2", strokeWidth=2).encode(x="low:Q", x2="high:Q")
         point = base.mark_point(filled=True, size=80, color="#0072B2").encode(
-            x="value:Q", tooltip=["metric", "model", "floor", "value", "ceiling", "low", "high", "verdict"]
+            x="value:Q",
+            tooltip=["metric", "model", "floor", "value", "ceiling", "low", "high", "gain_low", "gain_high", "verdict"],
         )
         return alt.layer(band, *ends, rule, point)
 

@@ -17,6 +17,7 @@ from scipy import stats
 import scfm_lab as sl
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation import perturbation_floors as floors
+from scfm_lab.evaluation.perturbation import _aligned
 from scfm_lab.evaluation.perturbation_metrics import METRICS, centroid_accuracy, collapse, correlation
 from scfm_lab.evaluation.profiles import Profiles
 
@@ -111,7 +112,64 @@ def test_floors_worked_out_by_hand(data):
     np.testing.assert_allclose(floors.additive(data, train, ["A+B"])[0], m["A"] + m["B"] - data.control)
     assert np.isnan(floors.additive(data, ["A", "C"], ["A+B"])).all()
     assert np.isnan(floors.additive(data, train, ["E"])).all()
-    np.testing.assert_allclose(floors.matching_mean(data, ["A", "B"], ["E"])[0], (m["A"] + m["B"]) / 2)
+    overall = (m["A"] + m["C"]) / 2
+    np.testing.assert_allclose(floors.matching_mean(data, ["A", "C"], ["A+B"])[0], (m["A"] + overall) / 2)
+    # Of a single it is the mean, also where a double holds its target; that one is another floor.
+    train = ["A+B", "C"]
+    np.testing.assert_allclose(floors.matching_mean(data, train, ["A"])[0], (m["A+B"] + m["C"]) / 2)
+    np.testing.assert_allclose(floors.shared_target(data, train, ["A"])[0], m["A+B"])
+    np.testing.assert_allclose(floors.shared_target(data, ["A", "B"], ["E"])[0], (m["A"] + m["B"]) / 2)
+
+
+def test_labels_as_gears_writes_them_are_singles_and_doubles(screen, data):
+    given = screen.copy()
+    names = {"control": "ctrl", "A+B": "B+A", "A": "A+ctrl", "B": "ctrl+B", "C": "C+ctrl"}
+    given.obs["perturbation"] = [names.get(n, n) for n in screen.obs["perturbation"]]
+    gears = Profiles.of(given, perturbation_key="perturbation", control="ctrl")
+    assert [gears.targets(n) for n in ("ctrl+B", "A+ctrl", "B+A", "D")] == [("B",), ("A",), ("A", "B"), ("D",)]
+    train = [n for n in gears.names if n != "B+A"]
+    plain = [n for n in data.names if n != "A+B"]
+    for floor in (floors.additive, floors.matching_mean, floors.shared_target):
+        np.testing.assert_allclose(floor(gears, train, ["B+A"]), floor(data, plain, ["A+B"]), atol=1e-9)
+    frame = pd.DataFrame(data.mean, index=data.names, columns=GENES)
+    aligned = _aligned("p", frame.rename(index={"B": "B+ctrl"}), gears)
+    np.testing.assert_array_equal(aligned, data.mean[[data.names.index(_plain(n)) for n in gears.names]])
+    with pytest.raises(DataError, match="The prediction 'p' has 2 rows for 'B\\+A'"):
+        _aligned("p", pd.concat([frame, frame.rename(index={"A+B": "B+A"}).loc[["B+A"]]]), gears)
+    given.obs["perturbation"] = [{"D": "ctrl+A"}.get(n, n) for n in given.obs["perturbation"]]
+    with pytest.raises(DataError, match=r"'A\+ctrl' and 'ctrl\+A' in obs.* name the same perturbation"):
+        Profiles.of(given, perturbation_key="perturbation", control="ctrl")
+
+
+def _plain(name):
+    return "+".join(sorted(t for t in name.split("+") if t != "ctrl"))
+
+
+def test_chance_is_the_mean_of_many_random_tables_and_the_floor_is_beaten_by_the_difference(screen, data):
+    # A little better than the floor on every perturbation, far less than perturbations differ among themselves.
+    alone = sl.evaluate.perturbation(screen, splits=2, progress=False)
+    made = alone.predicted[alone.of(METRICS[0]).floor_name]
+    little = pd.DataFrame(made + 0.15 * (data.mean - made), index=data.names, columns=GENES)
+    result = sl.evaluate.perturbation(screen, predictions={"little": little}, splits=2, progress=False)
+    score = result.of(METRICS[0], "little")
+    per = result.per_perturbation.query("metric == @METRICS[0]").pivot(
+        index="perturbation", columns="predictor", values="value"
+    )
+    gain = per["little"] - per[score.floor_name]
+    assert score.gain_low < gain.mean() < score.gain_high
+    assert (gain > 0).all()
+    assert score.low < score.floor
+    assert score.verdict == "better than the floor"
+    seeds = [floors.random_table(list("ABCDE"), seed=[0, i]) for i in range(floors.N_RANDOM)]
+    one = data.names.index("E")
+    train = [n for n in data.names if n != "E"]
+    scores = [
+        correlation(p - data.control, data.mean[[one]] - data.control)[0]
+        for p in floors.bilinear_of(data, train, ["E"], seeds)
+    ]
+    assert np.std(scores) > 0.01
+    assert per.loc["E", "bilinear, random table"] == pytest.approx(np.mean(scores), abs=1e-4)
+    assert "20 random tables" in result.summary()
 
 
 def test_the_bilinear_model_is_the_ridge_of_both_sides(data):
@@ -181,7 +239,7 @@ def test_a_prediction_of_some_perturbations_stands_between_the_ends_of_the_same(
     per = result.per_perturbation.query("metric == 'Pearson-Δ'").pivot(
         index="perturbation", columns="predictor", values="value"
     )
-    floor_names = ["no change", "mean", "matching mean", "bilinear, random table"]
+    floor_names = ["no change", "mean", "matching mean", "shares a target", "bilinear, random table"]
     assert score.n == 3
     assert "3 of 7 perturbations" in score.remark
     assert score.floor == pytest.approx(per.loc[some, floor_names].mean().max())
@@ -194,6 +252,10 @@ def test_nearly_one_profile_for_all_is_told(screen, data):
     one = pd.DataFrame(np.tile(data.mean[0], (len(NAMES), 1)), index=data.names, columns=GENES)
     result = sl.evaluate.perturbation(screen, predictions={"flat": one}, splits=2, progress=False)
     assert "Collapsed" in result.of("Pearson-Δ", "flat").remark
+    same = pd.DataFrame(np.tile(data.control, (len(NAMES), 1)), index=data.names, columns=GENES)
+    result = sl.evaluate.perturbation(screen, predictions={"nothing": same}, splits=2, progress=False)
+    assert "Collapsed: it predicts no change" in result.of("Pearson-Δ", "nothing").remark
+    assert collapse(np.array([[0.0, 0, 0], [0, 0, 0], [1, 2, 4]]), np.zeros(3)) == pytest.approx(1 / 3)
 
 
 def test_a_model_enters_through_its_gene_embeddings(shared_data):

@@ -7,6 +7,7 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.ordering import FLOOR, stage_scores
 from scfm_lab.evaluation.score import CANNOT_RANK, Score, Scores, best_floor, bootstrap_interval, spearman_brown
 
 
@@ -33,6 +34,31 @@ def test_an_interval_that_reaches_below_the_floor_is_no_gain():
     assert score.verdict == "not distinguishable from the floor"
     assert Score("accuracy", "m", 0.55, floor=0.6).verdict == "no better than the floor"
     assert Score("accuracy", "m", np.nan, missing="no replicates").verdict == "not measured"
+
+
+def test_the_difference_on_the_same_resamples_decides_where_it_is_known():
+    wide = Score("r", "m", 0.62, low=0.5, high=0.7, floor=0.6, gain_low=0.01, gain_high=0.03)
+    assert wide.verdict == "better than the floor"
+    assert Score("r", "m", 0.7, low=0.65, high=0.75, floor=0.6, gain_low=-0.02, gain_high=0.2).verdict == (
+        "not distinguishable from the floor"
+    )
+    less = Score(
+        "error", "m", 0.5, low=0.4, high=0.7, floor=0.6, gain_low=-0.2, gain_high=-0.01, higher_is_better=False
+    )
+    assert less.above_floor
+
+
+def test_the_order_and_its_floor_are_drawn_together():
+    rng = np.random.default_rng(0)
+    stage = np.repeat(np.arange(4.0), 30)
+    floor = stage + rng.normal(scale=1.5, size=120)
+    better = floor + 0.12 * (stage - floor)
+    scores = stage_scores({"m": better, FLOOR: floor}, stage, "stage")
+    score = scores.of("Kendall's tau-b with stage", "m")
+    assert score.low < score.floor
+    assert 0 < score.gain_low < score.value - score.floor < score.gain_high
+    assert score.verdict == "better than the floor"
+    assert np.isnan(scores.of("Kendall's tau-b with stage", FLOOR).gain_low)
 
 
 def test_scores_are_found_told_and_drawn():

@@ -215,6 +215,8 @@ def test_a_board_has_the_floor_over_the_cells_in_reach_or_says_why_there_is_none
     assert scores["X_fork"].floor == pytest.approx(kendall_tau(order[60:], stage[60:]))
     assert scores["pca (fitted)"].floor == scores["pca (fitted)"].value == pytest.approx(kendall_tau(order, stage))
     assert scores["X_fork"].floor != scores["pca (fitted)"].floor
+    gain = scores["X_fork"].value - scores["X_fork"].floor
+    assert scores["X_fork"].gain_low < gain < scores["X_fork"].gain_high
     adata.X = adata.X * 0.3
     (alone,) = _beside_floor(adata, own, "X_fork", columns, 0)
     assert "no floor: " in alone.missing
