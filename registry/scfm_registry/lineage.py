@@ -292,6 +292,35 @@ class Genealogist(Reader):
                     waiting.append((child, depth + 1, (*path, child)))
 
 
+def check_made_from(registry: Reader, digest: str, parent: str) -> None:
+    """Refuse as what a version was made from the version itself, and what was made from it.
+
+    Parameters
+    ----------
+    registry
+        Where it comes in.
+    digest
+        Of its files.
+    parent
+        Digest of what it is said to be made from; empty where nothing is said.
+
+    Raises
+    ------
+    ModelError
+        Its lineage would lead in a circle.
+    """
+    if not parent:
+        return
+    before = {parent}
+    for record in registry.line_of(parent):
+        before |= {record.tags["scfm.digest"], record.tags.get(PARENT, "")}
+    if digest in before:
+        raise ModelError(
+            f"These files ({digest}) are said to be made from {parent}, which is the same or was made from them: a lineage does "
+            "not lead in a circle. Nothing was registered; name what they were made from."
+        )
+
+
 def children_of(records: Iterable[Record], digest: str) -> list[str]:
     """References of the versions, also those in the trash, that were made from the files of a digest."""
     return sorted(f"{record.name}/{record.version}" for record in records if record.tags.get(PARENT) == digest)

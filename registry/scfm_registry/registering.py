@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import ModelError
 from scfm_registry import annotating, manifest, people, retracting
 from scfm_registry.annotating import Annotator
+from scfm_registry.lineage import PARENT, check_made_from
 from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
@@ -142,10 +143,16 @@ class Registrar(Verifier, Annotator):
             From :func:`scfm_registry.version.tags`; the digest and the size are filled in here.
         card
             The card, as Markdown.
+
+        Raises
+        ------
+        ModelError
+            They are said to be made from themselves, or from what was made from them.
         """
         described = manifest.describe(folder, family)
         (folder / manifest.FILENAME).write_bytes(described.canonical())
         (folder / manifest.SERVING).write_bytes(manifest.serving(described.digest))
+        check_made_from(self, described.digest, tags.get(PARENT, ""))
         complete = {**tags, "scfm.digest": described.digest, "scfm.size": str(described.size)}
         if tags.get("scfm.origin") != "built-in":
             me = people.who(self._place)

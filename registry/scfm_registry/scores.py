@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import files, names
 from scfm_registry.reading import Reader
 
@@ -87,15 +87,15 @@ def of(registry: Reader, found: ModelVersion, record: Record) -> list[dict[str, 
     store = registry._store  # noqa: SLF001 - the registry's own parts
     rows = finetuned(files.local(store, found, record))
     for run in store.runs(TASK, {"scfm.digest": found.digest}):
-        with files.workshop(registry.scratch) as folder:
-            text = store.document(run.run, DOCUMENT, folder).read_text(encoding="utf-8")
         try:
-            told = json.loads(text)
+            with files.workshop(registry.scratch) as folder:
+                told = json.loads(store.document(run.run, DOCUMENT, folder).read_text(encoding="utf-8"))
             fine = [row for row in told["scores"] if _is_number(row["value"]) and isinstance(row["metric"], str)]
-        except (ValueError, KeyError, TypeError):
-            # Somebody else's document; what cannot be read says nothing.
+            own = told.get("digest") == found.digest
+        except (ScfmError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            # One that somebody deleted, or somebody else's document; what cannot be read says nothing.
             continue
-        rows += [{**row, "source": f"run {run.run}"} for row in fine if told.get("digest") == found.digest]
+        rows += [{**row, "source": f"run {run.run}"} for row in fine if own]
     return rows
 
 

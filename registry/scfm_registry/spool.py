@@ -223,8 +223,12 @@ class Syncer(Registrar):
             except ScfmError as error:
                 found.refused[entry.name] = str(error)
                 continue
-            _put_away(entry, folder / DONE)
             (found.registered if new else found.known).append(self.came_in(version, certify=certify))
+            try:
+                _put_away(entry, folder / DONE)
+            except ScfmError as error:
+                # It is in; the next time it is known, and the others need not wait for that.
+                found.refused[entry.name] = f"it is registered ({version.reference}), but cannot be put away. {error}"
         return found
 
     def _take(self, entry: Path, told: dict[str, Any]) -> tuple[ModelVersion, bool]:

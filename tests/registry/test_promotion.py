@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import ModelError, StorageError
 from scfm_lab.evaluation.score import Score
 from scfm_registry import Gate, Registry
 
@@ -156,3 +157,31 @@ def test_a_gate_that_cannot_be_read_lets_nobody_through(made_home: Path) -> None
     registry.client.set_registered_model_tag("pca", "scfm.gate.candidate", "{}")
     with pytest.raises(ModelError, match="cannot be read"):
         registry.promote("pca/1", "candidate")
+
+
+def test_what_was_cut_while_it_was_recorded_counts_for_nothing(
+    made_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del made_home
+    registry = Registry()
+    digest = registry.get("pca/1").digest
+    client = registry.client
+
+    def full(*given: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(type(client), "log_dict", full)
+        with pytest.raises(StorageError):
+            registry.record_scores("pca/1", [Score("macro_f1", "m", 0.5)], data_digest=DATA)
+    experiment = client.search_experiments(filter_string="name = 'scfm-registry'")[0].experiment_id
+    about = {"scfm.digest": digest, "scfm.version": "pca/1", "scfm.device": "cpu"}
+    # Killed: neither finished nor failed. And one whose document somebody has deleted.
+    client.create_run(experiment, tags={**about, "scfm.task": "measure"})
+    client.create_run(experiment, tags={**about, "scfm.task": "evaluate"})
+    gone = client.create_run(experiment, tags={**about, "scfm.task": "evaluate"}).info.run_id
+    client.set_terminated(gone, "FINISHED")
+    assert registry.scores("pca/1") == []
+    card = registry.card("pca/1")
+    assert "No scores are on record." in card
+    assert "Not measured" in card

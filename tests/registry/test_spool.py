@@ -191,3 +191,39 @@ def test_a_registry_on_a_network_file_system_is_told(tmp_path: Path, monkeypatch
         mounts.tell(tmp_path / "home")
     table.write_text("/dev/sda1 / ext4 rw 0 0\n")
     mounts.tell(tmp_path / "home")
+
+
+def test_no_lineage_is_taken_in_that_leads_in_a_circle(
+    made_home: Path, put_in: Callable[..., ModelVersion], imported: Callable[..., Any]
+) -> None:
+    del made_home
+    registry = Registry()
+    (first, tags, told), (second, _, _) = (imported(width, "pretrained", None) for width in (8, 7))
+    unknown = "sha256:" + "a" * 64
+
+    def add(name: str, folder: Path, parent: str) -> ModelVersion:
+        return registry.add_files(name, folder, "scfm.pca", {**tags, "scfm.parent_digest": parent}, told)
+
+    own = put_in(registry, "mine").digest
+    below = add("below", second, own).digest
+    for parent in (own, below):
+        with pytest.raises(ModelError, match="does not lead in a circle"):
+            add("again", first, parent)
+    assert [item.name for item in registry.family_of(own)] == ["mine", "below"], "nothing was registered"
+    registry.purge(registry.delete("below/1").reference)
+    assert add("below", second, unknown).tags["scfm.parent_digest"] == unknown, "one that is not here is no circle"
+
+
+def test_an_entry_that_cannot_be_put_away_holds_up_no_other(
+    made_home: Path, spool: Spool, basis: Callable[..., Path]
+) -> None:
+    del made_home
+    entries = {spool.put(basis(width=width), f"m-{width}").name for width in (2, 3)}
+    (spool.folder / "done").write_text("in the way")
+    found = Registry().sync(spool.folder, certify=False)
+    assert [item.name for item in found.registered] == ["m-2", "m-3"]
+    assert set(found.refused) == entries
+    assert "it is registered (m-2/1), but cannot be put away" in found.summary()
+    (spool.folder / "done").unlink()
+    assert len(Registry().sync(spool.folder, certify=False).known) == 2
+    assert spool.waiting() == []

@@ -262,14 +262,26 @@ class Store(Runs):
                 for path in files:
                     self.client.log_artifact(identifier, str(path))
             except BaseException:
-                self.client.set_terminated(identifier, "FAILED")
+                self._fail(identifier)
                 raise
             self.client.set_terminated(identifier, "FINISHED")
             return str(identifier)
 
-    def runs(self, task: str, tags: Mapping[str, str] | None = None, *, newest: int = 0) -> list[Evidence]:
-        """Our runs of a task, oldest first; `newest` gives only the last so many."""
+    def _fail(self, run: str) -> None:
+        """Say of a run that it was cut; a second failure here must not hide the first, and what is not finished counts as cut."""
+        try:
+            self.client.set_terminated(run, "FAILED")
+        except Exception:
+            # What filled the disk fills it still.
+            logging.getLogger(__name__).debug("run %s cannot be ended", run, exc_info=True)
+
+    def runs(
+        self, task: str, tags: Mapping[str, str] | None = None, *, newest: int = 0, cut: bool = False
+    ) -> list[Evidence]:
+        """Our runs of a task, oldest first; `newest` gives only the last so many, `cut` also those that were not finished."""
         conditions = [f"tags.`{key}` = {_quoted(value)}" for key, value in {"scfm.task": task, **(tags or {})}.items()]
+        # What was killed, or found the disk full, has its tags and not what it should tell.
+        conditions += [] if cut else ["attributes.status = 'FINISHED'"]
         found: list[Any] = []
         token = None
         with self._speaking():

@@ -83,9 +83,11 @@ class Mirror:
             raise ModelError(message)
         return path
 
-    def runs(self, task: str, tags: Mapping[str, str] | None = None, *, newest: int = 0) -> list[Evidence]:
+    def runs(
+        self, task: str, tags: Mapping[str, str] | None = None, *, newest: int = 0, cut: bool = False
+    ) -> list[Evidence]:
         """None: runs stay with the registry that the mirror was made from."""
-        del task, tags, newest
+        del task, tags, newest, cut
         return []
 
     def model_tag(self, name: str, key: str) -> str:

@@ -36,13 +36,15 @@ def lines(store: Store, digest: str = "") -> list[str]:
             return []
         except OSError as error:
             raise storage_error(error, _path(store)) from error
-    return [run.tags[TAG] for run in store.runs(TASK, {"scfm.digest": digest} if digest else None) if TAG in run.tags]
+    # A line is in the run's tags, and there from the first moment on.
+    found = store.runs(TASK, {"scfm.digest": digest} if digest else None, cut=True)
+    return [run.tags[TAG] for run in found if TAG in run.tags]
 
 
 def last(store: Store) -> list[str]:
     """The newest lines, enough to find those that no other refers to."""
     if not store.place.embedded:
-        return [run.tags[TAG] for run in store.runs(TASK, newest=20) if TAG in run.tags]
+        return [run.tags[TAG] for run in store.runs(TASK, newest=20, cut=True) if TAG in run.tags]
     try:
         with _path(store).open("rb") as file:
             file.seek(0, os.SEEK_END)
