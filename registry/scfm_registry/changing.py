@@ -140,8 +140,13 @@ class Changer(Gatekeeper):
             self.note("restore", record)
         return self.get(f"{record.name}/{record.version}")
 
-    def purge(self, reference: str) -> None:
-        """Delete a version (``name/3``) that is in the trash, and its files, for good.
+    def purge(self, reference: str) -> str:
+        """Delete a version (``name/3``) that is in the trash, and its files, for good; also this machine's copy of a server's.
+
+        Returns
+        -------
+        str
+            Why its files stay where they are, such as a server that does not let you delete them; empty where they are gone.
 
         Raises
         ------
@@ -151,7 +156,9 @@ class Changer(Gatekeeper):
         from scfm_registry import trash
 
         with self._place.locked():
-            self.note("purge", trash.purge(self._store, reference))
+            record, stays = trash.purge(self._store, reference)
+            self.note("purge", record, {"files_stay": stays} if stays else {})
+        return stays
 
 
 def _is_expected(holder: Record | None, expect: str | int | None) -> bool:

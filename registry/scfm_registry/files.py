@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,6 +154,14 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
 def _kept(found: ModelVersion) -> Path:
     """Where the copy of a server's version is kept, by digest: two servers' same files are one copy."""
     return data_home() / "cache" / "models" / found.digest.removeprefix("sha256:")
+
+
+def forget(digest: str) -> None:
+    """Take away this machine's copies of a server's version, also one that was put aside; whoever still needs it fetches it."""
+    kept = data_home() / "cache" / "models"
+    name = digest.removeprefix("sha256:")
+    for copy in [kept / name, *kept.glob(f"{name}.damaged-*")]:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def _fetch(store: Store, found: ModelVersion, record: Record, target: Path) -> None:

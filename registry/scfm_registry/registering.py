@@ -62,7 +62,8 @@ class Registrar(Verifier, Annotator):
         config
             What :func:`scfm_lab.load_model` would be given as ``config=``; kept with the version.
         sha256
-            Of the file at an ``https://`` address, as its authors publish it.
+            Of the file at an ``https://`` address, of an archive, or of the one file of weights of a ``hf://`` repository, as
+            its authors publish it.
         allow_hosts
             A lab's own hosts, each by its exact name (also ``SCFM_MIRROR_HOSTS``): only these may have private addresses.
         consent

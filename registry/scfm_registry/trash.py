@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError
-from scfm_registry import builtin, names, version
+from scfm_registry import builtin, files, names, version
 from scfm_registry.lineage import PARENT, children_of
 from scfm_registry.version import BECAUSE, TRASHED, Versions
 
@@ -55,8 +55,8 @@ def restore(store: Store, reference: str) -> Record:
     return record
 
 
-def purge(store: Store, reference: str) -> Record:
-    """Delete a version that is in the trash, and its files, for good."""
+def purge(store: Store, reference: str) -> tuple[Record, str]:
+    """Delete a version that is in the trash, and its files, for good; the second says why files stay, and is empty where none do."""
     record = _trashed(store, reference)
     digest = record.tags["scfm.digest"]
     others = [
@@ -71,8 +71,9 @@ def purge(store: Store, reference: str) -> Record:
             "it and cannot be opened without it. Purge those first, or leave it in the trash."
         )
         raise ModelError(message)
-    store.remove(record)
-    return record
+    stays = store.remove(record)
+    files.forget(digest)
+    return record, stays
 
 
 def _trashed(store: Store, reference: str) -> Record:

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError, ScfmError, StorageError
+from scfm_lab.home import data_home
 from scfm_lab.inference.hardware import Hardware
 from scfm_registry import Registry, manifest, names
 from scfm_registry.cli.tables import table
@@ -438,7 +439,19 @@ def test_purging_is_for_good_and_takes_only_what_was_deleted(
     with pytest.raises(ModelError, match=rf"{name}/1 is not in the trash"):
         registry.purge(f"{name}/1")
     registry.delete(f"{name}/1")
-    registry.purge(f"{name}/1")
+    record = registry._store.record(name, 1)
+    assert record is not None
+    folder, logged = registry._store.files(record), registry._store._model_id(record)
+    if folder is None:
+        there = registry._store._repository(registry.client.get_logged_model(logged).artifact_location).list_artifacts
+    else:
+        there = folder.exists
+    copy = data_home() / "cache" / "models" / record.tags["scfm.digest"].removeprefix("sha256:")
+    copy.mkdir(parents=True, exist_ok=True)
+    assert there()
+    assert registry.purge(f"{name}/1") == "", "no files stay"
+    assert not there()
+    assert not copy.exists()
     with pytest.raises(ModelError, match="is not in the trash"):
         registry.restore(f"{name}/1")
     # Numbers are not used again for other files.

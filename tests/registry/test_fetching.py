@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -280,3 +281,30 @@ def test_the_catalogue_says_of_each_where_its_files_are(home: Path) -> None:
                 Policy().check(part["from"])
                 assert fetching._single(part).name
         assert item.get or item.family in ("scfm.scgpt", "scfm.scfoundation", "scfm.scbert")
+
+
+def test_a_hash_that_is_given_is_compared_or_the_import_is_refused(web: Web, geneformer: Path, tmp_path: Path) -> None:
+    other, small = "0" * 64, geneformer / "V2-small"
+    archive = tmp_path / "small.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(small / "config.json", "config.json")
+    right = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with fetching.local(archive, scratch=tmp_path, sha256=right) as found:
+        assert (found.path / "config.json").is_file()
+    for given, words in (
+        (archive, rf"its SHA-256 is {right}, and not {other}"),
+        (small, "is a folder, so that nothing"),
+    ):
+        with pytest.raises(ModelError, match=words), fetching.local(given, scratch=tmp_path, sha256=other):
+            raise AssertionError("it was taken")
+    # Weights that were not published in safetensors, and weights in several files.
+    repository = tmp_path / "repository"
+    (repository / "V2").mkdir(parents=True)
+    (repository / "V2" / "config.json").write_text("{}")
+    (repository / "V2" / "pytorch_model.bin").write_bytes(b"weights" * 1_000)
+    for words in ("is another file than is on record", "has 2 files of weights: .*; nothing was fetched"):
+        _serve(web, repository)
+        given = fetching.local("hf://ctheodoris/Geneformer/V2", scratch=tmp_path, sha256=other)
+        with pytest.raises(ModelError, match=words), given:
+            raise AssertionError("it was taken")
+        (repository / "V2" / "more.pt").write_bytes(b"more" * 2_000)

@@ -95,8 +95,11 @@ def delete(reference: str, because: str, force: bool, purge: bool, uri: str | No
     """Put the version REFERENCE (NAME/3) into the trash."""
     here = opened(uri)
     if purge:
-        here.purge(reference)
-        say(f"{reference} and its files are deleted.", {"purged": reference}, as_json=as_json)
+        stays = here.purge(reference)
+        text = (
+            f"{reference} is deleted. Its files stay: {stays}." if stays else f"{reference} and its files are deleted."
+        )
+        say(text, {"purged": reference, "files_stay": stays or None}, as_json=as_json)
         return
     done = here.delete(reference, because=because, force=force)
     text = f"{done.reference} is in the trash; scfm-lab models restore {done.reference} brings it back."

@@ -28,7 +28,11 @@ _CERTIFIED = "It is certified: 'scfm-lab models verify' tells whether it still d
 )
 @click.option("--kind", type=click.Choice(KINDS), default="pretrained", show_default=True, help="What it is.")
 @click.option("--licence", help="SPDX expression [default: the family's].")
-@click.option("--sha256", metavar="HEX", help="SHA-256 of the file at an https address, as its authors publish it.")
+@click.option(
+    "--sha256",
+    metavar="HEX",
+    help="SHA-256 of the archive, of the file at an https address, or of a repository's weights, as its authors publish it.",
+)
 @click.option(
     "--allow-host",
     "hosts",

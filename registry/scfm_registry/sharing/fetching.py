@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from scfm_lab.errors import ModelError, StorageError
 from scfm_lab.home import data_home
-from scfm_registry import files, importing
+from scfm_registry import files, importing, manifest
 from scfm_registry.sharing import hub, unpacking
 from scfm_registry.sharing.addresses import Policy, shown
 from scfm_registry.sharing.downloading import Client, Wanted, fetch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DAYS_KEPT = 14
+#: Endings of files of weights, as families are published.
+_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".torch")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def local(
     scratch
         Folder for what is unpacked.
     sha256
-        Of the file at an ``https://`` address, as its authors publish it.
+        Of the file at an address, of an archive on this machine, or of the one file of weights in a repository, as its authors
+        publish it.
     hosts
         A lab's own hosts, by their exact names.
     progress
@@ -80,7 +83,8 @@ def local(
     Raises
     ------
     ModelError
-        The address is refused, does not answer, or gives another file than it should.
+        The address is refused, does not answer, or gives another file than it should; `sha256` is given, and there is no one
+        file that it could be of.
     StorageError
         The disk is full.
     """
@@ -90,6 +94,8 @@ def local(
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ModelError(f"{ascii(sha256)[:80]} is no SHA-256: it is written with 64 digits 0-9 and a-f.")
     if scheme is None and entry is None:
+        if sha256 is not None:
+            _compare(Path(given).expanduser(), sha256)
         with _archive(Path(given).expanduser(), scratch) as folder:
             yield Found(folder)
         return
@@ -123,8 +129,31 @@ def _parts(text: str, entry: Published | None, sha256: str | None) -> list[dict[
             f"The authors of {entry.id} publish it on a page, and not at an address of files: get {', '.join(entry.files)} from "
             f"{entry.where}, then run: scfm-lab models import FOLDER --name {entry.id}"
         )
-    first = {"sha256": sha256 or entry.sha256, "size": entry.size, **entry.get[0]}
+    first = {"sha256": entry.sha256, "size": entry.size, **entry.get[0]}
+    if sha256 is not None:
+        first["sha256"] = sha256
     return [first, *entry.get[1:]]
+
+
+def _compare(path: Path, sha256: str) -> None:
+    """Refuse an archive on this machine that is another file than its authors publish.
+
+    Raises
+    ------
+    ModelError
+        It is, or there is no file to compare.
+    """
+    if path.is_dir():
+        raise ModelError(
+            f"A SHA-256 is of one file, and {path} is a folder, so that nothing would be compared; leave it out, or give the "
+            "archive that it is of."
+        )
+    try:
+        found = manifest.sha256(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}).") from error
+    if found != sha256:
+        raise ModelError(f"{path} is another file: its SHA-256 is {found}, and not {sha256}. Nothing was registered.")
 
 
 @contextmanager
@@ -202,21 +231,31 @@ def _download(
 
 
 def _as_published(wanted: list[Wanted], part: dict[str, Any]) -> list[Wanted]:
-    """Hold what the hub lists against what the catalogue has on record of the weights."""
+    """Hold what the hub lists against the SHA-256 that was given, or that the catalogue has on record, of the weights.
+
+    Raises
+    ------
+    ModelError
+        They are another file, or it cannot be told of which file that is.
+    """
     known, size = part.get("sha256", ""), part.get("size")
     if not known:
         return wanted
-    found = []
-    for item in wanted:
-        if item.name.endswith("model.safetensors"):
-            if item.sha256 and item.sha256 != known:
-                raise ModelError(
-                    f"{shown(item.url)} is another file than the catalogue has on record (SHA-256 {item.sha256} instead of {known}); it was "
-                    "not fetched."
-                )
-            item = replace(item, sha256=known, size=size if size is not None else item.size)
-        found.append(item)
-    return found
+    weights = [item for item in wanted if item.name.endswith("model.safetensors")]
+    weights = weights or [item for item in wanted if item.name.lower().endswith(_WEIGHTS)]
+    if len(weights) != 1:
+        raise ModelError(
+            f"A SHA-256 is of one file, and {shown(part['from'])} has {len(weights) or 'no'} files of weights"
+            f"{': ' if weights else ''}{', '.join(item.name for item in weights[:5])}; nothing was fetched. Leave it out: each file is "
+            "compared with the hash that the hub tells of it."
+        )
+    (item,) = weights
+    if item.sha256 and item.sha256 != known:
+        raise ModelError(
+            f"{shown(item.url)} is another file than is on record (SHA-256 {item.sha256} instead of {known}); it was not fetched."
+        )
+    held = replace(item, sha256=known, size=size if size is not None else item.size)
+    return [held if other is item else other for other in wanted]
 
 
 def _single(part: dict[str, Any]) -> Wanted:

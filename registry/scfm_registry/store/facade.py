@@ -212,11 +212,11 @@ class Store(Runs):
                 raise
             return _record(created)
 
-    def remove(self, record: Record) -> None:
-        """Delete a version, and its files unless another version is kept in them."""
+    def remove(self, record: Record) -> str:
+        """Delete a version, and its files unless another version is kept in them; returns why they stay, else nothing."""
         with self._speaking():
             self.client.delete_model_version(record.name, str(record.version))
-            self._drop_files(self._model_id(record))
+            return self._drop_files(self._model_id(record))
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point an alias at a version."""
@@ -411,27 +411,42 @@ class Store(Runs):
                 )
                 raise StorageError(message)
 
-    def _drop_files(self, model_id: str) -> None:
-        """Remove files unless a version refers to them; a second failure here must not hide the first.
+    def _drop_files(self, model_id: str) -> str:
+        """Remove files unless a version refers to them, and say why they stay; a second failure here must not hide the first.
 
         A server may have kept a version whose answer got lost on the way, and its client may have asked twice.
         """
         log = logging.getLogger(__name__)
         try:
             used = self.client.search_model_versions(f"source_path LIKE '%{model_id}%'", max_results=1)
-        except Exception:
+        except Exception as error:
             # Whoever clears up after a failure must tell that one, and files too many harm nobody.
             log.debug("whether a version is kept in %s cannot be asked; its files stay", model_id, exc_info=True)
-            return
+            return f"whether another version is kept in them cannot be asked ({type(error).__name__})"
         if used:
-            return
+            return f"{used[0].name}/{used[0].version} is kept in them"
+        folder = self.place.artifacts / "models" / model_id if self.place.embedded else None
+        stays = ""
+        try:
+            if folder is None:
+                # What MLflow calls deleted afterwards is only marked so.
+                self._repository(self.client.get_logged_model(model_id).artifact_location).delete_artifacts()
+        except Exception as error:
+            # Here too.
+            log.debug("files of %s stay on the server", model_id, exc_info=True)
+            why = shown(str(error).strip() or type(error).__name__, 160)
+            stays = (
+                f"the server did not delete them ({why}); its admin finds them in models/{model_id} of its artifacts"
+            )
         try:
             self.client.delete_logged_model(model_id)
         except Exception:
-            # Here too.
-            log.debug("files of %s stay behind", model_id, exc_info=True)
-        if self.place.embedded:
-            shutil.rmtree(self.place.artifacts / "models" / model_id, ignore_errors=True)
+            # And here.
+            log.debug("the record of the files of %s stays behind", model_id, exc_info=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            stays = f"{folder} cannot be deleted; look at its permissions" if folder.exists() else ""
+        return stays
 
     def _model_id(self, record: Record) -> str:
         match = _MODEL_ID.search(record.source)
