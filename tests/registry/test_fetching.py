@@ -302,7 +302,10 @@ def test_a_hash_that_is_given_is_compared_or_the_import_is_refused(web: Web, gen
     (repository / "V2").mkdir(parents=True)
     (repository / "V2" / "config.json").write_text("{}")
     (repository / "V2" / "pytorch_model.bin").write_bytes(b"weights" * 1_000)
-    for words in ("is another file than is on record", "has 2 files of weights: .*; nothing was fetched"):
+    for words in (
+        "is another file than the one that you gave the hash of",
+        "has 2 files of weights: .*; nothing was fetched",
+    ):
         _serve(web, repository)
         given = fetching.local("hf://ctheodoris/Geneformer/V2", scratch=tmp_path, sha256=other)
         with pytest.raises(ModelError, match=words), given:

@@ -123,15 +123,15 @@ def _published(text: str) -> Published | None:
 def _parts(text: str, entry: Published | None, sha256: str | None) -> list[dict[str, Any]]:
     """What is fetched: addresses, and what is known of each."""
     if entry is None:
-        return [{"from": text, "sha256": sha256 or ""}]
+        return [{"from": text, "sha256": sha256 or "", "given": True}]
     if not entry.get:
         raise ModelError(
             f"The authors of {entry.id} publish it on a page, and not at an address of files: get {', '.join(entry.files)} from "
             f"{entry.where}, then run: scfm-lab models import FOLDER --name {entry.id}"
         )
-    first = {"sha256": entry.sha256, "size": entry.size, **entry.get[0]}
+    first: dict[str, Any] = {"sha256": entry.sha256, "size": entry.size, **entry.get[0]}
     if sha256 is not None:
-        first["sha256"] = sha256
+        first |= {"sha256": sha256, "given": True}
     return [first, *entry.get[1:]]
 
 
@@ -251,8 +251,9 @@ def _as_published(wanted: list[Wanted], part: dict[str, Any]) -> list[Wanted]:
         )
     (item,) = weights
     if item.sha256 and item.sha256 != known:
+        whose = "the one that you gave the hash of" if part.get("given") else "the catalogue has on record"
         raise ModelError(
-            f"{shown(item.url)} is another file than is on record (SHA-256 {item.sha256} instead of {known}); it was not fetched."
+            f"{shown(item.url)} is another file than {whose} (SHA-256 {item.sha256} instead of {known}); it was not fetched."
         )
     held = replace(item, sha256=known, size=size if size is not None else item.size)
     return [held if other is item else other for other in wanted]
