@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_registry import names
 from scfm_registry.reading import Reader
+from scfm_registry.store.words import Denied, tell_denied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -92,10 +93,18 @@ class Annotator(Reader):
 
     def hand_down(self, found: ModelVersion, consent: str) -> None:
         """Tell versions made from one, of whose consent nobody has said anything, what is said of it; under the registry's lock."""
+        denied = []
         for item in self.family_of(found.digest):
             if not item.tags.get("scfm.consent") and item.reference != found.reference:
-                self._store.set_tags(item, {"scfm.consent": consent})
+                try:
+                    self._store.set_tags(item, {"scfm.consent": consent})
+                except Denied:
+                    denied.append(item.reference)
+                    continue
                 self.note("annotate", item, {"consent": consent, "because": f"made from {found.reference}"})
+        tell_denied(
+            "told of the consent", denied, "It counts for them all the same when they are to leave the registry."
+        )
 
 
 def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:

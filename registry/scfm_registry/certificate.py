@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import panel, people
 
 if TYPE_CHECKING:
@@ -194,13 +194,7 @@ def given(folder: Path, digest: str, label: str) -> tuple[dict[str, Any], NDArra
     try:
         record = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
         vectors = load_file(folder / VECTORS)["vectors"]
-        settings, hashes = record["settings"], record["hashes"]
-        fine = (
-            _is_of(record, vectors, digest)
-            and (record["schema"], record["panel"], record["cells"]) == (SCHEMA, panel.SOURCE, len(vectors))
-            and all(isinstance(settings[key], str) for key in ("device", "precision"))
-            and all(isinstance(hashes[stage], str) for stage in panel.STAGES)
-        )
+        fine = _is_whole(record, vectors, digest)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
         raise ModelError(f"{label} is refused: the certificate in it is none ({type(error).__name__}).") from error
     if not fine:
@@ -214,6 +208,17 @@ def _is_of(record: dict[str, Any], vectors: NDArray[np.float32], digest: str) ->
     return bool(record["digest"] == digest and panel._hash(np.ascontiguousarray(vectors, "<f4")) == told)  # noqa: SLF001
 
 
+def _is_whole(record: dict[str, Any], vectors: NDArray[np.float32], digest: str) -> bool:
+    """Whether somebody else's record is a certificate of the version with this digest; raises whatever one of another form gives."""
+    settings, hashes = record["settings"], record["hashes"]
+    return (
+        _is_of(record, vectors, digest)
+        and (record["schema"], record["panel"], record["cells"]) == (SCHEMA, panel.SOURCE, len(vectors))
+        and all(isinstance(settings[key], str) for key in ("device", "precision"))
+        and all(isinstance(hashes[stage], str) for stage in panel.STAGES)
+    )
+
+
 def digest_of(record: dict[str, Any]) -> str:
     """SHA-256 of a certificate's record, which a version's tag holds."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -222,21 +227,21 @@ def digest_of(record: dict[str, Any]) -> str:
 def read(store: Store, found: ModelVersion, folder: Path) -> Certificate | None:
     """Read a version's certificate; `folder` is a private one to fetch it into. ``None`` where it has none.
 
+    Where its tags name none, the newest that somebody made of it counts: who may not write to a version may certify it.
+
     Raises
     ------
     ModelError
         It is not the one that the version's tags name, or its vectors are not those it tells of.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     run = found.tags.get(RUN)
     if not run:
-        return None
+        return _untagged(store, found, folder)
     damaged = f"The certificate of {found.reference} (run {run}) is not the one that was made"
     try:
-        record = json.loads(store.document(run, DOCUMENT, folder).read_text(encoding="utf-8"))
-        vectors = load_file(store.document(run, VECTORS, folder))["vectors"]
+        record, vectors = _fetched(store, run, folder)
         fine = digest_of(record) == found.tags.get(HASH) and _is_of(record, vectors, found.digest)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         message = f"{damaged} ({type(error).__name__}). Make it again: scfm-lab models certify {found.reference}"
@@ -245,6 +250,28 @@ def read(store: Store, found: ModelVersion, folder: Path) -> Certificate | None:
         message = f"{damaged}: its hash differs. Make it again: scfm-lab models certify {found.reference}"
         raise ModelError(message)
     return Certificate(found, record, vectors, run)
+
+
+def _untagged(store: Store, found: ModelVersion, folder: Path) -> Certificate | None:
+    """The newest certificate that somebody made of a version whose tags they may not set; ``None`` where that is none."""
+    from safetensors import SafetensorError
+
+    for made in store.runs(TASK, {"scfm.digest": found.digest, "scfm.version": found.reference}, newest=1):
+        try:
+            record, vectors = _fetched(store, made.run, folder)
+            if _is_whole(record, vectors, found.digest):
+                return Certificate(found, record, vectors, made.run)
+        except (ScfmError, OSError, ValueError, KeyError, TypeError, SafetensorError):
+            # Anybody may write a run; what is no certificate is none.
+            continue
+    return None
+
+
+def _fetched(store: Store, run: str, folder: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    from safetensors.numpy import load_file
+
+    record = json.loads(store.document(run, DOCUMENT, folder).read_text(encoding="utf-8"))
+    return record, load_file(store.document(run, VECTORS, folder))["vectors"]
 
 
 def check(certificate: Certificate, model: Model) -> PanelCheck:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_registry import files, measuring, names
 from scfm_registry.reading import Reader
+from scfm_registry.store.words import Denied, tell_denied
 
 if TYPE_CHECKING:
     from scfm_registry.measuring import Measurement
@@ -72,7 +73,11 @@ class Measurer(Reader):
         )
         with self._place.locked():
             current = self._store.record(found.name, found.version)
-            self._store.set_tags(record, measuring.tags(result, run, (current or record).tags))
+            try:
+                self._store.set_tags(record, measuring.tags(result, run, (current or record).tags))
+            except Denied:
+                # The run is the evidence, and anybody may add one; the tags are only its index.
+                tell_denied("tagged", [found.reference], f"Its card tells of the measurement all the same (run {run}).")
         self.note("measure", record, {"device": result.device, "run": run})
         return replace(result, run=run)
 

@@ -44,12 +44,15 @@ class Verification:
         What the panel of its certificate gave; ``None`` where it was not computed.
     not_compared
         Why the panel was not computed: ``"no certificate"``, ``"not asked for"``, …; empty where it was.
+    copy_of
+        The server whose files these are a copy of, on this machine; empty where the files themselves were compared.
     """
 
     version: ModelVersion
     files: dict[str, str]
     panel: PanelCheck | None = None
     not_compared: str = ""
+    copy_of: str = ""
 
     @property
     def ok(self) -> bool:
@@ -73,7 +76,8 @@ class Verification:
     def summary(self) -> str:
         """One line for people, and one more per file that is wrong."""
         wrong = [f"  {file} {state}" for file, state in self.files.items() if state != "ok"]
-        head = f"{self.version.reference}: {len(self.files) - len(wrong)} of {len(self.files)} files are as registered"
+        where = "in this machine's copy " if self.copy_of else ""
+        head = f"{self.version.reference}: {len(self.files) - len(wrong)} of {len(self.files)} files {where}are as registered"
         if self.panel is not None:
             last = self.panel.summary()
         elif wrong:
@@ -82,7 +86,10 @@ class Verification:
             last = f"Its vectors were not compared: {self.not_compared or NO_CERTIFICATE}."
             if self.not_compared in ("", NO_CERTIFICATE):
                 last += f" Make one: scfm-lab models certify {self.version.reference}"
-        return "\n".join([f"{head} ({self.version.digest}).", *wrong, last])
+        lines = [f"{head} ({self.version.digest}).", *wrong, last]
+        if self.copy_of:
+            lines.append(f"The server's own files are compared by: scfm-lab registry check {self.copy_of} --files")
+        return "\n".join(lines)
 
 
 def require_ok(states: dict[str, str], folder: Path, label: str) -> None:

@@ -23,7 +23,7 @@ def who(place: Place) -> str:
     >>> who(resolve())                                          # doctest: +SKIP
     'anna'
     """
-    name = "" if place.embedded else os.environ.get("MLFLOW_TRACKING_USERNAME", "").strip()
+    name = "" if place.embedded else _logged_in()
     if not name:
         try:
             name = getpass.getuser()
@@ -31,3 +31,9 @@ def who(place: Place) -> str:
             # A container's user need not have a name.
             name = f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
     return "".join(letter for letter in name if letter.isprintable())[:_LONGEST] or "unknown"
+
+
+def _logged_in() -> str:
+    from scfm_registry.store import login
+
+    return login.name()

@@ -79,7 +79,9 @@ class Registry(
             with suppress(OSError):
                 workshops.clear(self.scratch)
         if self._place.embedded and not self._place.read_only:
-            mounts.tell(self._place.artifacts.parent)
+            if self._place.database is not None:
+                # Files may lie where several machines reach them; PostgreSQL's locks hold anywhere.
+                mounts.tell(self._place.artifacts.parent)
             # A server belongs to a lab: what is put there is put there by name, with `ensure_builtin`.
             self.ensure_builtin()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import DataError, ModelError
 from scfm_registry import names, version
 from scfm_registry.reading import Reader
+from scfm_registry.store.words import Denied, tell_denied
 from scfm_registry.version import RETRACTED, Versions
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class Retractor(Reader):
         Versions
             All that are flagged, the version itself first.
 
+        Warns
+        -----
+        RuntimeWarning
+            A server does not let you flag somebody else's versions; they are refused all the same.
+
         Raises
         ------
         ModelError
@@ -117,15 +123,22 @@ class Retractor(Reader):
         with self._place.locked():
             found, record = self._find(names.parse(reference))
             now = datetime.now(tz=UTC).isoformat(timespec="seconds")
-            flagged = [record, *(item for item in self.family_of(found.digest) if item.reference != record.reference)]
-            for item in flagged:
+            others = [item for item in self.family_of(found.digest) if item.reference != record.reference]
+            # Its own flag, then the line, then the others: whatever ends this in between, the retraction holds and is on record.
+            self._store.set_tags(record, {RETRACTED: now, _key(found.digest): because})
+            self.note("retract", record, {"because": because, "also": [item.reference for item in others]})
+            flagged, denied = [record], []
+            for item in others:
                 own = item.tags["scfm.digest"] == found.digest
                 told = because if own else _made_from(record, because)
-                self._store.set_tags(item, {RETRACTED: now, _key(found.digest): told})
-            others = [item.reference for item in flagged[1:]]
-            self.note("retract", record, {"because": because, "also": others})
-            for item in flagged[1:]:
+                try:
+                    self._store.set_tags(item, {RETRACTED: now, _key(found.digest): told})
+                except Denied:
+                    denied.append(item.reference)
+                    continue
+                flagged.append(item)
                 self.note("retract", item, {"because": f"made from {found.reference}"})
+            tell_denied("flagged", denied, "They do not open either; whoever they belong to can retract them as well.")
         return Versions(self.get(item.reference) for item in flagged if version.TRASHED not in item.tags)
 
     def reinstate(self, reference: str, *, because: str = "") -> ModelVersion:
@@ -143,14 +156,21 @@ class Retractor(Reader):
                 why = f": {found.retracted}" if found.retracted else ""
                 message = f"{found.reference} was not retracted itself{why}; nothing was changed."
                 raise ModelError(message)
-            for item in self._store.records():
-                if key not in item.tags:
-                    continue
+            others = [item for item in self._store.records() if key in item.tags and item.reference != found.reference]
+            denied = []
+            for item in [record, *others]:
                 left = [
                     other for other in item.tags if other.startswith(f"{version.RETRACTED_BECAUSE}.") and other != key
                 ]
-                self._store.drop_tags(item, [key] if left else [key, RETRACTED])
+                try:
+                    self._store.drop_tags(item, [key] if left else [key, RETRACTED])
+                except Denied:
+                    if item is record:
+                        raise
+                    denied.append(item.reference)
+                    continue
                 self.note("reinstate", item, {"because": because} if because else {})
+            tell_denied("taken back", denied, "Whoever they belong to can take their flags away.")
         return self.get(found.reference)
 
     def affected(self, files: Iterable[Any], reference: str | None = None) -> Affected:

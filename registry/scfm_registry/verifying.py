@@ -9,6 +9,7 @@ from scfm_lab.errors import ModelError, ScfmError
 from scfm_registry import certificate, files, manifest, names, panel
 from scfm_registry.files import Verification
 from scfm_registry.opening import Opener
+from scfm_registry.store.words import Denied, tell_denied
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,9 @@ class Verifier(Opener):
     def verify(self, reference: str, *, recompute: bool = True, device: str | None = None) -> Verification:
         """Compare a version with what was registered: every file by its hash, then the panel of its certificate.
 
-        A built-in version that has none is given one the first time.
+        A built-in version that has none is given one the first time. Of a server's version this machine's copy is compared, which
+        was compared with the server's hashes when it was fetched and is what is opened here; ``scfm-lab registry check --files``
+        fetches the server's own files anew.
 
         Parameters
         ----------
@@ -57,7 +60,8 @@ class Verifier(Opener):
         """
         found, record = self._find(names.parse(reference))
         folder = files.local(self._store, found, record)
-        result = Verification(found, manifest.check(folder, found.digest, found.reference))
+        copy_of = self._place.shown if self._store.files(record) is None else ""
+        result = Verification(found, manifest.check(folder, found.digest, found.reference), copy_of=copy_of)
         if not result.ok:
             return replace(result, not_compared="its files are not as registered")
         if not recompute:
@@ -157,9 +161,15 @@ class Verifier(Opener):
 
     def _certified(self, made: Certificate, record: Record, details: dict[str, str]) -> None:
         with self._place.locked():
-            self._store.set_tags(
-                record, {certificate.RUN: made.run, certificate.HASH: certificate.digest_of(made.record)}
-            )
+            try:
+                self._store.set_tags(
+                    record, {certificate.RUN: made.run, certificate.HASH: certificate.digest_of(made.record)}
+                )
+            except Denied:
+                kept = (
+                    f"Its certificate is kept (run {made.run}), and is what it is compared with where it has no other."
+                )
+                tell_denied("tagged", [record.reference], kept)
             self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16], **details})
 
 

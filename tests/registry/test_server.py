@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -24,13 +25,17 @@ from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import Registry
 from scfm_registry.builtin import shipped
 from scfm_registry.checking import check
+from scfm_registry.people import who
 from scfm_registry.server import recipe
 from scfm_registry.server.running import serving
 from scfm_registry.server.settings import ADMIN, Settings, secret_key
-from scfm_registry.store import database, people
+from scfm_registry.store import database, mounts, people
+from scfm_registry.store.place import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from scfm_registry.version import ModelVersion
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 CREATE = "/api/2.0/mlflow/experiments/create"
@@ -175,6 +180,84 @@ def test_members_register_their_own_and_readers_only_read(
         bob.get("of-bob")
 
 
+def test_what_belongs_to_others_is_named_and_is_refused_all_the_same(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, imported: Callable[..., Any], tmp_path: Path
+) -> None:
+    def add(name: str, parent: str = "") -> ModelVersion:
+        folder, tags, card = imported(6, "pretrained", None)
+        copy = shutil.copytree(folder, tmp_path / name)
+        (copy / "card.md").write_text(f"# {name}\n")
+        more = {"scfm.parent_digest": parent} if parent else {}
+        return registry.add_files(name, copy, "scfm.pca", {**tags, **more}, card)
+
+    registry = Registry(lab.address)
+    person = people.add(lab.address, "eve")
+    lab.come_in(monkeypatch, "eve", person["password"])
+    hers = add("of-eve")
+    lab.come_in(monkeypatch)
+    theirs = add("made-of-eves", hers.digest)
+    lab.come_in(monkeypatch, "eve", person["password"])
+    with pytest.warns(RuntimeWarning, match="Not told of the consent.*: made-of-eves/1"):
+        registry.annotate(hers.reference, consent="patient-data")
+    with pytest.raises(ModelError, match="of-eve/1 does not leave"):
+        registry.export_bundle(theirs.reference, tmp_path / "out.scfm")
+    with pytest.warns(RuntimeWarning, match="Not flagged.*: made-of-eves/1"):
+        assert [item.reference for item in registry.retract(hers.reference, because="a test")] == [hers.reference]
+    with pytest.raises(ModelError, match="made from of-eve/1, which was retracted: a test"):
+        registry.load(theirs.reference, device="cpu")
+    assert registry.reinstate(hers.reference).retracted == ""
+    actions = [entry["action"] for entry in registry.audit("of-eve").entries]
+    assert actions == ["register", "annotate", "retract", "reinstate"]
+    # What she finds out about somebody else's version is evidence all the same.
+    with pytest.warns(RuntimeWarning, match=r"made-of-eves/1\. Its certificate is kept"):
+        registry.certify(theirs.reference, cells=2)
+    checked = registry.verify(theirs.reference)
+    assert checked.panel is not None
+    assert checked.ok
+    assert "in this machine's copy" in checked.summary()
+
+
+def test_a_page_is_full_also_where_a_server_hides_models(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, imported: Callable[..., Any]
+) -> None:
+    from mlflow.server import get_app_client
+
+    registry = Registry(lab.address)
+    folder, tags, card = imported(4, "pretrained", None)
+    for number in range(6):
+        registry.add_files(f"hidden-{number}", folder, "scfm.pca", {**tags, "scfm.organism.axolotl": "true"}, card)
+    person = people.add(lab.address, "dan")
+    server = get_app_client("basic-auth", tracking_uri=lab.address)
+    role = server.create_role("default", "not-all", "Does not see all.")
+    for number in (0, 1, 3):
+        server.add_role_permission(role.id, "registered_model", f"hidden-{number}", "DENY")
+    server.assign_role("dan", role.id)
+    lab.come_in(monkeypatch, "dan", person["password"])
+    seen, page = [], None
+    while True:
+        found = registry.search(organism="axolotl", limit=1, page=page)
+        seen += [item.name for item in found]
+        assert len(found) == 1
+        page = found.next
+        if page is None:
+            break
+    assert seen == ["hidden-2", "hidden-4", "hidden-5"]
+    # Whose last was deleted meanwhile goes on after it.
+    assert [item.name for item in registry.search(organism="axolotl", limit=9, page="1:1:hidden-3")] == seen[1:]
+
+
+def test_a_log_in_in_mlflows_own_file_is_known(lab: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for what in ("USERNAME", "PASSWORD"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{what}")
+    monkeypatch.setenv("HOME", str(home))
+    (home / ".mlflow").mkdir(parents=True)
+    told = f"[mlflow]\nmlflow_tracking_username = {lab.admin}\nmlflow_tracking_password = {lab.password}\n"
+    (home / ".mlflow" / "credentials").write_text(told)
+    found = {item.what: item for item in check(lab.address)}
+    assert found["log-in"].words == f"the server wants a name and knows you as '{lab.admin}'"
+    assert who(resolve(lab.address)) == lab.admin
+
+
 @pytest.mark.parametrize(
     ("uri", "name", "words"),
     [("folder", "ada", "belong to a server"), (None, "a b", "cannot be somebody's name"), (None, "", "cannot be")],
@@ -222,6 +305,8 @@ def open_door() -> Iterator[str]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path.startswith("/half/") and not self.path.endswith("/health"):
+                return  # the connection ends without an answer
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"{}")
@@ -240,6 +325,9 @@ def test_a_server_that_answers_everybody_is_called_a_fault(open_door: str, home:
     assert found["names"].state == "fault"
     assert "DNS rebinding" in found["names"].words
     assert "there is none" in found["log-in"].words
+    found = {item.what: item for item in check(f"{open_door}/half")}
+    assert found["server"].state == "fault"
+    assert "stopped answering (ConnectionError)" in found["server"].words
 
 
 # ------------------------------------------------------------------------------------- what is refused at once
@@ -387,7 +475,10 @@ def test_names_are_exact_for_each_way_to_listen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_that_open_an_empty_postgresql_at_once_all_get_the_same_one(
-    together: Callable[[str, int], list[tuple[int, str, str]]], postgres: Any, home: Path
+    together: Callable[[str, int], list[tuple[int, str, str]]],
+    postgres: Any,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     address = postgres.address()
     code = f"""
@@ -405,6 +496,10 @@ except ModelError as error:
     lines = [out.splitlines() for _, out, _ in results]
     assert {said[0] for said in lines} == {str(sorted((name, 1) for name in shipped()))}
     assert sorted(said[1].split()[0] for said in lines) == ["lost", "won"]
+    # Its files may lie on a disk that machines share; no warning is due, since PostgreSQL's locks hold there.
+    table = home.with_name("mounts")
+    table.write_text("nas:/lab / nfs4 rw 0 0\n")
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
     registry = Registry(address)
     assert registry.verify("pca/1").ok
     assert postgres.password not in repr(registry)
@@ -440,6 +535,28 @@ def test_the_recipe_is_written_whole_and_reads_as_what_it_is(tmp_path: Path) -> 
     unit = (folder / "systemd" / "scfm-registry.service").read_text()
     told += [word for word in unit.partition("ExecStart=")[2].partition("Restart=")[0].split() if word.startswith("--")]
     assert set(told) <= known, "what the recipes call is what the command takes"
+    restore = compose["services"]["restore"]
+    assert {"artifacts:/srv/artifacts", "backups:/srv/backups:ro"} <= set(restore["volumes"])
+    assert "$(" not in str(compose).replace("$$", ""), "what is the shell's is not compose's"
+    shell = [word.replace("$$", "$").replace("/srv/", f"{tmp_path}/") for word in restore["entrypoint"]]
+    (tmp_path / "restore.sh").write_text('echo "$DATABASE $1"')
+    (tmp_path / "address").write_text("postgresql://there")
+    told = [
+        *(word.replace("/run/secrets/database-address", f"{tmp_path}/address") for word in shell),
+        "20260101T030000Z",
+    ]
+    done = subprocess.run(told, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["postgresql://there", f"{tmp_path}/backups/20260101T030000Z"]
+    for made in (tmp_path / "restore.sh", tmp_path / "address"):
+        made.unlink()
+    (backups,) = [
+        line.partition("=")[2]
+        for line in (folder / "systemd" / "registry.env").read_text().splitlines()
+        if line.startswith("BACKUPS=")
+    ]
+    readme = (folder / "README.md").read_text()
+    assert f"install -d -m 700 -o scfm-registry -g scfm-registry {backups}" in readme
+    assert "sudo -u scfm-registry env DATABASE=" in readme
     for script in folder.rglob("*.sh"):
         subprocess.run(["sh", "-n", script], check=True)
         assert os.access(script, os.X_OK)

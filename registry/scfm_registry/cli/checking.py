@@ -32,6 +32,7 @@ def verify(reference: str, files_only: bool, device: str | None, uri: str | None
         "files": result.files,
         "panel": result.panel.to_dict() if result.panel else None,
         "not_compared": result.not_compared or None,
+        "copy_of": result.copy_of or None,
     }
     say(result.summary(), data, as_json=as_json)
     leave(ok=result.ok)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from scfm_lab.errors import ScfmError
 from scfm_registry.checking import Finding
-from scfm_registry.store import embedded
+from scfm_registry.store import embedded, login
 from scfm_registry.store.engine import EXPERIMENT, knock
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def look(place: Place) -> Iterator[Finding]:
     Finding
         Whether it answers, its version, log-in, names, clock, telemetry, encryption, and whether files go through.
     """
+    from requests import RequestException
+
+    try:
+        yield from _asked(place)
+    except RequestException as error:
+        words = f"it stopped answering ({type(error).__name__}); look at its log, and at the proxy in front of it"
+        yield Finding("server", "fault", words)
+
+
+def _asked(place: Place) -> Iterator[Finding]:
     try:
         knock(place)
     except ScfmError as error:
@@ -55,7 +65,7 @@ def look(place: Place) -> Iterator[Finding]:
     yield _clock(place)
     yield _encryption(place)
     yield _names(place)
-    name = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    name = login.credentials(place.tracking_uri).username or ""
     anonymous = _ask(place, _SEARCH, anonymous=True)
     known = _ask(place, _SEARCH)
     if anonymous.ok:
@@ -66,7 +76,8 @@ def look(place: Place) -> Iterator[Finding]:
         )
     elif known.status_code == 401:
         what = f"'{name}' with this password is refused" if name else "you gave no name"
-        yield Finding("log-in", "fault", f"{what}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        how = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write them into ~/.mlflow/credentials"
+        yield Finding("log-in", "fault", f"{what}; {how}")
         return
     elif not known.ok:
         yield Finding(
@@ -82,17 +93,21 @@ def look(place: Place) -> Iterator[Finding]:
 def _ask(place: Place, path: str, *, anonymous: bool = False, method: str = "GET", **more: Any) -> Response:
     import requests
 
-    name, password = (os.environ.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
+    known = login.credentials(place.tracking_uri)
     headers = dict(more.pop("headers", {}))
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    if token and not anonymous:
-        headers["Authorization"] = f"Bearer {token}"
+    # As MLflow's client: of both, the name.
+    by_name = bool(known.username and known.password)
+    if known.token and not by_name and not anonymous:
+        headers["Authorization"] = f"Bearer {known.token}"
     with requests.Session() as session:
         # A name from ~/.netrc would make an anonymous question one of somebody.
         session.trust_env = False
-        session.verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
-        session.auth = (name, password) if name and not anonymous and not token else None
         url = f"{place.tracking_uri}/{path}"
+        session.proxies = requests.utils.get_environ_proxies(url)
+        authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        session.verify = False if known.ignore_tls_verification else known.server_cert_path or authorities
+        session.cert = known.client_cert_path
+        session.auth = (known.username, known.password) if by_name and not anonymous else None
         return session.request(method, url, timeout=_PATIENCE, headers=headers, allow_redirects=False, **more)
 
 

@@ -96,16 +96,42 @@ class Store(Runs):
                 self.place, None, tags, after=(after.name, after.version) if after else None, count=count
             )
         with self._speaking():
-            from mlflow.utils.search_utils import SearchUtils
+            # A server leaves out what this person may not read, so that of a place in its list only this is known: it is not
+            # before as many versions as were seen. From the last of those on, the one that was seen last is looked for.
+            for begin in [max(0, after.read - 1), 0] if after else [0]:
+                records, met = self._following(tags, begin, after, count)
+                if met:
+                    break
+            else:
+                # It was deleted meanwhile.
+                everything, _ = self._following(tags, 0, None, None)
+                gone = (after.name, -after.version) if after else ("", 0)
+                records = [item for item in everything if (item.name, -item.version) > gone]
+            return self._with_aliases(records[:count])
 
-            found = self.client.search_model_versions(
+    def _following(
+        self, tags: Mapping[str, str], begin: int, after: Mark | None, count: int | None
+    ) -> tuple[list[Record], bool]:
+        """At least `count` of a server's versions after the one of `after`, and whether that one was met."""
+        from mlflow.utils.search_utils import SearchUtils
+
+        found: list[Record] = []
+        met, token = after is None, SearchUtils.create_page_token(begin) if begin else None
+        while True:
+            page = self.client.search_model_versions(
                 _conditions(None, tags),
-                max_results=count,
+                max_results=_PAGE if count is None else count + 1,
                 order_by=["name ASC", "version_number DESC"],
-                page_token=SearchUtils.create_page_token(after.read) if after else None,
+                page_token=token,
             )
-            records = [_record(item) for item in found]
-            return self._with_aliases(records)
+            for record in map(_record, page):
+                if met:
+                    found.append(record)
+                elif after is not None:
+                    met = (record.name, record.version) == (after.name, after.version)
+            token = page.token
+            if not token or (count is not None and len(found) >= count):
+                return found, met
 
     def record(self, name: str, version: int) -> Record | None:
         """One version by number, or ``None``."""

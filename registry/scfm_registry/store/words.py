@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scfm_registry.store.place import Place
+
+
+class Denied(StorageError):
+    """A server does not let this person do this."""
 
 
 def unreachable(place: Place, error: Exception) -> StorageError:
@@ -45,7 +52,7 @@ def in_words(error: Any, where: str) -> StorageError:
             return StorageError(
                 f"The server does not answer under the name {where}; whoever runs it can add it with --allowed-host."
             )
-        return StorageError(
+        return Denied(
             f"The registry at {where} does not let you do this; ask its admin (scfm-lab registry add-person), or do it under "
             "a name of your own."
         )
@@ -62,3 +69,19 @@ def is_missing(error: Any) -> bool:
 def is_denied(error: Any) -> bool:
     """Whether a server says that this person may not."""
     return getattr(error, "error_code", "") == "PERMISSION_DENIED"
+
+
+def tell_denied(what: str, references: Iterable[str], then: str) -> None:
+    """Warn of versions of other people whose tags a server does not let this person set.
+
+    Parameters
+    ----------
+    what
+        What was to be done to them, such as ``"flagged"``.
+    references
+        Which; nothing is said where there are none.
+    then
+        What holds all the same, or what to do: a sentence.
+    """
+    if named := ", ".join(references):
+        warnings.warn(f"Not {what}, since the server does not let you: {named}. {then}", RuntimeWarning, stacklevel=4)
