@@ -2,7 +2,9 @@
 
 Genes are drawn at random from each decile of mean expression and knocked out one by one through `sl.perturb`'s path, or all genes
 at once through `sl.screen` (--screen), where each is tested against at most --n-null comparable ones; if the null is fair, p is
-uniform. Power is that for an effect of three null standard deviations on top of what was seen, beyond the null's 95 %.
+uniform. Power is that for an effect of three null standard deviations on top of what was seen, beyond the null's 95 %; with
+--planted the gene's loading in `pca` is made so much stronger that the model itself has this effect, and cells, model and null go
+the whole path again.
 
 A sample of n uniform numbers is itself about 0.87/√n from uniform (0.06 for 200, 0.03 for 750), and with 50 null genes p has
 steps of 0.02: a distance of 0.05 can be told with all genes only.
@@ -25,9 +27,12 @@ import click
 @click.option("--screen", "whole", is_flag=True, help="All genes, in one screen.")
 @click.option("--cells", default=0, help="Most cells; 0: all.")
 @click.option("--n-null", default=50, show_default=True)
+@click.option("--planted", is_flag=True, help="Plant the effect into the model, gene by gene (pca, not in a screen).")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(name: str, dataset: str, genes: int, whole: bool, cells: int, n_null: int, seed: int, as_json: bool) -> None:
+def main(
+    name: str, dataset: str, genes: int, whole: bool, cells: int, n_null: int, planted: bool, seed: int, as_json: bool
+) -> None:
     """Print how p-values of genes that nobody picked are distributed."""
     import numpy as np
     from scipy import stats
@@ -43,18 +48,30 @@ def main(name: str, dataset: str, genes: int, whole: bool, cells: int, n_null: i
     lab = Perturber(adata, name, seed=seed)
     f = features(lab.cells.counts, lab.cells.total)
     seen = np.flatnonzero(lab.known & (f.detection * len(lab.cells) >= 10))
+    # Every cell is tested, so that no gene is left out for few of them.
+    tested = max(len(lab.cells), 10)
     deciles = np.array_split(seen[np.argsort(f.log_mean[seen])], 10)
-    rows = []
+    if planted and (whole or lab.model.family != "pca"):
+        raise click.UsageError(
+            "--planted goes with --model pca and without --screen: it makes a gene's loading stronger."
+        )
+    rows, through = [], []
     if whole:
         rows = _of_screen(adata, lab, deciles, n_null, seed)
         deciles = []
     for number, decile in enumerate(deciles, start=1):
         for gene in rng.choice(decile, min(genes // 10, len(decile)), replace=False):
-            result = lab.with_null(lab.run({str(lab.cells.genes.names[gene]): 0.0}), n_null=n_null)
-            row = result.table.iloc[0]
+            symbol = str(lab.cells.genes.names[gene])
+            row = lab.with_null(lab.run({symbol: 0.0}), n_null=n_null, max_cells=tested).table.iloc[0]
             # An effect of three null standard deviations on top of what was seen, against the same null.
-            planted = row["effect"] + 3 * row["null_sd"] if np.isfinite(row["p_value"]) else np.nan
-            rows.append((number, row["p_value"], planted, row["null_high"]))
+            stronger = row["effect_tested"] + 3 * row["null_sd"] if np.isfinite(row["p_value"]) else np.nan
+            rows.append((number, row["p_value"], stronger, row["null_high"]))
+            if planted and np.isfinite(stronger) and row["effect_tested"] > 0:
+                model = _with_stronger_loading(lab.model, symbol, stronger / row["effect_tested"])
+                again = Perturber(adata, model, seed=seed)
+                row = again.with_null(again.run({symbol: 0.0}), n_null=n_null, max_cells=tested).table.iloc[0]
+                assert np.isclose(row["effect_tested"], stronger, rtol=0.02), (symbol, row["effect_tested"], stronger)
+                through.append(row["p_value"])
         click.echo(f"decile {number}: {len(rows)} genes", err=True)
     table = np.array(rows, dtype=float)
     valid = np.isfinite(table[:, 1])
@@ -69,6 +86,14 @@ def main(name: str, dataset: str, genes: int, whole: bool, cells: int, n_null: i
         "false_positive_rate_at_5%": round(float((p <= 0.05).mean()), 4),
         "ks_distance_from_uniform": round(float(stats.kstest(p, "uniform").statistic), 4),
         "share_of_planted_above_the_null's_95%": round(float((table[valid, 2] > table[valid, 3]).mean()), 3),
+        **(
+            {
+                "planted_through_the_path": len(through),
+                "power_at_5%": round(float(np.mean(np.array(through) <= 0.05)), 3),
+            }
+            if planted
+            else {}
+        ),
         "by_decile": {
             int(d): {
                 "tested": int((table[valid, 0] == d).sum()),
@@ -80,6 +105,15 @@ def main(name: str, dataset: str, genes: int, whole: bool, cells: int, n_null: i
         },
     }
     click.echo(json.dumps(figures, indent=None if as_json else 2))
+
+
+def _with_stronger_loading(model: object, symbol: str, times: float) -> object:
+    """`pca` in which a gene moves a cell so many times as far."""
+    from scfm_lab.models.pca import PCA
+
+    components = model.components.clone()
+    components[:, model.vocabulary.id_of(symbol)] *= times
+    return PCA(components, model.mean, model.vocabulary, basis=f"shipped, {symbol} {times:.3g} times as strong")
 
 
 def _of_screen(adata: object, lab: object, deciles: list, n_null: int, seed: int) -> list[tuple]:

@@ -407,6 +407,12 @@ def _notes(
     notes.append(
         f"The same model with {floors.N_RANDOM} random tables (mean ± standard deviation of tables): {by_chance}."
     )
+    if data.pooled:
+        pairs = ", ".join(f"{name} with {other}" for name, other in list(data.pooled.items())[:6])
+        notes.append(
+            f"{plural(len(data.pooled), 'label names', 'labels name')} a perturbation otherwise named too; "
+            f"taken together: {pairs}."
+        )
     if data.dropped:
         notes.append(
             f"Left out with too few cells: {', '.join(f'{n} ({k})' for n, k in list(data.dropped.items())[:6])}."

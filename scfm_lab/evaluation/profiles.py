@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -39,6 +39,8 @@ class Profiles:
     """Perturbations with too few cells, and how many those have."""
     total: str
     """What counts were divided by, in words."""
+    pooled: dict[str, str] = field(default_factory=dict)
+    """Labels of perturbations that have another label too, whose cells theirs have joined."""
 
     @property
     def delta(self) -> NDArray[np.float64]:
@@ -66,7 +68,9 @@ class Profiles:
 
         from scfm_lab.cells.cells import Cells
 
-        label = labels_of(adata, perturbation_key, what="The perturbation column")
+        label = labels_of(adata, perturbation_key, what="The perturbation column").astype(str)
+        pooled = _twice_named(np.unique(label), control)
+        label = np.array([pooled.get(name, name) for name in label], dtype=object)
         found, counts = np.unique(label.astype(str), return_counts=True)
         n_cells = dict(zip(found.tolist(), counts.tolist(), strict=True))
         if control not in n_cells:
@@ -83,7 +87,6 @@ class Profiles:
             )
         dropped = {n: k for n, k in n_cells.items() if k < MIN_CELLS and n != control}
         names = [n for n in n_cells if n != control and n not in dropped]
-        _check_names([control, *names], control, perturbation_key)
         if len(names) < 3:
             raise DataError(
                 f"{plural(len(names), 'perturbation has', 'perturbations have')} {MIN_CELLS} cells or more; at least three are "
@@ -108,6 +111,7 @@ class Profiles:
             n_cells,
             dropped,
             total,
+            pooled,
         )
 
     def halves(self, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -133,15 +137,11 @@ def targets(name: str, control: str) -> tuple[str, ...]:
     return () if name == control else tuple(sorted(t for t in name.split(SEPARATOR) if t != control))
 
 
-def _check_names(names: list[str], control: str, key: str) -> None:
-    found: dict[tuple[str, ...], str] = {}
-    for name in names:
-        other = found.setdefault(targets(name, control), name)
-        if other != name:
-            raise DataError(
-                f"{other!r} and {name!r} in obs[{key!r}] name the same perturbation; give their cells one name, so that none is "
-                "predicted from itself."
-            )
+def _twice_named(names: NDArray[Any], control: str) -> dict[str, str]:
+    """For labels that name a perturbation once more (``ctrl+A`` beside ``A+ctrl``) the one that comes first."""
+    first: dict[tuple[str, ...], str] = {(): control}
+    seen = {str(name): first.setdefault(targets(str(name), control), str(name)) for name in sorted(names)}
+    return {name: other for name, other in seen.items() if name != other}
 
 
 def _mean(matrix: csr_matrix, mask: NDArray[np.bool_]) -> NDArray[np.float64]:

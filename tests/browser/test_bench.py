@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,7 +137,8 @@ def test_cancel_stops_a_run_and_writes_nothing(jupyter: Server, page: Page, watc
         "lab = Lab",
         "import anndata as ad\nadata = ad.concat([adata] * 40, index_unique='-', merge='same')\nlab = Lab",
     )
-    open_notebook(page, jupyter.notebook("cancel", many, "print(sorted(adata.obsm), 'scfm' in adata.uns)"))
+    told = "import os; print(sorted(adata.obsm), 'scfm' in adata.uns, 'kernel', os.getpid())"
+    open_notebook(page, jupyter.notebook("cancel", many, told))
     run_cell(page, 0)
     page.wait_for_selector(".scfm-lab .sl-plane canvas", timeout=120_000)
     pick_model(page, "starter")
@@ -148,6 +151,16 @@ def test_cancel_stops_a_run_and_writes_nothing(jupyter: Server, page: Page, watc
     page.wait_for_function("document.querySelectorAll('.jp-CodeCell')[1].innerText.includes('False')")
     assert "['X_umap'] False" in output_text(page, 1)
     assert watch.errors == []
+    # A run whose kernel dies is told of, and what needs no kernel goes on.
+    kernel = int(output_text(page, 1).partition("kernel ")[2])
+    page.get_by_role("button", name=re.compile(r"^Run on")).click()
+    page.get_by_role("progressbar", name="Running the model").wait_for()
+    os.kill(kernel, signal.SIGKILL)
+    page.get_by_role("alert").filter(has_text="Nothing has been heard of “Running the model”").wait_for(timeout=60_000)
+    plane = page.locator(".scfm-lab .sl-plane")
+    before = steady(plane)
+    page.get_by_role("button", name=re.compile(r"^CD19\+ B")).click()
+    other_than(plane, before)
     assert watch.foreign == []
 
 

@@ -452,6 +452,23 @@ def test_five_thousand_categories_can_be_searched(bench: Callable[..., Any]) -> 
     page.get_by_role("button", name=re.compile(r"4,747 smaller groups")).wait_for()
 
 
+def test_a_million_cells_are_all_there(bench: Callable[..., Any]) -> None:
+    many = made(1_000_000, genes=5)
+    page, lab = bench(many, colour="cell_type")
+    settled(page)
+    page.get_by_role("button", name=re.compile(r"^B cell.*333,333")).wait_for()
+    shown = steady(plane(page))
+    # Another colour is another picture, and a lasso holds every cell left of its edge and none to the right of it.
+    lab.state = {"colour": "LYZ"}
+    other_than(plane(page), shown)
+    lasso(page, share=0.4)
+    picked = selected(page, lab, lambda n: n > 0)
+    x = many.obsm["X_umap"][:, 0]
+    edge = x[picked].max()
+    assert picked[x < edge - 0.01].mean() > 0.999
+    assert 200_000 < picked.sum() < 600_000
+
+
 def test_a_fast_slider_on_a_slow_kernel_ends_at_its_last_place(
     bench: Callable[..., Any], host: Host, cells: AnnData
 ) -> None:

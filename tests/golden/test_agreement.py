@@ -13,15 +13,12 @@ if TYPE_CHECKING:
 FIXTURES = ("scgpt", "geneformer_v1", "geneformer_v2", "uce", "transcriptformer", "scfoundation", "scbert")
 
 
-# The tests of each family hold most of these arrays too; the long ones are compared all together before a release.
+# The tests of each family hold most of these arrays too; the others are compared all together before a release.
 @pytest.mark.golden
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.thorough if name in ("geneformer_v1", "geneformer_v2", "scbert") else ())
-        for name in FIXTURES
-    ],
+    [pytest.param(name, marks=() if name == "uce" else pytest.mark.thorough) for name in FIXTURES],
 )
 def test_every_array_agrees(golden: Path, repository: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))

@@ -137,6 +137,7 @@ def test_the_doctor_finds_every_part_in_the_installed_wheel(clean: Path, tmp_pat
     assert str(clean.parent) in states["tutorial"]["text"]
 
 
+@pytest.mark.thorough
 def test_starter_embeds_from_the_installed_wheel(clean: Path, tmp_path: Path) -> None:
     """The weights, the vocabulary and the bundled cells are all found inside what was installed."""
     program = (

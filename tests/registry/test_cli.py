@@ -83,6 +83,7 @@ def test_import_promote_verify(
     assert data("models", "list", "--name", "mine")["models"][0]["version"] == 1
 
 
+@pytest.mark.thorough
 def test_measure_prints_and_records(data: Callable[..., Any]) -> None:
     estimated = int(Registry().get("pca").hardware["mem.cpu.peak_mib"])
     evidence = data("models", "measure", "pca", "--device", "cpu", "--cells", "20", "--repeats", "1")

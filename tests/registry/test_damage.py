@@ -87,7 +87,10 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(mib: int, home: Path
         assert "starter" in [item.name for item in registry.search()]
 
 
-@pytest.mark.parametrize("limit", [2**22, 2**14], ids=["in a file", "in the database"])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(2**22, id="in a file"), pytest.param(2**14, id="in the database", marks=pytest.mark.thorough)],
+)
 def test_a_write_that_fails_half_way_registers_nothing(
     limit: int,
     made_home: Path,

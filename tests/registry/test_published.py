@@ -418,6 +418,7 @@ def test_a_registered_name_without_its_prefix_is_told_how_to_be_written(name: st
         sl.load_model(name)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("made_home")
 def test_the_command_keeps_what_the_files_do_not_say(publish: Callable[[str], Family]) -> None:
     family = publish("uce")

@@ -473,7 +473,7 @@ def test_names_are_exact_for_each_way_to_listen(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------- PostgreSQL, opened directly
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_processes_that_open_an_empty_postgresql_at_once_all_get_the_same_one(
     together: Callable[[str, int], list[tuple[int, str, str]]],
     postgres: Any,

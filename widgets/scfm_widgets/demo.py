@@ -163,14 +163,14 @@ def run(name: str = "starter", gene: str = "CD3D", *, seed: int = 0, bars: bool 
     from scfm_registry import Registry
 
     seconds: dict[str, float] = {}
-    with _step(1, "the registry and its models", seconds):
-        registry = Registry()
-        versions = registry.search(can="perturb", fits="this machine")
-        model = registry.load(name)
-    with _step(2, "700 blood cells", seconds):
+    with _step(1, "700 blood cells", seconds):
         adata = sl.datasets.load(DATASET)
         if gene not in adata.var_names:
             raise DataError(f"The bundled cells have no gene {gene!r}." + did_you_mean(gene, adata.var_names))
+    with _step(2, "the registry and its models", seconds):
+        registry = Registry()
+        versions = registry.search(can="perturb", fits="this machine")
+        model = registry.load(name)
         audit = sl.audit_genes(adata, model, groupby=LABELS)
     with _step(3, f"every cell's vector, by {model.spec.name}", seconds), progress_bar(bars, "cells") as bar:
         embedding = sl.embed(adata, model, seed=seed, progress=bar or False)

@@ -26,6 +26,7 @@ _EFFECT_FIELDS = (
     "readout",
     "effect",
     "effect_expressing",
+    "effect_tested",
     "null_mean",
     "null_sd",
     "null_low",
@@ -35,6 +36,7 @@ _EFFECT_FIELDS = (
     "n_cells",
     "n_expressing",
     "n_changed",
+    "n_tested",
     "verdict",
 )
 

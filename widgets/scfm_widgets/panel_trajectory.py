@@ -65,7 +65,7 @@ class TrajectoryPanel(Panel):
 
             import scfm_lab as sl
 
-            name = self._root_name(root)
+            name = self._root_name(root, groupby)
             use_rep = self._representation()
             progress(0, 0, f"ordering the cells along {use_rep}")
             # On a copy of what is needed, so that a run that is left behind writes nothing.
@@ -113,7 +113,7 @@ class TrajectoryPanel(Panel):
 
         return session.submit("trends", work, label="Genes along the paths", lane="trends", quiet=True)
 
-    def _root_name(self, root: Mapping[str, Any] | None) -> str:
+    def _root_name(self, root: Mapping[str, Any] | None, groupby: str | None) -> str:
         if not root:
             message = "No root is picked; pick a group, or click the cell where the process begins."
             raise DataError(message)
@@ -122,8 +122,14 @@ class TrajectoryPanel(Panel):
             if not 0 <= row < self.session.adata.n_obs:
                 message = f"There is no cell {row}; there are {self.session.adata.n_obs}."
                 raise DataError(message)
-            return str(self.session.adata.obs_names[row])
-        return str(root["group"])
+            kind, name = "cell", str(self.session.adata.obs_names[row])
+        else:
+            kind, name = "group", str(root["group"])
+        # What was clicked is known; only a name that cells and groups share has to say it.
+        obs = self.session.adata.obs
+        groups = set(obs[groupby].astype(str)) if groupby else set()
+        shared = name in groups and name in obs.index
+        return f"{kind}:{name}" if shared or (kind == "cell" and not groupby and name.isdigit()) else name
 
     def _representation(self) -> str:
         """The vectors to order cells along: those of the last run here, else of one in an earlier session."""

@@ -130,6 +130,8 @@ export interface EffectRow {
   readout: string;
   effect: number | null;
   effect_expressing: number | null;
+  /** Mean over the cells tested, which may be some of the group's: what the null stands beside. */
+  effect_tested?: number | null;
   null_mean: number | null;
   null_sd: number | null;
   null_low: number | null;
@@ -139,6 +141,7 @@ export interface EffectRow {
   n_cells: number;
   n_expressing: number;
   n_changed: number;
+  n_tested?: number;
   verdict: string;
 }
 

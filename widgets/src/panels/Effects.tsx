@@ -91,7 +91,8 @@ type Scale = ReturnType<typeof effectScale>;
 function effectScale(rows: readonly EffectRow[]) {
   const ends = [0];
   for (const row of rows) {
-    if (row.effect != null) ends.push(row.effect);
+    const effect = besideNull(row);
+    if (effect != null) ends.push(effect);
     ends.push(...(band(row) ?? []));
   }
   const low = Math.min(...ends);
@@ -103,6 +104,11 @@ function effectScale(rows: readonly EffectRow[]) {
     .range([INSET, WIDTH - INSET])
     .nice(4)
     .clamp(true);
+}
+
+/** The effect that stands beside the null: of the cells that were tested, where that was done. */
+function besideNull(row: EffectRow): number | null {
+  return band(row) && row.effect_tested != null ? row.effect_tested : row.effect;
 }
 
 /** Where nearly all comparable genes lie. */
@@ -121,7 +127,9 @@ function Effect({
   pending: boolean;
   tells: "verdict" | "estimate" | "nothing";
 }) {
-  const { effect, null_mean: mean } = row;
+  const { null_mean: mean } = row;
+  const effect = besideNull(row);
+  const some = band(row) && row.n_tested && row.n_tested < row.n_cells ? row.n_tested : 0;
   const spread = band(row);
   const judged = tells === "verdict";
   const said = judged ? row.verdict || (pending ? "" : "null not computed") : "";
@@ -136,7 +144,9 @@ function Effect({
         <span class="sl-muted sl-express" title="Cells that express it, of all cells">
           {format.count(row.n_expressing)} of {format.count(row.n_cells)}
         </span>
-        <span class="sl-number">{format.number(effect)}</span>
+        <span class="sl-number" title={some ? `Mean over the ${format.count(some)} cells tested` : undefined}>
+          {format.number(effect)}
+        </span>
       </div>
       <svg
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
@@ -188,7 +198,7 @@ function spoken(row: EffectRow, name: string, words: string): string {
   const beside = spread
     ? `; comparable genes from ${format.number(spread[0])} to ${format.number(spread[1])}`
     : "";
-  return `${name}: effect ${format.number(row.effect)}${beside}. ${words}`;
+  return `${name}: effect ${format.number(besideNull(row))}${beside}. ${words}`;
 }
 
 function Axis({ scale }: { scale: Scale }) {
