@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 @click.option(
     "--sample", "sample_key", metavar="COL", help="The obs column of donors or samples: the unit of replication."
 )
+@click.option("--target", metavar="GROUP", help="Measure the shift towards this group too.")
+@click.option(
+    "--readout",
+    "readouts",
+    metavar="NAME",
+    multiple=True,
+    help="towards_target, expression or label, besides the shift. Several: all.",
+)
 @options.out_option("The table to write (.csv or .tsv, also .gz). Without it the table is printed.", required=False)
 @click.option("--draws", "n_draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws per dose.")
 @click.option(
@@ -53,6 +61,8 @@ def perturb(
     levels: dict[str, float],
     groupby: str | None,
     sample_key: str | None,
+    target: str | None,
+    readouts: tuple[str, ...],
     out: str | None,
     n_draws: int,
     n_null: int,
@@ -75,7 +85,7 @@ def perturb(
     if not doses and not levels:
         message = "Give at least one gene, such as --gene CD3D=0."
         raise click.UsageError(message)
-    target = check_target(out, TABLE_SUFFIXES, [path]) if out else None
+    file = check_target(out, TABLE_SUFFIXES, [path]) if out else None
     adata = read_h5ad(path)
     model = sl.load_model(source, device=device, precision=precision, config=config or None)
     with progress_bar(progress, "cells") as show:
@@ -86,6 +96,8 @@ def perturb(
             set_to=levels or None,
             groupby=groupby,
             sample_key=sample_key,
+            target=target,
+            readouts=readouts or None,
             layer=layer,
             options=model_options,
             n_draws=n_draws,
@@ -96,11 +108,11 @@ def perturb(
             progress=show or False,
         )
     data = {**result.to_json(), "provenance": result.provenance}
-    if target is None:
+    if file is None:
         say(f"{result.summary()}\n\n{_printed(result)}", data, as_json=as_json)
         return
-    write_table(result.table, target)
-    say(f"{result.summary()}\nWritten to {target}.", {**data, "written": str(target)}, as_json=as_json)
+    write_table(result.table, file)
+    say(f"{result.summary()}\nWritten to {file}.", {**data, "written": str(file)}, as_json=as_json)
 
 
 def _printed(result: PerturbResult) -> str:

@@ -19,14 +19,16 @@ from scfm_lab.evaluation.nulls import (
 )
 from scfm_lab.tasks.perturb_result import MIN_CHANGED, group_rows
 from scfm_lab.tasks.progress import as_progress
+from scfm_lab.tasks.readouts import SCALES, Shift
 from scfm_lab.tasks.sweep import Question, effects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from scfm_lab.tasks.baseline import Baseline
+    from scfm_lab.tasks.readouts import Readout
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,27 @@ def gene_null(
     n_null: int,
     max_cells: int,
     skip: Collection[str] = (),
+    readouts: Sequence[Readout] = (),
+    readings: Sequence[NDArray[np.float32]] = (),
     progress: bool | Callable[..., None] = False,
     cancel: Any = None,
-) -> dict[str, Tested]:
+) -> dict[tuple[str, str], Tested]:
     """Test of the effect in each group (``"all"`` among them) against comparable genes; groups to `skip` are left out.
 
     Of several genes changed together each is replaced by a comparable one; a null set is
     such a set of replacements. Where fewer than 10 of the cells tested change there is no test.
+
+    Parameters
+    ----------
+    shift
+        Of each cell; NaN where the model does not see it.
+    readouts, readings
+        What else is tested on the same cells, and what was read off each; NaN where it cannot be read.
+
+    Returns
+    -------
+    dict
+        By read-out and group.
     """
     targets = sorted({*doses, *set_to})
     plans = {}
@@ -71,8 +87,15 @@ def gene_null(
         for one in sets:
             wanted.setdefault(one, []).append(chosen)
     work = {one: np.unique(np.concatenate(rows)) for one, rows in wanted.items()}
-    shifts = _null_shifts(lab, doses, set_to, targets, work, progress, cancel)
-    return {group: _test(shift, targets, plan, shifts) for group, plan in plans.items()}
+    read = [Shift(), *readouts]
+    found = _null_readings(lab, doses, set_to, targets, work, read, progress, cancel)
+    out = {}
+    for i, (readout, values) in enumerate(zip(read, [shift, *readings], strict=True)):
+        for group, (rows, *plan) in plans.items():
+            there = rows[np.isfinite(values[rows])]
+            null = {one: own[i] for one, own in found.items()}
+            out[readout.name, group] = _test(values, shift, targets, (there, *plan), null, SCALES[readout.name])
+    return out
 
 
 def subsample(rows: NDArray[np.int64], keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
@@ -106,15 +129,17 @@ def null_sets(
     return f, sets if len(sets) >= MIN_NULL_GENES else []
 
 
-def _null_shifts(
+def _null_readings(
     lab: Baseline,
     doses: Mapping[int, float],
     set_to: Mapping[int, float],
     targets: list[int],
     work: dict[tuple[int, ...], NDArray[np.int64]],
+    readouts: Sequence[Readout],
     progress: bool | Callable[..., None],
     cancel: Any,
 ) -> dict[tuple[int, ...], NDArray[np.float32]]:
+    """Of each null set what is read off each cell, (read-outs, cells)."""
     # The mean shift does not depend on the number of draws, only its noise does.
     draws = 2 if is_random(doses) or set_to else 1
     asked = sorted(work.items())
@@ -125,29 +150,33 @@ def _null_shifts(
             Question({swap[t]: d for t, d in doses.items()}, {swap[t]: d for t, d in set_to.items()}, rows=rows)
         )
     with as_progress(progress, "Comparable genes", unit="genes") as report:
-        found = effects(lab, questions, draws=draws, progress=report, cancel=cancel)
+        found = effects(lab, questions, readouts=readouts, draws=draws, progress=report, cancel=cancel)
     out = {}
     for (one, _), effect in zip(asked, found, strict=True):
-        out[one] = np.zeros(len(lab.cells), dtype=np.float32)
-        out[one][effect.rows] = effect.values[0]
+        out[one] = np.zeros((len(readouts), len(lab.cells)), dtype=np.float32)
+        out[one][:, effect.rows] = effect.values
     return out
 
 
 def _test(
+    values: NDArray[np.float32],
     shift: NDArray[np.float32],
     targets: list[int],
     plan: tuple[NDArray[np.int64], Features | None, list[tuple[int, ...]]],
-    shifts: dict[tuple[int, ...], NDArray[np.float32]],
+    null: dict[tuple[int, ...], NDArray[np.float32]],
+    scale: str,
 ) -> Tested:
     rows, f, sets = plan
-    effect = float(shift[rows].mean()) if len(rows) else np.nan
+    effect = float(values[rows].mean()) if len(rows) else np.nan
+    n_changed = int((shift[rows] > 0).sum())
     test = NO_NULL
-    if f is not None and sets:
+    if f is not None and sets and n_changed >= MIN_CHANGED:
         x = f.matrix()
         test = test_against_null(
             effect,
             x[targets].mean(axis=0),
-            np.array([shifts[s][rows].mean() for s in sets]),
+            np.array([null[s][rows].mean() for s in sets]),
             np.array([x[list(s)].mean(axis=0) for s in sets]),
+            scale=scale,
         )
-    return Tested(test, effect, len(rows), int((shift[rows] > 0).sum()))
+    return Tested(test, effect, len(rows), n_changed)

@@ -18,9 +18,11 @@ from scfm_lab.tasks.baseline import Baseline, groups_of
 from scfm_lab.tasks.gene_null import Tested, gene_null
 from scfm_lab.tasks.layout import Layout, Projector, find_plane
 from scfm_lab.tasks.perturb_result import MAX_TESTED, MIN_CHANGED, PerturbResult, effect_table, verdict
+from scfm_lab.tasks.readouts import make_readouts
+from scfm_lab.tasks.sweep import Question, effects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
+    from scfm_lab.tasks.readouts import Readout
 
 
 def perturb(
@@ -39,6 +42,10 @@ def perturb(
     sample_key: str | None = None,
     contrast: str | tuple[str, str, str] | None = None,
     set_to: Mapping[str, float] | None = None,
+    target: str | None = None,
+    reference: AnnData | None = None,
+    labels_key: str | None = None,
+    readouts: Sequence[str] | None = None,
     n_draws: int = 8,
     null: bool = True,
     n_null: int = 50,
@@ -73,6 +80,13 @@ def perturb(
         differently, over the samples of `sample_key` (see :class:`~scfm_lab.tasks.contrast.ContrastResult`).
     set_to
         Gene → absolute level in counts per 10,000, for genes that are silent.
+    target
+        A group (of `labels_key`, else `groupby`), or a label of the `reference`: adds the read-out ``towards_target``.
+    reference
+        Cells, annotated in `labels_key`, among which the target is.
+    readouts
+        Besides ``"shift"``, which is always told: ``"towards_target"``, ``"expression"`` (models that predict expression),
+        ``"label"`` (whether the label of the nearest cells changes; `labels_key`, else `groupby`). Each has rows of its own.
     n_draws
         Draws over which a dose other than 0 or 1 is averaged.
     null
@@ -114,7 +128,12 @@ def perturb(
     """
     check_given(adata, model, function="sl.perturb")
     check_doses(doses, set_to)
+    wants_more = target is not None or reference is not None or readouts is not None
     if contrast is not None:
+        if wants_more:
+            raise DataError(
+                "A contrast compares the shift between conditions; leave out target=, reference= and readouts=, or contrast=."
+            )
         from scfm_lab.tasks.contrast import contrast_of_one
 
         # Whoever names a contrast gets its result; types tell the usual one.
@@ -148,9 +167,28 @@ def perturb(
         progress=progress,
         cancel=cancel,
     )
-    result = lab.run(doses or {}, set_to=set_to, n_draws=n_draws, cancel=cancel)
+    others: list[Readout] = []
+    if wants_more:
+        made = make_readouts(
+            lab,
+            adata,
+            names=readouts,
+            target=target,
+            reference=reference,
+            labels_key=labels_key,
+            progress=progress,
+            cancel=cancel,
+        )
+        others = [one for one in made if one.name != "shift"]
+        asked = provenance.arguments(
+            target=target, labels_key=labels_key, readouts=None if readouts is None else [one.name for one in made]
+        )
+        lab.arguments = {**lab.arguments, **asked}
+    result = lab.run(doses or {}, set_to=set_to, readouts=others, n_draws=n_draws, cancel=cancel)
     if null:
-        result = lab.with_null(result, n_null=n_null, max_cells=max_cells, progress=progress, cancel=cancel)
+        result = lab.with_null(
+            result, readouts=others, n_null=n_null, max_cells=max_cells, progress=progress, cancel=cancel
+        )
     return result
 
 
@@ -178,10 +216,11 @@ class Perturber(Baseline):
         doses: Mapping[str, float],
         *,
         set_to: Mapping[str, float] | None = None,
+        readouts: Sequence[Readout] = (),
         n_draws: int = 8,
         cancel: Any = None,
     ) -> PerturbResult:
-        """The exact effect of a perturbation, without its null."""
+        """The exact effect of a perturbation, without its null; `readouts` are read off besides the shift."""
         check_doses(doses, set_to)
         started = time.perf_counter()
         by_column, levels, names = self.resolve(doses, set_to)
@@ -199,7 +238,8 @@ class Perturber(Baseline):
         columns = np.array(sorted({*by_column, *levels}), dtype=np.int64)
         expressing = np.asarray((self.cells.counts[:, columns] > 0).sum(axis=1)).ravel() > 0
         label = "+".join(names[c] for c in columns)
-        table = effect_table(label, shifts, expressing, self.groups, self.samples)
+        readings = self._readings(Question(by_column, levels), readouts, shifts, draws, cancel)
+        table = effect_table(label, shifts, expressing, self.groups, self.samples, readings)
         record = provenance.of_model(
             self.model,
             task="perturb",
@@ -226,12 +266,33 @@ class Perturber(Baseline):
             layout=self._layout(after, rows),
             groups=self.groups,
             provenance=record,
+            readings=readings,
         )
+
+    def _readings(
+        self,
+        question: Question,
+        readouts: Sequence[Readout],
+        shift: NDArray[np.float32],
+        draws: int,
+        cancel: Any,
+    ) -> dict[str, NDArray[np.float32]]:
+        """What is read off each cell: 0 where it does not change, NaN where it cannot be read."""
+        if not readouts:
+            return {}
+        (found,) = effects(self, [question], readouts=readouts, draws=draws, cancel=cancel)
+        out = {}
+        for readout, values in zip(readouts, found.values, strict=True):
+            there = readout.applies(len(self.cells)) & np.isfinite(shift)
+            out[readout.name] = np.where(there, 0.0, np.nan).astype(np.float32)
+            out[readout.name][found.rows] = np.where(there[found.rows], values, np.nan)
+        return out
 
     def with_null(
         self,
         result: PerturbResult,
         *,
+        readouts: Sequence[Readout] = (),
         n_null: int = 50,
         max_cells: int = MAX_TESTED,
         progress: bool | Callable[..., None] = False,
@@ -241,6 +302,8 @@ class Perturber(Baseline):
 
         Parameters
         ----------
+        readouts
+            Those of the result.
         n_null
             Most null genes for each group; at least 19.
         max_cells
@@ -251,7 +314,8 @@ class Perturber(Baseline):
         _check_max_cells(max_cells)
         by_column, levels, _ = self.resolve(result.doses, result.set_to)
         table = result.table.copy()
-        few = set(table["group"][table["n_changed"] < MIN_CHANGED])
+        main = table[table["readout"] == "shift"]
+        few = set(main["group"][main["n_changed"] < MIN_CHANGED])
         tests = gene_null(
             self,
             by_column,
@@ -260,18 +324,22 @@ class Perturber(Baseline):
             n_null=n_null,
             max_cells=max_cells,
             skip=few,
+            readouts=readouts,
+            readings=[result.readings[readout.name] for readout in readouts],
             progress=progress,
             cancel=cancel,
         )
-        found = [tests.get(group, Tested(NO_NULL, np.nan, 0, 0)) for group in table["group"]]
+        asked = zip(table["readout"], table["group"], strict=True)
+        found = [tests.get(one, Tested(NO_NULL, np.nan, 0, 0)) for one in asked]
         for name in ("p_value", "null_mean", "null_sd", "null_low", "null_high", "n_null"):
             table[name] = [getattr(one.test, name) for one in found]
         table["effect_tested"] = [one.effect for one in found]
         table["n_tested"] = [one.n_cells for one in found]
         table["n_changed_tested"] = [one.n_changed for one in found]
         # The groups are one family of tests; all cells together are a question of its own.
-        p = table["p_value"].to_numpy(dtype=float)
-        table["q_value"] = np.concatenate([p[:1], benjamini_hochberg(p[1:])])
+        for _, part in table.groupby("readout"):
+            p = part["p_value"].to_numpy(dtype=float)
+            table.loc[part.index, "q_value"] = np.concatenate([p[:1], benjamini_hochberg(p[1:])])
         table["verdict"] = [verdict(row) for row in table.itertuples()]
         known = result.provenance.get("arguments", {})
         record = {**result.provenance, "arguments": {**known, "n_null": n_null, "max_cells": max_cells}}

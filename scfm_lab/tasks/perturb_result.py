@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,17 @@ MIN_CELLS = 5
 """A sample with fewer cells of a group has no mean there that could stand beside those of others."""
 MAX_TESTED = 200
 """Cells of a group on which a gene and its null are computed, unless told otherwise: nulls are what takes time."""
+_IN_WORDS = {
+    "towards_target": "Towards the target (negative: away from it)",
+    "expression": "Mean change of the other genes' predicted log expression",
+    "label": "Share of cells whose nearest neighbours vote for another label",
+}
+_AXES = {
+    "shift": "shift of the cells' vectors",
+    "towards_target": "movement towards the target",
+    "expression": "change of predicted log expression",
+    "label": "share of cells with another label",
+}
 _NULL_COLUMNS = ("effect_tested", "null_mean", "null_sd", "null_low", "null_high", "p_value", "q_value")
 
 
@@ -45,20 +57,31 @@ def effect_table(
     expressing: NDArray[np.bool_],
     groups: NDArray[Any] | None,
     samples: NDArray[Any] | None,
+    readings: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> pd.DataFrame:
-    """One row per group: mean shift over its cells, and over those that express the gene."""
+    """One row per read-out and group: its mean over the group's cells, and over those that express the gene.
+
+    Parameters
+    ----------
+    shift
+        Of each cell; NaN where the model does not see it.
+    readings
+        What else was read off each cell, by read-out; NaN where it cannot be read.
+    """
     import pandas as pd
 
     rows = []
-    for group, members in group_rows(groups, len(shift)):
-        seen = members[np.isfinite(shift[members])]
+    for (readout, values), (group, members) in product(
+        {"shift": shift, **(readings or {})}.items(), list(group_rows(groups, len(shift)))
+    ):
+        seen = members[np.isfinite(values[members])]
         among = seen[expressing[seen]]
         row: dict[str, Any] = {
             "gene": gene,
             "group": group,
-            "readout": "shift",
-            "effect": float(shift[seen].mean()) if len(seen) else np.nan,
-            "effect_expressing": float(shift[among].mean()) if len(among) else np.nan,
+            "readout": readout,
+            "effect": float(values[seen].mean()) if len(seen) else np.nan,
+            "effect_expressing": float(values[among].mean()) if len(among) else np.nan,
             **dict.fromkeys(_NULL_COLUMNS, np.nan),
             "n_null": 0,
             "n_cells": len(seen),
@@ -68,20 +91,20 @@ def effect_table(
             "n_changed_tested": 0,
         }
         if samples is not None:
-            row |= _over_samples(shift, seen, samples)
+            row |= _over_samples(values, seen, samples)
         rows.append(row)
     table = pd.DataFrame(rows)
     table["verdict"] = "null not computed"
     return table
 
 
-def _over_samples(shift: NDArray[np.float32], seen: NDArray[np.int64], samples: NDArray[Any]) -> dict[str, Any]:
+def _over_samples(values: NDArray[np.float32], seen: NDArray[np.int64], samples: NDArray[Any]) -> dict[str, Any]:
     """Mean over the samples' means with its 95 % t-interval: donors are the replicates, not cells, and count alike."""
     from scipy import stats
 
     names, sizes = np.unique(samples[seen].astype(str), return_counts=True)
     kept = names[sizes >= MIN_CELLS]
-    means = np.array([shift[seen[samples[seen] == s]].mean() for s in kept])
+    means = np.array([values[seen[samples[seen] == s]].mean() for s in kept])
     n = len(means)
     out = {
         "effect_samples": float(means.mean()) if n else np.nan,
@@ -125,6 +148,9 @@ class PerturbResult(Result):
     groups: NDArray[Any] | None
     provenance: dict[str, Any]
     has_null: bool = False
+    readings: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """What else was read off each cell, by read-out (``towards_target``, ``expression``, ``label``), each (cells,); 0 where
+    nothing changes, NaN where it cannot be read."""
 
     @property
     def n_expressing(self) -> int:
@@ -146,7 +172,7 @@ class PerturbResult(Result):
         ]
         if self.has_null:
             lines.append("Over all cells: " + _sentence(row) + ".")
-            groups = self.table.iloc[1:]
+            groups = self.table[self.table["readout"] == row["readout"]].iloc[1:]
             strong = groups[groups["p_value"] <= 0.05].sort_values("effect_tested", ascending=False)
             if len(groups):
                 names = ", ".join(f"{r.group} ({_number(r.effect_tested)})" for r in strong.head(4).itertuples())
@@ -161,7 +187,8 @@ class PerturbResult(Result):
                 blind = int((groups["verdict"] == "no valid null").sum())
                 if blind:
                     lines.append(f"In {blind} of {len(groups)} groups there is no valid null.")
-            short = self.table[(self.table["n_tested"] > 0) & (self.table["n_changed_tested"] < MIN_CHANGED)]
+            main = self.table[self.table["readout"] == row["readout"]]
+            short = main[(main["n_tested"] > 0) & (main["n_changed_tested"] < MIN_CHANGED)]
             if len(short):
                 lines.append(
                     f"In {', '.join(map(str, short['group'].head(4)))}{' and others' if len(short) > 4 else ''} "
@@ -170,6 +197,9 @@ class PerturbResult(Result):
                 )
         else:
             lines.append("The null of comparable genes was not computed.")
+        for one in self.table[self.table["group"] == ALL].iloc[1:].to_dict("records"):
+            told = f": {_sentence(one)}" if self.has_null else ""
+            lines.append(f"{_IN_WORDS[one['readout']]}, over all cells: {_number(one['effect'])}{told}.")
         if np.isfinite(row.get("effect_low", np.nan)):
             lines.append(
                 f"Over {int(row['n_samples'])} samples, each counting alike, the mean is {_number(row['effect_samples'])} "
@@ -185,16 +215,20 @@ class PerturbResult(Result):
         return "\n".join(lines)
 
     def plot(self) -> Any:
-        """Effect per group over the grey band of comparable genes (Altair)."""
+        """Effect per group over the grey band of comparable genes, a chart for each read-out (Altair)."""
+        parts = [self._plot_of(str(name), part) for name, part in self.table.groupby("readout", sort=False)]
+        return parts[0] if len(parts) == 1 else charts().vconcat(*parts)
+
+    def _plot_of(self, readout: str, table: pd.DataFrame) -> Any:
         alt = charts()
 
-        table = (self.table if len(self.table) == 1 else self.table.iloc[1:]).copy()
+        table = (table if len(table) == 1 else table.iloc[1:]).copy()
         # What stands on the band must be of the cells that the band is of.
         table["shown"] = table["effect_tested"].fillna(table["effect"])
         shown = {verdict: colour for verdict, colour in VERDICT_COLOURS.items() if verdict in set(table["verdict"])}
         base = alt.Chart(table).encode(y=alt.Y("group:N", sort="-x", title=None))
         band = base.mark_bar(color="#bdbdbd", opacity=0.7, height=14).encode(
-            x=alt.X("null_low:Q", title="shift of the cells' vectors"), x2="null_high:Q"
+            x=alt.X("null_low:Q", title=_AXES[readout]), x2="null_high:Q"
         )
         middle = base.mark_tick(color="#757575", thickness=2, height=14).encode(x="null_mean:Q")
         points = base.mark_point(filled=True, size=80).encode(
@@ -220,15 +254,21 @@ class PerturbResult(Result):
         return band + middle + points
 
     def write(self, adata: AnnData, key_added: str | None = None) -> None:
-        """Write the shift of each cell to ``obs`` and the new vectors to ``obsm``."""
+        """Write the shift of each cell, and what else was read off it, to ``obs`` and the new vectors to ``obsm``."""
         if adata.n_obs != len(self.shift):
             raise DataError(f"The AnnData has {adata.n_obs:,} cells, the result {len(self.shift):,}.")
         name = key_added or f"{self.provenance['model']}_{self.gene}"
         shift_key = provenance.free_key(adata, "obs", f"shift_{name}", given=key_added is not None)
         vector_key = provenance.free_key(adata, "obsm", f"X_{name}", given=key_added is not None)
-        adata.obs[shift_key] = self.shift
+        others = {
+            provenance.free_key(adata, "obs", f"{readout}_{name}", given=key_added is not None): values
+            for readout, values in self.readings.items()
+        }
+        for key, values in {shift_key: self.shift, **others}.items():
+            adata.obs[key] = values
         adata.obsm[vector_key] = self.perturbed
-        provenance.record(adata, shift_key, self.provenance, slot="obs")
+        for key in (shift_key, *others):
+            provenance.record(adata, key, self.provenance, slot="obs")
         provenance.record(adata, vector_key, self.provenance, slot="obsm")
 
 

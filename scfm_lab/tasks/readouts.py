@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.baseline import Baseline
 
 READOUTS = ("shift", "towards_target", "expression", "label")
+#: Scale on which a null is regressed, by read-out.
+SCALES = {"shift": "log", "expression": "log", "label": "linear", "towards_target": "signed"}
 _NEIGHBOURS = 15
 _DECODED = 1000
 

@@ -10,7 +10,8 @@ import numpy as np
 from scfm_lab.evaluation.nulls import NO_NULL, NullTest, test_against_null
 from scfm_lab.tasks.gene_null import null_sets
 from scfm_lab.tasks.perturb_result import ALL, MIN_CHANGED
-from scfm_lab.tasks.screen_tests import SCALES, Measured, ranked, rows_of
+from scfm_lab.tasks.readouts import SCALES
+from scfm_lab.tasks.screen_tests import Measured, ranked, rows_of
 from scfm_lab.tasks.sweep import Question
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from scfm_lab.evaluation.nulls import (
     test_against_null,
 )
 from scfm_lab.tasks.perturb_result import MIN_CHANGED, verdict
+from scfm_lab.tasks.readouts import SCALES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.sweep import Effect, Question
 
 COLUMNS = ("gene", "group", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells")
-#: Scale of the regression, by read-out.
-SCALES = {"shift": "log", "expression": "log", "label": "linear", "towards_target": "signed"}
 
 
 @dataclass

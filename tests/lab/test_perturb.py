@@ -86,6 +86,36 @@ def test_a_planted_effect_is_found_through_the_cells(small):
     assert after["effect"] > 10 * before["effect"]
 
 
+def test_several_genes_towards_a_state_and_other_labels_stand_beside_their_null(small):
+    doses = {"MS4A1": 0.0, "CD3E": 2.0}
+    asked = {"groupby": "cell_type", "target": "CD19+ B", "readouts": ["towards_target", "label"], "n_draws": 2}
+    plain = sl.perturb(small, "pca", doses, groupby="cell_type", n_draws=2, n_null=30, progress=False)
+    result = sl.perturb(small, "pca", doses, **asked, n_null=30, progress=False)
+    shift = result.table[result.table["readout"] == "shift"].reset_index(drop=True)
+    np.testing.assert_array_equal(shift["effect"], plain.table["effect"])
+    np.testing.assert_array_equal(shift["p_value"], plain.table["p_value"])
+    # Towards the target: the component of each movement along the way to its cells' centre, and nothing for its own cells.
+    own = (small.obs["cell_type"] == "CD19+ B").to_numpy()
+    towards = result.readings["towards_target"]
+    assert np.isnan(towards[own]).all()
+    way = result.baseline[own].mean(axis=0) - result.baseline[~own]
+    moved = ((result.perturbed - result.baseline)[~own] * way).sum(axis=1) / np.linalg.norm(way, axis=1)
+    np.testing.assert_allclose(towards[~own], moved, atol=1e-4)
+    rows = result.table.set_index(["readout", "group"])
+    assert rows.loc[("towards_target", "all"), "effect"] == pytest.approx(moved.mean(), abs=1e-4)
+    assert rows.loc[("towards_target", "all"), "n_cells"] == (~own).sum()
+    assert rows.loc[("towards_target", "CD19+ B"), "n_cells"] == 0
+    assert 0 <= rows.loc[("label", "all"), "effect"] < 1
+    tested = rows.loc["towards_target"].drop("CD19+ B")
+    assert ((tested["p_value"] > 0) & (tested["n_null"] >= 19)).all()
+    assert (tested["null_low"] < tested["null_high"]).all()
+    assert "Towards the target (negative: away from it), over all cells" in result.summary()
+    assert len(result.plot().to_dict()["vconcat"]) == 3
+    copy = small.copy()
+    result.write(copy, key_added="both")
+    np.testing.assert_array_equal(copy.obs["towards_target_both"], towards)
+
+
 def test_a_gene_without_comparable_ones_gets_no_p(small):
     adata = small.copy()
     x = adata.X.tolil()
@@ -241,6 +271,9 @@ def test_cancelling_the_null(small):
             r"^set_to must say a number for each gene; write \{'GATA1': 5\.0\}\.$",
         ),
         ({"CD3D": 1e9}, {}, DataError, "at most 1,000 makes sense"),
+        ({"CD3D": 0.0}, {"target": "CD19+ B"}, DataError, "Name the obs column that holds it"),
+        ({"CD3D": 0.0}, {"readouts": ["expression"]}, Exception, "pca cannot predict expression"),
+        ({"CD3D": 0.0}, {"contrast": "cell_type", "readouts": ["label"]}, DataError, "leave out target="),
     ],
 )
 def test_bad_questions_are_answered_in_words(small, doses, kwargs, error, words):
