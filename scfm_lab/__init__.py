@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ __version__ = "0.1.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
+
+# numba shares PyTorch's OpenMP and gives it as many threads as it has itself: after the first UMAP a process that was told
+# to use one thread used all cores, and two of them held each other up until small models took twenty times as long.
+if "numba" not in sys.modules and (_told := os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()).isdecimal():
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, int(_told))))
 
 _HOMES = {
     "Cells": "scfm_lab.cells.cells",

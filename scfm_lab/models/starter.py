@@ -200,8 +200,8 @@ class Starter(Model):
         return measured
 
     def base_bytes(self) -> int:
-        """Its own table of genes and no other."""
-        return 48 << 20
+        """Its own table of genes and no other; tokenisers are compiled in the first run after an installation."""
+        return 72 << 20
 
     def batch_bytes(self, tokens: int, longest: int) -> int:
         """As measured: cells are padded, values scale and shift their genes, and attention reads under a mask."""

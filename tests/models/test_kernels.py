@@ -192,3 +192,22 @@ def test_machine_code_that_cannot_be_kept_runs_all_the_same(tmp_path) -> None:
     told = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert int(told.stdout) == cell_keys(sparse.csr_matrix(np.ones((1, 1), np.float32)), np.ones(1, np.uint64))[0]
     assert not [p for p in tmp_path.rglob("*.nbi") if p.stat().st_size]
+
+
+def test_numba_leaves_pytorch_the_threads_that_it_was_told():
+    # They share one OpenMP: after UMAP, or any other parallel loop of numba's, all cores were taken.
+    program = (
+        "import scfm_lab, numba, numpy as np, torch\n"
+        "@numba.njit(parallel=True)\n"
+        "def doubled(x):\n    for i in numba.prange(len(x)):\n        x[i] *= 2\n    return x\n"
+        "doubled(np.ones(8)); print(torch.get_num_threads(), numba.get_num_threads())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "1"]
