@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,9 +230,11 @@ def scoring(made_home: Path, file: Path) -> Iterator[str]:
             raise AssertionError((file.parent / "log").read_text()[-2000:])
         yield f"{address}/invocations"
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(timeout=60)
         log.close()
+        # One that could not start has gone by itself, and what it said is the failure.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        process.wait(timeout=60)
 
 
 @pytest.mark.slow
