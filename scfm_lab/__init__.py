@@ -56,7 +56,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 # numba shares PyTorch's OpenMP and gives it as many threads as it has itself: after the first UMAP a process that was told
-# to use one thread used all cores, and two of them held each other up until small models took twenty times as long.
+# to use one thread would use all cores, and two of them hold each other up.
 if "numba" not in sys.modules and (_told := os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()).isdecimal():
     os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, int(_told))))
 

@@ -306,7 +306,7 @@ def test_the_evidence_of_a_measurement_is_kept_with_its_machine(
 ) -> None:
     name = _name("measure", registry)
     added = put(name)
-    result = registry.measure(name, device="cpu", cells=10, repeats=1)
+    result = registry.measure(name, device="cpu", cells=50, repeats=2)
     tags = registry.get(name).tags
     assert tags["scfm.device.cpu"] == "verified"
     assert tags["scfm.mem.cpu.source"] == "measured"
@@ -315,8 +315,8 @@ def test_the_evidence_of_a_measurement_is_kept_with_its_machine(
     kept = registry.evidence(result.run)
     assert kept == result.evidence
     assert kept["digest"] == added.digest
-    assert kept["cells"]["count"] == 10
-    assert len(kept["repeats"]) == 1
+    assert kept["cells"]["count"] == 50
+    assert len(kept["repeats"]) == 2
     assert registry.client.get_run(result.run).data.metrics["load_seconds"] == pytest.approx(kept["load_seconds"])
     assert next(item for item in registry.search(fits=LARGE) if item.name == name).fit.source == "measured"  # type: ignore[union-attr]
 

@@ -125,7 +125,8 @@ class TrajectoryPanel(Panel):
             kind, name = "cell", str(self.session.adata.obs_names[row])
         else:
             kind, name = "group", str(root["group"])
-        # What was clicked is known; only a name that cells and groups share has to say it.
+        # What was clicked is known; only a name that cells and groups share has to say it. Without a column the groups are
+        # clusters, whose names are numbers.
         obs = self.session.adata.obs
         groups = set(obs[groupby].astype(str)) if groupby else set()
         shared = name in groups and name in obs.index
