@@ -197,7 +197,8 @@ def drawn(browser: Any, host: Any, n: int, repeats: int, renderer: str) -> dict[
     # The doses stand for an answer; what is drawn is all that counts here.
     effect = {"seq": 1, "doses": {"CD3D": 0.0}, "rows": [], "null": "none", "moved": n // 3, "error_median": 0.1}
     told = {**effect, "seconds": 0.0, "model": "", "groupby": None}
-    lab.session.show_after(after, _perturbation=told)
+    # The sliders say the same, or the answer is taken for one that is still to come.
+    lab.session.show_after(after, _perturbation=told, doses=told["doses"])
     page.locator(".sl-morph").wait_for()
     page.evaluate("tools.settled()")
     found["morph_fps"] = float(np.median([page.evaluate(MORPH) for _ in range(3)]))
@@ -214,8 +215,9 @@ def lasso(page: Any, lab: Any, host: Any, repeats: int) -> dict[str, float]:
     box = page.locator(".sl-plane").first.bounding_box()
     times = []
     for i in range(repeats):
-        left = 0.05 + 0.02 * i
-        corners = [(left, 0.05), (0.5, 0.05), (0.5, 0.9), (left, 0.9)]
+        # One half and then the other: what is selected, and the picture, is another one each time.
+        left, right = (0.05, 0.5) if i % 2 == 0 else (0.5, 0.95)
+        corners = [(left, 0.05), (right, 0.05), (right, 0.9), (left, 0.9)]
         spots = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
         before = lab.selection
         drawn_before = page.evaluate("tools.hash()")
