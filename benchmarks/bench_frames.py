@@ -35,6 +35,14 @@ FLAGS = [
     "--js-flags=--expose-gc",
 ]
 
+#: The hints have come already; and what WebGL has drawn can be read after the frame, which a browser else throws away.
+BEFORE = """
+localStorage.setItem('scfm-lab.tour', '1');
+const context = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, given) {
+  return context.call(this, kind, kind.startsWith("webgl") ? { ...given, preserveDrawingBuffer: true } : given);
+};
+"""
 #: Reads pictures back and waits for one that is new.
 TOOLS = """
 globalThis.tools = (() => {
@@ -113,6 +121,12 @@ SLIDER = """async (repeats) => {
   }
   return times;
 }"""
+#: When another picture is there; null where none comes.
+PAINTED = """async (before) => {
+  const begin = performance.now();
+  while (tools.hash() === before && performance.now() - begin < 20000) await tools.frame();
+  return tools.hash() === before ? null : performance.timeOrigin + performance.now();
+}"""
 LASSO_UP = """() => {
   globalThis.up = 0;
   addEventListener("pointerup", () => { globalThis.up = performance.timeOrigin + performance.now(); }, true);
@@ -143,6 +157,8 @@ def cells(n: int) -> Any:
 def spread(times: list[float]) -> dict[str, float]:
     """Median and 95th percentile."""
     known = [value for value in times if value == value]
+    if not known:
+        raise click.ClickException("What was done led to no other picture in 20 s, not once.")
     return {"median": float(np.median(known)), "p95": float(np.percentile(known, 95)), "n": len(known)}
 
 
@@ -158,7 +174,7 @@ def drawn(browser: Any, host: Any, n: int, repeats: int, renderer: str) -> dict[
     adata = cells(n)
     page = browser.new_page(viewport={"width": 1280, "height": 720})
     page.set_default_timeout(120_000)
-    page.add_init_script("localStorage.setItem('scfm-lab.tour', '1')")
+    page.add_init_script(BEFORE)
     foreign: list[str] = []
     errors: list[str] = []
     page.on(
@@ -228,12 +244,14 @@ def lasso(page: Any, lab: Any, host: Any, repeats: int) -> dict[str, float]:
             page.wait_for_timeout(70)
         page.mouse.up()
         painted = page.evaluate(
-            """async (before) => { while (tools.hash() === before) await tools.frame();
-            return performance.timeOrigin + performance.now(); }""",
+            PAINTED,
             drawn_before,
         )
-        while (lab.selection == before).all():
+        until = time.monotonic() + 20
+        while (lab.selection == before).all() and time.monotonic() < until:
             time.sleep(0.002)
+        if painted is None or (lab.selection == before).all():
+            raise click.ClickException("A lasso selects nothing, or what it selects is not painted.")
         arrived = max((at for at, name in host.told if name == "_selection"), default=0.0)
         times.append(max(painted, 1000 * arrived) - page.evaluate("globalThis.up"))
     return spread(times)
@@ -251,8 +269,6 @@ WHEEL = """async (repeats) => {
   }
   return times;
 }"""
-PAINTED = """async (before) => { while (tools.hash() === before) await tools.frame();
-return performance.timeOrigin + performance.now(); }"""
 
 
 def told(page: Any, deed: Any) -> float:
@@ -260,7 +276,9 @@ def told(page: Any, deed: Any) -> float:
     before = page.evaluate("tools.hash()")
     began = time.time()
     deed()
-    painted = float(page.evaluate(PAINTED, before))
+    painted = page.evaluate(PAINTED, before)
+    if painted is None:
+        raise click.ClickException("Another colour is not painted.")
     page.evaluate("tools.settled(200)")
     return painted - 1000 * began
 
@@ -273,7 +291,7 @@ def side_by_side(browser: Any, static: Path, n: int, repeats: int, *, peer: bool
     with hosting(static) as host:
         page = browser.new_page(viewport={"width": 1280, "height": 720})
         page.set_default_timeout(240_000)
-        page.add_init_script("localStorage.setItem('scfm-lab.tour', '1')")
+        page.add_init_script(BEFORE)
         began = time.time()
         if peer:
             import jscatter
@@ -331,7 +349,7 @@ def slid(browser: Any, host: Any, repeats: int) -> dict[str, float]:
 
     adata = ad.concat([sl.datasets.load("pbmc68k")] * 3, index_unique="-", merge="same")[:2000].copy()
     page = browser.new_page(viewport={"width": 1280, "height": 720})
-    page.add_init_script("localStorage.setItem('scfm-lab.tour', '1')")
+    page.add_init_script(BEFORE)
     lab = Lab(adata, model="pca")
     lab.state = {"panel": "scfm-widgets.perturb"}
     lab.doses = {"CD3D": 0.0}
