@@ -33,6 +33,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>benc
 <script type="module">
 import widget from "/static/index.js";
 const socket = new WebSocket(`ws://${{location.host}}/wire/{name}`);
+// JupyterLab gives each buffer memory of its own; other hosts give views of the whole message.
+const own = new URLSearchParams(location.search).has("own");
 socket.binaryType = "arraybuffer";
 const listeners = new Map(), state = {{}};
 const tell = (event, ...given) => {{ for (const call of [...(listeners.get(event) ?? [])]) call(...given); }};
@@ -65,7 +67,11 @@ socket.onmessage = ({{ data }}) => {{
   const length = new DataView(data).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   let at = 4 + length;
-  const buffers = head.lengths.map((n) => {{ const view = new DataView(data, at, n); at += n; return view; }});
+  const buffers = head.lengths.map((n) => {{
+    const view = own ? new DataView(data.slice(at, at + n)) : new DataView(data, at, n);
+    at += n;
+    return view;
+  }});
   if (head.method === "custom") return tell("msg:custom", head.content, buffers);
   put(head.state, head.buffer_paths ?? [], buffers);
   const changed = Object.keys(head.state).filter((name) => state[name] !== head.state[name]);

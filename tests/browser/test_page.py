@@ -415,6 +415,27 @@ def test_pictures_are_saved_with_names_and_legend(bench: Callable[..., Any], cel
     ET.fromstring(svg)
 
 
+AT_ONCE = """async () => {
+  document.querySelector("[aria-label='Select with a lasso (L)']").click();
+  await new Promise((go) => setTimeout(go));
+  const plane = document.querySelector(".sl-canvas"), box = plane.getBoundingClientRect();
+  const corners = [[0.02, 0.02], [0.5, 0.02], [0.5, 0.97], [0.02, 0.97]];
+  const told = (type, [x, y]) => plane.dispatchEvent(new PointerEvent(type, {
+    pointerId: 1, bubbles: true, clientX: box.x + x * box.width, clientY: box.y + y * box.height }));
+  told("pointerdown", corners[0]);
+  for (const corner of corners) told("pointermove", corner);
+  told("pointerup", corners[3]);
+}"""
+
+
+def test_a_tool_is_there_before_the_next_frame(bench: Callable[..., Any], cells: AnnData) -> None:
+    page, lab = bench(cells)
+    settled(page)
+    page.evaluate(AT_ONCE)
+    page.locator(".sl-selected").wait_for(timeout=15_000)
+    assert selected(page, lab, lambda n: 0 < n < 240).any()
+
+
 NO_WEBGL = """localStorage.setItem('scfm-lab.tour', '1');
 const get = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, ...more) {

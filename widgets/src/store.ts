@@ -196,6 +196,11 @@ export class Store {
     return this.#estimate ? this.#estimate.perturbation : this.get("_perturbation");
   }
 
+  /** Whether what is shown comes from response curves, as the hand moves. */
+  get foreseen(): boolean {
+    return this.#estimate !== null;
+  }
+
   /** Whether the picture shows other doses than the sliders do, and the answer is still to come. */
   get computing(): boolean {
     const shown = this.get("_perturbation")?.doses;

@@ -18,7 +18,7 @@ export function shuffled(n: number): Uint32Array {
 }
 
 /**
- * Cells in layers: `base` within each, lower layers first. With `byCode` the layer is the colour code (high values on
+ * Cells in layers; `base` itself where there is one layer only: `base` within each, lower layers first. With `byCode` the layer is the colour code (high values on
  * top, missing ones at the bottom); cells with any flag come above those without.
  */
 export function layered(
@@ -27,6 +27,7 @@ export function layered(
   flags: Uint8Array | null,
   byCode: boolean,
 ): Uint32Array {
+  if (!(byCode && codes) && (flags?.every((flag) => flag === 0) ?? true)) return base;
   const n = base.length;
   const layer = (i: number) => {
     const code = byCode && codes ? (codes[i] === 255 ? 0 : codes[i] + 1) : 0;

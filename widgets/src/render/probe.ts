@@ -4,8 +4,8 @@ import { raster } from "./raster.ts";
 import type { PointRenderer, View } from "./renderer.ts";
 import { webgl } from "./webgl.ts";
 
-/** A frame that is this quick needs no contest. */
-const GOOD_MS = 12;
+/** A frame that is this quick needs no contest: no software draws it so soon. */
+const GOOD_MS = 4;
 
 export type Choice = "auto" | "webgl2" | "raster";
 

@@ -29,7 +29,6 @@ function stamp(diameter: number): { side: number; cover: Uint8Array } {
 
 /** Cells in the order in which they are drawn: read from one end to the other, a million take a few milliseconds. */
 interface Drawn {
-  n: number;
   x: Uint16Array;
   y: Uint16Array;
   /** Places after; the same arrays where nothing moves. */
@@ -50,29 +49,33 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
   let order = new Uint32Array(0);
   let lookup = new Uint8Array(1024);
   let image: ImageData | null = null;
-  let drawn: Drawn | null = null;
+  // What has changed since it was last put in order is left out here.
+  let drawn: Partial<Drawn> = {};
   let sums = new Float32Array(0);
+  let dense = false;
 
-  function gathered(): Drawn {
-    if (drawn) return drawn;
+  function gathered(): Drawn & { n: number } {
     const n = order.length;
-    const pick = (places: Uint16Array) => {
+    const places = (of: Uint16Array) => {
       const [x, y] = [new Uint16Array(n), new Uint16Array(n)];
       for (let k = 0; k < n; k++) {
-        x[k] = places[2 * order[k]];
-        y[k] = places[2 * order[k] + 1];
+        x[k] = of[2 * order[k]];
+        y[k] = of[2 * order[k] + 1];
       }
       return [x, y] as const;
     };
-    const [x, y] = pick(before);
-    const [x1, y1] = after ? pick(after) : [x, y];
-    const bytes = { codes: new Uint8Array(n), flags: new Uint8Array(n) };
-    for (let k = 0; k < n; k++) {
-      bytes.codes[k] = codes[order[k]];
-      bytes.flags[k] = flags[order[k]];
+    const bytes = (of: Uint8Array) => {
+      const found = new Uint8Array(n);
+      for (let k = 0; k < n; k++) found[k] = of[order[k]];
+      return found;
+    };
+    let { x, y, x1, y1 } = drawn;
+    if (!x || !y || !x1 || !y1) {
+      [x, y] = places(before);
+      [x1, y1] = after ? places(after) : [x, y];
     }
-    drawn = { n, x, y, x1, y1, ...bytes };
-    return drawn;
+    drawn = { x, y, x1, y1, codes: drawn.codes ?? bytes(codes), flags: drawn.flags ?? bytes(flags) };
+    return { n, ...(drawn as Drawn) };
   }
 
   /** Draw one cell's disc over what is there. The image is premultiplied by nothing: its alpha is kept straight. */
@@ -190,28 +193,33 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
   return {
     kind: "raster",
     canvas,
+    get ink() {
+      return dense ? null : context;
+    },
     setPositions(first, second) {
       before = first as Uint16Array<ArrayBuffer>;
       after = second;
-      drawn = null;
+      drawn = { codes: drawn.codes, flags: drawn.flags };
     },
     setCodes(next) {
       codes = next as Uint8Array<ArrayBuffer>;
-      drawn = null;
+      drawn = { ...drawn, codes: undefined };
     },
     setFlags(next) {
       flags = next as Uint8Array<ArrayBuffer>;
-      drawn = null;
+      drawn = { ...drawn, flags: undefined };
     },
     setOrder(next) {
+      if (next === order) return;
       order = next as Uint32Array<ArrayBuffer>;
-      drawn = null;
+      drawn = {};
     },
     setLookup(table) {
       lookup = table as Uint8Array<ArrayBuffer>;
     },
     draw(view) {
-      const shrink = view.dense ? BIN : 1;
+      dense = view.dense;
+      const shrink = dense ? BIN : 1;
       const width = Math.max(1, Math.round((view.frame.width * view.ratio) / shrink));
       const height = Math.max(1, Math.round((view.frame.height * view.ratio) / shrink));
       if (canvas.width !== width || canvas.height !== height || !image) {
@@ -222,7 +230,7 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
         image.data.fill(0);
       }
       if (before.length && codes.length * 2 === before.length) {
-        if (view.dense) putDensity(image.data, width, height, view);
+        if (dense) putDensity(image.data, width, height, view);
         else if (order.length > MANY && view.size * view.ratio < 3.5)
           putMany(new Uint32Array(image.data.buffer), width, height, view);
         else put(image.data, width, height, view);
@@ -234,7 +242,7 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
     },
     dispose() {
       image = null;
-      drawn = null;
+      drawn = {};
       canvas.width = 0;
     },
   };

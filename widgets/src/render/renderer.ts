@@ -28,6 +28,11 @@ export interface View {
 export interface PointRenderer {
   readonly kind: "webgl2" | "raster";
   readonly canvas: HTMLCanvasElement;
+  /**
+   * Where what lies over the cells can be drawn after them, at the frame's size; null where that takes a canvas of its own.
+   * Without a graphics processor each canvas of a page costs about a third of a frame.
+   */
+  readonly ink: CanvasRenderingContext2D | null;
   /** Quantised places, x and y interleaved; `after` is null where nothing moves. */
   setPositions(before: Uint16Array, after: Uint16Array | null): void;
   /** One colour code per cell. */

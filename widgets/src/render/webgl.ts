@@ -58,6 +58,7 @@ export function webgl(canvas: HTMLCanvasElement): PointRenderer {
   const texture = gl.createTexture();
   let n = 0;
   let count = 0;
+  let last: Uint32Array | null = null;
 
   gl.bindTexture(gl.TEXTURE_2D, texture);
   gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
@@ -90,6 +91,7 @@ export function webgl(canvas: HTMLCanvasElement): PointRenderer {
   return {
     kind: "webgl2",
     canvas,
+    ink: null,
     setPositions(before, after) {
       n = before.length >> 1;
       upload(buffers.before, before);
@@ -98,6 +100,8 @@ export function webgl(canvas: HTMLCanvasElement): PointRenderer {
     setCodes: (codes) => upload(buffers.codes, codes),
     setFlags: (flags) => upload(flagBuffer, flags),
     setOrder(order) {
+      if (order === last) return;
+      last = order;
       count = order.length;
       gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, orderBuffer);
       gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, order, gl.DYNAMIC_DRAW);

@@ -1,6 +1,6 @@
 /** One plane with the cells on it. Two of them may stand side by side: colours, selection and the marked cell are shared. */
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { NAN_CODE } from "../palette.ts";
 import { combine, hiddenCodes } from "../reducers.ts";
@@ -16,7 +16,7 @@ import { type Mode, Scene, type Tool } from "./scene.ts";
 import { type Hover, Tooltip } from "./Tooltip.tsx";
 
 const MAX_LABELS = 40;
-const MAX_SAMPLE = 50_000;
+const MAX_SAMPLE = 2000;
 /** From so many cells on density says more than points that lie on each other. */
 export const DENSE_FROM = 400_000;
 
@@ -89,8 +89,9 @@ export function Plane(props: Props) {
   const later = useMemo(() => beyond(store, store.scrub), [store.scrub, store.get("_trajectory"), store]);
   const dense = state.density ?? store.n >= DENSE_FROM;
 
-  // The scene lives as long as this view; it reads what it needs when it is asked.
-  useEffect(() => {
+  // The scene lives as long as this view; it reads what it needs when it is asked. What it is told, here and below, it is
+  // told before the frame is drawn: a tool that came with the next one would draw the last tool's gesture.
+  useLayoutEffect(() => {
     const element = host.current!;
     const marks: Marks = {
       theme,
@@ -137,11 +138,11 @@ export function Plane(props: Props) {
     };
   }, [store, renderer]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (live.current) Object.assign(live.current, { tool, mode, onAll, onInvert });
   }, [tool, mode, onAll, onInvert]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const scene = live.current?.scene;
     if (!scene || !before) return;
     scene.show({
@@ -155,11 +156,12 @@ export function Plane(props: Props) {
       anySelected: later ? true : selected > 0,
       movedFirst: movedFirst && !later,
       dense,
+      following: first && store.foreseen,
     });
   }, [before, after, painted, blank, table, store.selection, selected, movedFirst, later, dense, renderer]);
 
   const trajectory = store.get("_trajectory");
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!live.current) return;
     const shown = first ? trajectory : trajectory?.second?.key === state.second ? trajectory?.second : null;
     Object.assign(live.current.marks, {
@@ -251,27 +253,26 @@ export function hiddenFor(hidden: readonly string[], column: Column): Uint8Array
 }
 
 /**
- * The middle of each group, largest first: the median of its cells' places, by axis. Of very many cells every so-and-so
- * many is enough.
+ * The middle of each group, largest first: the median of its cells' places, by axis. Of a group of very many cells every
+ * so-and-so many is enough.
  */
 function middles(places: Uint16Array, column: Column) {
-  const groups = (column.labels ?? []).map((text, code) => ({
-    text,
-    code,
-    xs: [] as number[],
-    ys: [] as number[],
-  }));
-  if (groups.length > MAX_LABELS) return [];
-  const step = Math.ceil(column.codes.length / MAX_SAMPLE);
-  for (let i = 0; i < column.codes.length; i += step) {
-    const group = groups[column.codes[i]];
-    if (!group || places[2 * i] === MISSING) continue;
-    group.xs.push(places[2 * i]);
-    group.ys.push(places[2 * i + 1]);
+  const labels = column.labels ?? [];
+  if (labels.length > MAX_LABELS) return [];
+  const sizes = new Uint32Array(256);
+  for (const code of column.codes) sizes[code]++;
+  const steps = sizes.map((size) => Math.ceil(size / MAX_SAMPLE) || 1);
+  const seen = new Uint32Array(256);
+  const groups = labels.map((text, code) => ({ text, code, xs: [] as number[], ys: [] as number[] }));
+  for (let i = 0; i < column.codes.length; i++) {
+    const code = column.codes[i];
+    if (code >= groups.length || places[2 * i] === MISSING || seen[code]++ % steps[code]) continue;
+    groups[code].xs.push(places[2 * i]);
+    groups[code].ys.push(places[2 * i + 1]);
   }
-  const middle = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1] / 65535;
+  const middle = (values: number[]) => Uint16Array.from(values).sort()[values.length >> 1] / 65535;
   return groups
     .filter(({ xs }) => xs.length > 0)
-    .sort((a, b) => b.xs.length - a.xs.length)
+    .sort((a, b) => sizes[b.code] - sizes[a.code])
     .map(({ text, code, xs, ys }) => ({ text, code, x: middle(xs), y: middle(ys) }));
 }

@@ -51,7 +51,7 @@ const INK: Record<Theme, Ink> = {
     edge: "#0b0e13",
   },
 };
-const MAX_TRAILS = 4000;
+const MAX_TRAILS = 1500;
 
 export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
   const colours = INK[marks.theme];
@@ -63,9 +63,9 @@ export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
       trajectory(context, camera, frame, marks.trajectory, colours);
       if (marks.scrub !== null) heads(context, camera, frame, marks.trajectory, marks.scrub, colours);
     }
-    const places = scene.places();
+    const cells = scene.picture.before.length >> 1;
     const ring = (cell: number, radius: number, width: number) => {
-      const [px, py] = toScreen(camera, frame, places[2 * cell], places[2 * cell + 1]);
+      const [px, py] = toScreen(camera, frame, ...scene.place(cell));
       context.beginPath();
       context.arc(px, py, radius, 0, 2 * Math.PI);
       context.lineWidth = width + 2;
@@ -75,8 +75,8 @@ export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
       context.strokeStyle = colours.accent;
       context.stroke();
     };
-    if (marks.root !== null && 2 * marks.root < places.length) ring(marks.root, 8, 2.5);
-    if (marks.hovered >= 0 && 2 * marks.hovered < places.length) ring(marks.hovered, 6, 1.5);
+    if (marks.root !== null && marks.root < cells) ring(marks.root, 8, 2.5);
+    if (marks.hovered >= 0 && marks.hovered < cells) ring(marks.hovered, 6, 1.5);
   }
   for (const label of placed(context, camera, frame, marks.labels)) {
     context.font = FONT;
@@ -128,13 +128,12 @@ function placed(context: Pen, camera: Camera, frame: Frame, labels: Marks["label
 
 function trails(context: Pen, scene: Scene, colour: string) {
   const { before, codes, lookup } = scene.picture!;
-  const places = scene.places();
   const step = Math.max(1, Math.ceil(scene.movedCount / MAX_TRAILS));
   context.beginPath();
   for (let i = 0, seen = 0; i < scene.moved.length; i++) {
     if (!scene.moved[i] || seen++ % step || lookup[4 * codes[i] + 3] === 0) continue;
     context.moveTo(...toScreen(scene.camera, scene.frame, before[2 * i] / 65535, before[2 * i + 1] / 65535));
-    context.lineTo(...toScreen(scene.camera, scene.frame, places[2 * i], places[2 * i + 1]));
+    context.lineTo(...toScreen(scene.camera, scene.frame, ...scene.place(i)));
   }
   context.lineWidth = 1;
   context.strokeStyle = colour;

@@ -27,6 +27,8 @@ export interface Picture {
   movedFirst: boolean;
   /** Density instead of points. */
   dense: boolean;
+  /** Whether the places follow a hand: a glide would lag behind it. */
+  following: boolean;
 }
 
 /** Mean place and displacement of some cells near each other, in the plane's unit square. */
@@ -106,7 +108,10 @@ export class Scene {
   /** The cells alone as an image. */
   pointsUrl(): string {
     this.#draw();
-    return this.#renderer?.canvas.toDataURL("image/png") ?? "";
+    this.#renderer?.draw(this.#view());
+    const url = this.#renderer?.canvas.toDataURL("image/png") ?? "";
+    this.redraw();
+    return url;
   }
 
   // ---------------------------------------------------------------------------------- content
@@ -130,7 +135,7 @@ export class Scene {
       this.#findMoved();
       this.#places = null;
       this.#glide = null;
-      if (shown && n <= GLIDE_LIMIT && !this.#still.matches) {
+      if (shown && n <= GLIDE_LIMIT && !picture.following && !this.#still.matches) {
         this.#glide = { from: shown, to: this.#target(), begin: performance.now() };
       }
     }
@@ -165,6 +170,17 @@ export class Scene {
 
   zoomBy(factor: number, px = this.frame.width / 2, py = this.frame.height / 2) {
     this.setCamera(zoomAt(this.camera, this.frame, factor, px, py));
+  }
+
+  /** Where one cell is shown now, in the plane; NaN where it has no place. */
+  place(cell: number): [number, number] {
+    const { before, after } = this.picture!;
+    const to = after ?? before;
+    const at = (k: number) =>
+      before[k] === MISSING || to[k] === MISSING
+        ? Number.NaN
+        : (before[k] + (to[k] - before[k]) * this.t) / MAX_16;
+    return [at(2 * cell), at(2 * cell + 1)];
   }
 
   /** Places as they are shown now, in the plane: x, y pairs. */
@@ -346,9 +362,13 @@ export class Scene {
       this.#renderer!.draw(this.#view());
     }
     const ratio = this.#ratio();
-    const context = this.overlay.getContext("2d")!;
+    const ink = this.#renderer?.ink ?? null;
+    // Where the raster was faster than WebGL the browser has no graphics processor, and lines are drawn sooner without one.
+    const willReadFrequently = this.#renderer?.kind === "raster";
+    const context = ink ?? this.overlay.getContext("2d", { willReadFrequently })!;
+    this.overlay.hidden = ink !== null;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, this.frame.width, this.frame.height);
+    if (!ink) context.clearRect(0, 0, this.frame.width, this.frame.height);
     this.#paint(context, this);
     this.#host.dataset.frame = String(Number(this.#host.dataset.frame ?? 0) + 1);
     if (this.#glide) this.redraw();
