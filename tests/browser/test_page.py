@@ -254,6 +254,10 @@ def test_what_goes_leaves_the_focus_in_the_bench_and_each_act_is_one_step(
     def kept() -> bool:
         return bool(page.evaluate("document.querySelector('.scfm-lab').contains(document.activeElement)"))
 
+    def asked() -> list[dict[str, Any]]:
+        contents = [item.get("content", {}) for item in host.received]
+        return [content for content in contents if content.get("type") == "perturb"]
+
     page.get_by_role("tab", name="Perturb").click()
     box = page.get_by_role("combobox", name="Add a gene to perturb")
     for gene in ("CD3D", "LYZ"):
@@ -269,13 +273,13 @@ def test_what_goes_leaves_the_focus_in_the_bench_and_each_act_is_one_step(
     # Twenty steps of a key that is held down are one.
     slider = page.get_by_label("CD3D", exact=True)
     slider.focus()
+    until(page, lambda: [sorted(item["doses"]) for item in asked()] == [["CD3D"], ["CD3D", "LYZ"], ["CD3D"]])
     host.received.clear()
     for _ in range(20):
         page.keyboard.down("ArrowLeft")
     page.keyboard.up("ArrowLeft")
     until(page, lambda: lab.doses == {"CD3D": 0.0})
-    asked = [item["content"] for item in host.received if item.get("content", {}).get("type") == "perturb"]
-    assert [item["doses"] for item in asked if item["commit"]] == [{"CD3D": 0.0}]
+    assert [item["doses"] for item in asked() if item["commit"]] == [{"CD3D": 0.0}]
     page.keyboard.press("Control+z")
     until(page, lambda: lab.doses == {"CD3D": 1.0})
     page.get_by_role("button", name="Remove CD3D").press("Enter")
@@ -413,6 +417,21 @@ def test_pictures_are_saved_with_names_and_legend(bench: Callable[..., Any], cel
     import xml.etree.ElementTree as ET
 
     ET.fromstring(svg)
+
+
+def test_enter_before_the_suggestions_are_here_picks_the_first(
+    bench: Callable[..., Any], host: Host, cells: AnnData
+) -> None:
+    page, lab = bench(cells, model="pca")
+    settled(page)
+    page.get_by_role("tab", name="Perturb").click()
+    host.delay = 0.8
+    box = page.get_by_role("combobox", name="Add a gene to perturb")
+    box.click()
+    box.fill("CD3")
+    box.press("Enter")
+    page.get_by_label("CD3D", exact=True).wait_for()
+    until(page, lambda: lab.doses == {"CD3D": 1.0})
 
 
 AT_ONCE = """async () => {

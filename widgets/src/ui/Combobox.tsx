@@ -50,15 +50,23 @@ export function Combobox({
     list.current?.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
   }, [active, open]);
 
+  // Enter before the suggestions are here: the first of them is meant.
+  const hasty = useRef(false);
+
   const close = () => {
+    hasty.current = false;
     setTyped(null);
     setActive(0);
   };
   const pick = (option: Option | undefined) => {
+    hasty.current = open && !!typed && !option;
     if (!option) return;
     close();
     onPick(option);
   };
+  useEffect(() => {
+    if (hasty.current && options.length > 0) pick(options[active]);
+  });
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
@@ -101,6 +109,7 @@ export function Combobox({
         }}
         onBlur={close}
         onInput={(event) => {
+          hasty.current = false;
           setTyped(event.currentTarget.value);
           setActive(0);
         }}
