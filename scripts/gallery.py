@@ -72,7 +72,7 @@ def scenes(gallery: Gallery) -> None:
     lab.doses = {}
     lab.wait()
     page.get_by_role("button", name="Start the screen").click()
-    page.get_by_text("The table is").wait_for()
+    page.locator(".sl-job-end").get_by_text("The table is").wait_for()
     gallery.shot("screen")
     lab.state = {"model": "models:/starter@champion"}
     lab.wait()

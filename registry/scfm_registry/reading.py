@@ -11,7 +11,7 @@ from scfm_registry.names import CHAMPION
 from scfm_registry.version import ModelVersion, Record, Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -142,10 +142,18 @@ class Reader:
                     waiting.append(item.tags["scfm.digest"])
         return list(found.values())
 
-    def line_of(self, *digests: str) -> list[Record]:
+    def records_by_digest(self) -> dict[str, list[Record]]:
+        """All versions by the digest of their files, deleted ones too: asked once, where many are asked about."""
+        found: dict[str, list[Record]] = {}
+        for item in self._store.records():
+            found.setdefault(item.tags.get("scfm.digest", ""), []).append(item)
+        return found
+
+    def line_of(self, *digests: str, among: Mapping[str, list[Record]] | None = None) -> list[Record]:
         """Versions with these digests and all that they were made from, nearest first, deleted ones too, each once; circles end.
 
-        Every copy of the same files counts: what one of them was said to be made from is what all were made from.
+        Every copy of the same files counts: what one of them was said to be made from is what all were made from. Looked up
+        one after the other, or `among` all versions by digest.
         """
         found: dict[str, Record] = {}
         waiting, seen = list(digests), {""}
@@ -154,7 +162,11 @@ class Reader:
             if current in seen:
                 continue
             seen.add(current)
-            for item in self._store.records(tags={"scfm.digest": current}):
+            if among is None:
+                copies = self._store.records(tags={"scfm.digest": current})
+            else:
+                copies = among.get(current, [])
+            for item in copies:
                 found.setdefault(item.reference, item)
                 waiting.append(item.tags.get("scfm.parent_digest", ""))
         return list(found.values())

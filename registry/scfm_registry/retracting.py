@@ -244,10 +244,15 @@ class Retractor(Reader):
         """Why a version should not be used: that it was retracted, or something that it was made from; else nothing."""
         return reason(self, found)
 
+    def why_each_retracted(self, found: Iterable[ModelVersion]) -> list[str]:
+        """As :meth:`why_retracted` for each of many versions, in one question to the store."""
+        among = self.records_by_digest()
+        return [reason(self, item, among) for item in found]
 
-def reason(registry: Reader, found: ModelVersion) -> str:
+
+def reason(registry: Reader, found: ModelVersion, among: Mapping[str, list[Record]] | None = None) -> str:
     """Why a version should not be used; empty where nothing is said against it."""
-    return version.shown(found.retracted or _elsewhere(registry, found), 2_000)
+    return version.shown(found.retracted or _elsewhere(registry, found, among), 2_000)
 
 
 def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
@@ -273,9 +278,9 @@ def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[st
     return flags
 
 
-def _elsewhere(registry: Reader, found: ModelVersion) -> str:
+def _elsewhere(registry: Reader, found: ModelVersion, among: Mapping[str, list[Record]] | None) -> str:
     """Why other versions speak against one without a flag of its own: copies of its files, or what it was made from."""
-    for record in registry.line_of(found.digest):
+    for record in registry.line_of(found.digest, among=among):
         own = record.tags["scfm.digest"]
         if why := record.tags.get(_key(own), ""):
             if own == found.digest:

@@ -78,6 +78,8 @@ def test_what_is_made_later_does_not_open_either_and_circles_end(line: tuple[Reg
     made_later = registry.get(f"{name}/4")
     assert made_later.retracted == ""
     assert registry.why_retracted(made_later) == f"made from {name}/1, which was retracted: no consent"
+    everyone = [registry.get(f"{name}/{number}") for number in (1, 2, 3, 4)]
+    assert registry.why_each_retracted(everyone) == [registry.why_retracted(item) for item in everyone]
     with pytest.raises(ModelError, match=rf"{name}/4 was retracted \(made from .* it is not promoted"):
         registry.promote(f"{name}/4")
     registry.client.set_model_version_tag(name, "1", "scfm.parent_digest", fourth.digest)

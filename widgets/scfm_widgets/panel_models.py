@@ -112,7 +112,8 @@ def _registered(hardware: Hardware) -> list[dict[str, Any]]:
     families = {item.id for item in plugins.discover().contributions("models")}
     registry = Registry()
     versions = list(registry.search(all_versions=True))
-    rows = [_row(item, hardware, families, registry.why_retracted(item)) for item in versions]
+    whys = registry.why_each_retracted(versions)
+    rows = [_row(item, hardware, families, why) for item, why in zip(versions, whys, strict=True)]
     for names in _bare_names().values():
         same = [row for row in rows if row["name"] in names]
         if same:
