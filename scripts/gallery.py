@@ -18,8 +18,6 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "widgets" / "scfm_widgets" / "static"
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking"]
-#: Colours of a saved picture: a third of the bytes; fewer would shift those of a legend.
-COLOURS = 255
 #: Pictures worth a page; --every takes all, in light and dark.
 ON_THE_PAGE = {"models", "run", "perturb", "perturb-dark", "screen", "trajectory", "trends", "genes", "compare"}
 #: A busy machine may take its time.
@@ -38,16 +36,12 @@ class Gallery:
 
     def shot(self, name: str) -> None:
         """Take a picture of the bench as it is."""
-        from PIL import Image
-
         name = name if self.theme == "light" else f"{name}-dark"
         if self.kept is not None and name not in self.kept:
             return
         self.page.wait_for_timeout(900)
         path = self.out / f"gallery-{name}.png"
         self.page.locator(".scfm-lab").first.screenshot(path=path)
-        with Image.open(path) as picture:
-            picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 

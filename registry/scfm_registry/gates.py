@@ -160,11 +160,10 @@ def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], met
     sign = 1 if row.get("higher_is_better", True) else -1
     lacks = []
     if "floor" in gate.above:
-        low = row.get("low" if sign > 0 else "high")
-        worst = row["value"] if low is None else low
         if row.get("floor") is None:
             lacks.append(f"the floor of {metric}, which was not recorded")
-        elif sign * worst <= sign * row["floor"]:
+        elif (gain := scores.worse_end(row)) <= 0:
+            worst = row["floor"] + sign * gain
             lacks.append(
                 f"{metric} above the floor: {worst:.3f} at the worse end is not better than {row['floor']:.3f}"
             )

@@ -16,7 +16,7 @@ from scfm_registry import files, names
 from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from scfm_lab.evaluation.score import Score
@@ -77,7 +77,7 @@ class Evaluator(Reader):
         return run
 
     def scores(self, reference: str) -> list[dict[str, Any]]:
-        """Scores of a version, newest last: metric, value, low, high, floor, floor_name, parent, data_digest, source."""
+        """Scores of a version, newest last: metric, value, low, high, floor, floor_name, gain_low, gain_high, parent, …, source."""
         found, record = self._find(names.parse(reference))
         return of(self, found, record)
 
@@ -132,6 +132,19 @@ def finetuned(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def worse_end(row: Mapping[str, Any]) -> float:
+    """How much better than its floor a score is at the worse end of its interval; at most 0 where the floor is not beaten.
+
+    Of the difference on the same resamples where that was recorded, else of the value's own interval, else of the value.
+    """
+    sign = 1 if row.get("higher_is_better", True) else -1
+    gain = row.get("gain_low" if sign > 0 else "gain_high")
+    if _is_number(gain):
+        return sign * float(gain)  # type: ignore[arg-type]
+    own = row.get("low" if sign > 0 else "high")
+    return float(sign * ((own if _is_number(own) else row["value"]) - row["floor"]))
+
+
 def _metric_name(metric: str) -> str:
     """The name as MLflow takes it; the document has the whole one."""
     return re.sub(r"[^\w\-. :/]", "", metric.replace("Δ", "delta"), flags=re.ASCII)
@@ -141,7 +154,9 @@ def _row(score: Score, data_digest: str) -> dict[str, Any]:
     if not _is_number(score.value):
         message = f"{score.metric} of {score.model} is no number ({score.missing or score.value}); it was not kept."
         raise ModelError(message)
-    numbers = {key: getattr(score, key) for key in ("value", "low", "high", "floor", "ceiling")}
+    numbers = {
+        key: getattr(score, key) for key in ("value", "low", "high", "floor", "ceiling", "gain_low", "gain_high")
+    }
     return {
         "metric": score.metric,
         **{key: float(value) if _is_number(value) else None for key, value in numbers.items()},

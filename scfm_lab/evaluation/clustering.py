@@ -12,7 +12,7 @@ from scfm_lab.evaluation.annotation import FITTED
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.once import once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import resamples
+from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores
 from scfm_lab.evaluation.vectors import vectors_of
 
@@ -142,16 +142,14 @@ def _scores(
         ("adjusted mutual information", adjusted_mutual_info_score),
     ):
         values = {name: float(measure(truth, codes)) for name, codes in clusters.items()}
-        for name, codes in clusters.items():
-            drawn = [measure(truth[i], codes[i]) for i in draws]
-            low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
+        drawn = {name: [measure(truth[i], codes[i]) for i in draws] for name, codes in clusters.items()}
+        for name in clusters:
             found.append(
                 Score(
                     metric,
                     name,
                     values[name],
-                    low=float(low),
-                    high=float(high),
+                    **ends(drawn[name], drawn.get(FLOOR)),
                     floor=values.get(FLOOR, np.nan),
                     floor_name=FLOOR if FLOOR in values else "",
                     interval=f"95 % bootstrap over {unit}",

@@ -10,7 +10,7 @@ import numpy as np
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import resamples
+from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 
 if TYPE_CHECKING:
@@ -200,8 +200,9 @@ def _scores(
     floor_loss = best_floor({m: float(loss[m].mean()) for m in floors}, higher_is_better=False)
     correlation = {m: _pearson(x, observed) for m, x in logged.items()}
     floor_r = best_floor({m: correlation[m] for m in floors})
+    losses = {m: [loss[m][i].mean() for i in draws] for m in made}
+    correlations = {m: [_pearson(x[i], observed[i]) for i in draws[:100]] for m, x in logged.items()}
     for m in made:
-        low, high = np.percentile([loss[m][i].mean() for i in draws], [2.5, 97.5]) if n_boot else (np.nan, np.nan)
         why = (
             f"it predicts {units[m]}, of which no count follows"
             if m in units and units[m] != PER_10K
@@ -213,8 +214,7 @@ def _scores(
                 LOSS,
                 m,
                 float(loss[m].mean()),
-                low=float(low),
-                high=float(high),
+                **ends(losses[m], losses.get(floor_loss[0])),
                 floor=floor_loss[1],
                 floor_name=floor_loss[0],
                 higher_is_better=False,
@@ -222,17 +222,13 @@ def _scores(
                 **common,
             )
         )
-        spread = [_pearson(logged[m][i], observed[i]) for i in draws[:100]]
-        spread = [s for s in spread if np.isfinite(s)]
-        low, high = np.percentile(spread, [2.5, 97.5]) if spread else (np.nan, np.nan)
         flat = "constant over cells" if not np.isfinite(correlation[m]) else "no ceiling is known"
         found.append(
             Score(
                 CORRELATION,
                 m,
                 correlation[m],
-                low=float(low),
-                high=float(high),
+                **ends(correlations[m], correlations.get(floor_r[0])),
                 floor=floor_r[1],
                 floor_name=floor_r[0],
                 missing=flat,

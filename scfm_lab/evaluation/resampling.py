@@ -9,7 +9,7 @@ import numpy as np
 from scfm_lab.errors import DataError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 _FEWEST_SAMPLES = 5
 
@@ -31,3 +31,28 @@ def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tup
         return [rng.integers(0, n, n) for _ in range(n_boot)], why
     rows = [np.flatnonzero(units == u) for u in names]
     return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)], "samples"
+
+
+def ends(drawn: ArrayLike, floor: ArrayLike | None = None) -> dict[str, Any]:
+    """Ends of 95 % intervals, by the names of :class:`~scfm_lab.evaluation.score.Score`.
+
+    Parameters
+    ----------
+    drawn
+        A score of each resample; NaN where it could not be had.
+    floor
+        The floor's, of the same resamples.
+
+    Returns
+    -------
+    dict
+        ``low`` and ``high``, and ``gain_low`` and ``gain_high`` of the difference to the floor; NaN where nothing was drawn.
+    """
+    values = np.asarray(drawn, dtype=np.float64)
+    gains = np.full(0, np.nan) if floor is None else values - np.asarray(floor, dtype=np.float64)
+    found: dict[str, Any] = {}
+    for (low, high), spread in ((("low", "high"), values), (("gain_low", "gain_high"), gains)):
+        known = spread[np.isfinite(spread)]
+        a, b = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+        found |= {low: float(a), high: float(b)}
+    return found

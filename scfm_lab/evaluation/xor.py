@@ -12,7 +12,7 @@ from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import resamples
+from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.tasks.progress import as_progress
 
@@ -275,17 +275,14 @@ def _scored(
         draws, unit = resamples(len(rows), None if samples is None else samples[rows], n_boot, seed)
         for metric, measure in _METRICS.items():
             floor = best_floor({m: measure(y, probabilities[m][rows]) for m in floors})
+            drawn = {m: [measure(y[i], p[rows][i]) for i in draws] for m, p in probabilities.items()}
             for m, p in probabilities.items():
-                drawn = [measure(y[i], p[rows][i]) for i in draws]
-                drawn = [d for d in drawn if np.isfinite(d)]
-                low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
                 scores.append(
                     Score(
                         f"{metric} ({part})",
                         m,
                         measure(y, p[rows]),
-                        low=float(low),
-                        high=float(high),
+                        **ends(drawn[m], drawn.get(floor[0])),
                         floor=floor[1],
                         floor_name=floor[0],
                         interval=f"95 % bootstrap over {unit}",

@@ -156,6 +156,10 @@ def test_hidden_molecules_are_predicted_between_floors(pbmc68k):
     mine = by[LOSS, "starter"]
     assert mine.low <= mine.value <= mine.high
     assert mine.floor == min(near.value, mean.value)
+    for score in (mine, by[CORRELATION, "starter"]):
+        assert score.gain_low <= score.value - score.floor <= score.gain_high
+        # Cells differ more from each other than two predictions of the same cells do.
+        assert score.gain_high - score.gain_low < score.high - score.low
     with pytest.raises(ModelError, match="cannot predict expression"):
         sl.evaluate.imputation(pbmc68k, "pca")
 

@@ -8,6 +8,7 @@ import pytest
 import scfm_lab as sl
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.ordering import FLOOR, stage_scores
+from scfm_lab.evaluation.resampling import ends
 from scfm_lab.evaluation.score import CANNOT_RANK, Score, Scores, best_floor, bootstrap_interval, spearman_brown
 
 
@@ -19,6 +20,19 @@ def test_a_value_is_placed_between_floor_and_ceiling():
     assert low_is_good.position == pytest.approx(0.5)
     assert low_is_good.verdict == "better than the floor"
     assert Score("accuracy", "m", 0.7, floor=0.6).verdict == "above the floor, without an interval"
+
+
+def test_a_gain_is_that_on_the_same_resamples():
+    drawn = np.array([0.5, np.nan, 0.7, 0.9])
+    found = ends(drawn, drawn - 0.01)
+    assert found["gain_low"] == pytest.approx(0.01)
+    assert found["gain_high"] == pytest.approx(0.01)
+    assert found["low"] == pytest.approx(np.percentile([0.5, 0.7, 0.9], 2.5))
+    score = Score("accuracy", "m", 0.7, floor=0.69, floor_name="pca", **found)
+    assert score.low < score.floor
+    assert score.verdict == "better than the floor"
+    assert np.isnan(ends(drawn)["gain_low"])
+    assert all(np.isnan(value) for value in ends([], []).values())
 
 
 def test_what_cannot_rank_models_says_so():

@@ -101,12 +101,19 @@ def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
     with pytest.raises(ModelError, match=r"was registered by you \(anna\)"):
         registry.approve(child.reference)
 
-    def score(reference: str, value: float, low: float, data: str = DATA) -> None:
-        given = Score("macro_f1", "m", value, low=low, high=0.9, floor=0.6, floor_name="pca")
+    def score(reference: str, value: float, low: float, data: str = DATA, **more: float) -> None:
+        given = Score("macro_f1", "m", value, low=low, high=0.9, floor=0.6, floor_name="pca", **more)
         registry.record_scores(reference, [given], data_digest=data)
 
     score(child.reference, 0.7, 0.55)
     with pytest.raises(ModelError, match=r"above the floor: 0\.550.*of the parent on the same cells, which was not"):
+        registry.promote(child.reference)
+    # The difference on the same resamples says more than the value's own interval.
+    score(child.reference, 0.7, 0.65, gain_low=-0.02, gain_high=0.2)
+    with pytest.raises(ModelError, match=r"above the floor: 0\.580 at the worse end"):
+        registry.promote(child.reference)
+    score(child.reference, 0.7, 0.55, gain_low=0.01, gain_high=0.2)
+    with pytest.raises(ModelError, match=r"missing: macro_f1 of the parent on the same cells"):
         registry.promote(child.reference)
     score(parent.reference, 0.9, 0.8, data="sha256:other")
     score(child.reference, 0.7, 0.65)

@@ -273,6 +273,15 @@ def test_scores_of_a_version_stand_beside_their_floor_and_the_newest_counts(benc
     answer, _ = bench().ask(type="scores", reference="pca/1")
     (row,) = [row for row in answer["rows"] if row["metric"] == "bench_f1"]
     assert (row["value"], row["floor"], row["floor_name"], row["data_digest"]) == (0.71, 0.64, "sctop", cells)
+    assert row["above"] is True
+    # On the same resamples the difference to the floor decides, and not each interval by itself.
+    told = {"low": 0.6, "high": 0.8, "floor": 0.64, "floor_name": "sctop"}
+    for metric, gains in (("sure_f1", (0.02, 0.1)), ("unsure_f1", (-0.02, 0.1))):
+        score = Score(metric, "pca", 0.71, gain_low=gains[0], gain_high=gains[1], **told)
+        registry.record_scores("pca/1", [score], data_digest=cells)
+    answer, _ = bench().ask(type="scores", reference="pca/1")
+    above = {row["metric"]: row["above"] for row in answer["rows"]}
+    assert (above["sure_f1"], above["unsure_f1"]) == (True, False)
     answer, _ = bench().ask(type="scores", reference="sctop/1")
     assert [row for row in answer["rows"] if row["metric"] == "bench_f1"] == []
 

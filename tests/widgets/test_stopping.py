@@ -78,6 +78,33 @@ def test_a_model_that_opens_for_one_gene_holds_up_nothing_that_is_only_read(benc
             future.result(30)
 
 
+def test_a_batch_that_takes_long_is_not_waited_for(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench(model=MODEL)
+    lab: Any = opened.lab
+    model = lab.session.open_model(MODEL)
+    encode, held = model._forward, threading.Event()
+
+    def slow(*given: Any) -> Any:
+        assert held.wait(60)
+        return encode(*given)
+
+    monkeypatch.setattr(model, "_forward", slow)
+    before = sorted(lab.session.adata.obsm)
+    future = lab.panel("run").run(MODEL, layout="X_umap")
+    until(lambda: running(opened) == "embed")
+    lab.session.cancel()
+    with pytest.raises(Stopped):
+        future.result(30)
+    assert lab.wait(30)
+    assert lab._job["status"] == "cancelled"
+    held.set()
+    assert sorted(lab.session.adata.obsm) == before
+    # What was left behind ends, and the same run goes through.
+    assert lab.panel("run").run(MODEL, layout="X_umap").result(60)["key"] == "X_pca"
+
+
 def test_a_page_that_waits_for_its_model_can_be_stopped(bench: Callable[..., Bench]) -> None:
     opened = bench(model=MODEL)
     with opening(opened, MODEL):

@@ -195,13 +195,18 @@ def _lineage(reference: str) -> dict[str, Any]:
 def _scores(reference: str) -> dict[str, Any]:
     """What a version reached in evaluations, the newest of each on the same cells, beside the best parameter-free method."""
     from scfm_registry import Registry
+    from scfm_registry.scores import worse_end
 
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in Registry().scores(reference):
         newest.pop(key := (str(row["metric"]), str(row["data_digest"])), None)
         newest[key] = row
-    told = ("metric", "value", "low", "high", "floor", "floor_name", "n", "higher_is_better", "data_digest")
-    return {"rows": [plain({name: row.get(name) for name in told}) for row in reversed(newest.values())]}
+    told = ("metric", "value", "low", "high", "floor", "floor_name", "n", "data_digest")
+    rows = []
+    for row in reversed(newest.values()):
+        above = None if row.get("floor") is None else worse_end(row) > 0
+        rows.append(plain({**{name: row.get(name) for name in told}, "above": above}))
+    return {"rows": rows}
 
 
 def _row(item: ModelVersion, hardware: Hardware, families: set[str], retracted: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import Cancelled
 from scfm_widgets import describe
-from scfm_widgets.panels import Panel
+from scfm_widgets.panels import Panel, aside
 from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class RunPanel(Panel):
         session = self.session
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
+            import pandas as pd
+
             import scfm_lab as sl
             from scfm_lab.tasks.layout import umap_plane, write_plane
 
@@ -74,13 +76,20 @@ class RunPanel(Panel):
                 session.plane_at(layout)
             progress(0, 0, "opening the model")
             model = session.open_model(source, cancel)
-            result = sl.embed(
-                session.adata,
-                model,
-                progress=lambda done, total, *_: progress(done, total, "embedding"),
-                cancel=cancel,
-                copy=False,
-            )
+
+            def tell(done: int, total: int, *_: Any) -> None:
+                # Of a run that was left behind nothing is told any more.
+                if not cancel.is_set():
+                    progress(done, total, "embedding")
+
+            cells = session.adata
+            if cells.isbacked or not isinstance(cells.obs, pd.DataFrame):
+                result = sl.embed(cells, model, progress=tell, cancel=cancel)
+            else:
+                # A batch of a large model takes many seconds on a CPU: it is not waited for.
+                held = aside(cells)
+                result = abandonable(lambda: sl.embed(held, model, progress=tell, cancel=cancel), cancel)
+                result.write(cells)
             key = layout
             if key is None:
                 progress(0, 0, "laying the cells out (UMAP)")

@@ -23,11 +23,29 @@ from scfm_lab.errors import PluginError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from anndata import AnnData
+
     from scfm_lab.plugins import Contribution
     from scfm_widgets.session import Session
 
 #: Version of what a panel's JavaScript is given; ``session.version`` in the browser.
 SESSION_API = 1
+
+
+def aside(adata: AnnData) -> AnnData:
+    """Make an AnnData of the same cells, sharing what is large: what is left behind in the middle writes into it and not into theirs."""
+    import anndata as ad
+
+    raw = adata.raw
+    return ad.AnnData(
+        adata.X,
+        obs=adata.obs.copy(),
+        var=adata.var,
+        obsm=dict(adata.obsm),
+        layers=dict(adata.layers),
+        uns={"scfm": adata.uns.get("scfm", {})},
+        raw=None if raw is None else {"X": raw.X, "var": raw.var},
+    )
 
 
 class Panel:

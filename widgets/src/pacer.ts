@@ -17,6 +17,11 @@ export class DosePacer {
 
   constructor(private readonly ask: Ask) {}
 
+  /** Whether the hand is on a slider. */
+  get dragging(): boolean {
+    return this.#dragging;
+  }
+
   /** Whether doses that come from Python are older than what the hand has set. */
   get busy(): boolean {
     return this.#dragging || this.#inFlight > 0;

@@ -56,6 +56,8 @@ export class Store {
   symbols: ReadonlyMap<string, string> = new Map();
   /** What the picked model knows of them. */
   known: { model: string; names: string[] } | null = null;
+  /** The model whose genes have been told, if only that they are not known yet. */
+  told: string | null = null;
   readonly dismissed = new Set<number>();
   /** Whether the next click on a cell picks the trajectory's root. */
   rooting = false;
@@ -196,7 +198,7 @@ export class Store {
     return this.#estimate ? this.#estimate.perturbation : this.get("_perturbation");
   }
 
-  /** Whether what is shown comes from response curves, as the hand moves. */
+  /** Whether what is shown comes from response curves, and not from an exact answer. */
   get foreseen(): boolean {
     return this.#estimate !== null;
   }
@@ -286,6 +288,8 @@ export class Store {
     if (!model || this.known?.model === model) return;
     const { buffers } = await this.requests.ask({ type: "known" }, "known");
     const names = await this.geneNames();
+    this.told = model;
+    this.emit("genes");
     if (!buffers[0]?.byteLength) return;
     const mask = unpackBits(buffers[0], names.length);
     this.known = { model, names: names.filter((_, i) => mask[i]) };

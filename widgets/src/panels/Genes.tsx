@@ -81,6 +81,7 @@ export function Genes({ show }: { show: (component: string) => void }) {
         shown={gene ? store.geneLabel(gene) : ""}
         suggest={(typed) => geneOptions(store, store.genes ?? [], typed, SUGGESTED)}
         onOpen={() => void store.geneNames().catch(() => {})}
+        waiting={!store.genes}
         onPick={({ value }) => store.patch({ gene: value })}
         empty={(typed) => (store.genes ? noGene(store, store.genes, typed) : "Reading the gene names…")}
       />

@@ -11,8 +11,9 @@ interface Score {
   high: number | null;
   floor: number | null;
   floor_name: string;
+  /** Whether the floor is beaten, by the rule of all scores. */
+  above: boolean | null;
   n: number | null;
-  higher_is_better: boolean;
   data_digest: string;
 }
 
@@ -62,7 +63,7 @@ export function Scores({ reference }: { reference: string }) {
               ) : (
                 <>
                   {format.number(row.floor)} <span class="sl-muted">{row.floor_name}</span>
-                  {!isAbove(row) && <span class="sl-chip sl-chip-warn">not above it</span>}
+                  {!row.above && <span class="sl-chip sl-chip-warn">not above it</span>}
                 </>
               )}
             </td>
@@ -71,12 +72,6 @@ export function Scores({ reference }: { reference: string }) {
       </tbody>
     </table>
   );
-}
-
-/** Whether the whole interval, else the value, is better than the floor. */
-export function isAbove({ value, low, high, floor, higher_is_better: up }: Score): boolean {
-  if (floor === null) return false;
-  return up ? (low ?? value) > floor : (high ?? value) < floor;
 }
 
 function where({ n, data_digest: digest }: Score): string {

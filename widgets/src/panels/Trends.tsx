@@ -111,6 +111,7 @@ export function Trends() {
             )
           }
           onOpen={() => void store.geneNames().catch(() => {})}
+          waiting={!store.genes}
           onPick={({ value }) => setGenes([...genes, value])}
           empty={(typed) => (store.genes ? noGene(store, store.genes, typed) : "Reading the gene names…")}
         />

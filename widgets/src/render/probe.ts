@@ -1,37 +1,40 @@
-/** Which backend draws these cells faster on this machine: tried, not guessed from the browser's name. */
+/** Which backend draws these cells faster on this machine: tried, where there is a graphics processor. */
 
 import { raster } from "./raster.ts";
 import type { PointRenderer, View } from "./renderer.ts";
 import { webgl } from "./webgl.ts";
 
-/** A frame that is this quick needs no contest: no software draws it so soon. */
+/** A frame that is this quick on a graphics processor needs no contest. */
 const GOOD_MS = 1;
-const FRAMES = 5;
-/** After a frame that takes so long the others are not waited for. */
+/** Frames that are waited for together: waiting alone takes a millisecond or more where a graphics processor draws. */
+const FRAMES = 4;
+/** After a frame that takes so long no others are drawn. */
 const SLOW_MS = 60;
+/** How many times faster the raster must be: what it takes to bring a picture to the screen is not timed, and WebGL's is there. */
+const ODDS = 2;
 
 export type Choice = "auto" | "webgl2" | "raster";
 
 export interface Probe {
   renderer: PointRenderer;
-  /** What was measured, for whoever wants to know. */
-  timings: Partial<Record<"webgl2" | "raster", number>>;
+  /** Whether the page is known to be drawn without a graphics processor. */
+  software: boolean;
   /** Why WebGL2 cannot be used, where it cannot. */
   refused?: string;
 }
 
-/** Milliseconds of a frame: the best of a few, since at first a program is slow that will be fast. */
+/** Milliseconds of a frame, once the program is warm. */
 function time(renderer: PointRenderer, view: View): number {
-  let best = Infinity;
-  for (let i = 0; i < FRAMES; i++) {
+  const frames = (count: number) => {
     const begin = performance.now();
-    renderer.draw(view);
+    for (let i = 0; i < count; i++) renderer.draw(view);
     renderer.finish();
-    best = Math.min(best, performance.now() - begin);
-    // The first one has the shaders to be compiled before it.
-    if (i > 0 && best > SLOW_MS) break;
-  }
-  return best;
+    return (performance.now() - begin) / count;
+  };
+  // Shaders are compiled before the first one.
+  frames(1);
+  const alone = frames(1);
+  return alone > SLOW_MS ? alone : Math.min(alone, frames(FRAMES));
 }
 
 /**
@@ -46,28 +49,37 @@ export function choose(
   view: View,
   choice: Choice = "auto",
 ): Probe {
-  const timings: Probe["timings"] = {};
   let first: PointRenderer | null = null;
   let refused: string | undefined;
+  let alone = Infinity;
+  let software = false;
   if (choice !== "raster") {
     try {
       first = webgl(makeCanvas());
-      fill(first);
-      timings.webgl2 = time(first, view);
-      if (choice === "webgl2" || timings.webgl2 <= GOOD_MS) return { renderer: first, timings };
+      ({ software } = first);
+      if (choice === "auto" && software) {
+        // It never was the faster one, and a single frame of a million cells takes it a second.
+        first.dispose();
+        first = null;
+      } else {
+        fill(first);
+        alone = time(first, view);
+        if (choice === "webgl2" || alone <= GOOD_MS) return { renderer: first, software };
+      }
     } catch (error) {
       // No WebGL2, or a driver that refuses: the raster draws instead, which is what this function is for.
       refused = (error as Error).message;
       first = null;
+      software = true;
     }
   }
   const second = raster(makeCanvas());
   fill(second);
-  timings.raster = time(second, view);
-  if (first && timings.webgl2! <= timings.raster) {
+  if (!first) return { renderer: second, software, refused };
+  if (alone <= ODDS * time(second, view)) {
     second.dispose();
-    return { renderer: first, timings };
+    return { renderer: first, software };
   }
-  first?.dispose();
-  return { renderer: second, timings, refused };
+  first.dispose();
+  return { renderer: second, software };
 }

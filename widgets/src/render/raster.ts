@@ -193,6 +193,7 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
   return {
     kind: "raster",
     canvas,
+    software: false,
     get ink() {
       return dense ? null : context;
     },

@@ -88,6 +88,7 @@ export function ColourPicker() {
         shown={titleOf(store, colour)}
         suggest={suggest}
         onOpen={() => void store.geneNames().catch(() => {})}
+        waiting={!store.genes}
         onPick={({ value }) => {
           const [by, ...name] = value.split(":");
           store.patch({ colour: { by: by as ColourBy["by"], name: name.join(":") }, hidden: [] });

@@ -156,7 +156,7 @@ export function Plane(props: Props) {
       anySelected: later ? true : selected > 0,
       movedFirst: movedFirst && !later,
       dense,
-      following: first && store.foreseen,
+      following: first && store.foreseen && store.pacer.dragging,
     });
   }, [before, after, painted, blank, table, store.selection, selected, movedFirst, later, dense, renderer]);
 

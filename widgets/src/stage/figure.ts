@@ -58,7 +58,7 @@ export function figure(
 
 /** Names, paths and arrows as text and lines; what the hand is doing at this moment is left away. */
 function overlay({ scene, marks }: PlaneHandle): string {
-  const measure = scene.overlay.getContext("2d")!;
+  const measure = document.createElement("canvas").getContext("2d")!;
   const pen = new SvgPen((text, font) => {
     measure.font = font;
     return measure.measureText(text);

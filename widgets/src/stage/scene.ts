@@ -62,6 +62,7 @@ export class Scene {
   #paint: Painter;
   #host: HTMLElement;
   #request = 0;
+  #software = false;
   #field: { key: unknown[]; arrows: Arrow[] } | null = null;
   #base = new Uint32Array(0);
   #flags = new Uint8Array(0);
@@ -327,8 +328,9 @@ export class Scene {
     };
     // Only the raster counts cells per pixel.
     const choice = this.picture?.dense ? "raster" : this.#choice;
-    const { renderer, refused } = choose(make, fill, this.#view(), choice);
+    const { renderer, refused, software } = choose(make, fill, this.#view(), choice);
     this.#renderer = renderer;
+    this.#software ||= software;
     renderer.canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
       if (this.#renderer !== renderer) return;
@@ -363,10 +365,14 @@ export class Scene {
     }
     const ratio = this.#ratio();
     const ink = this.#renderer?.ink ?? null;
-    // Where the raster was faster than WebGL the browser has no graphics processor, and lines are drawn sooner without one.
-    const willReadFrequently = this.#renderer?.kind === "raster";
-    const context = ink ?? this.overlay.getContext("2d", { willReadFrequently })!;
     this.overlay.hidden = ink !== null;
+    if (!ink && !this.picture) return;
+    // Without a graphics processor lines are drawn sooner in the memory where they are put together.
+    const context = ink ?? this.overlay.getContext("2d", { willReadFrequently: this.#software })!;
+    const [width, height] = [this.frame.width, this.frame.height].map((side) => Math.round(side * ratio));
+    // The window may have gone to a finer screen.
+    if (!ink && (this.overlay.width !== width || this.overlay.height !== height))
+      Object.assign(this.overlay, { width, height });
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     if (!ink) context.clearRect(0, 0, this.frame.width, this.frame.height);
     this.#paint(context, this);
@@ -378,9 +384,6 @@ export class Scene {
     const { clientWidth: width, clientHeight: height } = this.#host;
     if (width === this.frame.width && height === this.frame.height) return;
     this.frame = { ...this.frame, width, height };
-    const ratio = this.#ratio();
-    this.overlay.width = Math.max(1, Math.round(width * ratio));
-    this.overlay.height = Math.max(1, Math.round(height * ratio));
     // At once, so that a resized canvas is never seen empty.
     if (width > 1 && height > 1) this.#draw();
     this.onCamera();

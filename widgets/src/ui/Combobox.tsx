@@ -22,6 +22,8 @@ interface Props {
   suggest: (typed: string) => Option[];
   onPick: (option: Option) => void;
   onOpen?: () => void;
+  /** Whether there are suggestions still to come. */
+  waiting?: boolean;
   /** Said where nothing matches. */
   empty: (typed: string) => string;
   disabled?: boolean;
@@ -35,6 +37,7 @@ export function Combobox({
   suggest,
   onPick,
   onOpen,
+  waiting = false,
   empty,
   disabled,
 }: Props) {
@@ -59,13 +62,13 @@ export function Combobox({
     setActive(0);
   };
   const pick = (option: Option | undefined) => {
-    hasty.current = open && !!typed && !option;
+    hasty.current = waiting && !!typed?.trim() && !option;
     if (!option) return;
     close();
     onPick(option);
   };
   useEffect(() => {
-    if (hasty.current && options.length > 0) pick(options[active]);
+    if (hasty.current && !waiting) pick(options[active]);
   });
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
