@@ -132,4 +132,7 @@ def test_a_notebook_that_is_opened_again_shows_a_picture(jupyter: Server, page: 
     still.wait_for(state="visible", timeout=60_000)
     assert still.evaluate("image => image.naturalWidth") > 400
     assert still.get_attribute("src") != first
+    # Below it stands how to come back.
+    page.locator(".scfm-still summary").click()
+    assert "'name': 'LYZ'" in page.locator(".scfm-still pre").inner_text()
     page.screenshot(path=pictures / "again.png")

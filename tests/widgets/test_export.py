@@ -150,6 +150,19 @@ class TestPayload:
         expected = [np.var(columns.expression(name)) for name in few.var_names]
         np.testing.assert_allclose(columns.spread(), expected, rtol=1e-6, atol=1e-9)
 
+    def test_is_not_coloured_by_what_holds_at_one_dose_alone(self, bench: Callable[..., Bench]) -> None:
+        opened = bench(model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        for name, words in (("shift", "how far each cell moved"), ("error", "the projection error")):
+            chosen = {"by": "result", "name": name}
+            opened.lab.state = {"colour": chosen}
+            payload = payload_of(opened.lab)
+            assert f"column:result:{name}" not in payload.replies
+            assert name not in payload.traits["_meta"]["results"]
+            assert payload.traits["state"]["colour"] == {"by": "obs", "name": "cell_type"}
+            assert f"colouring the cells by {words}" in payload.kernel_only
+            assert opened.lab.state["colour"] == chosen, "the bench itself stays as it is"
+
     def test_leaves_out_panels_that_need_a_kernel(self, bench: Callable[..., Bench]) -> None:
         lab = bench(model=MODEL).lab
         assert [row["component"] for row in payload_of(lab).traits["_panels"]] == ["embedding"]

@@ -43,6 +43,8 @@ _MOST_ENDS = 6
 _MOST_COLUMNS = 40
 #: Names of cells go along up to here.
 _MOST_NAMES = 20_000
+#: What a result says of the cells at its own doses alone, while a page's doses can be turned.
+_OF_DOSES = {"shift": "how far each cell moved", "error": "the projection error"}
 _HERE = Path(__file__).parent
 
 
@@ -121,6 +123,11 @@ def _room(payload: Payload) -> Room:
 def _add_colour(payload: Payload, lab: Lab, room: Room) -> None:
     """What colours the cells now goes first."""
     colour, session = lab.state["colour"], lab.session
+    if colour and colour["by"] == "result" and colour["name"] in _OF_DOSES:
+        payload.kernel_only.append(f"colouring the cells by {_OF_DOSES[colour['name']]}")
+        groups = session.groupby() or session.columns.favourite()
+        colour = {"by": "obs", "name": groups} if groups else None
+        payload.traits["state"] = {**payload.traits["state"], "colour": colour, "hidden": []}
     if not colour:
         return
     give = {"obs": session.columns.of_obs, "gene": session.columns.of_gene}.get(colour["by"])

@@ -2,13 +2,14 @@
 
 JupyterLab and Notebook keep a widget's bytes nowhere: a notebook that is opened again shows nothing of it. So the bench is
 shown as two outputs, a picture and the widget; the widget hides the picture for as long as it lives (``src/index.tsx``), and the
-picture follows what the bench shows.
+picture follows what the bench shows, with the code that brings it back below.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which nothing has changed before the picture is drawn again.
 _RESTS = 1.5
+#: Most letters of code below a picture; only the masks of selections among millions of cells take more.
+_MOST_LETTERS = 200_000
 
 
 class Still:
@@ -37,13 +40,18 @@ class Still:
         self._uid = ""
         self._shown: list[Any] = []
         self._timer: threading.Timer | None = None
+        self._picture: bytes | None = None
+        self._stale = True
+        self._written: dict[str, str] | None = None
 
     def png(self) -> bytes | None:
         """What the bench shows, as PNG; ``None`` where it has no plane yet."""
         return draw(self._lab.session, self._lab.panel("column").column)
 
     def show(self, uid: str) -> bool:
-        """Put a picture where a cell's output goes; False where there is no such place, or no plane yet.
+        """Put a picture where a cell's output goes; False where there is no such place.
+
+        Cells that have no plane yet get theirs once a model has run.
 
         Parameters
         ----------
@@ -53,12 +61,15 @@ class Still:
         if not in_notebook():
             return False
         self._uid = uid
-        page = self._page()
-        if page is None:
-            return False
         if not self._shown:
-            self._lab.observe(lambda _: self._later(), ["state", "_xy", "_data_version"])
-        self._shown.append(put_out(page, display_id=True))
+            self._lab.observe(lambda _: self._later(stale=True), ["state", "_xy", "_data_version"])
+            # These are not in the picture, but in the code below it.
+            self._lab.observe(lambda _: self._later(), ["doses", "_selection", "_perturbation"])
+        # The cells may have been changed by hand since it was shown last.
+        self._stale, self._written = True, None
+        self._shown.append(put_out(self._page(), display_id=True))
+        # The code may have to ask the registry, which takes its time at first: the bench does not wait for it.
+        self._later()
         return True
 
     def close(self) -> None:
@@ -67,7 +78,8 @@ class Still:
             self._timer.cancel()
         self._shown = []
 
-    def _later(self) -> None:
+    def _later(self, *, stale: bool = False) -> None:
+        self._stale |= stale
         if self._timer is not None:
             self._timer.cancel()
         self._timer = threading.Timer(_RESTS, self._update)
@@ -75,23 +87,49 @@ class Still:
         self._timer.start()
 
     def _update(self) -> None:
+        if not self._shown:
+            return
         # A picture that cannot be drawn leaves the last one standing.
         with contextlib.suppress(ScfmError):
-            page = self._page() if self._shown else None
-            for shown in self._shown if page is not None else []:
-                shown.update(page, raw=True)
+            page = self._page(self._code())
+            if page != self._written:
+                self._written = page
+                for shown in self._shown:
+                    shown.update(page, raw=True)
 
-    def _page(self) -> dict[str, str] | None:
-        picture = self.png()
-        if picture is None:
-            return None
+    def _code(self) -> str:
+        """What brings the bench back; nothing where it cannot be told, or is too long for a notebook's file."""
+        try:
+            code = self._lab.code()
+        # Whatever is in its way, the picture does without it; a timer has nobody to tell.
+        except Exception:  # noqa: BLE001
+            return ""
+        return code if len(code) <= _MOST_LETTERS else ""
+
+    def _page(self, code: str = "") -> dict[str, str]:
+        if self._stale:
+            # First this: what changes while it is drawn makes it stale again.
+            self._stale = False
+            self._picture = self.png() or self._picture
         words = f"The bench as it was: {self._lab.adata.n_obs:,} cells. Run the cell to open it again."
-        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        if self._picture is None:
+            picture = '<p style="opacity:.7">No layout yet</p>'
+        else:
+            source = f"data:image/png;base64,{base64.b64encode(self._picture).decode()}"
+            picture = f'<img alt="{words}" src="{source}" style="max-width:100%">'
         page = (
             f'<figure class="scfm-still" data-scfm-bench="{self._uid}" style="margin:0">'
-            f'<img alt="{words}" src="{source}" style="max-width:100%"><figcaption>{words}</figcaption></figure>'
+            f"{picture}<figcaption>{words}{_details(code) if code else ''}</figcaption></figure>"
         )
         return {"text/html": page, "text/plain": words}
+
+
+def _details(code: str) -> str:
+    """Code that can be unfolded; names in it are other people's."""
+    return (
+        "<details><summary>How to come back to this</summary>"
+        f'<pre style="max-height:24em;overflow:auto">{html.escape(code)}</pre></details>'
+    )
 
 
 # A bench is asked to show itself as an output by IPython alone, which is loaded then; nothing else here needs it.

@@ -34,7 +34,8 @@ export function Models() {
 
   const onKeyDown = (event: KeyboardEvent) => {
     const step = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;
-    if (!step || pickable.length === 0) return;
+    const onRadio = (event.target as Element).getAttribute("role") === "radio";
+    if (!step || !onRadio || pickable.length === 0) return;
     event.preventDefault();
     const at = pickable.findIndex((row) => isPicked(row, picked));
     const next = pickable[(at + step + pickable.length) % pickable.length];
@@ -157,11 +158,18 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
           picked && row.fit.reason && <span class="sl-model-facts">{row.fit.reason}</span>
         )}
       </button>
+      {row.reference && (
+        <button
+          type="button"
+          class="sl-link sl-model-card"
+          aria-label={`Card of ${row.reference}`}
+          onClick={() => view.open(row.reference)}
+        >
+          Card
+        </button>
+      )}
       {picked && row.reference && (
         <div class="sl-model-more">
-          <button type="button" class="sl-link" onClick={() => view.open(row.reference)}>
-            Card
-          </button>
           <Scores reference={row.reference} />
           <Lineage reference={row.reference} />
         </div>
