@@ -143,18 +143,18 @@ def _scores(
     ):
         values = {name: float(measure(truth, codes)) for name, codes in clusters.items()}
         drawn = {name: [measure(truth[i], codes[i]) for i in draws] for name, codes in clusters.items()}
-        for name in clusters:
-            found.append(
-                Score(
-                    metric,
-                    name,
-                    values[name],
-                    **ends(drawn[name], drawn.get(FLOOR)),
-                    floor=values.get(FLOOR, np.nan),
-                    floor_name=FLOOR if FLOOR in values else "",
-                    interval=f"95 % bootstrap over {unit}",
-                    n=len(truth),
-                    missing="no ceiling: there is no second annotation",
-                )
+        found += [
+            Score(
+                metric,
+                name,
+                values[name],
+                **ends(drawn[name], drawn.get(FLOOR)),
+                floor=values.get(FLOOR, np.nan),
+                floor_name=FLOOR if FLOOR in values else "",
+                interval=f"95 % bootstrap over {unit}",
+                n=len(truth),
+                missing="no ceiling: there is no second annotation",
             )
+            for name in clusters
+        ]
     return found
