@@ -131,6 +131,11 @@ def attention(
 @options.model_option
 @options.model_options
 @options.doses_option
+@click.option(
+    "--groupby",
+    metavar="COL",
+    help="Measure the effect in each group of this obs column; doses above 1 take the group's own rates.",
+)
 @click.option("--n", type=click.IntRange(min=1), default=20, show_default=True, help="Most genes.")
 @options.out_option(_TABLE, required=False)
 @click.option("--draws", "n_draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws per dose.")
@@ -144,6 +149,7 @@ def changed_genes(
     config: dict[str, Any],
     model_options: dict[str, Any],
     doses: dict[str, float],
+    groupby: str | None,
     n: int,
     out: str | None,
     n_draws: int,
@@ -170,7 +176,15 @@ def changed_genes(
     model = sl.load_model(source, device=device, precision=precision, config=config or None)
     model.require("impute")
     with progress_bar(progress, "cells") as show:
-        ready = Perturber(adata, model, layer=layer, options=model_options or None, seed=seed, progress=show or False)
+        ready = Perturber(
+            adata,
+            model,
+            groupby=groupby,
+            layer=layer,
+            options=model_options or None,
+            seed=seed,
+            progress=show or False,
+        )
         result = ready.run(doses, n_draws=n_draws)
     table = find(model, result, ready.cells.genes, n=n)
     cells = int(result.changed.sum())

@@ -38,10 +38,14 @@ def audit(
     Counts the genes it knows and, more telling, the share of UMIs on genes that it does not know.
     """
     import scfm_lab as sl
+    from scfm_lab.cells import provenance
 
     model = sl.load_model(source, config=config or None)
     result = sl.audit_genes(read_h5ad(path), model, groupby=groupby, layer=layer, options=model_options or None)
-    say(result.summary(), result.to_json(), as_json=as_json)
+    # An audit keeps no record of its own: it is a part of those of other results.
+    asked = provenance.arguments(groupby=groupby, layer=layer, options=model_options)
+    record = provenance.of_model(model, task="audit", arguments=asked, **result.as_provenance())
+    say(result.summary(), {**result.to_json(), "provenance": record}, as_json=as_json)
 
 
 @click.command(
@@ -319,4 +323,5 @@ def trajectory(
 
 def _tell(result: Any, target: Any, *, as_json: bool) -> None:
     """Print a result and where it went."""
-    say(f"{result.summary()}\nWritten to {target}.", {**result.to_json(), "written": str(target)}, as_json=as_json)
+    data = {**result.to_json(), "provenance": result.provenance, "written": str(target)}
+    say(f"{result.summary()}\nWritten to {target}.", data, as_json=as_json)

@@ -398,8 +398,11 @@ def test_audit_tells_what_the_library_tells(run, cells, pbmc68k):
     wanted = sl.audit_genes(pbmc68k, sl.load_model(MODEL), groupby="cell_type")
     code, out, err = run("audit", cells, "--model", MODEL, "--groupby", "cell_type", "--json")
     assert (code, err) == (0, "")
-    table = pd.DataFrame(json.loads(out)["table"])
-    pd.testing.assert_frame_equal(table, wanted.table, check_dtype=False)
+    told = json.loads(out)
+    pd.testing.assert_frame_equal(pd.DataFrame(told["table"]), wanted.table, check_dtype=False)
+    made = told["provenance"]
+    assert (made["task"], made["source"], made["arguments"]) == ("audit", MODEL, {"groupby": "cell_type"})
+    assert made["umi_share_lost"] == pytest.approx(wanted.umi_share_lost)
     assert run("audit", cells, "--model", MODEL)[1].strip() == sl.audit_genes(pbmc68k, sl.load_model(MODEL)).summary()
 
 
@@ -557,6 +560,9 @@ def test_trajectory_orders_cells_from_the_root(run, pbmc68k, tmp_path):
     assert code == 0, err
     told = json.loads(out)
     assert told["table"][0]["group"] == root
+    made = told["provenance"]
+    assert (made["task"], made["use_rep"], made["groupby"]) == ("trajectory", "X_modules", "cell_type")
+    assert made["of"]["model"] == "modules"
     written = ad.read_h5ad(tmp_path / "o.h5ad")
     time = next(
         written.obs[name]
@@ -601,6 +607,11 @@ def test_what_the_bench_tells_of_genes_is_told_as_well(run, pbmc68k, tmp_path):
     assert folds == sorted(folds, reverse=True)
     assert changed["provenance"]["doses"] == {"CD3D": 0.0}
     assert "CD3D" not in [row["gene"] for row in changed["table"]]
+    # More of a gene is drawn at the rate of a cell's group.
+    more = ["changed-genes", path, "--model", "starter", "--gene", "CD3D=2", "--n", "4", "--draws", "1"]
+    together, by_type = told(*more), told(*more, "--groupby", "cell_type")
+    assert [one["provenance"]["groupby"] for one in (together, by_type)] == [None, "cell_type"]
+    assert by_type["table"] != together["table"]
 
     walk = ["trends", path, "--rep", "X_plane", "--root", few.obs_names[0], "--draws", "5", "--points", "4"]
     out = tmp_path / "trends.csv"

@@ -468,3 +468,8 @@ def test_history_keeps_how_runs_ended(bench: Callable[..., Bench]) -> None:
     opened.lab.state = {"model": "sctop"}
     opened.lab.wait(120)
     assert opened.lab._runs[0]["model"] == MODEL
+    # Cells are ordered along the vectors that are there, and not by the model that is picked.
+    opened.ask(type="trajectory", root={"group": "nowhere"}, groupby="cell_type")
+    # Where no root is given nothing has been looked at.
+    opened.ask(type="trajectory", root=None, groupby="cell_type")
+    assert [(run["kind"], run["model"]) for run in opened.lab._runs[:2]] == [("trajectory", ""), ("trajectory", MODEL)]

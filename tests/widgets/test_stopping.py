@@ -113,6 +113,9 @@ def test_a_page_that_waits_for_its_model_can_be_stopped(bench: Callable[..., Ben
         opened.lab.session.cancel()
         with pytest.raises(Stopped):
             future.result(30)
+    # No model makes a page, whichever is picked.
+    assert opened.lab.wait(30)
+    assert [(run["kind"], run["model"]) for run in opened.lab._runs] == [("page", "")]
 
 
 def test_an_import_that_is_stopped_registers_nothing(

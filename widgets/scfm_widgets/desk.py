@@ -82,4 +82,4 @@ class Desk:
             progress(0, 0, f"{len(text) / 1e6:.1f} MB")
             return {"left_out": [*payload.left_out, *payload.kernel_only], "bytes": len(text)}, [text]
 
-        return lab.session.submit("page", work, label="Making the page", lane="page")
+        return lab.session.submit("page", work, label="Making the page", lane="page", of="")

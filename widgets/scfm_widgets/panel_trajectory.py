@@ -8,6 +8,7 @@ import numpy as np
 
 from scfm_lab.errors import DataError
 from scfm_widgets import charts, describe
+from scfm_widgets.code import exact_source
 from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
 
@@ -59,6 +60,8 @@ class TrajectoryPanel(Panel):
             Column of ``obs`` whose groups the paths connect; ``None`` clusters the cells.
         """
         session = self.session
+        # Known once the work has chosen its vectors: a run that still waits may write others.
+        maker: list[str] = []
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
             import anndata as ad
@@ -67,6 +70,7 @@ class TrajectoryPanel(Panel):
 
             name = self._root_name(root, groupby)
             use_rep = self._representation()
+            maker.append(self._maker(use_rep))
             progress(0, 0, f"ordering the cells along {use_rep}")
             # On a copy of what is needed, so that a run that is left behind writes nothing.
             cells = session.adata
@@ -94,7 +98,9 @@ class TrajectoryPanel(Panel):
             progress(0, 0, f"Pseudotime is in obs[{result.key + '_pseudotime'!r}]")
             return {}
 
-        return session.submit("trajectory", work, label="Ordering the cells", lane="trajectory")
+        return session.submit(
+            "trajectory", work, label="Ordering the cells", lane="trajectory", of=lambda: "".join(maker)
+        )
 
     def trends(self, genes: Sequence[str]) -> Future[Any]:
         """Smooth the expression of genes along each path, with an interval; the answer holds the curves."""
@@ -149,6 +155,11 @@ class TrajectoryPanel(Panel):
             return "X_pca"
         message = "There are no vectors to order cells along; run a model first."
         raise DataError(message)
+
+    def _maker(self, key: str) -> str:
+        """Source of the model that made the vectors at a key; empty where none is known."""
+        record = dict(dict(self.session.adata.uns.get("scfm", {})).get(key, {}))
+        return exact_source(record) if record.get("model") else ""
 
     def _show(self, task: str, result: Result) -> None:
         if task == "trajectory":

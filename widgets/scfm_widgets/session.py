@@ -399,7 +399,7 @@ class Session:
         interrupt: bool = False,
         aside: bool = False,
         again: Callable[[], None] | None = None,
-        of: str | None = None,
+        of: str | Callable[[], str] | None = None,
     ) -> Future[Any]:
         """Run `work` beside the notebook; what goes wrong is shown in words.
 
@@ -415,7 +415,8 @@ class Session:
         aside
             Do not wait for the work that is under way: for reading, not for computing.
         of
-            Source of the model that works, for the history; default: the one that is picked now.
+            Source of the model that works, for the history, or what gives it at the end; ``""`` where none does; default: the
+            one that is picked now.
 
         Returns
         -------
@@ -435,7 +436,7 @@ class Session:
                 yields=yields,
                 interrupt=interrupt,
                 again=again,
-                of=str(of or self.state.get("model") or ""),
+                of=str(self.state.get("model") or "") if of is None else of,
             )
         future.add_done_callback(lambda done: self._show_fault(done, kind))
         return future
@@ -458,7 +459,8 @@ class Session:
         self.publish(_job=told)
         if job.status in ("done", "cancelled", "failed") and not job.quiet:
             run = {key: told[key] for key in ("id", "kind", "label", "status", "note", "seconds", "done")}
-            run |= {"model": job.of, "at": datetime.now().astimezone().strftime("%H:%M")}
+            model = job.of() if callable(job.of) else job.of
+            run |= {"model": model, "at": datetime.now().astimezone().strftime("%H:%M")}
             self._runs = [run, *self._runs][:_MAX_RUNS]
             self.publish(_runs=self._runs)
 

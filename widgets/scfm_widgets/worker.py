@@ -51,13 +51,15 @@ class Job:
     by_hand
         Whether it is a person who has stopped it.
     of
-        What it is done with, for whoever lists it.
+        What it is done with, for whoever lists it; where only the work finds that out, what gives it once it has ended.
     unit, each
         What the rate counts, in words, and how many of them one step is.
     status
         ``"waiting"``, ``"running"``, ``"cancelling"``, ``"done"``, ``"cancelled"`` or ``"failed"``.
     done, total, note
         How far it is; a total of 0 where nobody knows.
+    stage
+        Since when the stage under way has counted, and from how many; ``None`` before it counts anything.
     """
 
     id: int
@@ -70,13 +72,14 @@ class Job:
     again: Callable[[], None] | None = None
     put_off: bool = False
     by_hand: bool = False
-    of: str = ""
+    of: str | Callable[[], str] = ""
     unit: str = "cells"
     each: float = 1.0
     status: str = "waiting"
     done: int = 0
     total: int = 0
     note: str = ""
+    stage: tuple[float, int] | None = None
     started: float = 0.0
     ended: float = 0.0
     cancel: threading.Event = field(default_factory=threading.Event)
@@ -84,10 +87,20 @@ class Job:
     reported: float = 0.0
     shown: threading.Timer | None = None
 
+    def tell(self, done: int, total: int, note: str, *, unit: str, each: float) -> None:
+        """Take down how far it is; where another stage begins, its speed is counted anew."""
+        if self.stage is None or (total, unit) != (self.total, self.unit) or done < self.done:
+            # Steps that a stage begins with were done before, or nobody knows how long they took.
+            self.stage = (time.monotonic(), done)
+        self.done, self.total, self.note = done, total, note or self.note
+        self.unit, self.each = unit, each
+
     def describe(self) -> dict[str, Any]:
         """Give what a progress bar shows, as plain values; rate in units per second, times in seconds."""
-        seconds = (self.ended or time.monotonic()) - self.started if self.started else 0.0
-        rate = self.done / seconds if self.done and seconds > 0 else None
+        now = self.ended or time.monotonic()
+        seconds = now - self.started if self.started else 0.0
+        since, before = self.stage or (now, 0)
+        rate = (self.done - before) / (now - since) if self.done > before and now > since else None
         left = (self.total - self.done) / rate if rate and self.total > self.done else None
         return {
             "id": self.id,
@@ -134,7 +147,7 @@ class Worker:
         yields: bool = False,
         interrupt: bool = False,
         again: Callable[[], None] | None = None,
-        of: str = "",
+        of: str | Callable[[], str] = "",
     ) -> Future[Any]:
         """Hand in a job.
 
@@ -158,7 +171,7 @@ class Worker:
             For a job that yields: called once nothing else is left to do, if a later job of another lane has stopped it. It
             may hand the work in again; it must return at once.
         of
-            What it is done with.
+            What it is done with, or what gives that once it has ended.
 
         Returns
         -------
@@ -246,8 +259,7 @@ class Worker:
         self._show(job)
 
         def progress(done: int, total: int, note: str = "", *, unit: str = "cells", each: float = 1.0) -> None:
-            job.done, job.total, job.note = done, total, note or job.note
-            job.unit, job.each = unit, each
+            job.tell(done, total, note, unit=unit, each=each)
             if time.monotonic() - job.reported >= REPORT_EVERY:
                 self._show(job)
 
