@@ -76,7 +76,7 @@ class ModelsPanel(Panel):
             progress(0, 0, f"It is {version.reference} now")
             return {"reference": version.reference}
 
-        return self.session.submit("import", work, label=f"Importing {name}", lane="import")
+        return self.session.submit("import", work, label=f"Importing {name}", lane="import", of="")
 
     def refresh(self) -> Future[Any]:
         """Read the registry beside the notebook, and publish what it holds; what was read before stands until then."""
