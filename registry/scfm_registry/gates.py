@@ -162,7 +162,7 @@ def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], met
     if "floor" in gate.above:
         if row.get("floor") is None:
             lacks.append(f"the floor of {metric}, which was not recorded")
-        elif (gain := scores.worse_end(row)) <= 0:
+        elif (gain := scores.lead(row)) <= 0:
             worst = row["floor"] + sign * gain
             lacks.append(
                 f"{metric} above the floor: {worst:.3f} at the worse end is not better than {row['floor']:.3f}"

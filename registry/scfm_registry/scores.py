@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DOCUMENT, FINETUNING = "scores.json", "finetuning.json"
 TASK = "evaluate"
 _METRICS = ("macro_f1", "accuracy")
+_NUMBERS = ("value", "low", "high", "floor", "ceiling", "gain_low", "gain_high")
 
 
 class Evaluator(Reader):
@@ -132,17 +133,12 @@ def finetuned(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def worse_end(row: Mapping[str, Any]) -> float:
-    """How much better than its floor a score is at the worse end of its interval; at most 0 where the floor is not beaten.
+def lead(row: Mapping[str, Any]) -> float:
+    """How much better than its floor a recorded score is at the worse end, as ``Score.lead`` says it; NaN without a floor."""
+    from scfm_lab.evaluation.score import Score
 
-    Of the difference on the same resamples where that was recorded, else of the value's own interval, else of the value.
-    """
-    sign = 1 if row.get("higher_is_better", True) else -1
-    gain = row.get("gain_low" if sign > 0 else "gain_high")
-    if _is_number(gain):
-        return sign * float(gain)  # type: ignore[arg-type]
-    own = row.get("low" if sign > 0 else "high")
-    return float(sign * ((own if _is_number(own) else row["value"]) - row["floor"]))
+    known: dict[str, Any] = {key: row[key] if _is_number(row.get(key)) else math.nan for key in _NUMBERS}
+    return Score(row["metric"], "", **known, higher_is_better=bool(row.get("higher_is_better", True))).lead
 
 
 def _metric_name(metric: str) -> str:

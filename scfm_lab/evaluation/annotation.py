@@ -12,7 +12,7 @@ from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.once import once
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import resamples
+from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.splits import balanced_folds, spread
 from scfm_lab.evaluation.vectors import vectors_of
@@ -374,21 +374,20 @@ def _scores(
         floor_name, floor = best_floor({m: values[m] for m in floor_names})
         for m, g in guesses.items():
             drawn = [metric(data.truth[i], g[i], n) for i in draws]
-            low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
-            remark, a, b = "", np.nan, np.nan
+            beside = None
             if m not in floor_names and floor_name:
-                best = guesses[floor_name]
-                gain = [d - metric(data.truth[i], best[i], n) for d, i in zip(drawn, draws, strict=True)]
-                if gain:
-                    a, b = np.percentile(gain, [2.5, 97.5])
-                    remark = f"Minus {floor_name}: {values[m] - floor:+.3f} [{a:+.3f}, {b:+.3f}]"
+                beside = [metric(data.truth[i], guesses[floor_name][i], n) for i in draws]
+            interval = ends(drawn, beside)
+            remark = ""
+            if np.isfinite(interval["gain_low"]):
+                gained = f"[{interval['gain_low']:+.3f}, {interval['gain_high']:+.3f}]"
+                remark = f"Minus {floor_name}: {values[m] - floor:+.3f} {gained}"
             found.append(
                 Score(
                     name,
                     m,
                     values[m],
-                    low=float(low),
-                    high=float(high),
+                    **interval,
                     floor=floor,
                     floor_name=floor_name,
                     ceiling=ceiling.get(name, np.nan),
@@ -397,8 +396,6 @@ def _scores(
                     n=len(data.truth),
                     missing=missing,
                     remark=remark,
-                    gain_low=float(a),
-                    gain_high=float(b),
                 )
             )
     for m, confidence in told.items():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores
 
 if TYPE_CHECKING:
@@ -36,17 +37,15 @@ def gain_over(
     order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float64], draws: Iterable[NDArray[np.int64]]
 ) -> tuple[float, float]:
     """95 % interval of tau-b minus that of the floor over the same cells, drawn together; NaN without draws."""
-    gains = np.array([kendall_tau(order[i], stage[i]) - floor_over(order[i], floor[i], stage[i]) for i in draws])
-    gains = gains[np.isfinite(gains)]
-    return (float(np.percentile(gains, 2.5)), float(np.percentile(gains, 97.5))) if len(gains) else (np.nan, np.nan)
+    drawn = [(kendall_tau(order[i], stage[i]), floor_over(order[i], floor[i], stage[i])) for i in draws]
+    found = ends([own for own, _ in drawn], [beside for _, beside in drawn])
+    return found["gain_low"], found["gain_high"]
 
 
 def stage_draws(
     stage: NDArray[np.float64], samples: NDArray[Any] | None, n_boot: int, seed: int
 ) -> tuple[list[NDArray[np.int64]], str]:
     """Resamples of the cells whose stage is known, and what was resampled."""
-    from scfm_lab.evaluation.resampling import resamples
-
     known = np.flatnonzero(np.isfinite(stage))
     draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)
     return [known[i] for i in draws], unit
@@ -79,27 +78,22 @@ def stage_scores(
     draws, unit = stage_draws(stage, samples, n_boot, seed)
     found = []
     for name, order in orders.items():
-        drawn = np.array([kendall_tau(order[i], stage[i]) for i in draws])
-        drawn = drawn[np.isfinite(drawn)]
-        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+        drawn = [kendall_tau(order[i], stage[i]) for i in draws]
+        beside = [floor_over(order[i], orders[FLOOR][i], stage[i]) for i in draws] if FLOOR in orders else None
         lost = int(np.isnan(order[known]).sum())
         floor = floor_over(order, orders[FLOOR], stage) if FLOOR in orders else np.nan
-        gain = gain_over(order, orders[FLOOR], stage, draws) if FLOOR in orders and name != FLOOR else (np.nan, np.nan)
         found.append(
             Score(
                 f"Kendall's tau-b with {stage_key}",
                 name,
                 kendall_tau(order, stage),
-                low=float(low),
-                high=float(high),
+                **ends(drawn, beside if name != FLOOR else None),
                 floor=floor,
                 floor_name=FLOOR if np.isfinite(floor) else "",
                 interval=f"95 % bootstrap over {unit}",
                 n=len(known) - lost,
                 missing="no ceiling: stages tie cells, so that 1 cannot be reached",
                 remark=f"{lost:,} cells out of reach are not scored" if lost else "",
-                gain_low=gain[0],
-                gain_high=gain[1],
             )
         )
     return Scores(tuple(found), notes=(f"The interval is over {unit}.",), provenance={"task": "stages", "seed": seed})

@@ -77,19 +77,22 @@ class Score:
         return float((self.value - self.floor) / (self.ceiling - self.floor)) if self.can_rank else np.nan
 
     @property
-    def above_floor(self) -> bool | None:
-        """Whether the whole interval of value − floor is better than 0; None where that is not known.
+    def lead(self) -> float:
+        """How much better than the floor the score is at the worse end of its interval; NaN where that is not known.
 
-        Without that interval the value's own, else the value, is held against the floor.
+        The interval is that of value − floor where it was drawn, else the value's own; without one it is the value.
         """
-        gain = self.gain_low if self.higher_is_better else -self.gain_high
+        sign = 1 if self.higher_is_better else -1
+        gain = self.gain_low if self.higher_is_better else self.gain_high
         if np.isfinite(gain) and np.isfinite(self.floor):
-            return bool(gain > 0)
+            return float(sign * gain)
         worst = self.low if self.higher_is_better else self.high
-        worst = worst if np.isfinite(worst) else self.value
-        if not (np.isfinite(worst) and np.isfinite(self.floor)):
-            return None
-        return bool(worst > self.floor) if self.higher_is_better else bool(worst < self.floor)
+        return float(sign * ((worst if np.isfinite(worst) else self.value) - self.floor))
+
+    @property
+    def above_floor(self) -> bool | None:
+        """Whether the floor is beaten at the worse end of the interval (`lead`); None where that is not known."""
+        return bool(self.lead > 0) if np.isfinite(self.lead) else None
 
     @property
     def verdict(self) -> str:

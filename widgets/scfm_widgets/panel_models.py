@@ -195,7 +195,7 @@ def _lineage(reference: str) -> dict[str, Any]:
 def _scores(reference: str) -> dict[str, Any]:
     """What a version reached in evaluations, the newest of each on the same cells, beside the best parameter-free method."""
     from scfm_registry import Registry
-    from scfm_registry.scores import worse_end
+    from scfm_registry.scores import lead
 
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in Registry().scores(reference):
@@ -204,7 +204,7 @@ def _scores(reference: str) -> dict[str, Any]:
     told = ("metric", "value", "low", "high", "floor", "floor_name", "n", "data_digest")
     rows = []
     for row in reversed(newest.values()):
-        above = None if row.get("floor") is None else worse_end(row) > 0
+        above = None if row.get("floor") is None else lead(row) > 0
         rows.append(plain({**{name: row.get(name) for name in told}, "above": above}))
     return {"rows": rows}
 

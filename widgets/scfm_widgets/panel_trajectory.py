@@ -9,7 +9,7 @@ import numpy as np
 from scfm_lab.errors import DataError
 from scfm_widgets import charts, describe
 from scfm_widgets.code import exact_source
-from scfm_widgets.panels import Panel
+from scfm_widgets.panels import Panel, aside
 from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
@@ -64,28 +64,15 @@ class TrajectoryPanel(Panel):
         maker: list[str] = []
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
-            import anndata as ad
-
             import scfm_lab as sl
 
             name = self._root_name(root, groupby)
             use_rep = self._representation()
             maker.append(self._maker(use_rep))
             progress(0, 0, f"ordering the cells along {use_rep}")
-            # On a copy of what is needed, so that a run that is left behind writes nothing.
-            cells = session.adata
-            aside = ad.AnnData(
-                cells.X,
-                obs=cells.obs.copy(),
-                var=cells.var,
-                obsm=dict(cells.obsm),
-                layers=dict(cells.layers),
-                uns={"scfm": cells.uns.get("scfm", {})},
-            )
-            if cells.raw is not None:
-                aside.raw = cells.raw.to_adata()
+            cells = aside(session.adata)
             result = abandonable(
-                lambda: sl.trajectory(aside, use_rep=use_rep, root=name, groupby=groupby, basis=session.layout), cancel
+                lambda: sl.trajectory(cells, use_rep=use_rep, root=name, groupby=groupby, basis=session.layout), cancel
             )
             result.write(session.adata)
             session.add_result("trajectory", result)

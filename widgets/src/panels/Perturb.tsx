@@ -96,7 +96,7 @@ function DosePanel({ show }: { show: (component: string) => void }) {
               .then(() => store.askKnown())
               .catch(() => {});
         }}
-        waiting={!meta.static && (!store.genes || store.told !== store.state.model)}
+        waiting={!meta.static && (!store.genes || (!known && store.told !== store.state.model))}
         onPick={({ value }) => store.setDoses(withDose(doses, value, 1), true)}
         empty={(typed) => {
           if (meta.static)

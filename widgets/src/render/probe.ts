@@ -17,10 +17,26 @@ export type Choice = "auto" | "webgl2" | "raster";
 
 export interface Probe {
   renderer: PointRenderer;
-  /** Whether the page is known to be drawn without a graphics processor. */
-  software: boolean;
   /** Why WebGL2 cannot be used, where it cannot. */
   refused?: string;
+}
+
+type Graphics = "processor" | "software" | "none";
+let known: Graphics | null = null;
+
+/** What WebGL2 draws with on this machine, as it says itself; asked once a page. */
+export function graphics(): Graphics {
+  known ??= asked();
+  return known;
+}
+
+function asked(): Graphics {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  if (!gl) return "none";
+  const info = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = `${gl.getParameter(gl.RENDERER)} ${info ? gl.getParameter(info.UNMASKED_RENDERER_WEBGL) : ""}`;
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return /swiftshader|llvmpipe|softpipe|software|basic render/i.test(name) ? "software" : "processor";
 }
 
 /** Milliseconds of a frame, once the program is warm. */
@@ -38,7 +54,8 @@ function time(renderer: PointRenderer, view: View): number {
 }
 
 /**
- * Try WebGL2 with the real cells; where it fails or is slow try the raster as well and keep the faster.
+ * Try WebGL2 with the real cells, and the raster where that is slow; keep the faster. WebGL in software is not tried: it never was
+ * the faster one, and a single frame of a million cells takes it a second.
  *
  * @param makeCanvas A canvas can hold one kind of context only, so each backend gets its own.
  * @param fill Gives a new backend the cells.
@@ -52,34 +69,24 @@ export function choose(
   let first: PointRenderer | null = null;
   let refused: string | undefined;
   let alone = Infinity;
-  let software = false;
-  if (choice !== "raster") {
+  if (choice === "webgl2" || (choice === "auto" && graphics() !== "software")) {
     try {
       first = webgl(makeCanvas());
-      ({ software } = first);
-      if (choice === "auto" && software) {
-        // It never was the faster one, and a single frame of a million cells takes it a second.
-        first.dispose();
-        first = null;
-      } else {
-        fill(first);
-        alone = time(first, view);
-        if (choice === "webgl2" || alone <= GOOD_MS) return { renderer: first, software };
-      }
+      fill(first);
+      alone = time(first, view);
+      if (choice === "webgl2" || alone <= GOOD_MS) return { renderer: first };
     } catch (error) {
       // No WebGL2, or a driver that refuses: the raster draws instead, which is what this function is for.
       refused = (error as Error).message;
       first = null;
-      software = true;
     }
   }
   const second = raster(makeCanvas());
   fill(second);
-  if (!first) return { renderer: second, software, refused };
-  if (alone <= ODDS * time(second, view)) {
+  if (first && alone <= ODDS * time(second, view)) {
     second.dispose();
-    return { renderer: first, software };
+    return { renderer: first };
   }
-  first.dispose();
-  return { renderer: second, software };
+  first?.dispose();
+  return { renderer: second, refused };
 }

@@ -193,7 +193,6 @@ export function raster(canvas: HTMLCanvasElement): PointRenderer {
   return {
     kind: "raster",
     canvas,
-    software: false,
     get ink() {
       return dense ? null : context;
     },

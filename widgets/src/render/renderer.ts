@@ -28,8 +28,6 @@ export interface View {
 export interface PointRenderer {
   readonly kind: "webgl2" | "raster";
   readonly canvas: HTMLCanvasElement;
-  /** Whether WebGL says that it has no graphics processor; of the raster it says nothing. */
-  readonly software: boolean;
   /**
    * Where what lies over the cells can be drawn after them, at the frame's size; null where that takes a canvas of its own.
    * Without a graphics processor each canvas of a page costs about a third of a frame.

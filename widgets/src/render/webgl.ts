@@ -91,7 +91,6 @@ export function webgl(canvas: HTMLCanvasElement): PointRenderer {
   return {
     kind: "webgl2",
     canvas,
-    software: /swiftshader|llvmpipe|softpipe|software|basic render/i.test(driver(gl)),
     ink: null,
     setPositions(before, after) {
       n = before.length >> 1;
@@ -150,12 +149,6 @@ export function webgl(canvas: HTMLCanvasElement): PointRenderer {
       gl.getExtension("WEBGL_lose_context")?.loseContext();
     },
   };
-}
-
-/** What draws, as the browser tells it; some hide it. */
-function driver(gl: WebGL2RenderingContext): string {
-  const info = gl.getExtension("WEBGL_debug_renderer_info");
-  return `${gl.getParameter(gl.RENDERER)} ${info ? gl.getParameter(info.UNMASKED_RENDERER_WEBGL) : ""}`;
 }
 
 function link(gl: WebGL2RenderingContext): WebGLProgram {

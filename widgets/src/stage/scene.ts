@@ -5,7 +5,7 @@
 
 import { type Camera, type Frame, home, pan, toPlane, zoomAt } from "../render/camera.ts";
 import { layered, shuffled } from "../render/order.ts";
-import { type Choice, choose } from "../render/probe.ts";
+import { type Choice, choose, graphics } from "../render/probe.ts";
 import { MISSING, MOVED, type PointRenderer, pointSize, SELECTED, type View } from "../render/renderer.ts";
 
 export type Tool = "pan" | "lasso" | "box" | "brush";
@@ -62,7 +62,6 @@ export class Scene {
   #paint: Painter;
   #host: HTMLElement;
   #request = 0;
-  #software = false;
   #field: { key: unknown[]; arrows: Arrow[] } | null = null;
   #base = new Uint32Array(0);
   #flags = new Uint8Array(0);
@@ -328,9 +327,8 @@ export class Scene {
     };
     // Only the raster counts cells per pixel.
     const choice = this.picture?.dense ? "raster" : this.#choice;
-    const { renderer, refused, software } = choose(make, fill, this.#view(), choice);
+    const { renderer, refused } = choose(make, fill, this.#view(), choice);
     this.#renderer = renderer;
-    this.#software ||= software;
     renderer.canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
       if (this.#renderer !== renderer) return;
@@ -368,11 +366,11 @@ export class Scene {
     this.overlay.hidden = ink !== null;
     if (!ink && !this.picture) return;
     // Without a graphics processor lines are drawn sooner in the memory where they are put together.
-    const context = ink ?? this.overlay.getContext("2d", { willReadFrequently: this.#software })!;
+    const context = ink ?? this.overlay.getContext("2d", { willReadFrequently: graphics() !== "processor" })!;
     const [width, height] = [this.frame.width, this.frame.height].map((side) => Math.round(side * ratio));
     // The window may have gone to a finer screen.
     if (!ink && (this.overlay.width !== width || this.overlay.height !== height))
-      Object.assign(this.overlay, { width, height });
+      [this.overlay.width, this.overlay.height] = [width, height];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     if (!ink) context.clearRect(0, 0, this.frame.width, this.frame.height);
     this.#paint(context, this);
