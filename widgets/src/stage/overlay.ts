@@ -51,7 +51,7 @@ const INK: Record<Theme, Ink> = {
     edge: "#0b0e13",
   },
 };
-const MAX_TRAILS = 1500;
+const MAX_TRAILS = 4000;
 
 export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
   const colours = INK[marks.theme];
