@@ -74,7 +74,7 @@ def scenes(gallery: Gallery) -> None:
     page.get_by_label("Root").select_option(label="CD34+")
     page.get_by_role("button", name="Order the cells").click()
     page.get_by_role("img", name=re.compile("^Pseudotime from")).wait_for()
-    page.get_by_label(re.compile("The same on")).check()
+    page.get_by_label(re.compile("Its twin")).check()
     gallery.shot("trajectory")
     box = page.get_by_role("combobox", name="Gene to follow along pseudotime")
     for gene in ("SPINK2", "LYZ"):

@@ -797,6 +797,20 @@ class TestTrajectory:
             middle = np.median(pbmc68k.obsm["X_two"][pbmc68k.obs["cell_type"] == node["name"]], axis=0)
             assert [node["x"], node["y"]] == pytest.approx(list((middle - frame.low) / frame.side), abs=1e-6)
         assert moved["version"] > found["version"]
+        # The plane of the twin is that of the counts, made without the model, with the groups' times of its order.
+        lab.state = {"second": "twin"}
+        twin, beside = result.twin, lab._trajectory["second"]
+        assert lab._second == lab.session.second_frame.pack(twin.layout.before)
+        assert lab._second_info["title"] == "Principal components of the counts"
+        assert [node["time"] for node in beside["nodes"]] == pytest.approx(
+            [np.nanmedian(twin.pseudotime[pbmc68k.obs["cell_type"] == node["name"]]) for node in beside["nodes"]]
+        )
+        by_model = {node["name"]: node["time"] for node in found["nodes"]}
+        assert any(node["time"] != pytest.approx(by_model[node["name"]]) for node in beside["nodes"])
+        # An order that has none takes it away, and it is offered no more.
+        lab.result = replace(result, twin=None, twin_missing="there are no raw counts")
+        assert lab.state["second"] is None
+        assert "twin" not in [plane["key"] for plane in lab._layouts]
 
     def test_from_a_cell_begins_there(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model=MODEL)

@@ -141,9 +141,12 @@ def trends(result: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _drawn(result: Any, place: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """Give nodes, links and paths at places in the unit square."""
+def _drawn(
+    result: Any, place: dict[str, tuple[float, float]], times: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Give nodes, links and paths at places in the unit square, with the groups' times where they are not the result's own."""
     table = result.table.set_index("group")
+    times = table["median_pseudotime"] if times is None else times
     counts = table["n_cells"]
     largest = max(counts, default=1)
     size = {group: float(np.sqrt(counts.get(group, 0) / largest)) for group in place}
@@ -167,7 +170,7 @@ def _drawn(result: Any, place: dict[str, tuple[float, float]]) -> dict[str, Any]
                 "x": place[name][0],
                 "y": place[name][1],
                 "size": size[name],
-                "time": plain(float(table.loc[name, "median_pseudotime"])) if name in table.index else None,
+                "time": plain(float(times[name])) if name in times else None,
                 "parting": name in result.branch_points,
             }
             for name in names
@@ -177,7 +180,15 @@ def _drawn(result: Any, place: dict[str, tuple[float, float]]) -> dict[str, Any]
     }
 
 
-def paths_on(result: Any, plane: NDArray[np.float64], frame: Frame, labels: Any, *, key: str) -> dict[str, Any]:
+def paths_on(
+    result: Any,
+    plane: NDArray[np.float64],
+    frame: Frame,
+    labels: Any,
+    *,
+    key: str,
+    times: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Give the same nodes, links and paths on another plane.
 
     Parameters
@@ -192,6 +203,8 @@ def paths_on(result: Any, plane: NDArray[np.float64], frame: Frame, labels: Any,
         Group of each cell.
     key
         Of the plane in ``obsm``.
+    times
+        Pseudotime of each group there, where it is another order's than the trajectory's own.
     """
     place = {
         str(group): _in_square(np.nanmedian(plane[labels == group], axis=0), frame)
@@ -200,7 +213,7 @@ def paths_on(result: Any, plane: NDArray[np.float64], frame: Frame, labels: Any,
     }
     on_path = [str(group) for path in result.paths for group in path["nodes"]]
     place = {group: place[group] for group in dict.fromkeys(on_path) if group in place}
-    return {"key": key, **_drawn(result, place)}
+    return {"key": key, **_drawn(result, place, times)}
 
 
 def _nodes(result: Any, frame: Frame) -> dict[str, tuple[float, float]]:

@@ -10,6 +10,7 @@ from scfm_lab.errors import DataError
 from scfm_widgets import charts, describe
 from scfm_widgets.code import exact_source
 from scfm_widgets.panels import Panel, aside
+from scfm_widgets.twin import TWIN, follow_twin, twin_plane, twin_times
 from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class TrajectoryPanel(Panel):
             session = self.session
             drawn = charts.svg(result.plot(), width=CHART_WIDTH)
             self._told = describe.trajectory(result, session.frame, drawn, version=session.next_version())
+            follow_twin(session)
             self._follow()
 
     def _follow(self) -> None:
@@ -166,7 +168,9 @@ class TrajectoryPanel(Panel):
         second: dict[str, Any] | None = None
         drawn: dict[str, Any] = {}
         if key and frame is not None and labels is not None:
-            second = describe.paths_on(result, session.plane_at(key, twins=True), frame, labels, key=key)
+            times = twin_times(result, labels) if key == TWIN and twin_plane(session) is not None else None
+            plane = session.plane_at(key, twins=True)
+            second = describe.paths_on(result, plane, frame, labels, key=key, times=times)
         if session.layout is not None and labels is not None:
             drawn = describe.paths_on(
                 result, session.plane_at(session.layout), session.frame, labels, key=session.layout

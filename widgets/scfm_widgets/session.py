@@ -16,6 +16,7 @@ from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you
 from scfm_widgets.checks import has_groups
 from scfm_widgets.codec import Frame
 from scfm_widgets.columns import Columns
+from scfm_widgets.twin import TITLE, TWIN, twin_plane
 from scfm_widgets.worker import Job, Worker, abandonable
 
 if TYPE_CHECKING:
@@ -297,10 +298,14 @@ class Session:
         twins = [{"key": f"{PRINCIPAL}{key}", "title": plane_title(f"X_pca_{key.removeprefix('X_')}")} for key in wide]
         for twin in twins:
             twin["title"] = twin["title"].replace("PCA of pca", "PCA")
+        if twin_plane(self) is not None:
+            twins.append({"key": TWIN, "title": TITLE})
         return [*self.layouts(), *({**twin, "second": True} for twin in twins)]
 
     def plane_at(self, key: str, *, twins: bool = False) -> NDArray[np.float64]:
-        """Places of the cells at ``obsm[key]``, float (cells, 2); with `twins` also ``"pca:<key>"`` of vectors there.
+        """Places of the cells at ``obsm[key]``, float (cells, 2).
+
+        With `twins` also ``"pca:<key>"`` of vectors there, and ``"twin"``: where the trajectory's twin has them.
 
         Raises
         ------
@@ -310,6 +315,9 @@ class Session:
         wide = key.removeprefix(PRINCIPAL)
         if twins and key != wide and wide in self.adata.obsm:
             return self._principal(wide)
+        counts = twin_plane(self) if twins and key == TWIN else None
+        if counts is not None:
+            return counts
         values = np.asarray(self.adata.obsm[key], dtype=float) if key in self.adata.obsm else np.zeros((0, 0))
         if values.ndim != 2 or values.shape[1] < 2:
             known = ", ".join(repr(item["key"]) for item in self.layouts()) or "none"

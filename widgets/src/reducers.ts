@@ -288,6 +288,19 @@ export function rootIn<Root extends { group?: string; cell?: number }>(
   return root && (root.cell !== undefined || labels.includes(root.group ?? "")) ? root : null;
 }
 
+/** The plane that a trajectory's twin lies on: principal components of the counts, without any model. */
+export const TWIN = "twin";
+
+/** What colours the plane beside the first one: on the twin's plane its own pseudotime stands for that of the model. */
+export function colourBeside<Colour extends { by: string; name: string }>(
+  colour: Colour | null,
+  second: string | null,
+): Colour | null {
+  return second === TWIN && colour?.by === "result" && colour.name === "pseudotime"
+    ? { ...colour, name: "twin" }
+    : colour;
+}
+
 // ----------------------------------------------------------------------------------------- jobs
 
 /** Work that a person has started and waits for; what else runs gives way to it. */

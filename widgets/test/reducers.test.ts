@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { readGenes } from "../src/genes.ts";
 import {
   anyChange,
+  colourBeside,
   combine,
   combineMode,
   countOnes,
@@ -25,6 +26,18 @@ import {
   withDose,
   withoutGene,
 } from "../src/reducers.ts";
+
+describe("the plane beside the first", () => {
+  const order = { by: "result", name: "pseudotime" };
+
+  it("has the twin's own order where it is the twin's plane", () => {
+    expect(colourBeside(order, "twin")).toEqual({ by: "result", name: "twin" });
+    expect(colourBeside(order, "pca:X_starter")).toBe(order);
+    const gene = { by: "gene", name: "pseudotime" };
+    expect(colourBeside(gene, "twin")).toBe(gene);
+    expect(colourBeside(null, "twin")).toBeNull();
+  });
+});
 
 describe("groups", () => {
   const columns = [

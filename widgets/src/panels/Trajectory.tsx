@@ -4,7 +4,7 @@ import { useEffect, useMemo } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css } from "../palette.ts";
-import { groupingOf, isBusy, rootIn } from "../reducers.ts";
+import { groupingOf, isBusy, rootIn, TWIN } from "../reducers.ts";
 import { resultsOf } from "../stage/ColourPicker.tsx";
 import type { Column, Trajectory } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
@@ -24,7 +24,7 @@ export function TrajectoryPanel() {
   const root = rootIn(groups?.labels ?? [], store.state.root);
   const found = store.get("_trajectory");
   const planes = store.get("_layouts") ?? [];
-  const twin = planes.find(({ key, second }) => second && key.startsWith("pca:")) ?? null;
+  const twin = planes.find(({ key }) => key === TWIN) ?? null;
   const running = isBusy(store.get("_job"));
   const held = meta.static ? (meta.results ?? []) : null;
   const offered = [
@@ -140,10 +140,15 @@ export function TrajectoryPanel() {
                   checked={store.state.second === twin.key}
                   onChange={(event) => store.patch({ second: event.currentTarget.checked ? twin.key : null })}
                 />
-                The same on {twin.title} beside it
+                Its twin on principal components of the counts, beside it
               </label>
             )}
           </div>
+          {twin && store.state.second === TWIN && (
+            <p class="sl-muted">
+              Beside: places and pseudotime without a model. The paths over them are those of the model.
+            </p>
+          )}
           <Scrubber />
           <Fates found={found} />
           <Trends />

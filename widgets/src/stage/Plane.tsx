@@ -3,7 +3,7 @@
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { NAN_CODE } from "../palette.ts";
-import { combine, hiddenCodes } from "../reducers.ts";
+import { colourBeside, combine, hiddenCodes, TWIN } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
 import { MISSING } from "../render/renderer.ts";
 import type { Store } from "../store.ts";
@@ -86,7 +86,12 @@ export function Plane(props: Props) {
     [state.labels, painted, before],
   );
   const labels = useMemo(() => groups.filter(({ code }) => !hidden?.[code]), [groups, hidden]);
-  const later = useMemo(() => beyond(store, store.scrub), [store.scrub, store.get("_trajectory"), store]);
+  // On the plane of the twin cells appear in the twin's order.
+  const order = !first && state.second === TWIN ? "twin" : "pseudotime";
+  const later = useMemo(
+    () => beyond(store, store.scrub, order),
+    [store.scrub, store.get("_trajectory"), store, order],
+  );
   const dense = state.density ?? store.n >= DENSE_FROM;
 
   // The scene lives as long as this view; it reads what it needs when it is asked. What it is told, here and below, it is
@@ -206,7 +211,11 @@ export function Plane(props: Props) {
       {first && store.rooting && (
         <p class="sl-plane-hint">Click the cell where the trajectory begins. Escape to leave.</p>
       )}
-      <Tooltip hover={hover} column={painted} />
+      <Tooltip
+        hover={hover}
+        column={painted}
+        colour={first ? state.colour : colourBeside(state.colour, state.second)}
+      />
     </div>
   );
 }
@@ -237,10 +246,10 @@ function PlaneTitle({ which, title }: { which: "first" | "second"; title?: strin
   );
 }
 
-/** Cells up to a point of pseudotime, one byte each; null where nothing is scrubbed. */
-function beyond(store: Store, scrub: number | null): Uint8Array | null {
+/** Cells up to a point of an order, one byte each; null where nothing is scrubbed. */
+function beyond(store: Store, scrub: number | null, order: string): Uint8Array | null {
   if (scrub === null) return null;
-  const times = store.column({ by: "result", name: "pseudotime" });
+  const times = store.column({ by: "result", name: order });
   if (!times) return null;
   const limit = Math.round(254 * scrub);
   return Uint8Array.from(times.codes, (code) => (code <= limit ? 1 : 0));

@@ -3,7 +3,7 @@
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { lookup } from "../palette.ts";
-import { countOnes, inverted, shownCells } from "../reducers.ts";
+import { colourBeside, countOnes, inverted, shownCells } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
 import type { Column } from "../types.ts";
 import { ColourPicker } from "./ColourPicker.tsx";
@@ -46,6 +46,8 @@ export function Stage({ renderer }: { renderer: Choice }) {
       ),
     [painted, hidden, theme],
   );
+  const besides = colourBeside(state.colour, state.second);
+  const beside = besides === state.colour ? painted : (store.column(besides) ?? painted);
   const selected = useMemo(() => countOnes(store.selection), [store.selection]);
   const two = state.second !== null && store.positions("second") !== null;
   const onPlane = useCallback(
@@ -99,6 +101,7 @@ export function Stage({ renderer }: { renderer: Choice }) {
             <Plane
               which="second"
               {...planes}
+              painted={beside}
               onHandle={(handle) => {
                 handles.current.second = handle;
               }}

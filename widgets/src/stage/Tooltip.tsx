@@ -2,9 +2,9 @@
 
 import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
-import { useScope, useStore } from "../hooks.ts";
+import { useScope } from "../hooks.ts";
 import { MAX_CODE, NAN_CODE } from "../palette.ts";
-import type { Column } from "../types.ts";
+import type { ColourBy, Column } from "../types.ts";
 import { MISSING_LABEL } from "./Legend.tsx";
 
 export interface Hover {
@@ -22,9 +22,15 @@ interface Known {
 
 const ASK_AFTER_MS = 90;
 
-export function Tooltip({ hover, column }: { hover: Hover | null; column: Column | null }) {
+interface Props {
+  hover: Hover | null;
+  /** What the cells are coloured by here, and by which name Python knows it. */
+  column: Column | null;
+  colour: ColourBy | null;
+}
+
+export function Tooltip({ hover, column, colour }: Props) {
   const { view } = useScope();
-  const store = useStore("state");
   const [known, setKnown] = useState<Known | null>(null);
   const cell = hover?.cell ?? -1;
 
@@ -32,13 +38,13 @@ export function Tooltip({ hover, column }: { hover: Hover | null; column: Column
     if (cell < 0) return;
     const timer = setTimeout(() => {
       view
-        .ask({ type: "cell", cell, colour: store.state.colour }, "hover")
+        .ask({ type: "cell", cell, colour }, "hover")
         .then(({ content }) => setKnown({ cell, ...(content as unknown as Omit<Known, "cell">) }))
         // The tooltip then keeps to what the page itself knows.
         .catch(() => {});
     }, ASK_AFTER_MS);
     return () => clearTimeout(timer);
-  }, [cell, store, view]);
+  }, [cell, colour?.by, colour?.name, view]);
 
   if (!hover) return null;
   const exact = known?.cell === cell ? known : null;
