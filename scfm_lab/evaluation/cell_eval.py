@@ -57,7 +57,7 @@ def s_scores(
     # Its own baseline resamples raw counts; the mean response is made into cells here as every prediction is.
     response = np.tile(data.mean.mean(axis=0), (len(data.names), 1))
     ends: dict[tuple[int, ...], _Ends] = {}
-    found: dict[str, tuple[_Ends, dict[str, float], dict[str, NDArray[np.float64]]]] = {}
+    found: dict[str, tuple[_Ends, _Measured]] = {}
     with warnings.catch_warnings():
         # Its own advice on backends and input types is about choices that are made here.
         warnings.simplefilter("ignore")
@@ -68,28 +68,30 @@ def s_scores(
             if tuple(rows) not in ends:
                 ends[tuple(rows)] = _ends(ce, data, rows, response, splits=splits, seed=seed)
             beside = ends[tuple(rows)]
-            found[name] = beside, *_measured(ce, data, rows, values, beside.config)
+            found[name] = beside, _measured(ce, data, rows, values, beside.config)
     scores = []
     for metric, higher in members().items():
-        for name, (beside, means, each) in found.items():
-            low, high = (
-                bootstrap_interval(each.get(metric, np.empty(0)), seed=seed) if metric in each else (np.nan,) * 2
-            )
+        for name, (beside, own) in found.items():
+            each, other = own.of(metric), beside.floor.of(metric)
+            low, high = bootstrap_interval(each, statistic=_over, seed=seed)
+            gain = bootstrap_interval(np.hstack([each, other]), statistic=_gained, seed=seed)
             scores.append(
                 Score(
                     metric=_PREFIX + metric,
                     model=name,
-                    value=_number(means.get(metric)),
+                    value=_number(own.means.get(metric)),
                     low=low,
                     high=high,
-                    floor=_number(beside.floor.get(metric)),
+                    floor=_number(beside.floor.means.get(metric)),
                     floor_name="mean response",
                     ceiling=_number(beside.ceiling.get(metric)),
                     ceiling_name="replicate halves",
                     interval="95 % bootstrap over perturbations" if np.isfinite(low) else "",
                     higher_is_better=higher,
-                    n=len(each.get(metric, ())),
+                    n=int(np.isfinite(each).all(axis=1).sum()),
                     missing=_missing(metric, beside, low),
+                    gain_low=gain[0],
+                    gain_high=gain[1],
                 )
             )
     from importlib.metadata import version
@@ -166,10 +168,45 @@ def _config(ce: Any, data: Profiles) -> Any:
 
 
 @dataclass(frozen=True)
+class _Measured:
+    """What cell-eval2 says of a prediction of some perturbations."""
+
+    means: dict[str, float]
+    """Metric → its value over them all."""
+    each: dict[str, NDArray[np.float64]]
+    """Metric, or part of one → that of each perturbation; NaN where there is none."""
+    n: int
+    """Perturbations."""
+
+    def of(self, metric: str) -> NDArray[np.float64]:
+        """The metric of each perturbation (perturbations, 1), or numerator and denominator (perturbations, 2) of a ratio of sums."""
+        from cell_eval2.catalog import CATALOG
+
+        ratio = CATALOG[metric].derived
+        parts = (metric,) if ratio is None else (ratio.numerator, ratio.denominator)
+        nothing = np.full(self.n, np.nan)
+        return np.column_stack([self.each.get(part, nothing) for part in parts])
+
+
+def _over(rows: NDArray[np.float64], axis: int = 0) -> float:
+    """A metric over perturbations: the mean, or the ratio of sums; NaN where nothing real is left to divide by."""
+    if rows.shape[1] == 1:
+        return float(rows.mean())
+    above, below = rows.sum(axis=axis)
+    return float(above / below) if below > 0 else np.nan
+
+
+def _gained(rows: NDArray[np.float64], axis: int = 0) -> float:
+    """A metric over perturbations minus that of the floor, whose columns come second."""
+    own, floor = np.hsplit(rows, 2)
+    return _over(own, axis) - _over(floor, axis)
+
+
+@dataclass(frozen=True)
 class _Ends:
     """Where 0 and 1 are over some of the perturbations."""
 
-    floor: dict[str, float]
+    floor: _Measured
     ceiling: dict[str, float]
     config: Any
     left_out: str
@@ -204,20 +241,18 @@ def _ends(
         else:
             ceiling = dict(zip(anchor["metric"].to_list(), anchor["replicate"].to_list(), strict=True))
         break
-    return _Ends(_measured(ce, data, rows, response, config)[0], ceiling, config, left_out, without)
+    return _Ends(_measured(ce, data, rows, response, config), ceiling, config, left_out, without)
 
 
-def _measured(
-    ce: Any, data: Profiles, rows: NDArray[np.int64], values: NDArray[np.float64], config: Any
-) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+def _measured(ce: Any, data: Profiles, rows: NDArray[np.int64], values: NDArray[np.float64], config: Any) -> _Measured:
     names = [data.names[i] for i in rows]
     table = ce.compute_metrics(cells_of(data, names, values[rows]), cells_of(data, names), config=config)
     means = ce.aggregate_metrics(table)
-    by_metric: dict[str, list[float]] = {}
-    for metric, value in zip(table["metric"].to_list(), table["value"].to_list(), strict=True):
-        by_metric.setdefault(metric, []).append(_number(value))
-    each = {m: np.asarray(v, dtype=np.float64) for m, v in by_metric.items()}
-    return dict(zip(means["metric"].to_list(), means["mean"].to_list(), strict=True)), each
+    place = {name: i for i, name in enumerate(names)}
+    each: dict[str, NDArray[np.float64]] = {}
+    for metric, name, value in table.select("metric", "perturbation", "value").iter_rows():
+        each.setdefault(metric, np.full(len(names), np.nan))[place[str(name)]] = _number(value)
+    return _Measured(dict(zip(means["metric"].to_list(), means["mean"].to_list(), strict=True)), each, len(names))
 
 
 def _without(config: Any, metric: str) -> Any:
@@ -231,7 +266,7 @@ def _without(config: Any, metric: str) -> Any:
 def _missing(metric: str, beside: _Ends, low: float) -> str:
     if metric == beside.left_out:
         return "fewer than 10 genes change significantly in every perturbation"
-    without = "" if np.isfinite(low) else "a ratio of sums over perturbations, without an interval"
+    without = "" if np.isfinite(low) else "fewer than three perturbations give no interval"
     return "; ".join(filter(None, [without, beside.without]))
 
 

@@ -13,7 +13,7 @@ from scfm_lab.evaluation.covariance_sets import chosen_genes, random_draws, usab
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import resamples
+from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor, macro
 from scfm_lab.evaluation.set_correlations import KINDS, SetCorrelations
 from scfm_lab.tasks.progress import as_progress
@@ -247,20 +247,19 @@ def _scored(
         told = {m: test.compare(truth, r, sizes) for m, r in at.items()}
         boot: dict[str, list[tuple[float, float]]] = {m: [] for m in everything}
         for draw in draws:
-            again = test.matrix(real, kind, good[draw])
+            measured = test.matrix(real, kind, good[draw])
             for m, v in everything.items():
-                boot[m].append(test.compare(again, test.matrix(v, kind, good[draw]), sizes))
+                boot[m].append(test.compare(measured, test.matrix(v, kind, good[draw]), sizes))
         for place, metric in enumerate((AGREE, ERROR)):
             floor = best_floor({m: told[m][place] for m in floors}, higher_is_better=place == 0)
+            again = {m: _about([b[place] for b in boot[m]], told[m][place], magnitude=place == 1) for m in everything}
             for m in everything:
-                low, high = _interval([b[place] for b in boot[m]], told[m][place], magnitude=place == 1)
                 scores.append(
                     Score(
                         f"{metric} ({kind})",
                         m,
                         told[m][place],
-                        low=low,
-                        high=high,
+                        **_interval(again[m], again.get(floor[0]), magnitude=place == 1),
                         floor=floor[1],
                         floor_name=floor[0],
                         ceiling=halves[kind][place],
@@ -319,19 +318,20 @@ def _scored(
     )
 
 
-def _interval(values: list[float], told: float, *, magnitude: bool) -> tuple[float, float]:
-    """95 % interval of a score, of its values in resamples; NaN where there are none.
+def _about(values: list[float], told: float, *, magnitude: bool) -> NDArray[np.float64]:
+    """A score in resamples, its bias taken out where it is a magnitude.
 
     A mean of magnitudes is larger in every resample than over all cells, since the noise of the correlations adds to it whatever
     its sign: percentiles may lie wholly above the score. Their spread is taken, about the score.
     """
-    known = np.array([v for v in values if np.isfinite(v)])
-    if not len(known):
-        return np.nan, np.nan
-    if magnitude:
-        known = known - known.mean() + told
-    low, high = np.percentile(known, [2.5, 97.5])
-    return (max(0.0, float(low)), max(0.0, float(high))) if magnitude else (float(low), float(high))
+    drawn = np.asarray(values, dtype=np.float64)
+    return drawn - macro(values) + told if magnitude else drawn
+
+
+def _interval(drawn: NDArray[np.float64], floor: NDArray[np.float64] | None, *, magnitude: bool) -> dict[str, Any]:
+    """95 % intervals of a score, and of its difference to the floor in the same resamples; no magnitude is below 0."""
+    found = ends(drawn, floor)
+    return found | {k: max(0.0, found[k]) for k in ("low", "high") if magnitude and np.isfinite(found[k])}
 
 
 def _halves(

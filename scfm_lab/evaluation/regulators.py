@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.resampling import ends
 from scfm_lab.evaluation.score import Score, Scores
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def regulators(
     EPR, the early precision ratio, is the precision among the k first edges over that of random edges, with k the number of true
     edges (as BEELINE). A method that merely knows which genes have many edges does well at it; the degree null tells how well: the
     true network is rewired, every regulator and every target keeping its number of edges (the curveball algorithm of Strona et
-    al. 2014), and the same edges are scored against it. Intervals are a bootstrap over regulators.
+    al. 2014), and the same edges are scored against it. Intervals are a bootstrap over regulators, in which the rewired networks are
+    scored on the same regulators: the difference to them decides whether the floor is beaten.
 
     Parameters
     ----------
@@ -98,23 +100,21 @@ def regulators(
     net, edges = (known & edges)[kept], edges[kept]
     rng = np.random.default_rng(seed)
     rewired = [_rewired(net, edges, rng) for _ in range(n_null)]
-    expected = np.mean(rewired, axis=0)
     draws = [np.bincount(rng.integers(0, len(kept), len(kept)), minlength=len(kept)) for _ in range(n_boot)]
     scores = []
     for method, values in found.scores.items():
-        ranked = _Ranked.of(values[kept], edges, net, expected, rng)
-        scores += _of_method(method, ranked, rewired, draws, len(kept))
+        scores += _of_method(method, _Ranked.of(values[kept], edges, net, rewired, rng), draws, len(kept))
     heads = []
     for (layer, head), values in found.heads.items():
-        ranked = _Ranked.of(values[kept], edges, net, expected, rng)
-        null, value = [ranked.epr(r) for r in rewired], ranked.epr(net)
+        told = _Ranked.of(values[kept], edges, net, rewired, rng).told()
+        value, null = told[EPR]
         heads.append(
             {
                 "layer": layer,
                 "head": head,
                 "epr": value,
-                "over_null": ranked.ratio(None),
-                "p_value": (1 + sum(n >= value - 1e-12 for n in null)) / (1 + n_null),
+                "over_null": told[RATIO][0],
+                "p_value": _chance(value, null),
             }
         )
     notes = (
@@ -192,13 +192,12 @@ def _rewired(net: NDArray[np.bool_], edges: NDArray[np.bool_], rng: np.random.Ge
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Possible edges from the highest score to the lowest."""
+    """Possible edges from the highest score to the lowest, and where among them the edges of networks are."""
 
     rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    true: NDArray[np.bool_]
-    expected: NDArray[np.float64]
-    """Chance of each to be an edge of a rewired network."""
+    """Regulator of each."""
+    places: NDArray[np.int64]
+    """Places of the edges of the known network in the first row, of the rewired ones in the others: all have as many."""
 
     @classmethod
     def of(
@@ -206,75 +205,51 @@ class _Ranked:
         values: NDArray[np.float64],
         edges: NDArray[np.bool_],
         net: NDArray[np.bool_],
-        expected: NDArray[np.float64],
+        rewired: list[NDArray[np.bool_]],
         rng: np.random.Generator,
     ) -> _Ranked:
         """Ties are broken by chance, scores that are not there come last."""
         r, c = np.nonzero(edges)
         order = np.lexsort((rng.random(len(r)), -np.nan_to_num(values[r, c], nan=-np.inf)))
         r, c = r[order], c[order]
-        return cls(r, c, net[r, c], expected[r, c])
+        return cls(r, np.stack([np.flatnonzero(one[r, c]) for one in (net, *rewired)]))
 
-    def _first(self, weight: NDArray[np.int64] | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Weight of each edge, and whether it is among the first k of them, k the weight of all true edges."""
+    def told(self, weight: NDArray[np.int64] | None = None) -> dict[str, tuple[float, NDArray[np.float64]]]:
+        """Metric → that of the known network, and of each rewired one; each regulator counts as often as its weight says."""
         w = np.ones(len(self.rows)) if weight is None else weight[self.rows].astype(np.float64)
-        return w, np.cumsum(w) <= (w * self.true).sum()
-
-    def epr(self, net: NDArray[np.bool_] | None = None, weight: NDArray[np.int64] | None = None) -> float:
-        """Precision among the first edges over that of all; of another network with as many edges where one is given."""
-        true = self.true if net is None else net[self.rows, self.columns]
-        w, first = self._first(weight)
-        if not first.any() or not (w * true).sum():
-            return np.nan
-        return float((w * true)[first].sum() / w[first].sum() / ((w * true).sum() / w.sum()))
-
-    def ratio(self, weight: NDArray[np.int64] | None) -> float:
-        """True edges among the first over what rewired networks have there."""
-        w, first = self._first(weight)
-        chance = (w * self.expected)[first].sum()
-        return float((w * self.true)[first].sum() / chance) if chance > 0 else np.nan
-
-    def auprc(self, net: NDArray[np.bool_] | None = None, weight: NDArray[np.int64] | None = None) -> float:
-        """Average precision."""
-        true = self.true if net is None else net[self.rows, self.columns]
-        w = np.ones(len(self.rows)) if weight is None else weight[self.rows].astype(np.float64)
-        hits = np.cumsum(w * true)
-        if hits[-1] == 0:
-            return np.nan
-        return float((w * true * hits / np.maximum(np.cumsum(w), 1)).sum() / hits[-1])
+        total = np.cumsum(w)
+        own = w[self.places]
+        hits = np.cumsum(own, axis=1)
+        # Every network has as many edges at every regulator, and so the same weight of them; none of them has no edge.
+        true = hits[0, -1]
+        first = total <= true
+        found = (own * first[self.places]).sum(axis=1)
+        epr = found / total[first][-1] / (true / total[-1])
+        auprc = (own * hits / np.maximum(total[self.places], 1)).sum(axis=1) / true
+        chance = found[1:].mean()
+        ratio = found / chance if chance > 0 else np.full(len(found), np.nan)
+        return {name: (float(v[0]), v[1:]) for name, v in ((RATIO, ratio), (EPR, epr), (AUPRC, auprc))}
 
 
-def _of_method(
-    method: str, ranked: _Ranked, rewired: list[NDArray[np.bool_]], draws: list[NDArray[np.int64]], n: int
-) -> list[Score]:
-    null = np.array([ranked.epr(net) for net in rewired])
-    value = ranked.epr()
-    p = float((1 + np.sum(null >= value - 1e-12)) / (1 + len(null)))
-    areas = np.array([ranked.auprc(net) for net in rewired])
-    area = ranked.auprc()
-    p_area = float((1 + np.sum(areas >= area - 1e-12)) / (1 + len(areas)))
-    told = (
-        (RATIO, ranked.ratio(None), [ranked.ratio(d) for d in draws], 1.0, p),
-        (EPR, value, [ranked.epr(weight=d) for d in draws], float(null.mean()), p),
-        (AUPRC, area, [ranked.auprc(weight=d) for d in draws], float(areas.mean()), p_area),
-    )
-    out = []
-    for metric, number, drawn, floor, chance in told:
-        known = [d for d in drawn if np.isfinite(d)]
-        low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
-        out.append(
-            Score(
-                metric,
-                method,
-                number,
-                low=float(low),
-                high=float(high),
-                floor=floor,
-                floor_name="degree null",
-                interval="95 % bootstrap over regulators",
-                n=n,
-                missing="no ceiling is known",
-                remark=f"p = {chance:.2g} against {len(rewired)} rewired networks",
-            )
+def _chance(value: float, null: NDArray[np.float64]) -> float:
+    """Share of networks, the known one among them, that score as high."""
+    return float((1 + np.sum(null >= value - 1e-12)) / (1 + len(null)))
+
+
+def _of_method(method: str, ranked: _Ranked, draws: list[NDArray[np.int64]], n: int) -> list[Score]:
+    drawn = [ranked.told(weight) for weight in draws]
+    return [
+        Score(
+            metric,
+            method,
+            value,
+            **ends([d[metric][0] for d in drawn], [d[metric][1].mean() for d in drawn]),
+            floor=float(null.mean()),
+            floor_name="degree null",
+            interval="95 % bootstrap over regulators",
+            n=n,
+            missing="no ceiling is known",
+            remark=f"p = {_chance(value, null):.2g} against {len(null)} rewired networks",
         )
-    return out
+        for metric, (value, null) in ranked.told().items()
+    ]

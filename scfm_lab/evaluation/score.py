@@ -221,7 +221,7 @@ def bootstrap_interval(
     values
         One value (or row) per unit of replication (a perturbation, a donor), never per cell; units that are NaN are left out.
     statistic
-        ``statistic(values, axis=0)`` of one resample, such as ``numpy.mean``.
+        ``statistic(values, axis=0)`` of one resample, such as ``numpy.mean``; resamples of which it is NaN are left out.
 
     Returns
     -------
@@ -233,8 +233,11 @@ def bootstrap_interval(
     if len(given) < 3:
         return np.nan, np.nan
     rng = np.random.default_rng(seed)
-    found = [statistic(given[rng.integers(0, len(given), len(given))], axis=0) for _ in range(resamples)]
-    low, high = np.quantile(np.asarray(found, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
+    drawn = (statistic(given[rng.integers(0, len(given), len(given))], axis=0) for _ in range(resamples))
+    known = [value for value in drawn if np.isfinite(value)]
+    if not known:
+        return np.nan, np.nan
+    low, high = np.quantile(np.asarray(known, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -63,6 +63,9 @@ _CELL_EVAL = textwrap.dedent("""
         "position of the ceiling": replace(one, value=one.ceiling).position,
         "position of the floor": replace(one, value=one.floor).position,
         "part": {s.metric: [s.value, s.floor] for s in scores if s.model == "part" and np.isfinite(s.value)},
+        "gain of the floor": [[s.gain_low, s.gain_high] for s in scores if s.model == "mean" and np.isfinite(s.value)],
+        "gain of the oracle": {s.metric.removeprefix("cell-eval2 "): [s.low, s.floor, s.gain_low, s.value - s.floor, s.gain_high]
+                               for s in scores if s.model == "oracle" and np.isfinite(s.value)},
     }))
 """)
 
@@ -304,6 +307,13 @@ def test_cell_eval2_gives_what_is_worked_out_by_hand(tmp_path):
     # The mean response of two of the three is its own floor: that one is of the same two.
     assert len(found["part"]) >= 5
     assert all(value == floor for value, floor in found["part"].values()), found["part"]
+    # The mean response as a prediction differs from the floor in no resample of the perturbations, ratios of sums among them.
+    assert found["gain of the floor"] == [[0.0, 0.0]] * 6
+    for metric, (low, floor, *gain) in found["gain of the oracle"].items():
+        assert np.isfinite(low), metric
+        assert gain == sorted(gain), metric
+        # The floor differs between perturbations: the difference to it is wider than the value is.
+        assert "mse" not in metric or gain[0] != low - floor
 
 
 def test_bad_questions_are_answered_in_words(screen, data):

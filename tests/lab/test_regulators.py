@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
 from scfm_lab.errors import DataError, GenesError, ModelError
-from scfm_lab.evaluation.regulators import AUPRC, EPR, RATIO, _network, _rewired
+from scfm_lab.evaluation.regulators import AUPRC, EPR, RATIO, _network, _Ranked, _rewired
 from scfm_lab.tasks.regulators import RegulatorResult
 
 FACTORS = ["SPI1", "IRF8", "JUNB", "KLF6"]
@@ -144,6 +144,44 @@ def test_degrees_alone_are_no_better_than_the_degree_null(toy):
         assert scores.of(AUPRC, method).value == pytest.approx(expected, abs=1e-3)
         assert scores.of(AUPRC, method).low <= expected <= scores.of(AUPRC, method).high
     assert scores.of(RATIO, "noise").floor_name == "degree null"
+
+
+def test_the_degree_null_is_drawn_with_the_regulators(toy):
+    """Worked out network by network, regulator by regulator, as ``_Ranked`` does it for all at once."""
+    net, made, _ = toy
+    edges, rng = np.ones(net.shape, bool), np.random.default_rng(0)
+    rewired = [_rewired(net, edges, np.random.default_rng(i)) for i in range(4)]
+    values = made.scores["oracle"]
+    weight = np.bincount(rng.integers(0, 20, 20), minlength=20)
+    order = np.argsort(-values.ravel())
+    rows = order // net.shape[1]
+    # Each regulator as often as it was drawn, its edges side by side.
+    often = np.repeat(order, weight[rows])
+    k = int((weight @ net).sum())
+    expected = {EPR: [], AUPRC: []}
+    for one in (net, *rewired):
+        true = one.ravel()[often]
+        expected[EPR].append(true[:k].mean() / true.mean())
+        tied = -np.repeat(np.arange(len(order)), weight[rows]).astype(float)
+        expected[AUPRC].append(average_precision_score(true, tied))
+    found = _Ranked.of(values, edges, net, rewired, rng).told(weight)
+    for metric, those in expected.items():
+        np.testing.assert_allclose([found[metric][0], *found[metric][1]], those, rtol=0.02)
+    assert found[RATIO][0] == pytest.approx(found[EPR][0] / found[EPR][1].mean())
+
+
+def test_the_difference_to_the_degree_null_decides(toy):
+    _, made, truth = toy
+    scores = sl.evaluate.regulators(made, truth, n_null=60, n_boot=100)
+    for score in scores:
+        assert score.gain_low <= score.value - score.floor <= score.gain_high, score
+        assert score.above_floor == (score.gain_low > 0)
+    # What degrees alone reach is above 1 and above the mean of the null in no lasting way.
+    for metric in (EPR, AUPRC):
+        degrees = scores.of(metric, "degrees")
+        assert degrees.gain_low <= 0.05 * degrees.floor
+        # Popular targets are so for all regulators: value and null go together, and their difference varies less.
+        assert degrees.gain_high - degrees.gain_low < degrees.high - degrees.low
 
 
 def test_rewiring_keeps_every_degree_and_puts_no_edge_where_none_can_be(toy):

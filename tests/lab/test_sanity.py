@@ -206,6 +206,29 @@ def test_the_interval_of_an_error_holds_it(cells):
     assert exact.high > 0.01, "noise is not taken for certainty"
 
 
+def test_the_difference_to_the_floor_decides_about_signs_and_errors(cells):
+    genes = SETS["T"] + SETS["monocytes"]
+    few = cells[:80, genes].copy()
+    depth = few.obs["total_counts_all_genes"].to_numpy()[:, None]
+    right = _logged(few, genes).to_numpy()
+    # Eight genes alone: nothing to regress on, so that depth is the only floor.
+    same = np.tile(np.log1p(depth), (1, len(genes)))
+    closer = same + 0.2 * (right - right.mean(axis=0))
+    made = {"depth again": same, "a little closer": closer}
+    found = sl.evaluate.covariance_sign(few, [], sets=SETS, labels_key=None, imputed=made, n_random=0, n_boot=30)
+    for score in found:
+        assert score.floor_name == "depth alone"
+        if score.model != "a little closer":
+            assert (score.gain_low, score.gain_high) == (0, 0)
+            assert score.above_floor is False
+    better = found.of("error of magnitude (as published)", "a little closer")
+    assert better.gain_high < 0, "each resample is closer to the truth than depth alone is"
+    assert better.gain_low <= better.value - better.floor <= better.gain_high
+    assert better.above_floor
+    # Held against the floor of all cells as if that were a constant, its own interval would say something else.
+    assert better.gain_high != better.high - better.floor
+
+
 def test_checks_that_make_no_sense_are_refused(cells):
     with pytest.raises(DataError, match="two named gene sets"):
         sl.evaluate.covariance_sign(cells, [], sets=["CD3D", "LYZ"])

@@ -100,6 +100,8 @@ def test_the_bootstrap_covers_the_mean_and_needs_units():
     assert 0.88 <= hits / 200 <= 0.99
     assert np.isnan(bootstrap_interval([1.0, 2.0])).all()
     assert bootstrap_interval([1.0, np.nan, 1.0, 1.0]) == (1.0, 1.0)
+    drawn = bootstrap_interval([1.0, 2.0, 3.0], statistic=lambda x, axis: x.mean() if x.mean() > 2 else np.nan)
+    assert 2 < drawn[0] < drawn[1] <= 3
 
 
 def test_small_helpers():
