@@ -240,7 +240,8 @@ def _scored(
     samples = None if samples is None else samples[good]
     draws, unit = resamples(len(good), samples, n_boot, seed)
     halves = _halves(test, real, good, sizes, seed)
-    scores, rows = [], []
+    scores: list[Score] = []
+    rows = []
     for kind in test.kinds:
         truth = test.matrix(real, kind, good)
         at = {m: test.matrix(v, kind, good) for m, v in everything.items()}
@@ -253,23 +254,23 @@ def _scored(
         for place, metric in enumerate((AGREE, ERROR)):
             floor = best_floor({m: told[m][place] for m in floors}, higher_is_better=place == 0)
             again = {m: _about([b[place] for b in boot[m]], told[m][place], magnitude=place == 1) for m in everything}
-            for m in everything:
-                scores.append(
-                    Score(
-                        f"{metric} ({kind})",
-                        m,
-                        told[m][place],
-                        **_interval(again[m], again.get(floor[0]), magnitude=place == 1),
-                        floor=floor[1],
-                        floor_name=floor[0],
-                        ceiling=halves[kind][place],
-                        ceiling_name=HALVES,
-                        higher_is_better=place == 0,
-                        interval=f"95 % bootstrap over {unit}" + (", its bias taken out" if place else ""),
-                        n=len(good),
-                        remark=_beside_random(drawn, kind, m, told[m], place),
-                    )
+            scores += [
+                Score(
+                    f"{metric} ({kind})",
+                    m,
+                    told[m][place],
+                    **_interval(again[m], again.get(floor[0]), magnitude=place == 1),
+                    floor=floor[1],
+                    floor_name=floor[0],
+                    ceiling=halves[kind][place],
+                    ceiling_name=HALVES,
+                    higher_is_better=place == 0,
+                    interval=f"95 % bootstrap over {unit}" + (", its bias taken out" if place else ""),
+                    n=len(good),
+                    remark=_beside_random(drawn, kind, m, told[m], place),
                 )
+                for m in everything
+            ]
         real_means = test.blocks(truth, sizes)
         for m, r in at.items():
             means, errors = test.blocks(r, sizes), test.blocks(np.abs(np.nan_to_num(r) - truth), sizes)
