@@ -258,16 +258,26 @@ class TestInTheBrowser:
         assert [url for url in seen if not url.startswith(("blob:null/", path.as_uri()))] == []
 
     def test_the_slider_moves_the_cells(
-        self, bench: Callable[..., Bench], visit: Callable[..., Any], tmp_path: Path
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, visit: Callable[..., Any], tmp_path: Path
     ) -> None:
         lab = bench(model=MODEL).lab
-        page, seen = visit(write_html(tmp_path / "page.html", title="Blood", lab_or_payload=lab, genes=[GENE, "LYZ"]))
+        both = {GENE: 0.0, "LYZ": 2.0}
+        lab.result = sl.perturb(pbmc68k, MODEL, both, groupby="cell_type", null=False, n_draws=8, progress=False)
+        payload = payload_of(lab)
+        page, seen = visit(write_html(tmp_path / "page.html", title="Blood", lab_or_payload=payload))
         plane = page.locator(".sl-plane")
-        before = steady(plane)
+        # Two genes together stand there as they were computed, and can be come back to.
+        (pair,) = payload.together
+        assert (pair["doses"], pair["after"]) == (both, lab._after)
+        together = page.get_by_role("button", name=f"{GENE} knocked out, LYZ 2 × its counts")
+        assert together.get_attribute("aria-pressed") == "true"
+        shown = steady(plane)
+        page.get_by_role("group", name=f"Presets for {GENE}").get_by_role("button", name="Unchanged").click()
+        before = other_than(plane, shown)
         slider = page.get_by_label(GENE, exact=True)
         slider.focus()
         slider.press("Home")
-        page.get_by_text(f"{GENE} knocked out").wait_for()
+        page.get_by_text(f"{GENE} knocked out", exact=True).wait_for()
         knocked_out = other_than(plane, before)
         slider.press("PageUp")
         page.get_by_text("between computed doses").wait_for()
@@ -276,8 +286,12 @@ class TestInTheBrowser:
         other_than(plane, half)
         # The page holds each gene alone: another one puts this one back.
         page.get_by_label("LYZ", exact=True).press("Home")
-        page.get_by_text("LYZ knocked out").wait_for()
+        page.get_by_text("LYZ knocked out", exact=True).wait_for()
         assert slider.input_value() == "1"
+        together.click()
+        page.get_by_role("button", name="After", exact=True).click()
+        assert (slider.input_value(), page.get_by_label("LYZ", exact=True).input_value()) == ("0", "2")
+        other_than(plane, before, knocked_out, half)
         assert [item for item in seen if item.startswith(("error", "console"))] == []
 
     def test_both_backends_draw_the_same_cells(

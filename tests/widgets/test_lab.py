@@ -845,6 +845,28 @@ class TestResults:
         assert lab._perturbation["moved"] == int(result.changed.sum())
         assert lab.result is result
 
+    def test_a_perturbation_has_curves_and_changed_genes_behind_it(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        few = pbmc68k[:60].copy()
+        asked = {"groupby": "cell_type", "null": False, "progress": False}
+        lab, result = bench(few, model="starter").lab, sl.perturb(few, "starter", {GENE: 0.5}, **asked)
+        lab.result = result
+        lab.wait(120)
+        assert lab._errors == []
+        (curve,) = lab._curves
+        assert [point["dose"] for point in curve["points"]] == sorted(curves.AHEAD)
+        told = {row["group"]: row["effect"] for row in curve["points"][0]["perturbation"]["rows"]}
+        knockout = sl.perturb(few, "starter", {GENE: 0.0}, **asked).table
+        assert told == pytest.approx(dict(zip(knockout["group"], knockout["effect"], strict=True)))
+        assert lab._changed["doses"] == {GENE: 0.5}
+        # What was given stays, without a null that nobody has asked for; another model's is not mixed with it.
+        assert lab.result is result
+        lab = bench(few, model=MODEL).lab
+        lab.result = result
+        lab.wait(120)
+        assert (lab._curves, lab._changed, lab._errors) == ([], None, [])
+
     def test_of_other_cells_are_refused(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         result = sl.embed(pbmc68k[:100].copy(), MODEL, progress=False)
         lab = bench().lab

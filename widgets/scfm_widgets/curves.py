@@ -45,6 +45,11 @@ class Answers:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
+    def of_several(self, draws: int) -> list[tuple[dict[str, float], Any]]:
+        """Doses and answers in which several genes change, with so many draws where chance plays a part; the newest first."""
+        pairs = [(dict(key[0]), key, result) for key, result in reversed(self._kept.items()) if len(key[0]) > 1]
+        return [(doses, result) for doses, key, result in pairs if key == key_of(doses, draws)]
+
     def put(self, key: Key, result: Any) -> None:
         """Keep an answer, unless it is large."""
         if result.perturbed.nbytes + result.baseline.nbytes > _MOST_BYTES:

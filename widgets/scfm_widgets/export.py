@@ -22,6 +22,7 @@ from scfm_widgets.codec import Column, plain
 from scfm_widgets.columns import FATE
 from scfm_widgets.panel_embedding import gene_lines
 from scfm_widgets.payload import Payload, Room, packed_size
+from scfm_widgets.together import add_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -183,6 +184,7 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
         **payload.traits["_meta"],
         "static": True,
         "responses": asked,
+        "together": [item["doses"] for item in payload.together],
         "results": results,
         "left_out": ", ".join(payload.left_out),
     }
@@ -282,14 +284,7 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
             payload.left_out.append(f"the answers of {gene}")
     if without_null:
         payload.kernel_only.append("what comparable genes do, at doses other than those on the bench")
-    # What the page shows first must be something it can come back to.
-    alone = [(gene, dose) for gene, dose in lab.doses.items() if dose != 1.0]
-    if len(alone) > 1:
-        payload.left_out.append("doses of several genes together")
-    if len(alone) > 1 or any(gene not in answered for gene, _ in alone):
-        payload.traits["doses"] = dict.fromkeys(lab.doses, 1.0)
-        payload.traits["_perturbation"], payload.buffers["_after"] = None, b""
-        payload.traits["_after_info"] = {"dtype": "uint16", "n": 0, "version": 0}
+    add_together(payload, lab, answered, room)
     payload.traits["doses"] = {gene: payload.traits["doses"].get(gene, 1.0) for gene in answered}
     return answered
 

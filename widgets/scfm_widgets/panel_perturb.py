@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import Cancelled
+from scfm_lab.errors import Cancelled, ScfmError
 from scfm_widgets import describe
+from scfm_widgets.code import exact_source
 from scfm_widgets.codec import plain
 from scfm_widgets.curves import AHEAD, MOST_CURVES, Answers, Curve, Key, Unless, key_of, pack
 from scfm_widgets.panels import Panel
@@ -110,6 +111,20 @@ class PerturbPanel(Panel):
         return {
             gene: int(np.count_nonzero(columns.expression(gene))) for gene in genes if columns.gene(gene) is not None
         }
+
+    def together(self) -> list[tuple[dict[str, float], Any]]:
+        """Exact answers of several genes at once that are still known, the one that is shown first.
+
+        They are of the model, the groups and the plane for which :meth:`prepare` was called last.
+        """
+        shown: Any = self.session.results.get("perturb")
+        found = {key_of(doses, FINAL_DRAWS): (doses, result) for doses, result in self._known.of_several(FINAL_DRAWS)}
+        if shown is not None and not shown.set_to and self._ready is not None:
+            doses = {gene: float(dose) for gene, dose in shown.doses.items() if dose != 1.0}
+            if len(doses) > 1 and shown.layout.basis == self._ready.projector.basis:
+                key = key_of(doses, FINAL_DRAWS)
+                found = {key: (doses, shown), **{other: found[other] for other in found if other != key}}
+        return list(found.values())
 
     # ------------------------------------------------------------------------------- computing
 
@@ -293,6 +308,38 @@ class PerturbPanel(Panel):
         session.publish(doses=doses, _changed=None)
         self._shown_for = session.state.get("model")
         self._publish(perturbed, doses, self._seq, null="ready" if perturbed.has_null else "none")
+        if session.layout == basis and session.state.get("model") and not perturbed.set_to:
+            self._follow_given(perturbed, doses, self._seq)
+
+    def _follow_given(self, result: Any, doses: dict[str, float], seq: int) -> None:
+        """Compute what a result from Python lacks: curves behind its genes, and genes that change.
+
+        The result stays as it was given, also where it has no null. Only the model that made it is asked; where that cannot
+        answer any more, the result stands alone.
+        """
+        session = self.session
+
+        def behind(progress: Callable[..., None], cancel: Event) -> None:
+            if seq != self._seq or not session.same_model(session.require_model(), exact_source(result.provenance)):
+                return
+            try:
+                ready = self._prepare(progress, cancel)
+                if "impute" in ready.model.spec.abilities:
+                    self._tell_changed(ready, result, doses, seq)
+                self._trace(ready, None, doses, cancel)
+            except Cancelled:
+                raise
+            except ScfmError:
+                # Whoever turns a dose is told why; nobody has asked for anything yet.
+                return
+
+        def follow() -> None:
+            if seq == self._seq:
+                session.submit(
+                    "null", behind, label="Response curves", lane="null", quiet=True, yields=True, again=follow
+                )
+
+        follow()
 
     def _follow_plane(self) -> None:
         """Show what is perturbed on another plane; places that were computed ahead lie on the one before."""

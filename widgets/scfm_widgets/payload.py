@@ -52,6 +52,8 @@ class Payload:
         Answers by question, such as ``"column:gene:CD3D"``: plain values, and bytes or ``None``.
     responses
         One per gene and dose: ``gene``, ``dose``, ``perturbation`` (plain values) and ``after`` (packed places).
+    together
+        Answers of several genes at once: ``doses``, ``perturbation`` and ``after``.
     left_out
         What is not on the page for its size, a few words each.
     kernel_only
@@ -62,6 +64,7 @@ class Payload:
     buffers: dict[str, bytes]
     replies: dict[str, tuple[dict[str, Any], bytes | None]] = field(default_factory=dict)
     responses: list[dict[str, Any]] = field(default_factory=list)
+    together: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     kernel_only: list[str] = field(default_factory=list)
 
@@ -85,7 +88,10 @@ class Payload:
                 key: {"content": plain(content), **({} if data is None else {"buffer": put(data)})}
                 for key, (content, data) in self.replies.items()
             },
-            "responses": [{**plain({**item, "after": None}), "after": put(item["after"])} for item in self.responses],
+            **{
+                name: [{**plain({**item, "after": None}), "after": put(item["after"])} for item in answers]
+                for name, answers in (("responses", self.responses), ("together", self.together))
+            },
             "deflated": True,
         }
         document["data"] = base64.b64encode(zlib.compress(b"".join(parts), 9)).decode()

@@ -1,10 +1,11 @@
 /**
  * The model behind an exported page: no kernel, no network. It holds the traits as they were, answers for the columns that
- * went along, and gives the precomputed responses of single genes, straight lines between their doses.
+ * went along, and gives the precomputed responses of single genes, interpolated between their doses, and of several genes
+ * together at just the doses that were computed.
  */
 
 import { fromBase64 } from "./codec.ts";
-import type { Doses } from "./reducers.ts";
+import { type Doses, sameDoses } from "./reducers.ts";
 import { type Response, respond } from "./response.ts";
 import type { Perturbation } from "./types.ts";
 
@@ -19,8 +20,16 @@ interface Payload {
   bytes: Record<string, Slice>;
   replies: Record<string, { content: Record<string, unknown>; buffer?: Slice }>;
   responses: { gene: string; dose: number; perturbation: Perturbation; after: Slice }[];
+  together: { doses: Doses; perturbation: Perturbation; after: Slice }[];
   data: string;
   deflated: boolean;
+}
+
+/** Several genes at once, as it was computed. */
+interface Together {
+  doses: Doses;
+  perturbation: Perturbation;
+  after: Uint16Array;
 }
 
 type Callback = (...given: unknown[]) => void;
@@ -31,11 +40,13 @@ export async function standaloneModel(text: string) {
   const view = ({ offset, length }: Slice) => new DataView(data.buffer, data.byteOffset + offset, length);
   const traits: Record<string, unknown> = { ...payload.traits };
   for (const [name, slice] of Object.entries(payload.bytes)) traits[name] = view(slice);
-  const responses: Response[] = payload.responses.map(({ after, ...rest }) => ({
-    ...rest,
-    after: new Uint16Array(data.slice(after.offset, after.offset + after.length).buffer),
-  }));
-  return new StandaloneModel(traits, payload.replies, responses, view);
+  const placed = <Answer extends { after: Slice }>(answers: Answer[]) =>
+    answers.map(({ after, ...rest }) => ({
+      ...rest,
+      after: new Uint16Array(data.slice(after.offset, after.offset + after.length).buffer),
+    }));
+  const [responses, together] = [placed(payload.responses), placed(payload.together)];
+  return new StandaloneModel(traits, payload.replies, responses, view, together);
 }
 
 export class StandaloneModel {
@@ -47,6 +58,7 @@ export class StandaloneModel {
     private readonly replies: Payload["replies"],
     private readonly responses: readonly Response[],
     private readonly view: (slice: Slice) => DataView,
+    private readonly together: readonly Together[] = [],
   ) {}
 
   get(name: string): unknown {
@@ -105,7 +117,10 @@ export class StandaloneModel {
   }
 
   #perturb(doses: Doses) {
-    const found = respond(this.responses, doses);
+    const exact = this.together.find((answer) => sameDoses(answer.doses, doses));
+    const found = exact
+      ? { ...exact, perturbation: { ...exact.perturbation, doses } }
+      : respond(this.responses, doses);
     this.traits.doses = doses;
     this.traits._perturbation = found?.perturbation ?? null;
     this.traits._after = found ? new DataView(found.after.buffer) : new DataView(new ArrayBuffer(0));

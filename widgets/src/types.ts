@@ -29,6 +29,8 @@ export interface Meta {
   results?: string[];
   /** Genes whose responses the exported page holds. */
   responses?: string[];
+  /** Doses of several genes together whose answers it holds. */
+  together?: Doses[];
 }
 
 export interface ColourBy {

@@ -2,7 +2,7 @@
 
 import { geneOptions, noGene } from "../genes.ts";
 import { useStore } from "../hooks.ts";
-import { withDose, withoutGene } from "../reducers.ts";
+import { type Doses, doseWords, sameDoses, withDose, withoutGene } from "../reducers.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Changed } from "./Changed.tsx";
@@ -118,15 +118,43 @@ function DosePanel({ show }: { show: (component: string) => void }) {
           onRemove={() => store.setDoses(withoutGene(doses, gene), true)}
         />
       ))}
-      {meta.static && genes.length > 1 && (
-        <p class="sl-muted">
-          This page holds the answer of each gene alone; moving one puts the others back to 1.
-        </p>
-      )}
+      {meta.static && genes.length > 1 && <Together />}
       {genes.length > 0 && !meta.static && <Grouping />}
       <JobStatus kinds={["perturb", "null"]} ends="stopped" />
       <Effects />
       <Changed />
     </div>
+  );
+}
+
+/** What an exported page can tell of several genes: the doses that were computed on the bench. */
+function Together() {
+  const store = useStore("doses", "genes", "_meta");
+  const held = store.get("_meta").together ?? [];
+  const words = (doses: Doses) =>
+    Object.entries(doses)
+      .map(([gene, dose]) => `${store.geneLabel(gene)} ${doseWords(dose)}`)
+      .join(", ");
+  return (
+    <>
+      <p class="sl-muted">
+        This page holds the answer of each gene alone; moving one puts the others back to 1.
+        {held.length > 0 && " Together it holds:"}
+      </p>
+      {held.map((doses) => (
+        <button
+          type="button"
+          key={words(doses)}
+          class="sl-preset"
+          aria-pressed={sameDoses(doses, store.doses)}
+          onClick={() => {
+            const others = Object.fromEntries(Object.keys(store.doses).map((gene) => [gene, 1]));
+            store.setDoses({ ...others, ...doses }, true);
+          }}
+        >
+          {words(doses)}
+        </button>
+      ))}
+    </>
   );
 }
