@@ -17,7 +17,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$python" -m venv "$scratch/venv"
 pip() { "$scratch/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-pip install --quiet hatchling editables 'torch==2.13.0' "$@"
+pip install --quiet uv hatchling editables 'torch==2.13.0' "$@"
 pip install --quiet --no-build-isolation -e '.[lab,science,server,test,dev]' "$@"
 {
   echo "# What make installs on Python $minor. Made by scripts/pin.sh; run make test before committing a new one."

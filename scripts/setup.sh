@@ -76,14 +76,17 @@ if [ ! -x "$venv/bin/python" ] || [ "$(minor_of "$venv/bin/python")" != "$minor"
   say "Making $venv with Python $minor."
   "$python" -m venv --clear "$venv"
 fi
-say "Installing the pinned packages into $venv (the first time: some minutes, about 2 GB)."
+say "Installing the pinned packages into $venv (the first time: a minute or more, about 2 GB)."
 quiet=""
 [ -t 1 ] || quiet="--quiet"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # A pip of before 2025 takes minutes to find out what belongs together. The build back end comes from the pins too, which
-# build isolation would pass over.
-pip install $quiet -c "$constraints" "pip>=25" hatchling editables
-# pip compiles on one core; some packages hold files that no Python compiles.
-pip install $quiet -c "$constraints" --no-compile --no-build-isolation -e ".$extras"
-"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
+# build isolation would pass over. PyTorch comes by pip, which finds the builds that a machine's owner has laid out for it.
+pip install $quiet -c "$constraints" --no-compile "pip>=25" uv hatchling editables torch
+# uv takes seconds for what takes pip minutes. It does not read pip's settings: where it gets nothing, pip does it.
+index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}}
+[ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+export UV_PYTHON="$venv/bin/python"
+everything() { "$UV_PYTHON" -m "$@" install $quiet -c "$constraints" --no-build-isolation -e ".$extras"; }
+everything uv pip || { say "uv could not install the packages: pip does."; everything pip --disable-pip-version-check; }
 say "$wanted" >"$venv/.installed-$kind"

@@ -69,6 +69,8 @@ export class Store {
 
   /** Since when the kernel has been asked whether it is there; null = it has answered. */
   #pulse: number | null = null;
+  /** Whether such a question is on its way, and when the last one went. */
+  #pulsing = false;
   #beaten = 0;
   #doses: Doses;
   /** What response curves say of the present doses, until the exact answer is here. */
@@ -423,13 +425,25 @@ export class Store {
   #tick() {
     const now = performance.now();
     const waiting = this.running || this.requests.waitingFor() > PULSE_AFTER_MS;
-    if (waiting && this.#pulse === null && now - this.#beaten > PULSE_EVERY_MS) {
-      this.#pulse = this.#beaten = now;
-      void this.act({ type: "pulse" }).then(() => {
-        this.#pulse = null;
-      });
+    if (waiting && !this.#pulsing && now - this.#beaten > PULSE_EVERY_MS) {
+      this.#pulse ??= now;
+      this.#beaten = now;
+      this.#pulsing = true;
+      void this.#beat();
     }
     this.emit("waiting");
+  }
+
+  async #beat() {
+    try {
+      await this.requests.ask({ type: "pulse" });
+      this.#pulse = null;
+    } catch (error) {
+      // A host that has lost its kernel throws what it is to send: that is no answer.
+      if (error instanceof Refused) this.#pulse = null;
+    } finally {
+      this.#pulsing = false;
+    }
   }
 
   #onTrait(name: keyof Traits, callback: () => void) {

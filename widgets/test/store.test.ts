@@ -132,6 +132,29 @@ describe("a kernel", () => {
     expect(store.silence).toBeGreaterThan(4000);
   });
 
+  it("that the host has lost is silent, although each question fails at once", async () => {
+    const { store, sent } = watched(() => {
+      throw new Error("Cannot send");
+    });
+    void store.act({ type: "plan" });
+    await vi.advanceTimersByTimeAsync(12000);
+    expect(sent.filter((type) => type === "pulse").length).toBeGreaterThan(1);
+    expect(store.silence).toBeGreaterThan(4000);
+  });
+
+  it("that is there again is heard again", async () => {
+    let there = false;
+    const { store } = watched((type) => {
+      if (!there) throw new Error("Cannot send");
+      return type === "pulse";
+    });
+    void store.act({ type: "plan" });
+    await vi.advanceTimersByTimeAsync(9000);
+    there = true;
+    await vi.advanceTimersByTimeAsync(4000);
+    expect(store.silence).toBe(0);
+  });
+
   it("that nobody asks anything is left alone", async () => {
     const { store, sent } = watched(() => true);
     await vi.advanceTimersByTimeAsync(9000);
