@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError, plural
-from scfm_lab.evaluation.once import once
-from scfm_lab.results import Result, charts
+from scfm_lab.errors import CountsError, DataError, GenesError, plural
+from scfm_lab.evaluation.annotation import FITTED
+from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, WHAT, measures
+from scfm_lab.evaluation.once import once, principal_components
+from scfm_lab.evaluation.resampling import ends, resamples
+from scfm_lab.evaluation.score import Score, Scores
+from scfm_lab.optional import need
+from scfm_lab.results import charts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,69 +24,64 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-BIOLOGY = (
-    "cell types apart (cLISI)",
-    "clusters agree with types (NMI)",
-    "clusters agree with types (ARI)",
-    "silhouette of types",
-)
-BATCH = (
-    "batches mixed (iLISI)",
-    "batches mixed within types (kBET)",
-    "types connected over batches",
-    "batch silhouette within types (BRAS)",
-)
-_NEIGHBOURS = 90
-"""What scIB takes for LISI and kBET; fewer where there are few cells."""
+FLOOR = FITTED["pca"]
+RESAMPLES = 100
 
 
 @dataclass(frozen=True, repr=False)
-class IntegrationScores(Result):
+class IntegrationScores(Scores):
     """Scores of representations, biology and batch apart."""
 
-    table: pd.DataFrame
-    """representation, aspect (``biology`` or ``batch``), metric, value: 0 to 1, higher is better."""
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per metric and representation: representation, aspect (``biology`` or ``batch``), metric, value, low, high.
+
+        Values are 0 to 1, higher is better; further columns are those of :class:`~scfm_lab.evaluation.score.Scores`.
+        """
+        table = super().table.rename(columns={"model": "representation"})
+        table["aspect"] = np.where(table["metric"].isin(BATCH), "batch", "biology")
+        first = ["representation", "aspect", "metric", "value", "low", "high"]
+        return table[[*first, *(c for c in table if c not in first)]]
 
     def wide(self) -> pd.DataFrame:
         """One row per metric, one column per representation."""
-        wide = self.table.pivot_table(index=["aspect", "metric"], columns="representation", values="value", sort=False)
-        order = list(dict.fromkeys(self.table["representation"]))
+        table = self.table
+        wide = table.pivot_table(index=["aspect", "metric"], columns="representation", values="value", sort=False)
+        order = list(dict.fromkeys(table["representation"]))
         return wide[[name for name in order if name in wide]]
 
     def summary(self) -> str:
         """Biology and batch of each representation, metric by metric."""
         lines = []
-        for aspect, words in (("biology", "What is kept of biology"), ("batch", "How far batches are mixed")):
-            part = self.table[self.table["aspect"] == aspect]
-            if len(part):
+        for words, of in (("What is kept of biology", BIOLOGY), ("How far batches are mixed", BATCH)):
+            own = [s for s in self.scores if s.metric in of]
+            if own:
                 lines.append(f"{words} (0–1, higher is better):")
-                for metric, rows in part.groupby("metric", sort=False):
-                    lines.append(
-                        f"  {metric}: " + ", ".join(f"{r.representation} {r.value:.3f}" for r in rows.itertuples())
-                    )
+            by_metric = {s.metric: [one for one in own if one.metric == s.metric] for s in own}
+            lines += [f"  {metric}: " + ", ".join(map(_told, those)) for metric, those in by_metric.items()]
         lines.append(
-            "Mixing can be had by destroying biology, and the other way round: read both, and no average of them. There is no "
-            "interval and no ceiling: each metric is one number of all cells."
+            "Mixing can be had by destroying biology, and the other way round: read both, and no average of them. No ceiling is known."
         )
         return "\n".join([*lines, *self.notes])
 
     def plot(self) -> Any:
-        """Every metric as a row of points, one colour a representation (Altair)."""
+        """Every metric as a row of points with their intervals, one colour a representation (Altair)."""
         alt = charts()
-        return (
-            alt.Chart(self.table)
-            .mark_point(filled=True, size=70)
-            .encode(
-                x=alt.X("value:Q", scale=alt.Scale(domain=[0, 1]), title="0–1, higher is better"),
-                y=alt.Y("metric:N", sort=None, title=None),
-                color=alt.Color("representation:N", title=None),
-                row=alt.Row("aspect:N", title=None),
-                tooltip=["representation", "metric", alt.Tooltip("value", format=".3f")],
-            )
-            .resolve_scale(y="independent")
+        base = alt.Chart(self.table).encode(
+            y=alt.Y("metric:N", sort=None, title=None), color=alt.Color("representation:N", title=None)
         )
+        point = base.mark_point(filled=True, size=70).encode(
+            x=alt.X("value:Q", scale=alt.Scale(domain=[0, 1]), title="0–1, higher is better"),
+            tooltip=["representation", "metric", *(alt.Tooltip(c, format=".3f") for c in ("value", "low", "high"))],
+        )
+        rule = base.mark_rule().encode(x="low:Q", x2="high:Q")
+        return alt.layer(rule, point).facet(row=alt.Row("aspect:N", title=None)).resolve_scale(y="independent")
+
+
+def _told(score: Score) -> str:
+    """A representation and its number, with the interval where there is one."""
+    interval = f" [{score.low:.3f}, {score.high:.3f}]" if np.isfinite(score.low) else ""
+    return f"{score.model} {score.value:.3f}{interval}" + (" (above the floor)" if score.above_floor else "")
 
 
 def integration(
@@ -90,12 +90,14 @@ def integration(
     *,
     batch_key: str,
     labels_key: str | None = None,
+    beside: bool = True,
+    n_boot: int = RESAMPLES,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     seen: str = "refuse",
     seed: int = 0,
 ) -> IntegrationScores:
-    """Score representations in ``obsm`` with scib-metrics.
+    """Score representations in ``obsm`` with scib-metrics, beside principal components of the same cells.
 
     Parameters
     ----------
@@ -106,8 +108,12 @@ def integration(
     labels_key
         Column of ``obs`` with cell types; without it only the mixing of batches over all cells (iLISI) can be told, which
         also counts it as failure where batches hold different cells.
+    beside
+        Whether principal components of the same cells are the floor; without raw counts there is none, and a note says so.
+    n_boot
+        Bootstrap samples, of batches where there are five or more, else of cells: neighbours and clusters are found once.
     layer, options
-        Where the counts are by which a fine-tuned model's training cells are told (None looks for them), and the model's own
+        Where the counts are, also those by which a fine-tuned model's training cells are told (None looks for them), and the model's own
         options for reading them.
     seen
         What happens where a fine-tuned model made the vectors (their provenance says so) and the cells are in its training
@@ -131,8 +137,15 @@ def integration(
             raise DataError(f"obsm has no {name!r}; there are: {known}." + did_you_mean(name, adata.obsm))
     flags = makers_seen(adata, names, seen=seen, layer=layer, options=options)
     found = {name: np.asarray(adata.obsm[name], dtype=np.float32) for name in names}
-    scores = score_integration(found, *columns_of(adata, batch_key, labels_key))
-    return replace(scores, notes=(*scores.notes, *(f"{name}: {said}." for name, said in flags.items())))
+    columns = columns_of(adata, batch_key, labels_key)
+    without = []
+    if beside:
+        try:
+            found.setdefault(FLOOR, principal_components(adata, layer=layer))
+        except (CountsError, GenesError) as error:
+            without.append(f"There is no floor: {error}")
+    scores = score_integration(found, *columns, n_boot=n_boot, seed=seed)
+    return replace(scores, notes=(*scores.notes, *without, *(f"{name}: {said}." for name, said in flags.items())))
 
 
 def makers_seen(
@@ -199,77 +212,65 @@ def columns_of(adata: AnnData, batch_key: str, labels_key: str | None) -> tuple[
 
 
 def score_integration(
-    found: Mapping[str, NDArray[np.float32]], batches: NDArray[Any], labels: NDArray[Any] | None
+    found: Mapping[str, NDArray[np.float32]],
+    batches: NDArray[Any],
+    labels: NDArray[Any] | None,
+    *,
+    n_boot: int = RESAMPLES,
+    seed: int = 0,
 ) -> IntegrationScores:
-    """Score representations; cells that one of them has no vector for are left out of all."""
-    import pandas as pd
+    """Score representations; cells that one of them has no vector for are left out of all.
 
-    from scfm_lab.optional import need
-
-    scib = need("scib_metrics", what="Scoring an integration")
+    The one called ``"pca (fitted)"`` is the floor of all others; differences to it are drawn on the same resamples.
+    """
+    need("scib_metrics", what=WHAT)
     seen = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in found.values()])
     n = int(seen.sum())
     if n < 30:
         raise DataError(
             f"Only {plural(n, 'cell has', 'cells have')} a vector in every representation; at least 30 are needed."
         )
-    rows = []
-    columns = batches[seen], None if labels is None else labels[seen]
+    batches, labels = batches[seen], None if labels is None else labels[seen]
+    draws, unit = resamples(n, batches, n_boot, seed, units_are="batches")
+    drawn: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, vectors in found.items():
         # Told by their values: a floor that stands beside several models is scored once.
-        key = ("scib-metrics", hashlib.sha256(vectors[seen].tobytes() + seen.tobytes()).hexdigest())
-        for aspect, metric, value in once(key, _metrics, scib, vectors[seen], *columns):
-            rows.append({"representation": name, "aspect": aspect, "metric": metric, "value": value})
-    notes = [f"{n:,} cells in {len(set(batches[seen]))} batches."]
+        key = ("scib-metrics", n_boot, seed, hashlib.sha256(vectors[seen].tobytes() + seen.tobytes()).hexdigest())
+        drawn[name] = once(key, _drawn, vectors[seen], batches, labels, draws)
+    floors = drawn.get(FLOOR, {})
+    scores = [
+        Score(
+            metric,
+            name,
+            float(values[0]),
+            **ends(values[1:], floors[metric][1:] if floors else None),
+            floor=float(floors[metric][0]) if floors else np.nan,
+            floor_name=FLOOR if floors else "",
+            interval=f"95 % bootstrap over {unit}",
+            n=n,
+            missing="no ceiling is known",
+        )
+        for name, by_metric in drawn.items()
+        for metric, values in by_metric.items()
+    ]
+    notes = [
+        f"{n:,} cells in {len(set(batches))} batches; intervals are over {unit}, neighbours and clusters found once."
+    ]
     if labels is None:
         notes.append("Biology is not measured: name the cell types with labels_key.")
     if n < len(seen):
         notes.append(f"{len(seen) - n:,} cells without a vector are left out.")
-    return IntegrationScores(pd.DataFrame(rows), tuple(notes), {"task": "evaluate.integration"})
+    return IntegrationScores(
+        tuple(scores), notes=tuple(notes), provenance={"task": "evaluate.integration", "seed": seed}
+    )
 
 
-def _metrics(
-    scib: Any, vectors: NDArray[np.float32], batches: NDArray[Any], labels: NDArray[Any] | None
-) -> list[tuple[str, str, float]]:
-    import warnings
-
-    from scfm_lab.optional import need
-
-    results = need("scib_metrics.nearest_neighbors", what="Scoring an integration").NeighborsResults
-    k = min(_NEIGHBOURS, len(vectors) // 3)
-    near, far = _with_self(vectors, k)
-    graph = results(indices=near, distances=far)
-    batch = np.unique(batches.astype(str), return_inverse=True)[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        out = [("batch", BATCH[0], float(scib.ilisi_knn(graph, batch)))]
-        if labels is None:
-            return out
-        code = np.unique(labels.astype(str), return_inverse=True)[1]
-        few = results(indices=near[:, :15].copy(), distances=far[:, :15].copy())
-        clusters = scib.nmi_ari_cluster_labels_kmeans(vectors, code)
-        out += [
-            (
-                "batch",
-                BATCH[1],
-                float(
-                    scib.kbet_per_label(results(indices=near[:, :50].copy(), distances=far[:, :50].copy()), batch, code)
-                ),
-            ),
-            ("batch", BATCH[2], float(scib.graph_connectivity(few, code))),
-            ("batch", BATCH[3], float(scib.bras(vectors, code, batch))),
-            ("biology", BIOLOGY[0], float(scib.clisi_knn(graph, code))),
-            ("biology", BIOLOGY[1], float(clusters["nmi"])),
-            ("biology", BIOLOGY[2], float(clusters["ari"])),
-            ("biology", BIOLOGY[3], float(scib.silhouette_label(vectors, code))),
-        ]
-    return out
-
-
-def _with_self(vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Each cell with its neighbours, itself first, as scib-metrics wants them."""
-    from scfm_lab.tasks.neighbours import Neighbours
-
-    near, far = Neighbours(vectors, k=k - 1).own
-    own = np.arange(len(vectors))[:, None]
-    return np.hstack([own, near]), np.hstack([np.zeros((len(vectors), 1), np.float32), far])
+def _drawn(
+    vectors: NDArray[np.float32],
+    batches: NDArray[Any],
+    labels: NDArray[Any] | None,
+    draws: Sequence[NDArray[np.int64]],
+) -> dict[str, NDArray[np.float64]]:
+    """Metric → that of all cells, and of each resample."""
+    rows = [np.arange(len(vectors)), *draws]
+    return {name: np.array([measure(r) for r in rows]) for name, measure in measures(vectors, batches, labels).items()}

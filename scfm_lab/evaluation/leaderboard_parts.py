@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.cells import subset
-from scfm_lab.evaluation.score import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.evaluation.score import Score
     from scfm_lab.models.contract import Model
 
 #: Columns that are taken for what they are usually called, where none is named.
@@ -26,7 +26,6 @@ USUAL = {
     "stage_key": ("stage_order", "stage"),
     "perturbation_key": ("perturbation",),
 }
-_NO_CEILING = "one number of all cells: no interval and no ceiling"
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,11 @@ def _clustering(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
 
 
 def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+    from dataclasses import replace
+
+    from scfm_lab.evaluation.mixing import BATCH
     from scfm_lab.evaluation.overlap import check_unseen
-    from scfm_lab.tasks.integrate import FLOOR, integrate
+    from scfm_lab.tasks.integrate import integrate
 
     check_unseen([model], adata, layer=columns.layer)
     assert columns.batch_key is not None
@@ -146,27 +148,16 @@ def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> l
         progress=False,
     )
     assert result.scores is not None
-    wide = result.scores.wide()
-    own = str(wide.columns[0])
+    own = result.scores.scores[0].model
     names = {own: model.name, f"{own} + Harmony": f"{model.name} + Harmony"}
-    names |= {name: name for name in (FLOOR, f"{FLOOR} + Harmony") if name in wide}
-    found = []
-    for (aspect, metric), row in wide.iterrows():
-        floor = float(row[FLOOR]) if FLOOR in wide else float("nan")
-        for column, name in names.items():
-            found.append(
-                Score(
-                    str(metric),
-                    name,
-                    float(row[column]),
-                    floor=floor,
-                    floor_name=FLOOR if FLOOR in wide else "",
-                    n=adata.n_obs,
-                    missing=_NO_CEILING,
-                    remark=f"{aspect}; read beside the other aspect",
-                )
-            )
-    return found
+    return [
+        replace(
+            score,
+            model=names.get(score.model, score.model),
+            remark=f"{'batch' if score.metric in BATCH else 'biology'}; read beside the other aspect",
+        )
+        for score in result.scores
+    ]
 
 
 def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 _FEWEST_SAMPLES = 5
 
 
-def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tuple[list[NDArray[np.int64]], str]:
-    """Rows of bootstrap samples, and what was resampled: samples where there are five or more, else cells.
+def resamples(
+    n: int, units: NDArray[Any] | None, n_boot: int, seed: int, *, units_are: str = "samples"
+) -> tuple[list[NDArray[np.int64]], str]:
+    """Rows of bootstrap samples, and what was resampled: samples (or other units) where there are five or more, else cells.
 
     Raises
     ------
@@ -27,10 +29,11 @@ def resamples(n: int, units: NDArray[Any] | None, n_boot: int, seed: int) -> tup
     rng = np.random.default_rng(seed)
     names = [] if units is None else sorted(set(units))
     if len(names) < _FEWEST_SAMPLES:
-        why = "cells (fewer than five samples, so that differences between donors are not in it)"
+        between = "donors" if units_are == "samples" else units_are
+        why = f"cells (fewer than five {units_are}, so that differences between {between} are not in it)"
         return [rng.integers(0, n, n) for _ in range(n_boot)], why
     rows = [np.flatnonzero(units == u) for u in names]
-    return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)], "samples"
+    return [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)], units_are
 
 
 def ends(drawn: ArrayLike, floor: ArrayLike | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.integration import IntegrationScores, columns_of, makers_seen, score_integration
+from scfm_lab.evaluation.integration import FLOOR, IntegrationScores, columns_of, makers_seen, score_integration
 from scfm_lab.evaluation.once import once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen
 from scfm_lab.results import Result
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.models.contract import Model
-
-FLOOR = "pca (fitted)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,12 +40,8 @@ class IntegrateResult(Result):
 
     @property
     def table(self) -> pd.DataFrame:
-        """representation, aspect, metric, value."""
-        import pandas as pd
-
-        if self.scores is None:
-            return pd.DataFrame(columns=["representation", "aspect", "metric", "value"])
-        return self.scores.table
+        """representation, aspect, metric, value, low, high, floor, …; empty without scores."""
+        return (self.scores or IntegrationScores(())).table
 
     def summary(self) -> str:
         """What was corrected, and what it did."""
@@ -151,7 +145,7 @@ def integrate(
         found = {name: vectors, f"{name} + Harmony": corrected}
         if beside:
             found |= _floor(adata, batches, layer, seed)
-        scores = score_integration(found, batches, labels)
+        scores = score_integration(found, batches, labels, seed=seed)
         how: dict[str, Any] = {"seen": "flag", "layer": layer, "options": options}
         flags = makers_seen(adata, [use_rep], **how) if use_rep else check_unseen(opened, adata, **how)
         scores = replace(scores, notes=(*scores.notes, *(f"{name}: {said}." for said in flags.values())))

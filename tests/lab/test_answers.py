@@ -13,7 +13,8 @@ from scfm_lab.cells.provenance import is_imputed, refuse_imputed
 from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_lab.evaluation.cross_species import HUMAN_NAMES
 from scfm_lab.evaluation.imputation import CORRELATION, LOSS, thinned
-from scfm_lab.evaluation.integration import BIOLOGY
+from scfm_lab.evaluation.integration import FLOOR, score_integration
+from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, _lisi, _of_types, _with_self, measures
 from scfm_lab.tasks.integrate import harmony
 from scfm_lab.tasks.similar_genes import enrichment
 
@@ -65,6 +66,77 @@ def test_biology_and_batch_are_told_apart(batches, pbmc68k):
         > wide.loc[("batch", "batches mixed (iLISI)"), "X_types"]
     )
     assert "no average" in scores.summary()
+    table = scores.table.set_index(["representation", "metric"])
+    assert (table["low"] <= table["high"]).all()
+    made = table.drop(index="pca (fitted)", level=0)
+    assert ((made["gain_low"] > 0) == (made["verdict"] == "better than the floor")).all()
+    assert (table.loc["pca (fitted)", ["gain_low", "gain_high"]] == 0).all().all()
+
+
+@pytest.mark.thorough
+def test_the_metrics_of_all_cells_are_those_of_scib():
+    scib = pytest.importorskip("scib_metrics")
+    from scib_metrics.nearest_neighbors import NeighborsResults
+
+    rng = np.random.default_rng(3)
+    kind, batch = rng.integers(0, 3, 300), rng.integers(0, 2, 300)
+    batch[kind == 2] = 0
+    x = rng.normal(size=(300, 6)).astype(np.float32)
+    x[:, 0] += 2.5 * kind
+    x[:, 1] += 1.2 * batch
+    x[:40, 2] += 40
+    near, far = _with_self(x, 90)
+
+    def graph(k):
+        return NeighborsResults(indices=near[:, :k].copy(), distances=far[:, :k].copy())
+
+    clusters = scib.nmi_ari_cluster_labels_kmeans(x.copy(), kind)
+    expected = {
+        BATCH[0]: scib.ilisi_knn(graph(90), batch),
+        BATCH[1]: scib.kbet_per_label(graph(50), batch, kind),
+        BATCH[2]: scib.graph_connectivity(graph(15), kind),
+        BATCH[3]: scib.bras(x, kind, batch),
+        BIOLOGY[0]: scib.clisi_knn(graph(90), kind),
+        BIOLOGY[1]: clusters["nmi"],
+        BIOLOGY[2]: clusters["ari"],
+        BIOLOGY[3]: scib.silhouette_label(x, kind),
+    }
+    found = measures(x, batch.astype(str).astype(object), kind.astype(str).astype(object))
+    assert list(found) == list(expected)
+    assert {m: measure(np.arange(300)) for m, measure in found.items()} == pytest.approx(
+        {m: float(v) for m, v in expected.items()}, abs=1e-6
+    )
+
+
+def test_mixing_is_told_by_its_difference_to_the_floor(batches):
+    x, _, _ = batches
+    rng = np.random.default_rng(0)
+    few, many = rng.integers(0, 2, len(x)).astype(str), rng.integers(0, 6, len(x)).astype(str)
+    apart = x + 3 * (few == "1")[:, None]
+    found = {FLOOR: x, "the same": x.copy(), "apart": apart.astype(np.float32)}
+    scores = score_integration(found, few.astype(object), None, n_boot=40)
+    same, worse = (scores.of(BATCH[0], name) for name in ("the same", "apart"))
+    assert (same.gain_low, same.gain_high, same.above_floor) == (0, 0, False)
+    assert same.low < same.high
+    assert worse.low <= worse.value <= worse.high
+    assert worse.gain_low <= worse.value - worse.floor <= worse.gain_high < 0
+    assert "fewer than five batches" in same.interval
+    assert (
+        "over batches" in score_integration(found, many.astype(object), None, n_boot=4).of(BATCH[0], "apart").interval
+    )
+    alone = score_integration({"apart": found["apart"]}, few.astype(object), None, n_boot=0).of(BATCH[0], "apart")
+    assert np.isnan([alone.low, alone.floor, alone.gain_low]).all()
+    assert alone.verdict == "no floor to compare with"
+
+
+def test_a_cell_counts_as_often_as_it_is_drawn():
+    code, values = np.array([0, 0, 1, 1, 2]), np.array([1.0, 0.0, 0.5, np.nan, np.nan])
+    measure = _of_types(values, code)
+    assert measure(np.arange(5)) == 0.5, "the mean of two types, each of the cells that are known"
+    assert measure(np.array([0, 0, 0, 1, 3])) == 0.75
+    assert np.isnan(measure(np.array([3, 4])))
+    index = _lisi(np.array([1.0, 2.0, 2.0]), 2, mixed=True)
+    assert (index(np.arange(3)), index(np.array([0, 0, 1]))) == (1, 0)
 
 
 def test_integrations_that_make_no_sense_are_refused(pbmc68k):
