@@ -6,8 +6,8 @@ uniform. Power is that for an effect of three null standard deviations on top of
 --planted the gene's loading in `pca` is made so much stronger that the model itself has this effect, and cells, model and null go
 the whole path again.
 
-A sample of n uniform numbers is itself about 0.87/√n from uniform (0.06 for 200, 0.03 for 750), and with 50 null genes p has
-steps of 0.02: a distance of 0.05 can be told with all genes only.
+A sample of n uniform numbers is itself about 0.87/√n from uniform (0.06 for 200, 0.03 for 750), and with 59 null genes p has
+steps of 1/60: a distance of 0.05 can be told with all genes only.
 
 python benchmarks/null_calibration.py --model pca --genes 200
 python benchmarks/null_calibration.py --model starter --screen --cells 300
@@ -26,7 +26,7 @@ import click
 @click.option("--genes", default=200, show_default=True, help="Genes tested, spread evenly over the deciles.")
 @click.option("--screen", "whole", is_flag=True, help="All genes, in one screen.")
 @click.option("--cells", default=0, help="Most cells; 0: all.")
-@click.option("--n-null", default=50, show_default=True)
+@click.option("--n-null", default=59, show_default=True)
 @click.option("--planted", is_flag=True, help="Plant the effect into the model, gene by gene (pca, not in a screen).")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @options.out_option("The table to write (.csv or .tsv, also .gz). Without it the table is printed.", required=False)
 @click.option("--draws", "n_draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws per dose.")
 @click.option(
-    "--null-genes", "n_null", type=click.IntRange(min=19), default=50, show_default=True, help="Genes of the null."
+    "--null-genes", "n_null", type=click.IntRange(min=19), default=59, show_default=True, help="Genes of the null."
 )
 @click.option(
     "--max-cells",

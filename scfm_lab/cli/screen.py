@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     "--null-genes",
     "n_null",
     type=click.IntRange(min=19),
-    help="Genes of the null [default: 50; of a full screen up to 500].",
+    help="Genes of the null [default: 59; of a full screen up to 500].",
 )
 @click.option(
     "--pairs", type=click.IntRange(min=0), default=0, help="Change the so many best genes two by two as well."

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MIN_NULL_GENES = 19
 """Fewer null genes cannot give a p of 0.05."""
+N_NULL = 59
+"""How many are taken unless somebody says otherwise: p can be 0.05 exactly, (1 + 2) / 60, so that a test at 5 % is one. With 50 it is
+one at 3.9 %, which costs power (`benchmarks/null_calibration.py --planted`)."""
 _MEAN_CALIPER = np.log(2.0)
 _DETECTION_CALIPER = 0.15
 _RIDGE = 1e-6

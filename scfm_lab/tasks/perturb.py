@@ -13,7 +13,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.dose import check_doses, is_random, perturb_counts
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.nulls import NO_NULL, benjamini_hochberg, check_n_null
+from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, benjamini_hochberg, check_n_null
 from scfm_lab.tasks.baseline import Baseline, groups_of
 from scfm_lab.tasks.gene_null import Tested, gene_null
 from scfm_lab.tasks.layout import Layout, Projector, find_plane
@@ -48,7 +48,7 @@ def perturb(
     readouts: Sequence[str] | None = None,
     n_draws: int = 8,
     null: bool = True,
-    n_null: int = 50,
+    n_null: int = N_NULL,
     max_cells: int = MAX_TESTED,
     layer: str | None = None,
     basis: str | None = None,
@@ -293,7 +293,7 @@ class Perturber(Baseline):
         result: PerturbResult,
         *,
         readouts: Sequence[Readout] = (),
-        n_null: int = 50,
+        n_null: int = N_NULL,
         max_cells: int = MAX_TESTED,
         progress: bool | Callable[..., None] = False,
         cancel: Any = None,

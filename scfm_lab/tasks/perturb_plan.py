@@ -11,6 +11,7 @@ import numpy as np
 from scfm_lab.cells.dose import check_dose, check_doses
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError, plural
+from scfm_lab.evaluation.nulls import N_NULL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,7 @@ def plan_perturb(
     *,
     dose: float = 0.0,
     n_draws: int | None = None,
-    n_null: int = 50,
+    n_null: int = N_NULL,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     hardware: Hardware | None = None,

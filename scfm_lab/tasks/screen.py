@@ -12,7 +12,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.dose import check_dose
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.nulls import check_n_null
+from scfm_lab.evaluation.nulls import N_NULL, check_n_null
 from scfm_lab.tasks.baseline import Baseline
 from scfm_lab.tasks.journal import Journal, digest
 from scfm_lab.tasks.perturb_plan import PerturbPlan, peak_gib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.screen_result import ScreenResult
 
 #: Null genes of a gene: those of a list cost time, those of a full screen are there anyway.
-_NULL_OF_LIST, _NULL_OF_ALL, _NULL_OF_PAIR = 50, 500, 50
+_NULL_OF_ALL = 500
 _MOST_PAIRED = 50
 _TRIED = 64
 
@@ -92,7 +92,7 @@ def screen(
         (whether the label of the nearest cells changes; `labels_key`, else `groupby`).
     n_null
         Most null genes of each gene; None: up to 500 comparable ones where all genes are screened, since they are computed
-        anyway, else 50. At least 19.
+        anyway, else 59. At least 19.
     pairs
         The so many best genes are also changed two by two.
     max_cells
@@ -249,7 +249,7 @@ class Screen(Questions):
         )
         self.given_reference = reference is not None
         self.singles = self._singles(genes)
-        self.n_null = n_null or (_NULL_OF_ALL if self.whole else _NULL_OF_LIST)
+        self.n_null = n_null or (_NULL_OF_ALL if self.whole else N_NULL)
         self.null = [] if self.whole or contrast is not None else self._null()
         self.given = None if resume is None else Path(resume).expanduser()
 
@@ -272,7 +272,7 @@ class Screen(Questions):
         self.lab.encode(tried)
         each = (time.perf_counter() - started) / len(tried)
         # Pairs and their nulls are chosen by what the single genes do; most they can cost is told.
-        more = len(self.used) * (self.pairs * (self.pairs - 1) // 2) * (1 + _NULL_OF_PAIR)
+        more = len(self.used) * (self.pairs * (self.pairs - 1) // 2) * (1 + N_NULL)
         return PerturbPlan(
             n_genes=len(self.singles),
             n_null=len(self.null),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.evaluation.nulls import NO_NULL, NullTest, test_against_null
+from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, NullTest, test_against_null
 from scfm_lab.tasks.gene_null import null_sets
 from scfm_lab.tasks.perturb_result import ALL, MIN_CHANGED
 from scfm_lab.tasks.readouts import SCALES
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.screen import Screen
     from scfm_lab.tasks.screen_tests import Group
     from scfm_lab.tasks.sweep import Effect
-
-_NULL_SETS = 50
 
 
 def pair_rows(
@@ -92,7 +90,7 @@ def _null_of(
     """Null sets of each pair in each group, and the cells that each set is asked about in."""
     sets: dict[tuple[str, int], list[tuple[int, ...]]] = {}
     wanted: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
-    n = min(screen.n_null, _NULL_SETS)
+    n = min(screen.n_null, N_NULL)
     for group in screen.groups:
         for i, q in enumerate(asked):
             found = null_sets(screen.lab, list(q.columns), group.rows, n, f=group.features(screen.lab))[1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError, plural
+from scfm_lab.evaluation.nulls import N_NULL
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class TrajectoryResult(Result):
         doses: Mapping[str, float],
         *,
         null: bool = True,
-        n_null: int = 50,
+        n_null: int = N_NULL,
         layer: str | None = None,
         seed: int = 0,
         progress: bool = False,

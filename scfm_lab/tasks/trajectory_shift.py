@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import Cancelled, DataError
-from scfm_lab.evaluation.nulls import NO_NULL, NullTest, check_n_null, test_against_null
+from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, NullTest, check_n_null, test_against_null
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.gene_null import null_sets, subsample
 from scfm_lab.tasks.neighbours import nearest
@@ -95,7 +95,7 @@ def trajectory_shift(
     doses: Mapping[str, float],
     *,
     null: bool = True,
-    n_null: int = 50,
+    n_null: int = N_NULL,
     max_cells: int = _MOST_CELLS,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from scfm_lab.cells.cells import Cells
+from scfm_lab.cli import perturb as cli
 from scfm_lab.evaluation import nulls
 
 
@@ -18,7 +19,7 @@ def _simulated(rng, m, effect_sd=0.3, planted=0.0):
     return np.exp(y[0]), x[0], np.exp(y[1:]), x[1:]
 
 
-@pytest.mark.parametrize("m", [19, 50])
+@pytest.mark.parametrize("m", [19, nulls.N_NULL])
 def test_p_is_uniform_when_the_gene_is_like_the_others(m):
     rng = np.random.default_rng(0)
     p = np.array([nulls.test_against_null(*_simulated(rng, m)).p_value for _ in range(2000)])
@@ -29,9 +30,15 @@ def test_p_is_uniform_when_the_gene_is_like_the_others(m):
     assert np.mean(p <= 0.05) == pytest.approx(np.floor(0.05 * (m + 1)) / (m + 1), abs=0.012)
 
 
+def test_as_many_as_are_taken_by_default_make_a_test_at_5_percent():
+    assert 3 / (nulls.N_NULL + 1) == 0.05
+    defaults = {parameter.name: parameter.default for parameter in cli.perturb.params}
+    assert defaults["n_null"] == nulls.N_NULL
+
+
 def test_a_planted_effect_of_three_standard_deviations_is_found():
     rng = np.random.default_rng(1)
-    p = np.array([nulls.test_against_null(*_simulated(rng, 50, planted=3.0)).p_value for _ in range(500)])
+    p = np.array([nulls.test_against_null(*_simulated(rng, nulls.N_NULL, planted=3.0)).p_value for _ in range(500)])
     assert np.mean(p <= 0.05) >= 0.8
 
 
