@@ -480,6 +480,30 @@ def test_places_that_are_not_there_leave_the_others_where_they_are(bench: Callab
     lasso(page, share=0.97)
     page.locator(".sl-selected").wait_for()
     assert not selected(page, lab, lambda n: n > 100)[::4].any()
+    # Of numbers a range can be shown alone, by key and by mouse; what is beyond it is not there to be selected.
+    low, high = (page.get_by_label(f"{end} value shown") for end in ("Least", "Greatest"))
+    high.focus()
+    shown = steady(plane(page))
+    for _ in range(5):
+        high.press("PageDown")
+    until(page, lambda: lab.state["range"] is not None and lab.state["range"][1] < 0.6)
+    other_than(plane(page), shown)
+    bar = low.bounding_box()
+    page.mouse.move(bar["x"] + 7, bar["y"] + bar["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(bar["x"] + bar["width"] * 0.25, bar["y"] + bar["height"] / 2, steps=4)
+    page.mouse.up()
+    until(page, lambda: lab.state["range"][0] > 0.1)
+    within = holes.obs["score"].between(*lab.state["range"]) & ~np.isnan(holes.obsm["X_umap"][:, 0])
+    plane(page).locator("[role=application]").press("a")
+    picked = selected(page, lab, lambda n: n < 100)
+    # A cell at a thumb's own step may be on either side.
+    assert np.abs(picked.astype(int) - within).sum() <= 2
+    assert float(low.get_attribute("aria-valuetext") or "") == pytest.approx(lab.state["range"][0], abs=0.01)
+    page.get_by_role("button", name="Show all", exact=True).click()
+    until(page, lambda: lab.state["range"] is None)
+    plane(page).locator("[role=application]").press("Control+z")
+    until(page, lambda: lab.state["range"] is not None)
 
 
 def test_five_thousand_categories_can_be_searched(bench: Callable[..., Any]) -> None:

@@ -276,6 +276,34 @@ class TestState:
         assert "cell_type" in answer["error"]
         assert lab.state == {**before, "panel": "genes"}
 
+    def test_a_range_is_one_of_the_colours_numbers_and_goes_with_it(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.state = {"colour": GENE, "range": (0.5, 2)}
+        assert lab.state["range"] == [0.5, 2.0]
+        lab.state = {"labels": False}
+        assert lab.state["range"] == [0.5, 2.0]
+        for wrong, words in (([2, 1], "least and the greatest"), (3, "given as 3"), ([0, float("nan")], "nan")):
+            with pytest.raises(DataError, match=words):
+                lab.state = {"range": wrong}
+        assert lab.state["range"] == [0.5, 2.0]
+        lab.state = {"colour": "cell_type"}
+        assert lab.state["range"] is None
+        with pytest.raises(DataError, match="'cell_type', which are groups"):
+            lab.state = {"range": [0, 1]}
+
+    def test_followed_genes_are_those_of_the_cells(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        lab.state = {"follow": [GENE, "LYZ", GENE], "by_path": True}
+        assert lab.state["follow"] == [GENE, "LYZ"]
+        for wrong, words in (
+            (["CD33D"], "Did you mean"),
+            ("LYZ", r"write \['LYZ'\]"),
+            (list(lab.adata.var_names[:5]), "At most 4"),
+        ):
+            with pytest.raises(DataError, match=words):
+                lab.state = {"follow": wrong}
+        assert f"'follow': ['{GENE}', 'LYZ'], 'by_path': True" in lab.code()
+
     def test_what_is_added_later_is_offered_when_it_is_shown(
         self, bench: Callable[..., Bench], pbmc68k: AnnData
     ) -> None:

@@ -83,7 +83,7 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
     _add_colour(payload, lab, room)
     # A gene may be asked for by another name than that of its column.
     named = list(dict.fromkeys(name for gene in asked if (name := session.columns.gene(gene)) is not None))
-    for gene in named:
+    for gene in dict.fromkeys([*named, *lab.state["follow"]]):
         _add(payload, "gene", gene, session.columns.of_gene(gene), room)
     answered = _add_responses(payload, lab, asked, room, cancel) if asked else []
     _add_columns(payload, lab, room)
@@ -128,7 +128,7 @@ def _add_colour(payload: Payload, lab: Lab, room: Room) -> None:
         payload.kernel_only.append(f"colouring the cells by {_OF_DOSES[colour['name']]}")
         groups = session.groupby() or session.columns.favourite()
         colour = {"by": "obs", "name": groups} if groups else None
-        payload.traits["state"] = {**payload.traits["state"], "colour": colour, "hidden": []}
+        payload.traits["state"] = {**payload.traits["state"], "colour": colour, "hidden": [], "range": None}
     if not colour:
         return
     give = {"obs": session.columns.of_obs, "gene": session.columns.of_gene}.get(colour["by"])
@@ -208,7 +208,7 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
         payload.traits["_perturbation"] = {**shown, "null": "none"}
     colour = payload.traits["state"]["colour"]
     if colour and f"column:{colour['by']}:{colour['name']}" not in payload.replies:
-        payload.traits["state"] = {**payload.traits["state"], "colour": None}
+        payload.traits["state"] = {**payload.traits["state"], "colour": None, "range": None}
 
 
 def _tell_kernel_only(payload: Payload, lab: Lab, panels: Sequence[str]) -> None:

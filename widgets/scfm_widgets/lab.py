@@ -20,6 +20,7 @@ from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
 from scfm_widgets.session import Session
+from scfm_widgets.small_state import check_followed, check_range
 from scfm_widgets.still import Still, put_out
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ STATE: dict[str, Any] = {
     "model": None,
     "colour": None,
     "hidden": [],
+    "range": None,
     "groupby": None,
     "layout": None,
     "panel": None,
@@ -49,6 +51,8 @@ STATE: dict[str, Any] = {
     "field": False,
     "density": None,
     "gene": None,
+    "follow": [],
+    "by_path": False,
     "against": None,
 }
 
@@ -93,9 +97,10 @@ class Lab(anywidget.AnyWidget):
     ----------
     state
         What is picked and shown, as a dictionary of plain values: ``model``, ``colour`` (``{"by": "obs" | "gene" |
-        "result", "name": ...}``, or just a name), ``hidden``, ``groupby``, ``layout``, ``panel``, ``labels``, ``paths``,
-        ``root``, ``second`` (a plane beside the first), ``field`` (arrows), ``density``, ``gene``, ``against``. Assign some of
-        its keys to change those.
+        "result", "name": ...}``, or just a name), ``hidden`` (groups), ``range`` (least and greatest value shown), ``groupby``,
+        ``layout``, ``panel``, ``labels``, ``paths``, ``root``, ``second`` (a plane beside the first), ``field`` (arrows),
+        ``density``, ``gene``, ``follow`` (genes along a trajectory), ``by_path``, ``against``. Assign some of its keys to change
+        those.
     doses
         Gene → dose. Assign it and the effect is computed.
 
@@ -429,6 +434,14 @@ class Lab(anywidget.AnyWidget):
                 self._session.plane_at(new["second"], twins=True)
             if "gene" in new:
                 given["gene"] = self._session.columns.require_gene(str(new["gene"]))
+            if "follow" in new:
+                given["follow"] = check_followed(new["follow"], self._session.columns)
+            if "colour" in given and given["colour"] != self.state.get("colour") and "range" not in given:
+                # It was a range of other values.
+                given["range"] = None
+            if "range" in new:
+                colour = given.get("colour", self.state.get("colour"))
+                given["range"] = check_range(new["range"], colour, self._session.columns)
             if "panel" in new and self.rows:
                 self._check_panel(str(new["panel"]))
         return {**STATE, **self.state, **given}

@@ -81,6 +81,7 @@ class TrajectoryPanel(Panel):
                 **session.state,
                 "colour": {"by": "result", "name": "pseudotime"},
                 "hidden": [],
+                "range": None,
                 "paths": True,
             }
             progress(0, 0, f"Pseudotime is in obs[{result.key + '_pseudotime'!r}]")

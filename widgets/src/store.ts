@@ -8,6 +8,7 @@ import { bytes, decode, packBits, unpackBits } from "./codec.ts";
 import { readGenes } from "./genes.ts";
 import { History, same } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
+import { withRange } from "./range.ts";
 import { anyChange, type Doses, sameDoses } from "./reducers.ts";
 import { Refused, Requests, Superseded } from "./requests.ts";
 import { addUp, curveOf, type Estimate, type Response, reaches, respondTo } from "./response.ts";
@@ -309,7 +310,8 @@ export class Store {
     this.#patch(change, true);
   }
 
-  #patch(change: Partial<SessionState>, amend: boolean) {
+  #patch(asked: Partial<SessionState>, amend: boolean) {
+    const change = withRange(asked, this.#state);
     const before = this.#state as unknown as Record<string, unknown>;
     const changed = Object.entries(change).filter(([key, value]) => !same(before[key], value));
     this.#state = { ...this.#state, ...change };

@@ -43,6 +43,8 @@ export interface SessionState {
   model: string | null;
   colour: ColourBy | null;
   hidden: string[];
+  /** Least and greatest value that is shown, where numbers colour the cells; null = all. */
+  range?: [number, number] | null;
   groupby: string | null;
   layout: string | null;
   panel: string | null;
@@ -57,6 +59,9 @@ export interface SessionState {
   density: boolean | null;
   /** The gene that the Genes panel tells of. */
   gene: string | null;
+  /** Genes that are followed along a trajectory, and whether along each path. */
+  follow?: string[];
+  by_path?: boolean;
   /** The model that the picked one is compared with. */
   against: string | null;
 }

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import * as format from "../src/format.ts";
 import { arranged } from "../src/panels/Lineage.tsx";
-import { legendRows } from "../src/stage/figure.ts";
+import { beyondRange } from "../src/range.ts";
+import { legendRows, shownValues } from "../src/stage/figure.ts";
 import { SvgPen } from "../src/stage/svgpen.ts";
 import type { Column } from "../src/types.ts";
 
@@ -24,6 +25,12 @@ describe("the legend of a picture", () => {
     expect(shown.length + more).toBe(248);
     expect(more).toBe(248 - 4 * 24);
   });
+});
+
+it("a picture of some of the values says which", () => {
+  const numbers: Column = { ...column(0), kind: "number", min: 0, max: 254 };
+  expect(shownValues(numbers, null)).toBeNull();
+  expect(shownValues(numbers, beyondRange([20, 100], numbers))).toEqual(["20", "100"]);
 });
 
 describe("a picture's pen", () => {

@@ -3,7 +3,7 @@
 import { scaleLinear } from "d3-scale";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { geneOptions, noGene } from "../genes.ts";
-import { useKept, useScope, useStore } from "../hooks.ts";
+import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, type Theme } from "../palette.ts";
 import { Superseded } from "../requests.ts";
 import { trend } from "../trend.ts";
@@ -85,15 +85,16 @@ export function Scrubber() {
 
 export function Trends() {
   const { theme } = useScope();
-  const store = useStore("genes", "columns", "_trajectory", "scrub");
-  const [genes, setGenes] = useKept<string[]>("trends.genes", []);
+  const store = useStore("genes", "columns", "_trajectory", "scrub", "state");
+  const genes = store.state.follow ?? [];
+  const setGenes = (follow: string[]) => store.patch({ follow });
   const times = store.column({ by: "result", name: "pseudotime" });
   const columns = genes.map((name) => store.column({ by: "gene", name }));
   const shown = columns.flatMap((column, index) => (column ? [{ column, index }] : []));
   const meta = store.get("_meta");
   const found = store.get("_trajectory");
   const paths = found?.ends ?? [];
-  const [byPath, setByPath] = useKept("trends.by-path", false);
+  const byPath = !!store.state.by_path && !meta.static && paths.length > 1;
   return (
     <section>
       <h2 class="sl-heading">Genes along the way</h2>
@@ -139,7 +140,7 @@ export function Trends() {
           <input
             type="checkbox"
             checked={byPath}
-            onChange={(event) => setByPath(event.currentTarget.checked)}
+            onChange={(event) => store.patch({ by_path: event.currentTarget.checked })}
           />
           A curve for each path
         </label>

@@ -1,12 +1,13 @@
-/** What the colours mean. A click on a group hides or shows it, O or a double click shows it alone, S selects its cells. */
+/** What the colours mean. Of numbers a range can be shown alone. A click on a group hides or shows it, O or a double click shows it alone, S selects its cells. */
 
 import { useMemo, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
-import { categoryColour, css, gradient, NAN_CODE } from "../palette.ts";
+import { categoryColour, css, NAN_CODE } from "../palette.ts";
 import { combine, combineMode, ofClass, soloHidden, toggleHidden } from "../reducers.ts";
 import type { Column } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
+import { Scale } from "./Scale.tsx";
 
 export const MISSING_LABEL = "(no value)";
 const MAX_ROWS = 300;
@@ -160,34 +161,6 @@ function Groups({ column, selected }: { column: Column; selected: number }) {
       </ul>
       {found.length > MAX_ROWS && (
         <p class="sl-muted">{format.count(found.length - MAX_ROWS)} more: type to find one.</p>
-      )}
-    </>
-  );
-}
-
-function Scale({ column }: { column: Column }) {
-  const { theme } = useScope();
-  const { min = 0, max = 0 } = column;
-  const middle = (min + max) / 2;
-  return (
-    <>
-      <header class="sl-legend-head">
-        <span class="sl-legend-title" title={column.title}>
-          {column.title}
-        </span>
-      </header>
-      <div class="sl-scale" style={{ background: gradient(column.scale ?? "amount", theme) }} />
-      <div class="sl-scale-ends">
-        <span>{format.number(min)}</span>
-        {max > min && <span>{format.number(middle)}</span>}
-        {max > min && <span>{format.number(max)}</span>}
-      </div>
-      {column.unit && <p class="sl-muted">{column.unit}</p>}
-      {column.missing > 0 && (
-        <p class="sl-muted sl-missing-note">
-          <span class="sl-swatch" style={{ background: "var(--sl-missing)" }} />
-          {format.plural(column.missing, "cell")} without a value
-        </p>
       )}
     </>
   );

@@ -3,11 +3,12 @@
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { NAN_CODE } from "../palette.ts";
+import { beyondRange } from "../range.ts";
 import { colourBeside, combine, hiddenCodes, TWIN } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
 import { MISSING } from "../render/renderer.ts";
 import type { Store } from "../store.ts";
-import type { Column } from "../types.ts";
+import type { Column, SessionState } from "../types.ts";
 import { clicked, escaped } from "./clicks.ts";
 import { MISSING_LABEL } from "./Legend.tsx";
 import { type Marks, paintOverlay } from "./overlay.ts";
@@ -255,7 +256,11 @@ function beyond(store: Store, scrub: number | null, order: string): Uint8Array |
   return Uint8Array.from(times.codes, (code) => (code <= limit ? 1 : 0));
 }
 
-export function hiddenFor(hidden: readonly string[], column: Column): Uint8Array {
+/** One byte per code, 1 = not shown: groups that are hidden, or values beyond the range; null where all are shown. */
+export function hiddenFor(state: SessionState, column: Column | null): Uint8Array | null {
+  const { hidden, range } = state;
+  if (column?.kind === "number") return range ? beyondRange(range, column) : null;
+  if (!column) return null;
   const flags = hiddenCodes(hidden, column.labels ?? []);
   if (hidden.includes(MISSING_LABEL)) flags[NAN_CODE] = 1;
   return flags;

@@ -33,10 +33,7 @@ export function Stage({ renderer }: { renderer: Choice }) {
   if (column || !state.colour) shown.current = column;
   const painted = shown.current && shown.current.codes.length * 2 === before?.length ? shown.current : null;
 
-  const hidden = useMemo(
-    () => (painted?.kind === "category" ? hiddenFor(state.hidden, painted) : null),
-    [state.hidden, painted],
-  );
+  const hidden = useMemo(() => hiddenFor(state, painted), [state.hidden, state.range, painted]);
   const table = useMemo(
     () =>
       lookup(

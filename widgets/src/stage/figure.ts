@@ -4,7 +4,7 @@
  */
 
 import * as format from "../format.ts";
-import { categoryColour, css, NAN_CODE, scaleColour, type Theme } from "../palette.ts";
+import { categoryColour, css, MAX_CODE, NAN_CODE, scaleColour, type Theme } from "../palette.ts";
 import { toScreen } from "../render/camera.ts";
 import { MISSING, opacity, pointSize } from "../render/renderer.ts";
 import type { Column } from "../types.ts";
@@ -143,12 +143,27 @@ function legendOf(
       `<text x="${x}" y="${y + 34}" font-size="11" fill="${ink.muted}">${format.number(column.min)}</text>`,
       `<text x="${x + 150}" y="${y + 34}" font-size="11" text-anchor="end" fill="${ink.muted}">${format.number(column.max)}</text>`,
     );
+    const only = shownValues(column, hidden);
+    if (only) {
+      rows.push(
+        `<text x="${x}" y="${y + 70}" font-size="11" fill="${ink.muted}">cells from ${only[0]} to ${only[1]}</text>`,
+      );
+    }
     if (column.unit)
       rows.push(
         `<text x="${x}" y="${y + 52}" font-size="11" fill="${ink.muted}">${escapeXml(column.unit)}</text>`,
       );
   }
   return { svg: rows.join(""), width: LEGEND * columns };
+}
+
+/** The least and the greatest value that a picture shows, where it does not show all. */
+export function shownValues(column: Column, hidden: Uint8Array | null): [string, string] | null {
+  if (!hidden) return null;
+  const codes = Array.from({ length: MAX_CODE + 1 }, (_, code) => code).filter((code) => !hidden[code]);
+  const { min = 0, max = 0 } = column;
+  const words = (code = 0) => format.number(min + ((max - min) * code) / MAX_CODE);
+  return [words(codes[0]), words(codes.at(-1))];
 }
 
 /** Groups that are not hidden, in as many columns as they need up to a few; what finds no room is counted. */

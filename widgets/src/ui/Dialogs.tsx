@@ -275,6 +275,14 @@ const KEYS: [string, [string, string][]][] = [
     ],
   ],
   [
+    "On an end of the colour bar",
+    [
+      ["← →", "one step less, one more"],
+      ["Page ↓ ↑", "a tenth less, a tenth more"],
+      ["Home, End", "as far as it goes"],
+    ],
+  ],
+  [
     "On a dose",
     [
       ["← →", "0.05 less, 0.05 more"],
