@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.baseline import Baseline
     from scfm_lab.tasks.readouts import Readout
 
+NULL_DRAWS = 2
+"""Of each null gene at a dose that needs draws: the mean shift does not depend on their number, only its noise does."""
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -140,8 +143,7 @@ def _null_readings(
     cancel: Any,
 ) -> dict[tuple[int, ...], NDArray[np.float32]]:
     """Of each null set what is read off each cell, (read-outs, cells)."""
-    # The mean shift does not depend on the number of draws, only its noise does.
-    draws = 2 if is_random(doses) or set_to else 1
+    draws = NULL_DRAWS if is_random(doses) or set_to else 1
     asked = sorted(work.items())
     questions = []
     for one, rows in asked:

@@ -11,10 +11,10 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.dose import check_dose
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError, did_you_mean
-from scfm_lab.evaluation.nulls import check_n_null, comparable_genes, features
-from scfm_lab.tasks.gene_null import subsample
+from scfm_lab.evaluation.nulls import check_n_null, features, test_against_null
+from scfm_lab.tasks.gene_null import NULL_DRAWS, null_sets, subsample
 from scfm_lab.tasks.progress import as_progress
-from scfm_lab.tasks.readouts import Movement, Shift
+from scfm_lab.tasks.readouts import SCALES, Movement, Shift
 from scfm_lab.tasks.response_curves_result import Response, ResponseCurves, interpolated
 from scfm_lab.tasks.sweep import Question, effects
 
@@ -77,7 +77,8 @@ def response_curves(
         Doses that are computed only to measure the interpolation's error there. Without them each inner dose of the curve is
         left out in turn, which tells the error of a coarser curve.
     n_null
-        Comparable genes (at least 19) whose knockouts give the error in null standard deviations too; 0: none.
+        Comparable genes (at least 19), dosed alike, that give the error in null standard deviations too, the ``null_sd`` that
+        :func:`scfm_lab.perturb` tells; 0: none.
     basis
         As for :func:`scfm_lab.perturb`.
 
@@ -144,7 +145,9 @@ def response_curves(
     every = np.unique([*knots, *between])
     movement, shift = _computed(lab, columns, every, rows, n_draws, progress, cancel)
     kept, error = np.isin(every, knots), _errors(genes, every, knots, between, shift)
-    error["null_sd"] = _null_sd(lab, columns, rows, error, shift, every, n_null, cancel) if n_null else np.nan
+    error["null_sd"] = np.nan
+    if n_null:
+        error["null_sd"] = _null_sd(lab, dict(zip(map(str, genes), columns, strict=True)), rows, error, n_null, cancel)
     error["in_null_sd"] = error["error"].abs() / error["null_sd"]
     displacement = np.zeros((len(genes), len(knots), len(rows), 2), dtype=np.float32)
     for g in range(len(genes)):
@@ -267,48 +270,23 @@ def _errors(
 
 
 def _null_sd(
-    lab: Perturber,
-    columns: list[int],
-    rows: NDArray[np.int64],
-    error: pd.DataFrame,
-    shift: NDArray[np.float32],
-    every: NDArray[np.float64],
-    n: int,
-    cancel: Any,
+    lab: Perturber, columns: Mapping[str, int], rows: NDArray[np.int64], error: pd.DataFrame, n: int, cancel: Any
 ) -> NDArray[np.float64]:
-    """Standard deviation of comparable genes' effects at the dose of each row.
+    """Of each row's gene and dose the null's standard deviation, the one that ``sl.perturb`` tells of these cells.
 
-    Measured on knockouts and scaled by how much smaller the gene's own effect is at that dose, since effects of comparable
-    genes differ by factors. NaN where there are fewer than 19 of them.
+    NaN where there are fewer than 19 comparable genes.
     """
     f = features(lab.cells.counts[rows], lab.cells.total[rows])
-    candidates = lab.known.copy()
-    candidates[[*lab.summed, *columns]] = False
-    sets = {c: comparable_genes(f, c, candidates=candidates, n=n) for c in columns}
+    x = f.matrix()
+    sets = {c: np.array(null_sets(lab, [c], rows, n, f)[1], dtype=np.int64).ravel() for c in columns.values()}
     wanted = sorted({int(g) for some in sets.values() for g in some})
-    found = effects(lab, [Question({g: 0.0}, rows=rows) for g in wanted], cancel=cancel)
-    mean = {g: float(e.values[0].sum()) / len(rows) for g, e in zip(wanted, found, strict=True)}
-    sd = {c: np.std([mean[int(g)] for g in some], ddof=1) if len(some) >= 19 else np.nan for c, some in sets.items()}
-    own = {g: _knockout(lab, c, rows, shift[g], every, cancel) for g, c in enumerate(columns)}
-    genes = list(dict.fromkeys(error["gene"]))
-    return np.array(
-        [
-            sd[columns[genes.index(row.gene)]] * row.exact / own[genes.index(row.gene)]
-            if own[genes.index(row.gene)] > 0
-            else np.nan
-            for row in error.itertuples()
-        ]
-    )
-
-
-def _knockout(
-    lab: Perturber,
-    column: int,
-    rows: NDArray[np.int64],
-    shift: NDArray[np.float32],
-    every: NDArray[np.float64],
-    cancel: Any,
-) -> float:
-    if every[0] == 0:
-        return float(shift[0].mean())
-    return float(effects(lab, [Question({column: 0.0}, rows=rows)], cancel=cancel)[0].values[0].sum()) / len(rows)
+    asked = [(g, dose) for dose in sorted(set(error["dose"])) for g in wanted]
+    found = effects(lab, [Question({g: dose}, rows=rows) for g, dose in asked], draws=NULL_DRAWS, cancel=cancel)
+    mean = {one: float(e.values[0].sum()) / len(rows) for one, e in zip(asked, found, strict=True)}
+    out = []
+    for row in error.itertuples():
+        column = columns[row.gene]
+        some = sets[column]
+        beside = np.array([mean[int(g), row.dose] for g in some])
+        out.append(test_against_null(row.exact, x[column], beside, x[some], scale=SCALES["shift"]).null_sd)
+    return np.array(out)

@@ -50,6 +50,17 @@ def test_between_its_doses_it_is_near_and_tells_how_near(lab, curves):
     assert set(curves.error["dose"]) == {0.4, 1.25}
 
 
+def test_the_error_is_told_in_the_null_deviations_that_a_perturbation_tells(small, lab):
+    asked = {"n_draws": 3, "n_null": 25}
+    genes = ["CD3D", "IL32"]
+    curves = sl.response_curves(small, lab, genes, cells=small.n_obs, check_doses=(0.4,), progress=False, **asked)
+    for gene in genes:
+        row = curves.error.query("gene == @gene").iloc[0]
+        told = lab.with_null(lab.run({gene: 0.4}, n_draws=3), n_null=25, max_cells=small.n_obs).table
+        assert row["null_sd"] == pytest.approx(told.set_index("group").loc["all", "null_sd"], rel=1e-4)
+        assert row["in_null_sd"] == pytest.approx(abs(row["error"]) / row["null_sd"])
+
+
 def test_the_mean_shift_falls_to_nothing_at_dose_1_and_grows_again(curves):
     for gene in GENES:
         below = [curves.at({gene: d}).shift.mean() for d in np.linspace(0, 1, 21)]
