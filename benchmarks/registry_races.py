@@ -49,6 +49,8 @@ def main(trials: int, processes: int, versions: int, postgresql: str | None, as_
                 )
             for trial in range(trials):
                 rows.append(race(trial, started, versions, Path(folder), postgresql))
+                if postgresql is not None:
+                    drop_database(postgresql, trial)
                 if not as_json:
                     click.echo("| " + " | ".join(str(value) for value in rows[-1].values()) + " |")
         finally:
@@ -129,10 +131,23 @@ def new_database(admin: str, trial: int, place: Path) -> str:
     """Make an empty database for one trial."""
     import psycopg
 
-    name = f"scfm_race_{os.getpid()}_{trial}"
+    name = database_of(trial)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"{admin.rpartition('/')[0]}/{name}?artifacts={place}"
+
+
+def drop_database(admin: str, trial: int) -> None:
+    """Take a trial's database away, and the connections that MLflow keeps to it: the next trials need them."""
+    import psycopg
+
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {database_of(trial)} WITH (FORCE)")
+
+
+def database_of(trial: int) -> str:
+    """The name of a trial's database."""
+    return f"scfm_race_{os.getpid()}_{trial}"
 
 
 def work(number: int, versions: int) -> None:
