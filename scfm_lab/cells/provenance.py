@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import DataError
@@ -20,6 +21,12 @@ UNS = "scfm"
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide a result's numbers."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Looked up once: what this process has imported stays as it is, and reading the folders of packages takes long.
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}

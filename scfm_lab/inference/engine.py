@@ -150,6 +150,21 @@ def encode(
     done = n - len(visible)
     _report(progress, done, n)
     limit = planned_tokens.get() or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    coming: _Coming | None = None
+
+    def keep(found: _Coming) -> None:
+        nonlocal cell, genes, done
+        cell_states, gene_states = found.wait()
+        if cell is None:
+            cell = np.full((n, cell_states.shape[1]), np.nan, dtype=np.float32)
+        cell[found.rows] = cell_states
+        if gene_states is not None:
+            if genes is None:
+                genes = np.full((len(tokens.ids), gene_states.shape[1]), np.nan, dtype=np.float32)
+            genes[found.places] = gene_states
+        done += len(found.rows)
+        _report(progress, done, n)
+
     for number, picked in enumerate(batches(lengths, tokens=limit, cells=batch_size or _CELLS_PER_BATCH)):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped; nothing was written.")
@@ -157,17 +172,17 @@ def encode(
         batch, places = make_batch(tokens, rows, device)
         with _turn, torch.inference_mode(), _quiet(), running(precision or model.compute):
             cell_states, gene_states = model._forward(batch, request)
-        if cell is None:
-            cell = np.full((n, cell_states.shape[1]), np.nan, dtype=np.float32)
-        cell[rows] = cell_states.float().cpu().numpy()
-        if request.genes and gene_states is not None:
-            if genes is None:
-                genes = np.full((len(tokens.ids), gene_states.shape[1]), np.nan, dtype=np.float32)
-            genes[places] = gene_states.float().cpu().numpy()
-        done += len(rows)
-        _report(progress, done, n)
+        before, coming = coming, _Coming(rows, places, cell_states, gene_states if request.genes else None)
+        if before is not None:
+            keep(before)
+        # A GPU works on while the next batch is made ready; states of all tokens would fill its memory meanwhile.
+        if device.type != "cuda" or request.genes:
+            keep(coming)
+            coming = None
         if number % _TRIM_EVERY == _TRIM_EVERY - 1:
             give_back_memory()
+    if coming is not None:
+        keep(coming)
     if cell is None:
         cell = np.full((n, model.spec.width), np.nan, dtype=np.float32)
     if request.genes and genes is None:
@@ -175,17 +190,41 @@ def encode(
     return States(cell, genes)
 
 
+class _Coming:
+    """States of a batch on their way from the device."""
+
+    def __init__(
+        self, rows: NDArray[np.int64], places: NDArray[np.int64], cell: torch.Tensor, genes: torch.Tensor | None
+    ) -> None:
+        import torch
+
+        self.rows, self.places = rows, places
+        self._event = None
+        self._states = [None if states is None else states.float() for states in (cell, genes)]
+        if cell.device.type == "cuda":
+            self._states = [None if states is None else states.to("cpu", non_blocking=True) for states in self._states]
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Of cells and of tokens, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        cell, genes = (None if states is None else states.cpu().numpy() for states in self._states)
+        assert cell is not None
+        return cell, genes
+
+
 def make_batch(tokens: Tokens, rows: NDArray[np.int64], device: torch.device) -> tuple[Batch, NDArray[np.int64]]:
     """A batch of some cells on a device, and the flat places of its tokens."""
-    import torch
+    from scfm_lab.models.ragged import over
 
     places, offsets = ragged_take(tokens.offsets, rows)
 
     def move(values: NDArray[Any]) -> torch.Tensor:
         if values.dtype == np.float64:
             values = values.astype(np.float32)  # MPS has no float64
-        # A copy of PyTorch's own: NumPy's memory begins anywhere, and where it begins decides how sums are rounded.
-        return torch.tensor(np.ascontiguousarray(values), device=device)
+        return over(values, device)
 
     batch = Batch(
         ids=move(tokens.ids[places]),

@@ -282,8 +282,10 @@ def cut(
     rows = n if together else min(n, chunk_size or usual)
     resident = output + int(_MARGIN * (base + (weights if kind == "cpu" else 0)))
 
+    forward_bytes = model.gpu_batch_bytes if kind == "cuda" else model.batch_bytes
+
     def batch_bytes(tokens: int) -> int:
-        return int(_MARGIN * model.batch_bytes(tokens, length))
+        return int(_MARGIN * forward_bytes(tokens, length))
 
     def chunk(cells: int) -> int:
         ahead = 1 if cells < n else 0
@@ -316,7 +318,7 @@ def cut(
         chunk_cells=rows,
         batch_tokens=tokens,
         weights=weights,
-        batch=model.batch_bytes(max(filled, length), length),
+        batch=forward_bytes(max(filled, length), length),
         chunk=chunk(rows),
         output=output,
         base=base,

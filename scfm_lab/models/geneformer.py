@@ -16,6 +16,7 @@ import numpy as np
 
 from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import ModelError
+from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import is_stored
 from scfm_lab.models.files import CONFIG, WEIGHTS, digest_of, read_config, read_tensors, require_keys
@@ -202,6 +203,10 @@ class Geneformer(PublishedModel):
         model.digest, model.weight_files, model.path = digest_of(weights), (weights,), path
         return model
 
+    def gpu_batch_bytes(self, tokens: int, longest: int) -> int:
+        """As measured; nothing is padded."""
+        return packed_bytes(tokens, self.net.shape.width, self.net.shape.ffn)
+
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
 
@@ -211,13 +216,12 @@ class Geneformer(PublishedModel):
     def _head_inputs(self, batch: Batch, kind: str) -> torch.Tensor:
         if kind != "published":
             return super()._head_inputs(batch, kind)
-        import torch
-
         from scfm_lab.models.layers import starts
+        from scfm_lab.models.ragged import over
 
         # BertForSequenceClassification reads the first token after the last layer, also where it is a gene (V1).
         ids, positions = self._inputs(batch)
-        first = torch.as_tensor(starts(batch.lengths), device=ids.device)
+        first = over(starts(batch.lengths), ids.device)
         return self.net.states(ids, positions, batch.lengths, n_layers=self.spec.layers, readers=first)
 
     def _new_head(self, kind: str, labels: int) -> torch.nn.Module:
@@ -247,9 +251,8 @@ class Geneformer(PublishedModel):
     # --- tokens to states --------------------------------------------------------------
 
     def _forward(self, batch: Batch, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
-        import torch
-
         from scfm_lab.models.layers import cell_means, resolve_layer, starts
+        from scfm_lab.models.ragged import over
 
         pooling = request.pooling or ("cls" if self.has_cls else "mean")
         if pooling not in POOLINGS:
@@ -258,7 +261,7 @@ class Geneformer(PublishedModel):
             raise ModelError("This Geneformer (V1) has no <cls> token to pool by; use pooling='mean'.")
         n_layers = resolve_layer(request.hidden_layer, self.spec.layers, PUBLISHED_LAYER, "geneformer")
         ids, positions = self._inputs(batch)
-        first = torch.as_tensor(starts(batch.lengths), device=ids.device)
+        first = over(starts(batch.lengths), ids.device)
         whole = request.genes or pooling == "mean"
         states = self.net.states(ids, positions, batch.lengths, n_layers=n_layers, readers=None if whole else first)
         if pooling == "cls":
@@ -274,7 +277,7 @@ class Geneformer(PublishedModel):
         return cell, states if request.genes else None
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
+        from scfm_lab.models.ragged import over
 
         longest = int(batch.lengths.max(initial=0))
         if longest > self.net.shape.positions:
@@ -283,7 +286,7 @@ class Geneformer(PublishedModel):
                 "with model.tokenize."
             )
         places = np.arange(batch.offsets[-1]) - np.repeat(batch.offsets[:-1], batch.lengths)
-        return batch.ids, torch.as_tensor(places, device=batch.ids.device)
+        return batch.ids, over(places, batch.ids.device)
 
     def attention(self, tokens: Tokens, *, hidden_layer: int = -1) -> list[NDArray[np.float32]]:
         """Attention weights between the tokens of each cell.

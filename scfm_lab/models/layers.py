@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models import ragged
 from scfm_lab.models.products import Linear, Lowered, current, read_few, to_attention
 
 if TYPE_CHECKING:
@@ -112,25 +113,7 @@ def packed_attention(
             v = value[t0:t1].unflatten(0, (n, -1)).transpose(1, 2)
             out.append(attend(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1))
         return out[0] if len(out) == 1 else torch.cat(out)
-    # A launch per cell is dear on accelerators: pad, and mask the padding.
-    token_rows, token_columns = _places(lengths, query.device)
-    rows, columns = _places(asked, query.device)
-    longest, most = int(lengths.max()), int(asked.max())
-    mask = torch.arange(longest, device=query.device) < torch.as_tensor(lengths, device=query.device)[:, None]
-
-    def pad(flat: Tensor, where: tuple[Tensor, Tensor], length: int) -> Tensor:
-        full = flat.new_zeros((len(lengths), length, *flat.shape[1:]))
-        full[where] = flat
-        return full.transpose(1, 2)
-
-    mixed = attend(
-        pad(query, (rows, columns), most),
-        pad(key, (token_rows, token_columns), longest),
-        pad(value, (token_rows, token_columns), longest),
-        attn_mask=mask[:, None, None, :],
-        scale=scale,
-    )
-    return mixed.transpose(1, 2)[rows, columns]
+    return ragged.attention(query, key, value, lengths, asked, scale=scale, attend=attend, fused=not current().explicit)
 
 
 def attention_weights(
@@ -155,12 +138,6 @@ def explicit_attention(
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, float("-inf"))
     return scores.softmax(-1) @ value
-
-
-def _places(lengths: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    columns = np.arange(len(rows)) - np.repeat(starts(lengths), lengths)
-    return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)
 
 
 class PackedSelfAttention(Lowered):
@@ -322,6 +299,8 @@ class PackedEncoder(nn.Module):
 
 def cell_means(states: Tensor, lengths: NDArray[np.int64]) -> Tensor:
     """Mean over each cell's tokens, (tokens, width) → (cells, width); sums run in float32."""
+    if states.device.type == "cuda":
+        return ragged.reduce("mean", states, lengths)
     return torch.stack([cell.float().mean(dim=0) for cell in states.split(np.asarray(lengths).tolist())])
 
 

@@ -107,6 +107,13 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return told.st_ino, told.st_size, told.st_mtime_ns
 
 
+def _distinct(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Each row once, in order; by counting, where all are among `n`."""
+    if len(rows) == 0 or rows.min() < 0 or rows.max() >= n:
+        return np.unique(rows)
+    return np.flatnonzero(np.bincount(rows))
+
+
 class EncodedRows:
     """What the network makes of rows of a table, kept from their first use on.
 
@@ -130,16 +137,16 @@ class EncodedRows:
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Encoded rows of token ids (tokens,) → (tokens, width)."""
-        import torch
+        from scfm_lab.models.ragged import over
 
         self._table.check()
         asked = ids.cpu().numpy()
         if len(self._slots) < len(self._table):  # rows were appended
             more = np.full(len(self._table) - len(self._slots), -1, np.int64)
             self._slots = np.concatenate([self._slots, more])
-        self._require(np.unique(asked))
+        self._require(_distinct(asked, len(self._slots)))
         assert self._kept is not None
-        return self._kept[torch.from_numpy(self._slots[asked]).to(self._kept.device)]
+        return self._kept[over(self._slots[asked], self._kept.device)]
 
     def _require(self, rows: NDArray[np.int64]) -> None:
         import torch

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from scfm_lab.errors import ModelError
+from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.files import sha256
 from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries
@@ -170,6 +171,10 @@ class ScFoundation(Readouts):
         model = cls(weights, SummedSymbols.of(genes), orthologs=orthologs)
         model.digest, model.weight_files, model.path = sha256(checkpoint), (checkpoint,), checkpoint
         return model
+
+    def gpu_batch_bytes(self, tokens: int, longest: int) -> int:
+        """As measured; nothing is padded."""
+        return packed_bytes(tokens, self.spec.width // 4, self.spec.feed_forward)
 
     def _modules(self) -> list[torch.nn.Module]:
         return list(self._nets.values())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.errors import ModelError
+from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import listed
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
@@ -182,6 +183,10 @@ class ScGPT(PublishedModel):
         model.digest, model.weight_files, model.path = sha256(weights), (weights,), path
         return model
 
+    def gpu_batch_bytes(self, tokens: int, longest: int) -> int:
+        """As measured; nothing is padded."""
+        return packed_bytes(tokens, self.net.shape.width, self.net.shape.ffn)
+
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
 
@@ -248,13 +253,14 @@ class ScGPT(PublishedModel):
         import torch
 
         from scfm_lab.models.layers import cell_means, resolve_layer, starts
+        from scfm_lab.models.ragged import over
 
         pooling = request.pooling or POOLINGS[0]
         if pooling not in POOLINGS:
             raise ModelError(f"scgpt pools by {', '.join(map(repr, POOLINGS))}, not {pooling!r}.")
         ids, values, domain = self._inputs(batch)
         n_layers = resolve_layer(request.hidden_layer, self.spec.layers, -1, "scgpt")
-        first = torch.as_tensor(starts(batch.lengths), device=ids.device)
+        first = over(starts(batch.lengths), ids.device)
         whole = request.genes or pooling == "mean"
         states = self.net.states(
             ids, values, batch.lengths, n_layers=n_layers, readers=None if whole else first, domain=domain

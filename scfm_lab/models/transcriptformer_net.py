@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch  # noqa: TID253  (this module is imported only where a network is needed)
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models import capped, ragged
 from scfm_lab.models.layers import ACTIVATIONS, embedding
 from scfm_lab.models.products import Linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -111,9 +112,7 @@ def padded(
 ) -> Tensor:
     """:func:`capped_attention` of all cells at once, padded to the longest: on accelerators a launch per cell is dear."""
     n, heads = len(lengths), query.shape[1]
-    rows = np.repeat(np.arange(n), lengths)
-    columns = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    where = torch.as_tensor(rows, device=query.device), torch.as_tensor(columns, device=query.device)
+    where = ragged.places(lengths, query.device)
     longest = int(lengths.max())
 
     def pad(flat: Tensor) -> Tensor:
@@ -127,8 +126,14 @@ def padded(
     def for_heads(flat: Tensor) -> Tensor:
         return pad(flat).repeat_interleave(heads, dim=0)[:, None, :]
 
-    seen = for_heads(torch.ones_like(bias, dtype=torch.bool) if visible is None else visible)
-    out = _blocks(by_head(query), by_head(key), by_head(value), for_heads(bias), cap, seen, on_diagonal)
+    given = by_head(query), by_head(key), by_head(value), for_heads(bias), cap
+    if capped.can(query, cap):
+        # Padding comes after the cell, so that no query of it reads any.
+        seen = None if visible is None else for_heads(visible)
+        out = capped.blocks(*given, seen, on_diagonal, _QUERIES_AT_ONCE)
+    else:
+        seen = for_heads(torch.ones_like(bias, dtype=torch.bool) if visible is None else visible)
+        out = _blocks(*given, seen, on_diagonal)
     return out.unflatten(0, (n, heads)).transpose(1, 2)[where]
 
 
@@ -141,8 +146,8 @@ def _blocks(
         return _blocks(query.float(), key.float(), value.float(), bias, cap, visible, on_diagonal).to(query.dtype)
     if torch.is_grad_enabled():
         return _with_gradients(query, key, value, bias, cap, visible, on_diagonal)
-    capped = 0 < cap <= _SAFE_CAP
-    unit = 1 / cap if capped else 1.0
+    safe = 0 < cap <= _SAFE_CAP
+    unit = 1 / cap if safe else 1.0
     query = query * (query.shape[-1] ** -0.5 * unit)
     bias = bias.float() * unit
     length, out = query.shape[1], torch.empty_like(value)
@@ -156,7 +161,7 @@ def _blocks(
         own = scores[..., start:end]
         if not on_diagonal:
             own.diagonal(dim1=1, dim2=2).sub_(bias[:, 0, start:end])
-        if capped:
+        if safe:
             scores.tanh_().mul_(cap).exp_()
         else:
             if cap > 0:

@@ -17,6 +17,7 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import GenesError, ModelError
+from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models import uce_files
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.files import read_tensors, require_keys, sha256
@@ -217,6 +218,10 @@ class UCE(Readouts):
         other._rows = EncodedRows(self.species.table, other.net.encode_rows)  # noqa: SLF001 - a copy of itself
         return other
 
+    def gpu_batch_bytes(self, tokens: int, longest: int) -> int:
+        """As measured; nothing is padded."""
+        return packed_bytes(tokens, self.net.width, self.spec.feed_forward)
+
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
 
@@ -336,6 +341,7 @@ class UCE(Readouts):
         import torch.nn.functional as F  # noqa: N812
 
         from scfm_lab.models.layers import resolve_layer, starts
+        from scfm_lab.models.ragged import over
 
         if request.pooling not in (None, "cls"):
             raise ModelError(f"uce reads a cell at its first token ('cls'), not by {request.pooling!r}.")
@@ -348,7 +354,7 @@ class UCE(Readouts):
             ids = ids[real]
         padded = batch.cell.get("padded_to")
         full = lengths if padded is None else np.maximum(padded.cpu().numpy(), lengths)
-        first = torch.as_tensor(starts(full), device=ids.device)
+        first = over(starts(full), ids.device)
         own = None
         if padded is not None:
             at = np.arange(len(ids)) + np.repeat(starts(full) - starts(lengths), lengths)

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
 from scfm_lab.errors import ModelError
+from scfm_lab.models import ragged
 from scfm_lab.models.layers import PackedEncoder, PostNormLayer, runs, starts
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class UceNet(nn.Module):
         if longest > self.sizes["pad_length"]:
             raise ModelError(f"A sentence has {longest:,} tokens; UCE reads at most {self.sizes['pad_length']:,}.")
         at = np.arange(int(lengths.sum())) - np.repeat(starts(lengths), lengths)
-        return encoded + self.pos_encoder.pe[torch.as_tensor(at, device=encoded.device), 0]
+        return encoded + self.pos_encoder.pe[ragged.over(at, encoded.device), 0]
 
     def leaky(self, states: Tensor, lengths: NDArray[np.int64], known: NDArray[np.int64], n_layers: int) -> Tensor:
         """The encoder as the reference runs it: padding is read, and preferred.

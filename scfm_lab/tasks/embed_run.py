@@ -101,12 +101,16 @@ def run(
     )
     n = len(reader)
     collected = stream.Collected(n, model.spec.width, make=make)
-    depends = depends_on(model, full, asked.request, asked.seed, precision, reader.genes) if alone else None
+    keep = asked.cache and asked.cluster is None and _worth_keeping(n, model.spec.width)
+    # Digests of all gene names take a while, and are of no use where nothing is kept.
+    depends = None
+    if alone and (keep or reader.path is not None):
+        depends = depends_on(model, full, asked.request, asked.seed, precision, reader.genes)
     folder = None
     if depends is not None and reader.path is not None:
         folder = RunFolder.open(runs_home(), {**depends, **_cells_of(reader, asked.layer)}, file_state(reader.path, n))
     cache = None
-    if asked.cache and asked.cluster is None and depends is not None and _worth_keeping(n, model.spec.width):
+    if keep and depends is not None:
         cache = VectorCache.at_home(depends)
     try:
         _work(asked, job, folder, cache, collected, sizes.chunk_cells, progress, cancel)

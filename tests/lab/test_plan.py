@@ -15,7 +15,7 @@ from scfm_lab.errors import DataError, ScfmError
 from scfm_lab.inference import hardware
 from scfm_lab.inference.engine import TOKENS_PER_BATCH
 from scfm_lab.inference.hardware import GIB, Hardware, Needs, fits
-from scfm_lab.inference.plan import SHARE, cut
+from scfm_lab.inference.plan import SHARE, Sizes, cut
 
 M4 = Hardware(
     "Darwin arm64", cores=10, ram_gib=32, free_gib=22, device="mps", device_name="Apple M4", device_gib=22,
@@ -26,6 +26,7 @@ SERVER = Hardware(
     "Linux x86_64", cores=32, ram_gib=256, free_gib=200, device="cuda", device_name="NVIDIA A100 80GB", device_gib=80,
     device_free_gib=78, bf16=True, tflops=15.0,
 )  # fmt: skip
+_SIZES = Sizes(chunk_cells=1, batch_tokens=1, weights=0, batch=0, chunk=0, output=0, base=0)
 MACHINES = [M4, LAPTOP, SERVER]
 
 
@@ -103,6 +104,33 @@ def test_the_memory_of_a_gpu_is_its_own(pbmc68k, large):
     assert small.chunk_cells == roomy.chunk_cells
     with pytest.raises(DataError, match="too small for one cell"):
         cut(large, reader, device="cuda", hardware=replace(SERVER, device_free_gib=3))
+
+
+@pytest.mark.parametrize(
+    ("width", "ffn", "weights", "measured"),
+    [
+        (256, 512, 0.045, (0.916,)),  # Geneformer V1-10M; float32, then "auto"
+        (512, 512, 0.191, (1.901, 1.505)),  # scGPT
+        (768, 3072, 0.425, (4.273, 3.193)),  # Geneformer V2-104M
+        (768, 3072, 0.445, (3.698,)),  # scFoundation
+        (1280, 5120, 0.372, (7.363,)),  # UCE, 4 layers
+    ],
+)
+def test_packed_tokens_take_of_a_gpu_what_was_measured_on_an_h100(width, ffn, weights, measured):
+    """GiB of batches of 131,072 tokens, 1,000 cells of pbmc3k_raw at published sizes."""
+    batch = hardware.packed_bytes(TOKENS_PER_BATCH["cuda"], width, ffn)
+    planned = replace(_SIZES, weights=int(weights * GIB), batch=batch).peak("cuda") / GIB
+    for found in measured:
+        assert 1 <= planned / found <= 2
+
+
+def test_a_gpu_is_planned_by_a_figure_of_its_own(pbmc68k, large, monkeypatch):
+    reader = large.cell_reader(pbmc68k)
+    monkeypatch.setattr(large, "gpu_batch_bytes", lambda tokens, _: 3 * tokens)
+    planned = cut(large, reader, device="cuda", hardware=SERVER)
+    assert planned.batch % 3 == 0
+    assert planned.batch <= 3 * TOKENS_PER_BATCH["cuda"]
+    assert cut(large, reader, device="cpu", hardware=SERVER).batch > planned.batch
 
 
 def test_a_small_budget_means_small_chunks(pbmc68k, starter):
