@@ -1,6 +1,6 @@
 """Compare every array that the references of published models left behind with what the lab gives.
 
-python benchmarks/agreement.py [--golden FOLDER] [--write docs/models/agreement.md]
+python benchmarks/agreement.py [--golden FOLDER] [--write docs/models/agreement.md] [--device cuda]
 
 Absolute tolerances are those of each fixture, and never looser than 1e-4; large numbers (expected counts in the hundreds) may
 differ by 1e-5 of their value besides, where the fixture allows more. Rows of vectors must point the same way (cosine at least
@@ -70,9 +70,9 @@ def compare(name: str, found: np.ndarray, wanted: np.ndarray, atol: float, rtol:
     return Agreement(name, wanted.shape, worst, cosine, atol, near and (cosine is None or cosine >= LEAST_COSINE), rtol)
 
 
-def compare_run(folder: Path) -> tuple[list[Agreement], dict[str, str]]:
+def compare_run(folder: Path, device: str = "cpu") -> tuple[list[Agreement], dict[str, str]]:
     """Every array of a fixture: those compared, and those that are not, with the reason."""
-    run = Run.open(folder)
+    run = Run.open(folder, device)
     rows, seen = [], set()
     for name, found, *tolerance in RUNS[folder.name](run):
         seen.add(name)
@@ -156,19 +156,22 @@ def as_markdown(results: dict[str, tuple[list[Agreement], dict[str, str]]]) -> s
 @click.command(help=__doc__)
 @click.option("--golden", type=click.Path(path_type=Path), default=None, help="Folder of the reference outputs.")
 @click.option("--write", "target", type=click.Path(path_type=Path), default=None, help="Write the page there.")
+@click.option("--device", default="cpu", show_default=True, help="Where the lab computes; the page is the CPU's.")
 @click.option("--only", multiple=True, type=click.Choice(list(RUNS)), help="Only these fixtures.")
-def main(golden: Path | None, target: Path | None, only: tuple[str, ...]) -> None:
+def main(golden: Path | None, target: Path | None, device: str, only: tuple[str, ...]) -> None:
     """Print the table; exit with 1 where an array differs or has no counterpart."""
     golden = golden or default_golden()
     if not golden.is_dir():
         raise click.ClickException(f"There is no folder {golden}; name it with --golden or SCFM_GOLDEN.")
+    if target and device != "cpu":
+        raise click.ClickException("The page holds what a CPU gives; leave --write or --device out.")
     results, wrong = {}, 0
     for name in only or RUNS:
         if not (golden / name).is_dir():
             click.echo(f"{name:18} not there")
             continue
         started = time.perf_counter()
-        rows, left = results[name] = compare_run(golden / name)
+        rows, left = results[name] = compare_run(golden / name, device)
         differ = [r for r in rows if not r.agrees]
         unknown = [k for k, why in left.items() if "yet" in why]
         wrong += len(differ) + len(unknown)

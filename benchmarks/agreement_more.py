@@ -42,7 +42,7 @@ def uce(run: Run) -> Iterator[Found]:
 
     z, cells, setup = run.expected, run.cells(), run.about["run"]
     config = {"nhead": run.about["config"]["nhead"]}
-    model: Any = sl.load_model(run.folder / "model_files", device="cpu", precision="float32", config=config)
+    model: Any = sl.load_model(run.folder / "model_files", device=run.device, precision="float32", config=config)
     genes, hidden = model.species.genes(setup["species"]), run.atol("hidden")
     names = pd.Index(genes.symbols)
     at = names.get_indexer([name.upper() for name in z["gene_names"]])
@@ -80,7 +80,7 @@ def uce(run: Run) -> Iterator[Found]:
             ("encoder_output", states),
             ("decoder_output", net.decode(states)),
         ):
-            yield f"{name}_first2", found.numpy().reshape(2, longest, -1).transpose(1, 0, 2), hidden
+            yield f"{name}_first2", found.cpu().numpy().reshape(2, longest, -1).transpose(1, 0, 2), hidden
     for normalised, name in ((True, "normalized_pe"), (False, "raw_pe")):
         asked = z["gene_names"][:200].tolist()
         logits = model.expression_logits(
@@ -114,7 +114,7 @@ def transcriptformer(run: Run) -> Iterator[Found]:
     given = run.about.get("pretrained_embedding")
     files = {"pretrained_embedding": run.folder / given} if given else None
     path = run.folder / run.about["checkpoint_dir"]
-    model: Any = sl.load_model(path, device="cpu", precision="float32", files=files)
+    model: Any = sl.load_model(path, device=run.device, precision="float32", files=files)
     hidden, logits = run.atol("hidden"), run.atol("logits")
     known = ("clip_counts", "normalize_to_scale", "sort_genes", "min_expressed_genes")
     options = {k: v for k, v in run.about["run"].items() if k in known and k in model.spec.options}
@@ -158,7 +158,7 @@ def scfoundation(run: Run) -> Iterator[Found]:
 
     z, cells = run.expected, run.cells()
     model: Any = sl.load_model(
-        run.folder / run.about["files"]["checkpoint"].split()[0], device="cpu", precision="float32"
+        run.folder / run.about["files"]["checkpoint"].split()[0], device=run.device, precision="float32"
     )
     cell, hidden, gene = run.atol("cell"), run.atol("hidden"), run.atol("gene")
     tokens = model.tokenize(cells)
@@ -213,7 +213,7 @@ def scbert(run: Run) -> Iterator[Found]:
     from scfm_lab.models.scbert_tokens import log2_normalised
 
     cells, files = run.cells(), run.about["files"]
-    model: Any = sl.load_model(run.folder / files["pretrained"].split()[0], device="cpu", precision="float32")
+    model: Any = sl.load_model(run.folder / files["pretrained"].split()[0], device=run.device, precision="float32")
     encodings = run.atol("encodings")
     like = {"like_reference": True}
     everything = model.tokenize(cells, options=like)
@@ -234,7 +234,7 @@ def scbert(run: Run) -> Iterator[Found]:
     together = model.tokenize(cells[kept[:4]].copy(), options=like | {"batch_size": 4})
     states = model.encode(together, genes=True).genes.reshape(4, length, -1)
     yield "token_encodings_batch4", states[:, ::16], encodings
-    tuned: Any = sl.load_model(run.folder / files["finetuned"].split()[0], device="cpu", precision="float32")
+    tuned: Any = sl.load_model(run.folder / files["finetuned"].split()[0], device=run.device, precision="float32")
     logits = tuned.class_logits(tokens)
     yield "class_logits", logits, run.atol("class_logits")
     yield "class_pred", logits.argmax(axis=1), 0

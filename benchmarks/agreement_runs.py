@@ -36,12 +36,13 @@ class Run:
     folder: Path
     about: dict[str, Any]
     expected: dict[str, np.ndarray]
+    device: str = "cpu"
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: Path, device: str = "cpu") -> Run:
         """Read ``fixture.json`` and ``expected.npz``."""
         about = json.loads((folder / "fixture.json").read_text())
-        return cls(folder, about, dict(np.load(folder / "expected.npz")))
+        return cls(folder, about, dict(np.load(folder / "expected.npz")), device)
 
     def cells(self) -> Any:
         """The cells that the reference was given."""
@@ -75,7 +76,7 @@ def scgpt(run: Run) -> Iterator[Found]:
     from scfm_lab.models.scgpt_bins import bin_interval, preprocessor_bins, quantile_edges
 
     z, cells = run.expected, run.cells()
-    model: Any = sl.load_model(run.folder / run.about["checkpoint"], device="cpu", precision="float32")
+    model: Any = sl.load_model(run.folder / run.about["checkpoint"], device=run.device, precision="float32")
     hidden, heads = run.atol("hidden_atol"), run.atol("mlm_mvc_atol")
     made = {}
     for case, setup in run.about["cases"].items():
@@ -105,12 +106,12 @@ def scgpt(run: Run) -> Iterator[Found]:
             layers = [model.encode(one, genes=True, hidden_layer=i + 1).genes for i in range(n)]
             yield f"detail.{cell}.layers", np.stack(layers), hidden
             with torch.inference_mode():
-                yield f"detail.{cell}.gene_token_emb", model.net.gene_table(one.ids).numpy(), hidden
-                values = model.net.value_encoder(torch.as_tensor(one.values)).numpy()
+                yield f"detail.{cell}.gene_token_emb", model.net.gene_table(one.ids).cpu().numpy(), hidden
+                values = model.net.value_encoder(torch.as_tensor(one.values, device=run.device)).cpu().numpy()
             yield f"detail.{cell}.value_emb", values, hidden
     yield "gene_emb.ids", z["gene_emb.ids"], 0
     with torch.inference_mode():
-        yield "gene_emb.values", model.net.gene_table(z["gene_emb.ids"]).numpy(), hidden
+        yield "gene_emb.values", model.net.gene_table(z["gene_emb.ids"]).cpu().numpy(), hidden
     setup = run.about["preproc10"]
     yield "preproc10.gene_index", known.columns, 0
     ten = cells[:10, known.columns].copy()
@@ -138,7 +139,7 @@ def geneformer(run: Run) -> Iterator[Found]:
     from scfm_lab.models.geneformer_rank import Ranker
 
     z, cells = run.expected, run.cells()
-    model: Any = sl.load_model(run.folder / run.about["checkpoint"], device="cpu", precision="float32")
+    model: Any = sl.load_model(run.folder / run.about["checkpoint"], device=run.device, precision="float32")
     emb, hidden = run.atol("emb_atol"), run.atol("hidden_atol")
     tokens = model.tokenize(cells)
     short = {"max_length": run.about["tokenizer"]["trunc_case_model_input_size"]}

@@ -59,7 +59,7 @@ def main(name: str, genes: int, cells: int, precisions: tuple[str, ...]) -> None
             found = result[0]
             lengths = tokens.lengths[found.cells].tolist()
             with torch.inference_mode():
-                limit, _ = clock(bare(SIZES[name], lengths, torch.float32, explicit=False))
+                limit, _ = clock(bare(SIZES[name], [(1, n) for n in lengths], torch.float32, explicit=False))
             effect = 1 - found.cosine
             exact = effect if precision == "float32" else exact
             told = {

@@ -8,6 +8,9 @@ and stops no other; the exit code is 1 if one failed, or a published size is out
 python benchmarks/plan_memory.py
 python benchmarks/plan_memory.py --golden ../shared/golden --only scbert
 python benchmarks/plan_memory.py --golden ../shared/golden --published all --cells 64
+python benchmarks/plan_memory.py --published all --only scgpt --cells 1000 --device cuda --precision auto
+
+On a GPU, measured is what PyTorch's tensors took of its memory at most.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ GIB = 2**30
 @click.option("--cells", default=400, show_default=True)
 @click.option("--published", multiple=True, help="A size of published_sizes.py, with drawn weights; all of them: all.")
 @click.option("--only", multiple=True, help="Only models whose label begins so.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--precision", default="float32", show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--child", hidden=True, help="Internal: what a fresh process does.")
 def main(
@@ -43,6 +48,8 @@ def main(
     cells: int,
     published: tuple[str, ...],
     only: tuple[str, ...],
+    device: str,
+    precision: str,
     as_json: bool,
     child: str | None,
 ) -> None:
@@ -58,7 +65,8 @@ def main(
         published = tuple(published_sizes.SIZES)
     # Gigabytes each: one at a time is on disk.
     jobs += [{"label": f"{name}, as published", "size": name} for name in published]
-    rows = [row_of(job, dataset, cells) for job in jobs if not only or job["label"].startswith(only)]
+    asked = {"dataset": dataset, "cells": cells, "device": device, "precision": precision}
+    rows = [row_of(job, asked) for job in jobs if not only or job["label"].startswith(only)]
     if as_json:
         click.echo(json.dumps(rows))
     else:
@@ -68,7 +76,7 @@ def main(
         raise SystemExit(1)
 
 
-def row_of(job: dict[str, Any], dataset: str, cells: int) -> dict[str, Any]:
+def row_of(job: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """What was planned and what was measured of one model, or why it was not."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -77,9 +85,11 @@ def row_of(job: dict[str, Any], dataset: str, cells: int) -> dict[str, Any]:
 
                 import scfm_lab as sl
 
-                written = published_sizes.write(job["size"], Path(folder) / job["size"], sl.datasets.load(dataset))
+                written = published_sizes.write(
+                    job["size"], Path(folder) / job["size"], sl.datasets.load(asked["dataset"])
+                )
                 job = {**job, "source": str(written[0]), "config": written[1]}
-            asked = {"source": job["source"], "config": job["config"], "dataset": dataset, "cells": cells}
+            asked = {**asked, "source": job["source"], "config": job["config"]}
             planned, measured = (fresh({**asked, "plan": plan}) for plan in (True, False))
         except Exception as error:  # noqa: BLE001 - one that fails is a row
             return {"model": job["label"], "failed": f"{type(error).__name__}: {error}"}
@@ -138,20 +148,27 @@ def fresh(asked: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def work(source: str, config: dict[str, Any], dataset: str, cells: int, plan: bool) -> dict[str, Any]:
+def work(
+    source: str, config: dict[str, Any], dataset: str, cells: int, plan: bool, device: str, precision: str
+) -> dict[str, Any]:
     """Plan, or embed and measure."""
     import anndata  # noqa: F401
-    import torch  # noqa: F401
+    import torch
 
     import scfm_lab as sl
 
     adata = sl.datasets.load(dataset)
     adata = adata[: cells or None].copy()
     if plan:
-        found = sl.plan(adata, sl.load_model(source, precision="float32", config=config))
+        found = sl.plan(adata, sl.load_model(source, device=device, precision=precision, config=config))
         return {"planned_gib": found.peak_gib, "batch_tokens": found.batch_tokens, "chunk_cells": found.chunk_cells}
+    if device == "cuda":
+        model = sl.load_model(source, device=device, precision=precision, config=config)
+        opened = torch.cuda.max_memory_allocated()
+        sl.embed(adata, model, cache=False, progress=False)
+        return {"measured_gib": torch.cuda.max_memory_allocated() / GIB, "opened_gib": opened / GIB}
     before = peak(reset=True)
-    model = sl.load_model(source, precision="float32", config=config)
+    model = sl.load_model(source, device=device, precision=precision, config=config)
     opened = peak() - before
     sl.embed(adata, model, cache=False, progress=False)
     return {"measured_gib": (peak() - before) / GIB, "opened_gib": opened / GIB}

@@ -4,11 +4,16 @@ The limit: encoder layers of the same size in plain PyTorch on cells of the same
 four of equal length), with nothing around them, in the faster of PyTorch's fused attention and two matrix products. The
 weights are drawn, in files of the published format and size; loading is told apart and tokenising is in our figure.
 
+On a GPU, where a launch for each cell is dear, the limit is the fastest of one cell after the other and groups of cells of
+16,384 and 131,072 tokens, in which all cells are taken to be equally long: nothing is padded, masked or looked up.
+
 SCFM_DATA=... python benchmarks/speed.py --model scgpt --precision float32 --precision auto
+SCFM_DATA=... python benchmarks/speed.py --model all --cells 1000 --device cuda
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import statistics
@@ -27,8 +32,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def bare(size: Size, lengths: list[int], dtype: torch.dtype, explicit: bool) -> Callable[[], Any]:
-    """The limit's work."""
+def bare(
+    size: Size, groups: list[tuple[int, int]], dtype: torch.dtype, explicit: bool, device: str = "cpu"
+) -> Callable[[], Any]:
+    """The limit's work, on groups of (cells, length)."""
     import torch
     import torch.nn.functional as F  # noqa: N812
 
@@ -36,11 +43,13 @@ def bare(size: Size, lengths: list[int], dtype: torch.dtype, explicit: bool) -> 
     inner = size.more.get("head_width", d // h) * h
 
     def matrix(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return (torch.randn(rows, columns) * 0.02).to(dtype), torch.zeros(rows, dtype=dtype)
+        return (torch.randn(rows, columns, device=device) * 0.02).to(dtype), torch.zeros(
+            rows, dtype=dtype, device=device
+        )
 
     parts = [(matrix(3 * inner, d), matrix(d, inner), matrix(f, d), matrix(d, f)) for _ in range(size.layers)]
-    ones, zeros = torch.ones(d, dtype=dtype), torch.zeros(d, dtype=dtype)
-    features = torch.randn(size.more.get("features", 1), inner // h)
+    ones, zeros = torch.ones(d, dtype=dtype, device=device), torch.zeros(d, dtype=dtype, device=device)
+    features = torch.randn(size.more.get("features", 1), inner // h, device=device)
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if size.kind == "performer":
@@ -62,10 +71,10 @@ def bare(size: Size, lengths: list[int], dtype: torch.dtype, explicit: bool) -> 
         return F.scaled_dot_product_attention(q, k, v)
 
     def run() -> None:
-        for length in lengths:
-            x = torch.randn(1, length, d, dtype=dtype)
+        for n, length in groups:
+            x = torch.randn(n, length, d, dtype=dtype, device=device)
             for (qw, qb), (ow, ob), (w1, b1), (w2, b2) in parts:
-                q, k, v = (t.view(1, length, h, -1).transpose(1, 2) for t in F.linear(x, qw, qb).chunk(3, -1))
+                q, k, v = (t.view(n, length, h, -1).transpose(1, 2) for t in F.linear(x, qw, qb).chunk(3, -1))
                 mixed = attend(q, k, v).transpose(1, 2).flatten(2)
                 x = F.layer_norm(x + F.linear(mixed, ow, ob), (d,), ones, zeros)
                 x = F.layer_norm(x + F.linear(F.relu(F.linear(x, w1, b1)), w2, b2), (d,), ones, zeros)
@@ -73,14 +82,54 @@ def bare(size: Size, lengths: list[int], dtype: torch.dtype, explicit: bool) -> 
     return run
 
 
+def grouped(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
+    """Groups of about so many tokens of cells in the order of their lengths, each as long as their mean: (cells, length)."""
+    parts: list[list[int]] = [[]]
+    for length in sorted(lengths):
+        if parts[-1] and sum(parts[-1]) + length > tokens:
+            parts.append([])
+        parts[-1].append(length)
+    return [(len(part), round(sum(part) / len(part))) for part in parts]
+
+
+def ways_of(size: Size, lengths: list[int], dtype: torch.dtype, device: str) -> list[Callable[[], Any]]:
+    """What the limit is the fastest of."""
+    groups = [[(1, length) for length in lengths]]
+    if device != "cpu":
+        groups += [grouped(lengths, tokens) for tokens in (16_384, 131_072)]
+    explicit = (False, True) if size.kind == "encoder" and device == "cpu" else (False,)
+    return [bare(size, some, dtype, e, device) for some in groups for e in explicit]
+
+
+def settle() -> None:
+    """Wait for the GPU, where there is one at work."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def clock(work: Callable[[], Any]) -> tuple[float, float]:
     """Seconds of one call, and the processor's seconds, which other programs disturb less."""
+    settle()
     wall, cpu = time.perf_counter(), time.process_time()
     work()
+    settle()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(name: str, precisions: list[str], cells: int, repeats: int) -> list[dict[str, Any]]:
+def gpu_peak_mib(work: Callable[[], Any]) -> int:
+    """The most GPU memory that tensors take meanwhile, what was there before among it."""
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() >> 20
+
+
+def measure(
+    name: str, precisions: list[str], cells: int, repeats: int, device: str = "cpu", at: Path | None = None
+) -> list[dict[str, Any]]:
     """One row for each precision."""
     import torch
 
@@ -88,14 +137,16 @@ def measure(name: str, precisions: list[str], cells: int, repeats: int) -> list[
 
     size = SIZES[name]
     cells = cells or size.cells
-    adata = sl.datasets.load("pbmc3k_raw")
-    adata = adata[np.linspace(0, adata.n_obs - 1, cells).astype(int)].copy()
+    everything = sl.datasets.load("pbmc3k_raw")
+    adata = everything[np.linspace(0, everything.n_obs - 1, cells).astype(int)].copy()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        path, config = write(name, Path(folder) / "checkpoint", adata)
+    with contextlib.ExitStack() as stack:
+        folder = at / name if at else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "checkpoint"
+        path, config = write_once(name, folder, everything) if at else write(name, folder, adata)
         for precision in precisions:
             started = time.perf_counter()
-            model = sl.load_model(path, device="cpu", precision=precision, config=config or None)
+            model = sl.load_model(path, device=device, precision=precision, config=config or None)
+            settle()
             loading = time.perf_counter() - started
             lengths = np.sort(model.tokenize(adata).lengths).tolist()
             result: list[Any] = []
@@ -105,10 +156,14 @@ def measure(name: str, precisions: list[str], cells: int, repeats: int) -> list[
 
             first, _ = clock(ours)
             chosen = result[0].provenance["precision"]
-            low = torch.bfloat16 if chosen.startswith("bfloat16") else torch.float32
+            low = getattr(torch, chosen.partition("+")[0])
+            peaks = {} if device == "cpu" else {"peak_mib": gpu_peak_mib(ours)}
             with torch.inference_mode():
-                ways = [bare(size, lengths, low, e) for e in ((False, True) if size.kind == "encoder" else (False,))]
-                way = min(ways, key=lambda way: clock(way)[1]) if len(ways) > 1 else ways[0]
+                ways = ways_of(size, lengths, low, device)
+                # Other programs share the processor, but not the GPU.
+                way = min(ways, key=lambda way: clock(way)[device == "cpu"]) if len(ways) > 1 else ways[0]
+                if device != "cpu":
+                    peaks["limit_grows_mib"] = gpu_peak_mib(way) - (torch.cuda.memory_allocated() >> 20)
                 times, limits = [], []
                 for _ in range(repeats):
                     limits.append(clock(way))
@@ -117,28 +172,42 @@ def measure(name: str, precisions: list[str], cells: int, repeats: int) -> list[
             mine_cpu, limit_cpu = (statistics.median(cpu for _, cpu in x) for x in (times, limits))
             ratios = sorted(a / b for (a, _), (b, _) in zip(limits, times, strict=True))
             told = result[0].provenance
-            rows.append(
-                {
-                    "model": name,
-                    "cells": cells,
-                    "median_length": int(np.median(lengths)),
-                    "threads": torch.get_num_threads(),
-                    "asked": precision,
-                    "precision": chosen,
-                    "load_s": round(loading, 2),
-                    "first_s": round(first, 2),
-                    "cells_per_s": round(cells / mine, 2),
-                    "limit_cells_per_s": round(cells / limit, 2),
-                    "of_limit": round(limit / mine, 3),
-                    "of_limit_range": [round(ratios[0], 3), round(ratios[-1], 3)],
-                    "cpu_s_per_cell": round(mine_cpu / cells, 4),
-                    "of_limit_cpu": round(limit_cpu / mine_cpu, 3),
-                    "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                    **{k: v for k, v in told.items() if k.startswith("precision_")},
-                }
-            )
+            row = {
+                "model": name,
+                "cells": cells,
+                "median_length": int(np.median(lengths)),
+                "device": device if device == "cpu" else torch.cuda.get_device_name(),
+                "threads": torch.get_num_threads(),
+                "asked": precision,
+                "precision": chosen,
+                "load_s": round(loading, 2),
+                "first_s": round(first, 2),
+                "cells_per_s": round(cells / mine, 2),
+                "limit_cells_per_s": round(cells / limit, 2),
+                "of_limit": round(limit / mine, 3),
+                "of_limit_range": [round(ratios[0], 3), round(ratios[-1], 3)],
+                "cpu_s_per_cell": round(mine_cpu / cells, 4),
+                "of_limit_cpu": round(limit_cpu / mine_cpu, 3),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                **peaks,
+            }
+            if device != "cpu":
+                del row["of_limit_cpu"]
+                row["limit_way"] = ways.index(way)
+            rows.append({**row, **{k: v for k, v in told.items() if k.startswith("precision_")}})
             print(json.dumps(rows[-1]), flush=True)
+            del ways, way, model
     return rows
+
+
+def write_once(name: str, folder: Path, adata: Any) -> tuple[Path, dict[str, Any]]:
+    """Write a checkpoint where none was written yet; its path and configuration."""
+    told = folder.with_suffix(".json")
+    if not told.exists():
+        path, config = write(name, folder, adata)
+        told.write_text(json.dumps([str(path), config]))
+    path, config = json.loads(told.read_text())
+    return Path(path), config
 
 
 @click.command(help=__doc__)
@@ -146,10 +215,14 @@ def measure(name: str, precisions: list[str], cells: int, repeats: int) -> list[
 @click.option("--precision", "precisions", multiple=True, default=["float32", "auto"], show_default=True)
 @click.option("--cells", default=0, help="0: as many as take some ten seconds on two cores.")
 @click.option("--repeats", default=5, show_default=True)
-def main(names: tuple[str, ...], precisions: tuple[str, ...], cells: int, repeats: int) -> None:
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--at", type=click.Path(path_type=Path), help="Keep checkpoints here and use them again.")
+def main(
+    names: tuple[str, ...], precisions: tuple[str, ...], cells: int, repeats: int, device: str, at: Path | None
+) -> None:
     """Print a row for each model and precision."""
     for name in SIZES if "all" in names else names:
-        measure(name, list(precisions), cells, repeats)
+        measure(name, list(precisions), cells, repeats, device, at)
 
 
 if __name__ == "__main__":
