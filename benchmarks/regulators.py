@@ -30,7 +30,11 @@ def main(model: str, dataset: str, genes: int, cells: int, as_json: bool) -> Non
         print(json.dumps(scores.to_json()))
         return
     print(found.summary(), f"\n({found.provenance['seconds']:.0f} s)\n")
-    print(scores.table[["metric", "model", "value", "low", "high", "floor", "verdict", "remark"]].round(3).to_string())
+    print(
+        scores.table[["metric", "model", "value", "low", "high", "floor", "gain_low", "gain_high", "verdict", "remark"]]
+        .round(3)
+        .to_string()
+    )
     print("\n".join(scores.notes))
     if scores.heads is not None:
         print(scores.heads.round(3).to_string())

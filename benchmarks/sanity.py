@@ -74,7 +74,9 @@ def main(
     for result in results:
         print(result.title)
         print(
-            result.table[["metric", "model", "value", "low", "high", "floor", "ceiling", "verdict", "remark"]]
+            result.table[
+                ["metric", "model", "value", "low", "high", "floor", "gain_low", "gain_high", "ceiling", "verdict"]
+            ]
             .round(3)
             .to_string()
         )

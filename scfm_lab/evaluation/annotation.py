@@ -377,17 +377,12 @@ def _scores(
             beside = None
             if m not in floor_names and floor_name:
                 beside = [metric(data.truth[i], guesses[floor_name][i], n) for i in draws]
-            interval = ends(drawn, beside)
-            remark = ""
-            if np.isfinite(interval["gain_low"]):
-                gained = f"[{interval['gain_low']:+.3f}, {interval['gain_high']:+.3f}]"
-                remark = f"Minus {floor_name}: {values[m] - floor:+.3f} {gained}"
             found.append(
                 Score(
                     name,
                     m,
                     values[m],
-                    **interval,
+                    **ends(drawn, beside),
                     floor=floor,
                     floor_name=floor_name,
                     ceiling=ceiling.get(name, np.nan),
@@ -395,7 +390,6 @@ def _scores(
                     interval=f"95 % bootstrap over {unit}",
                     n=len(data.truth),
                     missing=missing,
-                    remark=remark,
                 )
             )
     for m, confidence in told.items():

@@ -95,6 +95,13 @@ class Score:
         return bool(self.lead > 0) if np.isfinite(self.lead) else None
 
     @property
+    def difference(self) -> str:
+        """In words the interval of value − floor, by which the floor is beaten or not; empty where there is none, and for the floor."""
+        if not np.isfinite(self.gain_low) or self.model == self.floor_name:
+            return ""
+        return f"{self.value - self.floor:+.3f} [{self.gain_low:+.3f}, {self.gain_high:+.3f}]"
+
+    @property
     def verdict(self) -> str:
         """What the triple says, in a few words."""
         if not np.isfinite(self.value):
@@ -112,6 +119,7 @@ class Score:
     def __str__(self) -> str:
         interval = f" [{_told(self.low)}, {_told(self.high)}]" if np.isfinite(self.low) else ""
         floor = f"floor ({self.floor_name}) {_told(self.floor)}" if np.isfinite(self.floor) else "no floor"
+        floor += f", minus it {self.difference}" if self.difference else ""
         ceiling = f"ceiling ({self.ceiling_name}) {_told(self.ceiling)}" if np.isfinite(self.ceiling) else "no ceiling"
         text = f"{self.metric} of {self.model} {_told(self.value)}{interval}; {floor}, {ceiling}"
         if self.can_rank is False:

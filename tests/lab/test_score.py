@@ -60,6 +60,9 @@ def test_the_difference_on_the_same_resamples_decides_where_it_is_known():
         "error", "m", 0.5, low=0.4, high=0.7, floor=0.6, gain_low=-0.2, gain_high=-0.01, higher_is_better=False
     )
     assert less.above_floor
+    assert wide.difference == "+0.020 [+0.010, +0.030]"
+    assert "floor () 0.600, minus it +0.020 [+0.010, +0.030]" in str(wide)
+    assert Score("r", "pca", 0.6, floor=0.6, floor_name="pca", gain_low=0.0, gain_high=0.0).difference == ""
 
 
 def test_the_order_and_its_floor_are_drawn_together():

@@ -156,6 +156,8 @@ def _sections(found: Leaderboard) -> list[dict[str, Any]]:
 def _row(score: Score) -> list[str]:
     interval = f" [{score.low:.3f}, {score.high:.3f}]" if np.isfinite(score.low) else ""
     floor = f"{score.floor:.3f} ({score.floor_name})" if np.isfinite(score.floor) else "–"
+    # What the verdict goes by: the value's own interval may well hold the floor.
+    floor += f"; minus it {score.difference}" if score.difference else ""
     ceiling = f"{score.ceiling:.3f} ({score.ceiling_name})" if np.isfinite(score.ceiling) else "–"
     value = f"{score.value:.3f}{interval}" if np.isfinite(score.value) else "not measured"
     remark = ". ".join(filter(None, [score.missing, score.remark]))
