@@ -123,6 +123,8 @@ def finetuned(folder: Path) -> list[dict[str, Any]]:
             "high": model.get(f"{metric}_high"),
             "floor": best.get(metric),
             "floor_name": str(best.get("method", "")),
+            "gain_low": best.get(f"{metric}_gain_low"),
+            "gain_high": best.get(f"{metric}_gain_high"),
             "parent": table["head"][0].get(metric) if table["head"] else None,
             "n": model.get("n_cells"),
             "higher_is_better": True,

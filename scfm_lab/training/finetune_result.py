@@ -98,6 +98,8 @@ class FineTuneResult(Result):
                     interval="95 % bootstrap over the held-out cells",
                     n=int(first["n_cells"]),
                     missing="" if len(floors) else "the floors were not computed",
+                    gain_low=np.nan if best is None else float(best[f"{metric}_gain_low"]),
+                    gain_high=np.nan if best is None else float(best[f"{metric}_gain_high"]),
                 )
             )
         split = self.record["split"]["rule"]
@@ -122,7 +124,7 @@ class FineTuneResult(Result):
         if len(floors):
             best = floors.loc[floors["macro_f1"].idxmax()]
             gain = first.macro_f1 - best["macro_f1"]
-            clear = first.macro_f1_low > best["macro_f1"] or first.macro_f1_high < best["macro_f1"]
+            clear = best["macro_f1_gain_low"] > 0 or best["macro_f1_gain_high"] < 0
             lines.append(
                 f"Against the best floor ({best['method']}): {gain:+.3f} macro-F1"
                 + ("." if clear else ", which these cells do not tell from chance.")
@@ -247,7 +249,7 @@ def finish(job: Job, trained: Trained, plan: FineTunePlan, *, floors: bool, seco
     import pandas as pd
 
     from scfm_lab.evaluation.label_floors import label_floors
-    from scfm_lab.evaluation.label_scores import label_scores
+    from scfm_lab.evaluation.label_scores import label_gains, label_scores
     from scfm_lab.models.finetuned import FineTuning, attach, changes
     from scfm_lab.training.finetune_record import cell_digests, make_record
 
@@ -273,7 +275,9 @@ def finish(job: Job, trained: Trained, plan: FineTunePlan, *, floors: bool, seco
     rows = []
     for (method, what), labels in answers.items():
         scores = label_scores(truth, labels, seed=recipe.seed)
-        rows.append({"method": method, "what": what, **scores.to_dict(), "n_cells": scores.n_cells})
+        # Of a floor also how much better the model is, in the same cells.
+        gains = label_gains(truth, names[given], labels, seed=recipe.seed) if what == "floor" else {}
+        rows.append({"method": method, "what": what, **scores.to_dict(), "n_cells": scores.n_cells, **gains})
     record = make_record(job, trained, rows, seconds=seconds, remarks=_remarks(job))
     tuning = FineTuning(record, cell_digests(job), job.model.finetuning)
     changed = changes(job.model, model)

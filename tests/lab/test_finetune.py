@@ -14,7 +14,7 @@ import scfm_lab as sl
 from scfm_lab.cells.data_digest import DataDigest, digest_of
 from scfm_lab.errors import Cancelled, DataError, ModelError
 from scfm_lab.evaluation.integration import makers_seen
-from scfm_lab.evaluation.label_scores import label_scores
+from scfm_lab.evaluation.label_scores import label_gains, label_scores
 from scfm_lab.evaluation.overlap import check_unseen, overlap
 from scfm_lab.models.load import open_files
 from scfm_lab.training.labelled import read_labelled, split_cells
@@ -194,8 +194,9 @@ def test_the_table_sets_the_floors_beside_on_the_same_cells(tuned):
     assert (table["macro_f1_low"] <= table["macro_f1"]).all()
     assert (table["macro_f1"] <= table["macro_f1_high"]).all()
     assert "Against the best floor" in tuned.summary()
-    floor = tuned.scores.of("macro-F1").floor
-    assert floor == table[table["what"] == "floor"]["macro_f1"].max()
+    score = tuned.scores.of("macro-F1")
+    assert score.floor == table[table["what"] == "floor"]["macro_f1"].max()
+    assert score.gain_low <= score.value - score.floor <= score.gain_high
 
 
 def test_the_same_seed_gives_the_same_weights_and_a_killed_run_goes_on(starter, cells, tuned, tmp_path):
@@ -396,6 +397,15 @@ def test_scores_agree_with_scikit_learn_and_intervals_cover_the_truth():
     wanted = f1_score(truth, given, average="macro", labels=sorted(set(truth)), zero_division=0)
     assert found.macro_f1 == pytest.approx(wanted)
     assert found.accuracy == pytest.approx(accuracy_score(truth, given))
+    # A floor that is right where the labels are, and in half of the other cells: each resample has it so.
+    floor = np.where((given != truth) & (rng.random(200) < 0.5), truth, given)
+    gains = label_gains(truth, given, floor)
+    assert gains["accuracy_gain_low"] < accuracy_score(truth, given) - accuracy_score(truth, floor) < 0
+    assert gains["accuracy_gain_high"] < 0
+    assert gains["macro_f1_gain_high"] < 0
+    low, high = found.accuracy_interval
+    assert high - low > gains["accuracy_gain_high"] - gains["accuracy_gain_low"], "what both are wrong about cancels"
+    assert set(label_gains(truth, given, given).values()) == {0.0}
     covered = 0
     for seed in range(100):
         right = np.random.default_rng(seed).random(100) < 0.7
