@@ -32,8 +32,8 @@ class Score:
     Examples
     --------
     >>> score = Score("Pearson-Δ", "starter", 0.61, low=0.52, high=0.70, floor=0.55, floor_name="mean", ceiling=0.90)
-    >>> score.position
-    0.17142857142857137
+    >>> round(score.position, 3)
+    0.171
     >>> print(score)
     Pearson-Δ of starter 0.610 [0.520, 0.700]; floor (mean) 0.550, ceiling (replicates) 0.900
     """
