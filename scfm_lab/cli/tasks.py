@@ -9,6 +9,7 @@ import click
 from scfm_lab.cli import options
 from scfm_lab.cli.files import check_h5ad, check_target, read_h5ad, write_h5ad
 from scfm_lab.cli.output import progress_bar, say
+from scfm_lab.cli.planning import tell_plan
 
 _H5AD = (".h5ad",)
 
@@ -51,12 +52,15 @@ def audit(
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab embed cells.h5ad --model starter -o embedded.h5ad\n"
     "  scfm-lab embed cells.h5ad --model ./scGPT_human --device cuda --key X_scgpt -o embedded.h5ad\n"
+    "  scfm-lab embed atlas.h5ad --model ./scGPT_human --plan\n"
     "  scfm-lab embed atlas.h5ad --model ./scGPT_human --cluster tcp://head:8786 -o embedded.h5ad"
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
 @options.model_options
-@options.out_option("The .h5ad file to write: your cells with the vectors in obsm.")
+@options.out_option("The .h5ad file to write: your cells with the vectors in obsm.", required=False)
+@click.option("--plan", "only_plan", is_flag=True, help="Tell device, precision, memory and time, and compute nothing.")
+@click.option("--umap", "with_umap", is_flag=True, help="Lay the vectors out too, into obsm as X_umap_ and their name.")
 @click.option("--key", metavar="K", help="Name in obsm [default: X_ and the model's name].")
 @options.layer_option
 @options.machine_options
@@ -72,7 +76,9 @@ def embed(
     source: str,
     config: dict[str, Any],
     model_options: dict[str, Any],
-    out: str,
+    out: str | None,
+    only_plan: bool,
+    with_umap: bool,
     key: str | None,
     layer: str | None,
     device: str,
@@ -94,9 +100,15 @@ def embed(
     import scfm_lab as sl
     from scfm_lab.tasks.embed_file import embed_file
 
-    target = check_target(out, _H5AD, [path])
+    if out is None and not only_plan:
+        message = "Missing option '-o' / '--out'; with --plan nothing is written."
+        raise click.UsageError(message)
+    target = None if out is None else check_target(out, _H5AD, [path])
     check_h5ad(path)
     model = sl.load_model(source, device=device, precision=precision, config=config or None)
+    if target is None or only_plan:
+        tell_plan(path, model, layer=layer, model_options=model_options, budget=budget, as_json=as_json)
+        return
     with progress_bar(progress, "cells") as show:
         result = embed_file(
             path,
@@ -121,7 +133,13 @@ def embed(
         "provenance": result.provenance,
         "written": str(target),
     }
-    say(f"{result.summary()}\nWritten to {target}.", data, as_json=as_json)
+    text = result.summary()
+    if with_umap:
+        from scfm_lab.tasks.layout_file import add_umap
+
+        data["layout"] = add_umap(target, result.key, result.vectors, seed=seed)
+        text += f"\nTheir UMAP is in obsm[{data['layout']!r}]."
+    say(f"{text}\nWritten to {target}.", data, as_json=as_json)
 
 
 @click.command(
@@ -273,7 +291,7 @@ def impute(
 
 
 @click.command(
-    epilog='\b\nExample:\n  scfm-lab trajectory embedded.h5ad --rep X_starter --root "CD34+" --groupby cell_type -o ordered.h5ad'
+    epilog='\b\nExample:\n  scfm-lab trajectory embedded.h5ad --rep X_starter --root "CD34+" --groupby cell_type --basis X_umap -o ordered.h5ad'
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @click.option("--rep", metavar="KEY", required=True, help="The embedding in obsm to walk on.")
@@ -283,6 +301,9 @@ def impute(
 @click.option("--key", "key_added", metavar="K", default="trajectory", show_default=True, help="Name in obs.")
 @click.option(
     "--stage", "stage_key", metavar="COL", help="The obs column with known stages, to compare the order with."
+)
+@click.option(
+    "--basis", metavar="KEY", help="The plane in obsm on which paths are laid [default: principal components of --rep]."
 )
 @click.option("--twin/--no-twin", default=True, show_default=True, help="Do the same on principal components.")
 @options.seed_option
@@ -295,6 +316,7 @@ def trajectory(
     out: str,
     key_added: str,
     stage_key: str | None,
+    basis: str | None,
     twin: bool,
     seed: int,
     as_json: bool,
@@ -313,6 +335,7 @@ def trajectory(
         root=root,
         groupby=groupby,
         stage_key=stage_key,
+        basis=basis,
         twin=twin,
         key_added=key_added,
         seed=seed,

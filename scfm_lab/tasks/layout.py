@@ -16,6 +16,8 @@ import numpy as np
 from scfm_lab.errors import DataError, did_you_mean, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -200,9 +202,13 @@ def write_plane(adata: AnnData, key: str, plane: NDArray[np.float32], *, key_add
     own = provenance.free_key(adata, "obsm", name, given=key_added is not None)
     adata.obsm[own] = plane
     of = dict(adata.uns.get(provenance.UNS, {})).get(key, {})
-    record = {**of, "task": "layout", "of": key, "method": "UMAP (scanpy)", "seed": 0}
-    provenance.record(adata, own, record, slot="obsm")
+    provenance.record(adata, own, plane_record(of, key, seed=0), slot="obsm")
     return own
+
+
+def plane_record(of: Mapping[str, Any], key: str, *, seed: int) -> dict[str, Any]:
+    """Provenance of a UMAP: that of the vectors at `key` which it is of, and how it was made."""
+    return {**of, "task": "layout", "of": key, "method": "UMAP (scanpy)", "seed": seed}
 
 
 def principal_plane(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from scfm_lab.cli import cli, main
 from scfm_lab.cli.files import whole
 from scfm_lab.cli.options import parse_doses
 from scfm_lab.errors import StorageError
+from scfm_lab.tasks.layout import umap_plane, write_plane
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -427,6 +428,38 @@ def test_embed_writes_the_vectors_beside_everything_that_was_there(run, cells, p
     assert digest(cells) == before
 
 
+def test_embed_plans_and_writes_nothing(run, cells, pbmc68k, tmp_path):
+    code, out, err = run("embed", cells, "--model", MODEL, "--plan", "--json")
+    assert (code, err) == (0, "")
+    told, wanted = json.loads(out), sl.plan(pbmc68k, MODEL)
+    assert (told["device"], told["precision"], told["cells"]) == (wanted.device, wanted.precision, 700)
+    assert (told["batch_tokens"], told["fit"]["verdict"]) == (wanted.batch_tokens, wanted.fit.verdict)
+    assert (told["provenance"]["task"], told["provenance"]["model"]) == ("plan", "modules")
+    assert list(tmp_path.glob("*.h5ad")) in ([], [cells])
+    code, _, err = run("embed", cells, "--model", MODEL)
+    assert code == 2
+    assert "with --plan nothing is written" in err
+
+
+def test_embed_lays_cells_out_as_the_bench_does(run, pbmc68k, tmp_path):
+    few = pbmc68k[:40].copy()
+    few.write_h5ad(tmp_path / "few.h5ad")
+    words = ["embed", tmp_path / "few.h5ad", "--model", MODEL, "-o", tmp_path / "o.h5ad", "--umap", "--json"]
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    key = json.loads(out)["layout"]
+    written = ad.read_h5ad(tmp_path / "o.h5ad")
+    vectors = sl.embed(few, MODEL, progress=False).vectors
+    np.testing.assert_allclose(written.obsm[key], umap_plane(vectors), atol=1e-4)
+    write_plane(few, "X_modules", written.obsm[key])
+    told, wanted = written.uns["scfm"][key], few.uns["scfm"][key]
+    assert (key, told["slot"]) == ("X_umap_modules", "obsm")
+    assert {name: told[name] for name in ("task", "of", "method", "seed", "model")} == {
+        name: wanted[name] for name in ("task", "of", "method", "seed", "model")
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few.h5ad", "o.h5ad"]
+
+
 def test_embed_keeps_a_key_that_is_not_ours(run, cells, tmp_path):
     code, _, err = run("embed", cells, "--model", MODEL, "-o", tmp_path / "o.h5ad", "--key", "X_umap")
     assert code == 1
@@ -570,6 +603,10 @@ def test_trajectory_orders_cells_from_the_root(run, pbmc68k, tmp_path):
         if name.startswith("trajectory") and written.obs[name].dtype.kind == "f"
     )
     assert time[(groups == root).to_numpy()].median() == time.groupby(groups.to_numpy()).median().min()
+    # Paths are laid on the plane that is named.
+    code, _, err = run(*words, "--rep", "X_modules", "--root", root, "--basis", "X_umpa", "--no-twin")
+    assert code == 1
+    assert "Did you mean 'X_umap'" in err
     code, _, err = run(*words, "--rep", "X_modules", "--root", "no such group")
     assert code == 1
     assert "neither a cell nor a group" in err
