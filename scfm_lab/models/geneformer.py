@@ -90,7 +90,7 @@ class Geneformer(PublishedModel):
             licence="Apache-2.0",
             citation=(
                 "Theodoris, C. V., Xiao, L., Chopra, A. et al. (2023). Transfer learning enables predictions in network "
-                "biology. Nature 618, 616-624."
+                "biology. Nature 618, 616-624. doi:10.1038/s41586-023-06139-9."
                 + (
                     ""
                     if self.cls_id is None

@@ -91,7 +91,7 @@ class ScBert(Readouts):
             commercial=None,
             citation=(
                 "Yang, F., Wang, W., Wang, F. et al. (2022). scBERT as a large-scale pretrained deep language model for "
-                "cell type annotation of single-cell RNA-seq data. Nature Machine Intelligence 4, 852-866."
+                "cell type annotation of single-cell RNA-seq data. Nature Machine Intelligence 4, 852-866. doi:10.1038/s42256-022-00534-z."
             ),
             determinism=f"no chance; attention is stabilised within each cell, as the reference alone on it; {LIBRARY_RULE}",
             options={

@@ -79,7 +79,7 @@ class ScFoundation(Readouts):
             licence="scFoundation MODEL_LICENSE (non-commercial research only)",
             citation=(
                 "Hao, M., Gong, J., Zeng, X. et al. (2024). Large-scale foundation model on single-cell transcriptomics. "
-                "Nature Methods 21, 1481-1491."
+                "Nature Methods 21, 1481-1491. doi:10.1038/s41592-024-02305-7."
             ),
             determinism=f"no chance; the decoder is stabilised within each cell, as the reference alone on it; {LIBRARY_RULE}",
             commercial=False,

@@ -109,7 +109,7 @@ class ScGPT(PublishedModel):
             commercial=None,
             citation=(
                 "Cui, H., Wang, C., Maan, H. et al. (2024). scGPT: toward building a foundation model for single-cell "
-                "multi-omics using generative AI. Nature Methods 21, 1470-1480."
+                "multi-omics using generative AI. Nature Methods 21, 1470-1480. doi:10.1038/s41592-024-02201-0."
             ),
             determinism=(
                 "tied counts are binned, and genes above max_length sampled, by numbers hashed from (digest of the "

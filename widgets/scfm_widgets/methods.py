@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import plural
+from scfm_widgets.bibtex import entries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,11 +100,8 @@ def _model(record: Mapping[str, Any], cited: dict[str, str]) -> str:
     name = str(record["model"])
     key = re.sub(r"[^a-z0-9]", "", name.lower()) or "model"
     citation = str(record.get("citation") or "")
-    if citation:
-        # The parts of a citation in prose cannot be told apart safely, so it stays one note.
-        year = re.search(r"\b(19|20)\d\d\b", citation)
-        when = f", year = {{{year.group()}}}" if year else ""
-        cited[key] = f"@misc{{{key},\n  note = {{{citation}}}{when}\n}}"
+    papers = entries(key, citation) if citation else {}
+    cited |= papers
     weights = str(record.get("weights_sha256") or "").removeprefix("sha256:")
     parts = [
         f"version {record['version']}" if record.get("version") else "",
@@ -117,7 +115,9 @@ def _model(record: Mapping[str, Any], cited: dict[str, str]) -> str:
             f"; it knows {int(record['genes_matched']):,} of the {int(record['genes_total']):,} genes, which hold "
             f"{float(record.get('umi_share_matched', 1.0)):.1%} of the counts"
         )
-    return f"Model {name}{f' [{key}]' if citation else ''} was used ({', '.join(filter(None, parts))}){seen}."
+    return (
+        f"Model {name}{''.join(f' [{paper}]' for paper in papers)} was used ({', '.join(filter(None, parts))}){seen}."
+    )
 
 
 def _embedded(result: Any, cite: Any) -> str:
