@@ -64,6 +64,7 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
             SHOW,
             "print(lab.state['model'], lab.doses, sorted(adata.obsm))",
             "r = lab.result; print(type(r).__name__, r.doses, r.n_expressing, r.table['verdict'][0])",
+            "print('follow' + 's', lab.state['follow'], lab.state['second'])",
         ),
     )
     page.keyboard.press("Control+b")
@@ -129,7 +130,42 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
     chart = page.get_by_role("img", name=re.compile("^Pseudotime from"))
     chart.wait_for(timeout=120_000)
     assert chart.evaluate("image => image.naturalWidth") > 100
+    # Cells appear along it, and genes rise and fall.
+    whole = steady(plane)
+    page.get_by_label("Cells up to a pseudotime").fill("0.3")
+    other_than(plane, whole)
+    page.get_by_label("Cells up to a pseudotime").fill("1")
+    page.get_by_label("Cells up to a pseudotime").blur()
+    assert steady(plane) == whole
+    box = page.get_by_role("combobox", name="Gene to follow along pseudotime")
+    for gene in ("SPINK2", "LYZ"):
+        box.click()
+        box.fill(gene)
+        page.get_by_role("option", name=re.compile(f"^{gene}")).first.click()
+    over_all = page.get_by_role("img", name=re.compile(r"^Along pseudotime: SPINK2 from \d.*; LYZ from \d"))
+    over_all.wait_for()
+    assert over_all.locator("polyline").count() == 2
+    page.get_by_label("A curve for each path").check()
+    along = page.get_by_role("img", name=re.compile(r"^Along pseudotime: LYZ to "))
+    along.wait_for()
+    assert along.locator("polyline").count() == page.locator(".sl-end-name").count() // 2
+    # Beside it stands its twin, which knows no model.
+    page.get_by_label("Its twin on principal components of the counts").check()
+    beside = page.get_by_label("Layout of the second plane")
+    beside.wait_for()
+    assert beside.locator("option:checked").inner_text() == "Principal components of the counts"
+    assert page.get_by_role("application", name=re.compile("by Pseudotime on principal components")).count() == 1
     page.screenshot(path=pictures / "trajectory.png")
+    # All of it is state: undone one by one, and in Python.
+    page.keyboard.press("Control+z")
+    beside.wait_for(state="detached")
+    page.keyboard.press("Control+z")
+    over_all.wait_for()
+    page.keyboard.press("Control+z")
+    over_all.wait_for(state="detached")
+    run_cell(page, 3)
+    page.wait_for_function("document.querySelectorAll('.jp-CodeCell')[3].innerText.includes('follows')")
+    assert "follows ['SPINK2'] None" in output_text(page, 3)
 
     assert watch.errors == []
     assert watch.foreign == []

@@ -1,7 +1,9 @@
-"""The Models panel by key: also of a model that cannot be picked the card can be read."""
+"""The Models panel: by key, with scores and lineage of the picked model, and a checkpoint that is imported."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,9 +19,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-def test_the_card_of_a_retracted_model_opens_by_key(
-    pbmc68k: AnnData, page: Page, watch: Watch, repository: Path, private_home: Path
+def test_the_models_panel(
+    pbmc68k: AnnData,
+    page: Page,
+    watch: Watch,
+    repository: Path,
+    private_home: Path,
+    pictures: Path,
+    tmp_path: Path,
 ) -> None:
+    import scfm_lab as sl
+    from scfm_lab.evaluation.score import Score
     from scfm_registry import Registry
     from scfm_widgets import Lab
 
@@ -28,6 +38,11 @@ def test_the_card_of_a_retracted_model_opens_by_key(
     Registry().search()
     Registry().retract("sctop/1", because="a test")
     try:
+        score = Score("shown_f1", "starter", 0.71, low=0.66, high=0.76, floor=0.8, floor_name="sctop")
+        Registry().record_scores("starter/1", [score], data_digest="sha256:" + "5" * 64)
+        grown = sl.load_model("starter")
+        grown.net.norm.bias.data.add_(0.25)
+        Registry().register(grown, "grown", parent="starter", certify=False)
         with hosting(repository / "widgets" / "scfm_widgets" / "static") as host:
             lab = Lab(pbmc68k, model="pca")
             page.goto(host.serve(lab))
@@ -50,7 +65,39 @@ def test_the_card_of_a_retracted_model_opens_by_key(
             text.wait_for()
             assert text.inner_text().strip() != "This version has no card."
             assert lab.state["model"] == "pca"
+            page.keyboard.press("Escape")
+            # The picked one tells what it reached, beside its floor, and what was made of it.
+            page.get_by_role("radio", name=re.compile("^starter")).click()
+            picked = page.locator(".sl-model").filter(has=page.get_by_role("radio", checked=True))
+            scores = picked.get_by_role("table", name="Scores of evaluations")
+            scores.wait_for()
+            assert scores.get_by_role("row").nth(1).inner_text().split() == [
+                *("shown", "f1", "0.71", "0.66–0.76", "0.8", "sctop", "not", "above", "it"),
+            ]
+            drawn = picked.get_by_role("img", name=re.compile("^Lineage: .*starter.1.*grown.1"))
+            drawn.wait_for()
+            assert drawn.locator("rect").count() == 2
+            assert drawn.locator("line").count() == 1
+            page.locator(".scfm-lab").screenshot(path=pictures / "models-picked.png")
+            # A folder that is no checkpoint is refused in words; one that is becomes a model to pick.
+            page.get_by_role("button", name="Import a checkpoint's folder…").click()
+            form = page.get_by_role("form", name="Import a checkpoint")
+            folder = form.get_by_label("Folder on the machine of the kernel")
+            folder.fill(str(tmp_path / "nothing here"))
+            assert form.get_by_label("Name in the registry").input_value() == "nothing-here"
+            form.get_by_role("button", name="Import", exact=True).click()
+            page.locator(".sl-notice").filter(has_text="nothing here").wait_for()
+            shutil.copytree(repository / "scfm_lab" / "models" / "assets" / "pca", tmp_path / "Other-Basis")
+            folder.fill(str(tmp_path / "Other-Basis"))
+            form.get_by_role("button", name="Import", exact=True).press("Enter")
+            form.get_by_text("It is other-basis/1 now").wait_for()
+            page.get_by_role("radio", name=re.compile("^other-basis")).click()
+            until_picked = page.get_by_role("radio", name=re.compile("^other-basis"), checked=True)
+            until_picked.wait_for()
             lab.close()
     finally:
         Registry().reinstate("sctop/1")
+        for reference in ("grown/1", "other-basis/1"):
+            if reference.split("/")[0] in {item.name for item in Registry().search()}:
+                Registry().delete(reference)
     assert watch.errors == []

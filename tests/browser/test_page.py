@@ -331,6 +331,8 @@ def test_a_panel_is_found_as_it_was_left(bench: Callable[..., Any], cells: AnnDa
 
 
 def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnData, pictures: Path) -> None:
+    from scfm_lab.tasks.compare import compare
+
     page, lab = bench(cells, model="starter", groupby="cell_type")
     settled(page)
     page.get_by_role("tab", name="Perturb").click()
@@ -376,7 +378,39 @@ def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnD
     until(page, lambda: lab.state["root"] is not None)
     assert 0 <= lab.state["root"]["cell"] < 240
     assert page.get_by_role("button", name="Order the cells").is_enabled()
+    # The same by key: by a part of the cell's name, and where one cell is selected that one.
+    box = page.get_by_role("combobox", name="Begin at a cell by its name")
+    until(page, lambda: box.input_value() == f"cell{lab.state['root']['cell']}")
+    box.focus()
+    box.fill("LL77")
+    box.press("Enter")
+    until(page, lambda: lab.state["root"] == {"cell": 77})
+    until(page, lambda: box.input_value() == "cell77")
+    selected_one = page.get_by_role("button", name="Root at the selected cell")
+    assert selected_one.is_disabled()
+    lab.selection = ["cell9"]
+    selected_one.press("Enter")
+    until(page, lambda: lab.state["root"] == {"cell": 9})
     page.locator(".scfm-lab").screenshot(path=pictures / "went-through.png")
+
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_label("Against").select_option(label="pca v1 (floor)")
+    assert page.get_by_role("button", name="Compare on 240 cells").is_enabled()
+    # What the button computes is tested without a browser; here is what a comparison looks like.
+    compared = compare(cells, *(lab.session.open_model(name) for name in ("starter", "pca")), groupby="cell_type")
+    lab.result = compared
+    lead = page.locator(".sl-lead", has_text="nearest neighbours shared")
+    lead.wait_for()
+    assert lead.inner_text().startswith(f"{100 * compared.table['overlap'][0]:.0f} % of {compared.n_neighbors} ")
+    rows = page.locator(".sl-found .sl-effect")
+    told = {row.locator(".sl-effect-name").inner_text(): row.locator(".sl-number").inner_text() for row in rows.all()}
+    assert told["B cell"] == " · ".join(
+        f"{100 * value:.0f} %"
+        for value in compared.table.set_index("group").loc["B cell", ["accuracy_a", "accuracy_b"]]
+    )
+    page.get_by_label("Colour by it").check()
+    page.locator(".sl-legend-title", has_text="Neighbours that both models share").wait_for()
+    page.locator(".scfm-lab").screenshot(path=pictures / "compared.png")
 
 
 def test_three_hints_come_once(bench: Callable[..., Any], cells: AnnData, private_home: Path) -> None:

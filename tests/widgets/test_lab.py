@@ -840,6 +840,18 @@ class TestTrajectory:
         assert lab.state["second"] is None
         assert "twin" not in [plane["key"] for plane in lab._layouts]
 
+    def test_a_root_is_found_by_its_name(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        opened = bench()
+        name = pbmc68k.obs_names[42]
+        answer, _ = opened.ask(type="find", typed=f" {name.lower()} ")
+        assert answer["cells"][0] == {"cell": 42, "name": name, "group": str(pbmc68k.obs["cell_type"].iloc[42])}
+        # Where nothing is typed, what is selected comes first.
+        opened.lab.selection = [699]
+        answer, _ = opened.ask(type="find", typed="")
+        assert [cell["cell"] for cell in answer["cells"]] == [699, *range(39)]
+        answer, _ = opened.ask(type="find", typed="no such cell")
+        assert answer["cells"] == []
+
     def test_from_a_cell_begins_there(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         opened = bench(model=MODEL)
         opened.ask(type="run", model=MODEL, layout="X_umap")

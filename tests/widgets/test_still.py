@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import queue
 import re
 import threading
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scfm_lab.errors import DataError
 from scfm_widgets import lab as lab_module
 from scfm_widgets import still
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -34,6 +37,8 @@ class Output:
     """Where a notebook's cell shows the picture: every page that was put there, in order."""
 
     pages: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    #: What the notebook's file would hold of it.
+    data: dict[str, Any] = field(default_factory=dict)
 
     def display(self, data: dict[str, Any], metadata: Any = None, **more: Any) -> Output:
         """Take what a cell puts out; the widget itself is of no interest here."""
@@ -45,6 +50,7 @@ class Output:
     def update(self, data: dict[str, Any], *, raw: bool) -> None:
         """Take what stands in its place now."""
         assert raw
+        self.data = data
         self.pages.put(data["text/html"])
 
     def until(self, holds: Callable[[str], bool]) -> str:
@@ -141,3 +147,42 @@ def test_the_picture_stands_without_code_that_cannot_be_told_or_is_too_long(
     page = output.until(lambda page: not code_in(page))
     assert "<img" in page
     assert "<details" not in page
+
+
+def test_a_bench_comes_back_from_the_saved_notebook_as_it_was_left(
+    bench: Callable[..., Bench], output: Output, pbmc68k: AnnData, tmp_path: Path
+) -> None:
+    few = pbmc68k[:150].copy()
+    few.obsm["X_two"] = few.obsm["X_umap"][:, ::-1]
+    lab = bench(few, model=MODEL, groupby="cell_type").lab
+    lab._ipython_display_()
+    lab.state = {"colour": GENE, "range": [0.5, 3], "second": "X_two", "follow": [GENE], "panel": "perturb"}
+    lab.selection = [3, 149]
+    lab.doses = {GENE: 1.0, "LYZ": 0.5}
+    lab.wait(60)
+    output.until(lambda page: "LYZ" in code_in(page) and code_in(page) == lab.code())
+    rest(lab)
+    cells = [{"outputs": []}, {"outputs": [{"data": json.loads(json.dumps(output.data))}]}, {"source": "text"}]
+    path = tmp_path / "analysis.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    again = bench(few.copy(), state=path).lab
+    again.wait(60)
+    assert (again.state, again.doses) == (lab.state, lab.doses)
+    assert (again.selection == lab.selection).all()
+    assert again.results["perturb"].doses == {"LYZ": 0.5}
+    assert again.session.faults == []
+    # What is not in the cells any more is told, and the rest comes back.
+    other = few.copy()
+    del other.obsm["X_two"]
+    again = bench(other, state=str(path)).lab
+    assert (again.state["second"], again.state["colour"]) == (None, lab.state["colour"])
+    (fault,) = again.session.faults
+    assert fault["text"].startswith("The bench is as it was left but for second:")
+    with pytest.raises(DataError, match="had 150 cells; these are 20"):
+        bench(few[:20].copy(), state=path)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="not a notebook"):
+        bench(few, state=path)
+    with pytest.raises(DataError, match="has no 'colours'"):
+        bench(few, state={"colours": GENE})
+    assert bench(few, state={"colour": "LYZ"}).lab.state["colour"] == {"by": "gene", "name": "LYZ"}

@@ -19,12 +19,13 @@ from scfm_widgets.desk import Desk
 from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
+from scfm_widgets.saved import bring_back, read_saved
 from scfm_widgets.session import Session
 from scfm_widgets.small_state import check_followed, check_range
 from scfm_widgets.still import Still, put_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
 
     from anndata import AnnData
@@ -92,6 +93,9 @@ class Lab(anywidget.AnyWidget):
         Key in ``obsm`` of the plane to begin with. Default: ``"X_umap"``, else another plane that is there.
     title
         Stands above the bench.
+    state
+        How to begin: some keys of :attr:`state`, or the notebook (``"analysis.ipynb"``) in which a bench of these cells was
+        saved, whose state, doses and selection come back; results are computed again.
 
     Attributes
     ----------
@@ -167,6 +171,7 @@ class Lab(anywidget.AnyWidget):
         groupby: str | None = None,
         layout: str | None = None,
         title: str = "scfm-lab",
+        state: Mapping[str, Any] | str | Path | None = None,
     ) -> None:
         check_adata(adata)
         self.lock = threading.RLock()
@@ -213,6 +218,10 @@ class Lab(anywidget.AnyWidget):
         self.on_msg(Messages(self).take)
         self.observe(self._on_state, "state")
         self.observe(self._on_doses, "doses")
+        if isinstance(state, str | Path):
+            bring_back(self, read_saved(state, adata.n_obs))
+        elif state is not None:
+            self.state = dict(state)
 
     # ------------------------------------------------------------------------------- for people
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from scfm_lab.errors import DataError
 from scfm_widgets.codec import pack_mask
+from scfm_widgets.find_cells import find_cells
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ class EmbeddingPanel(Panel):
 
     title = "Embedding"
     component = "embedding"
-    answers = ("column", "genes", "cell", "known")
+    answers = ("column", "genes", "cell", "find", "known")
 
     def handle(self, message: dict[str, Any]) -> Any:
-        """Answer ``column``, ``genes``, ``known`` or ``cell``."""
+        """Answer ``column``, ``genes``, ``known``, ``find`` (cells by name) or ``cell``."""
         kind = message["type"]
         if kind == "column":
             column = self.column(str(message["by"]), str(message["name"]))
@@ -35,6 +36,8 @@ class EmbeddingPanel(Panel):
             return about, [lines]
         if kind == "known":
             return {}, [self._known()]
+        if kind == "find":
+            return {"cells": self._find(str(message["typed"]))}
         row = int(message["cell"])
         if not 0 <= row < self.session.adata.n_obs:
             message_ = f"There is no cell {row}; there are {self.session.adata.n_obs}."
@@ -49,6 +52,17 @@ class EmbeddingPanel(Panel):
         if by == "result":
             return columns.of_result(name, self.session.results)
         return columns.of_obs(name)
+
+    def _find(self, typed: str) -> list[dict[str, Any]]:
+        """Cells by what is typed of their names, each with its row and its group."""
+        session = self.session
+        names = [str(name) for name in session.adata.obs_names]
+        groupby = session.groupby() or session.columns.favourite()
+        groups = None if groupby is None else session.adata.obs[groupby]
+        return [
+            {"cell": row, "name": names[row], "group": "" if groups is None else str(groups.iloc[row])}
+            for row in find_cells(names, typed, np.flatnonzero(session.selection).tolist())
+        ]
 
     def _known(self) -> bytes:
         """Genes that the picked model knows, one bit each; nothing where it is not open yet."""

@@ -2,7 +2,7 @@
 
 JupyterLab and Notebook keep a widget's bytes nowhere: a notebook that is opened again shows nothing of it. So the bench is
 shown as two outputs, a picture and the widget; the widget hides the picture for as long as it lives (``src/index.tsx``), and the
-picture follows what the bench shows, with the code that brings it back below.
+picture follows what the bench shows, with the code that brings it back below, and what was set on it for programs to read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ScfmError
 from scfm_widgets.picture import draw
+from scfm_widgets.saved import MIME, saved_of
 
 if TYPE_CHECKING:
     from scfm_widgets.lab import Lab
@@ -42,7 +43,7 @@ class Still:
         self._timer: threading.Timer | None = None
         self._picture: bytes | None = None
         self._stale = True
-        self._written: dict[str, str] | None = None
+        self._written: dict[str, Any] | None = None
 
     def png(self) -> bytes | None:
         """What the bench shows, as PNG; ``None`` where it has no plane yet."""
@@ -106,7 +107,7 @@ class Still:
             return ""
         return code if len(code) <= _MOST_LETTERS else ""
 
-    def _page(self, code: str = "") -> dict[str, str]:
+    def _page(self, code: str = "") -> dict[str, Any]:
         if self._stale:
             # First this: what changes while it is drawn makes it stale again.
             self._stale = False
@@ -121,7 +122,7 @@ class Still:
             f'<figure class="scfm-still" data-scfm-bench="{self._uid}" style="margin:0">'
             f"{picture}<figcaption>{words}{_details(code) if code else ''}</figcaption></figure>"
         )
-        return {"text/html": page, "text/plain": words}
+        return {"text/html": page, "text/plain": words, MIME: saved_of(self._lab)}
 
 
 def _details(code: str) -> str:

@@ -63,6 +63,7 @@ export function Scores({ reference }: { reference: string }) {
               ) : (
                 <>
                   {format.number(row.floor)} <span class="sl-muted">{row.floor_name}</span>
+                  {!row.above && " "}
                   {!row.above && <span class="sl-chip sl-chip-warn">not above it</span>}
                 </>
               )}

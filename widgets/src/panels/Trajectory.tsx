@@ -7,9 +7,9 @@ import { categoryColour, css } from "../palette.ts";
 import { groupingOf, isBusy, rootIn, TWIN } from "../reducers.ts";
 import { resultsOf } from "../stage/ColourPicker.tsx";
 import type { Column, Trajectory } from "../types.ts";
-import { Icon } from "../ui/icons.tsx";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Grouping } from "./Grouping.tsx";
+import { RootCell } from "./RootCell.tsx";
 import { Scrubber, Trends } from "./Trends.tsx";
 
 const MAX_GROUPS = 300;
@@ -75,15 +75,7 @@ export function TrajectoryPanel() {
               ))}
             </select>
           </label>
-          <button
-            type="button"
-            class="sl-button sl-wide"
-            aria-pressed={store.rooting}
-            onClick={() => store.setRooting(!store.rooting)}
-          >
-            <Icon name="target" />
-            {store.rooting ? "Click a cell in the plane…" : "Pick a cell by clicking"}
-          </button>
+          <RootCell cell={root?.cell} />
           <button
             type="button"
             class="sl-button sl-primary sl-wide"

@@ -22,6 +22,8 @@ interface Props {
   suggest: (typed: string) => Option[];
   onPick: (option: Option) => void;
   onOpen?: () => void;
+  /** What has been typed now, for suggestions that have to be asked for. */
+  onType?: (typed: string) => void;
   /** Whether there are suggestions still to come. */
   waiting?: boolean;
   /** Said where nothing matches. */
@@ -37,6 +39,7 @@ export function Combobox({
   suggest,
   onPick,
   onOpen,
+  onType,
   waiting = false,
   empty,
   disabled,
@@ -113,6 +116,7 @@ export function Combobox({
         onBlur={close}
         onInput={(event) => {
           hasty.current = false;
+          onType?.(event.currentTarget.value);
           setTyped(event.currentTarget.value);
           setActive(0);
         }}
