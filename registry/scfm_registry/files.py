@@ -183,6 +183,16 @@ def _fetch(store: Store, found: ModelVersion, record: Record, target: Path) -> N
                 raise
 
 
+def open_as(folder: Path, place: Path) -> None:
+    """Give a private folder the rights of the place that it goes to: who may look in there, reads what is in it.
+
+    Others than the owner and the group never write.
+    """
+    rights = place.stat().st_mode & 0o775
+    for item in (folder, *folder.rglob("*")):
+        item.chmod(rights if item.is_dir() else rights & 0o664)
+
+
 @contextmanager
 def storing(where: Path) -> Iterator[None]:
     """Put into words what the system says when it cannot write at `where`."""

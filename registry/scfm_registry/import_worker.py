@@ -11,7 +11,10 @@ import json
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _GIB = 2**30
 #: Bytes of memory for each byte of files: read, copied, written and opened; and for PyTorch itself.
@@ -70,6 +73,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     _prepare()
     from scfm_lab.models.finetuned import is_finetuned, whole_identity
     from scfm_lab.models.load import open_files
+    from scfm_lab.models.pinned import pinned
     from scfm_lab.plugins import discover
     from scfm_registry import confining, estimating, importing, tuned, version
     from scfm_registry.sharing import parents
@@ -84,8 +88,10 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     locks = confining.lock(
         memory=_TIMES * opened + _REST, written=2 * size + _GIB // 16, seconds=_SECONDS + 8 * opened // _BYTES_A_SECOND
     )
+    # Of a version that is there: what is read has these hashes, or is refused.
+    pins = {folder / name: digest for name, digest in (request.get("hashes") or {}).items()}
     if request.get("as_registered"):
-        converted, config = {}, _registered(folder)
+        converted, config = {}, _registered(folder, sorted(pins))
     else:
         # A record that came with the files is nobody's word here: it would set what the model is opened with.
         (folder / importing.RECORD).unlink(missing_ok=True)
@@ -94,11 +100,12 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         if any(record.values()):
             text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
             (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")
-    if is_finetuned(folder):
-        with parents.beside(places):
-            model = open_files(folder, family.id, config=config or None)
-    else:
-        model = adapter.open(folder, config=config or None)
+    with pinned(pins, request["family"], known=False):
+        if is_finetuned(folder):
+            with parents.beside(places):
+                model = open_files(folder, family.id, config=config or None)
+        else:
+            model = adapter.open(folder, config=config or None)
     tags = version.tags(
         model.spec,
         kind=request["kind"] if model.finetuning is None or request.get("as_registered") else tuned.KIND,
@@ -148,8 +155,15 @@ def parent_digest(record: dict[str, Any], folder: Path) -> str:
     return found
 
 
-def _registered(folder: Path) -> dict[str, Any]:
+def _registered(folder: Path, listed: Sequence[Path] = ()) -> dict[str, Any]:
     """Check the files of a version that another registry has made, which stay as they are; what it is opened with.
+
+    Parameters
+    ----------
+    folder
+        Of the version.
+    listed
+        Its files, where others lie beside them.
 
     Raises
     ------
@@ -160,7 +174,7 @@ def _registered(folder: Path) -> dict[str, Any]:
     from scfm_lab.models import converted
     from scfm_registry import importing
 
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in listed or sorted(p for p in folder.rglob("*") if p.is_file()):
         if converted.is_pickle(path) or not importing.is_plain(path):
             raise ModelError(f"{path} is of a kind that no registry keeps; nothing of it was read.")
         _check_plain(path)
@@ -229,12 +243,7 @@ def _check_plain(path: Path) -> None:
 def _check_header(path: Path) -> None:
     """Refuse safetensors whose list names a tensor twice: two readers would see two models."""
     from scfm_lab.errors import ModelError
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ModelError(f"{path} names something twice in its list of tensors; get the file again.")
-        return found
+    from scfm_lab.models.pinned import once
 
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -244,6 +253,8 @@ def _check_header(path: Path) -> None:
                 json.loads(file.read(size), object_pairs_hook=once)
             except (UnicodeDecodeError, json.JSONDecodeError):
                 return
+            except ValueError as error:
+                raise ModelError(f"{path} names something twice in its list of tensors; get the file again.") from error
 
 
 def _check_array(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from scfm_registry import files, manifest, names, retracting
+from scfm_registry import files, first_opening, manifest, names, retracting
 from scfm_registry.names import CHAMPION
 from scfm_registry.retracting import Retractor
 
@@ -88,6 +88,7 @@ class Opener(Retractor):
         found, record = self._find(asked)
         folder = files.checked(self._store, found, record, weights=weights)
         listed = manifest.registered(folder, found.digest, found.reference)
+        first_opening.look(folder, listed, found.digest, lambda: self)
         return ResolvedSource(
             path=folder,
             name=found.name,

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import annotating, manifest, people, retracting
+from scfm_registry import annotating, first_opening, manifest, people, retracting
 from scfm_registry.annotating import Annotator
 from scfm_registry.lineage import PARENT, check_made_from
 from scfm_registry.verifying import Verifier
@@ -158,6 +158,8 @@ class Registrar(Verifier, Annotator):
         if tags.get("scfm.origin") != "built-in":
             me = people.who(self._place)
             complete = {"scfm.owner": me, **complete, "scfm.registered_by": me}
+        # What comes here was read by the locked process, or made here.
+        first_opening.remember(described.digest)
         with self._place.locked():
             if tags.get("scfm.origin") != "built-in":
                 complete |= annotating.inherited(self, tags, described.digest)

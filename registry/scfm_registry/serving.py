@@ -134,7 +134,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
         A file is not what was registered, the version was retracted in the registry that the environment names, no installed
         plugin opens its family, or a setting is unknown.
     """
-    from scfm_registry import files, source
+    from scfm_registry import files, first_opening, source
     from scfm_registry.importing import config_of
 
     settings = dict(model_config or {})
@@ -154,6 +154,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     # The weights are hashed as they are read.
     files.require_ok(manifest.compare(folder, listed, deferred=".safetensors"), folder, label)
     _check_retraction(digest)
+    first_opening.look(folder, listed, digest, source.environment)
     found = source.ResolvedSource(
         path=folder,
         name="served",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,9 +62,10 @@ class Spool:
 
     def waiting(self) -> list[Path]:
         """Entries that have not come in, oldest first."""
-        return sorted(
-            path.parent for path in self.folder.glob(f"*/{DESCRIPTION}") if not path.parent.name.startswith(".")
-        )
+        if not self.folder.is_dir():
+            return []
+        entries = (path for path in self.folder.iterdir() if not path.name.startswith(".") and path.name != DONE)
+        return sorted(path for path in entries if _is_entry(path))
 
     def put(
         self,
@@ -144,6 +146,7 @@ class Spool:
             }
             (private / DESCRIPTION).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             _flush(private)
+            files.open_as(private, self.folder)
             target = self.folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{described.digest[7:19]}-{os.urandom(3).hex()}"
             private.rename(target)
         return target
@@ -220,7 +223,8 @@ class Syncer(Registrar):
             try:
                 told = _read(entry)
                 version, new = self._take(entry, told)
-            except ScfmError as error:
+            # One entry that the system does not let anybody read holds up no other.
+            except (ScfmError, OSError) as error:
                 found.refused[entry.name] = str(error)
                 continue
             (found.registered if new else found.known).append(self.came_in(version, certify=certify))
@@ -266,6 +270,15 @@ class Syncer(Registrar):
         return self.get(version.reference), fresh
 
 
+def _is_entry(path: Path) -> bool:
+    try:
+        return stat.S_ISREG((path / DESCRIPTION).stat().st_mode)
+    except PermissionError:
+        return True  # somebody else's, who has closed it: that is to be said
+    except OSError:
+        return False
+
+
 def _read(entry: Path) -> dict[str, Any]:
     """Read an entry's description, each value checked: whoever can write to the spool can write anything.
 
@@ -307,6 +320,9 @@ def _read(entry: Path) -> dict[str, Any]:
             "manifest": described,
             "when": when,
         }
+    except PermissionError as error:
+        message = f"{path} may not be read ({error.strerror}). Ask whoever put it there for: chmod -R g+rX {entry}"
+        raise ModelError(message) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"{path} cannot be read ({error}); put the model into the spool again."
         raise ModelError(message) from error

@@ -102,6 +102,7 @@ def finetune(
     Says how well it does on cells that it has not seen, beside what parameter-free methods do with the same cells.
     """
     import scfm_lab as sl
+    from scfm_lab.training import rescue, tracking
 
     if not (register or out or only_plan):
         message = "Say where the result goes: --register NAME, or -o FOLDER."
@@ -137,23 +138,25 @@ def finetune(
         plan = sl.plan_finetune(model, adata, **columns, **settings)
         say(plan.summary(), {"summary": plan.summary(), **vars(plan)}, as_json=as_json)
         return
+    if register:
+        tracking.tracker().check(register, model, **tracking.said(consent))
     with progress_bar(progress, "cells") as show:
         result = sl.finetune(
             model,
             adata,
             **columns,
             **settings,
-            register=register,
-            consent=consent,
             checkpoint=checkpoint,
             progress=show or False,
         )
     lines, data = [result.summary()], {**result.to_json(), "record": result.record}
+    # The folder first: whatever the registry says, the training is not lost.
+    written = result.save(out, full=full) if out else None
     if register:
+        rescue.register(result, register, consent=consent, written=written)
         lines.append(f"Registered as {result.registered}; use it as models:/{result.registered}.")
         data["registered"] = result.registered
-    if out:
-        written = result.save(out, full=full)
+    if written:
         lines.append(f"Written to {written}.")
         data["written"] = str(written)
     say("\n".join(lines), data, as_json=as_json)

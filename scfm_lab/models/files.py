@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, read, stored
-from scfm_lab.models.pinned import pins_of
+from scfm_lab.models.pinned import owned, pins_of
 from scfm_lab.models.sharded import is_index, read_sharded, shards
 from scfm_lab.models.tensor_names import named_code
 
@@ -105,16 +105,15 @@ def read_safetensors(path: Path, *, finite: bool = True) -> dict[str, torch.Tens
         raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the folder as published.")
     try:
         pins = pins_of(path)
-        if pins is not None:
-            # The same bytes were looked through when they were registered.
-            return pins.tensors(path)
-        tensors = load_file(path)
+        tensors = load_file(path) if pins is None else pins.tensors(path)
     except ModelError:
         raise
     except (SafetensorError, ValueError, OSError, KeyError) as error:
         raise ModelError(
             f"{path} is damaged or no safetensors file ({path.stat().st_size:,} bytes; {error}). Get the file again."
         ) from error
+    if pins is not None and pins.known:
+        return tensors
     _check_tensors(tensors, path)
     if finite:
         _check_finite(tensors, path)
@@ -157,6 +156,7 @@ def read_torch(path: Path) -> Any:
         content = read(path)
         _check_finite(dict(_tensors_in(_weights_in(content))), path)
         return content
+    _refuse_in_registered(path)
     archive = zipfile.is_zipfile(path)
     if archive:
         _check_archive(path)
@@ -241,6 +241,7 @@ def read_pickle(path: Path) -> Any:
         raise ModelError(f"The file {path} is missing; give the files as published.")
     if is_converted(path):
         return read(path)
+    _refuse_in_registered(path)
     try:
         return load(path.read_bytes())
     except Refused as refused:
@@ -248,6 +249,15 @@ def read_pickle(path: Path) -> Any:
     # A damaged pickle fails in as many ways as the format has instructions.
     except Exception as error:
         raise ModelError(_damage(path, "pickle", error)) from error
+
+
+def _refuse_in_registered(path: Path) -> None:
+    """No pickle belongs to a version of a registry: its import has converted them, in a locked process."""
+    if owned():
+        raise ModelError(
+            f"{path} is a pickle, and a version of a registry is opened without any; nothing of it was read. Import the checkpoint "
+            "with its files, which converts them."
+        )
 
 
 def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], path: Path) -> None:

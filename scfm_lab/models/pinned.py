@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,10 +39,12 @@ class Pins:
         Path → SHA-256, 64 hexadecimal digits.
     label
         What messages call the model.
+    known
+        Whether their numbers were looked through before, when they were registered or opened first.
     """
 
-    def __init__(self, hashes: Mapping[Path, str], label: str) -> None:
-        self._hashes, self._label = dict(hashes), label
+    def __init__(self, hashes: Mapping[Path, str], label: str, *, known: bool = True) -> None:
+        self._hashes, self._label, self.known = dict(hashes), label, known
         self._stamps = {path: _stamp(path) for path in self._hashes}
         self._read: set[Path] = set()
 
@@ -58,7 +61,7 @@ class Pins:
         Raises
         ------
         ModelError
-            Its hash is another one.
+            Its hash is another one, or it is no safetensors file.
         """
         content = np.empty(path.stat().st_size, dtype=np.uint8)
         view, digest, done = content.data, hashlib.sha256(), 0
@@ -69,7 +72,11 @@ class Pins:
         if done != len(content) or digest.hexdigest() != self._hashes[path]:
             raise self._refused(path)
         self._read.add(path)
-        return _parsed(content)
+        try:
+            return _parsed(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, RuntimeError) as error:
+            message = f"{path} is damaged or no safetensors file ({len(content):,} bytes; {error!r:.200}). Get the file again."
+            raise ModelError(message) from error
 
     def confirm(self) -> None:
         """See that nothing was changed while the model was opened.
@@ -93,15 +100,20 @@ class Pins:
 
 
 @contextmanager
-def pinned(hashes: Mapping[Path, str], label: str) -> Iterator[None]:
+def pinned(hashes: Mapping[Path, str], label: str, *, known: bool = True) -> Iterator[None]:
     """Within, these files are read as what their hashes say; refused at the end if one was changed meanwhile.
+
+    Parameters
+    ----------
+    hashes, label, known
+        As for :class:`Pins`.
 
     Raises
     ------
     ModelError
         A file is not what its hash says.
     """
-    pins = Pins(hashes, label)
+    pins = Pins(hashes, label, known=known)
     token = _NOW.set(pins)
     try:
         yield
@@ -139,18 +151,18 @@ def _sha256(path: Path) -> str:
 def _parsed(content: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file that lies in memory; they share it.
 
-    The safetensors library copies each tensor out of what it is given; these bytes are known to be those that it has opened when
-    they were registered.
+    The safetensors library would copy each tensor out of what it is given. What it refuses is refused here too; a name that stands
+    there twice, of which it takes one, besides.
     """
     import torch
 
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header: dict[str, Any] = json.loads(content[8:start].tobytes())
+    header: dict[str, Any] = json.loads(content[8:start].tobytes(), object_pairs_hook=once)
+    header.pop("__metadata__", None)
+    _check_places(header, len(content) - start)
     whole = torch.from_numpy(content)
     found = {}
     for name, about in header.items():
-        if name == "__metadata__":
-            continue
         dtype, shape, (begin, end) = _dtypes()[about["dtype"]], about["shape"], about["data_offsets"]
         if begin == end:
             found[name] = torch.empty(shape, dtype=dtype)
@@ -159,6 +171,33 @@ def _parsed(content: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         # Tensors stand where their numbers can be read from, but for files of other writers.
         found[name] = (part if (start + begin) % dtype.itemsize == 0 else part.clone()).view(dtype).reshape(shape)
     return found
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose names are all different: of two of one name, two readers would take different ones.
+
+    Raises
+    ------
+    ValueError
+        They are not.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it names something twice")
+    return found
+
+
+def _check_places(header: Mapping[str, Any], size: int) -> None:
+    """See that the tensors fill the bytes behind the header one after the other, each as many as its shape takes."""
+    done = 0
+    for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        shape, (begin, end) = about["shape"], about["data_offsets"]
+        plain = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        if not plain or begin != done or end - begin != math.prod(shape) * _dtypes()[about["dtype"]].itemsize:
+            raise ValueError(f"{name[:80]!r} does not lie where its shape says")
+        done = end
+    if done != size:
+        raise ValueError(f"its tensors take {done:,} bytes of {size:,}")
 
 
 def _dtypes() -> dict[str, torch.dtype]:

@@ -171,11 +171,12 @@ def finetune(
         sys.stderr.write(plan.summary() + "\n")
     with as_progress(progress, f"Fine-tuning {job.model.spec.name}") as report:
         trained = _train(job, plan, None if checkpoint is None else Path(checkpoint).expanduser(), report, cancel)
+    from scfm_lab.training import rescue
     from scfm_lab.training.finetune_result import finish
 
     result = finish(job, trained, plan, floors=floors, seconds=time.perf_counter() - started)
     if register is not None:
-        result.register(register, consent=consent)
+        rescue.register(result, register, consent=consent)
     return result
 
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 import scfm_lab as sl
 from scfm_lab.cli import cli
-from scfm_lab.errors import DataError, ModelError
+from scfm_lab.errors import DataError, ModelError, ScfmError
+from scfm_lab.home import data_home
 from scfm_lab.models import load
 from scfm_registry import Registry, Spool, names
 from scfm_registry import tuned as training
@@ -229,6 +230,27 @@ def test_names_and_parents_are_checked_before_any_work(here, cells, tmp_path):
     mine.digest = "sha256:" + "1" * 64
     with pytest.raises(ModelError, match="is not in the registry"):
         sl.finetune(mine, cells, register="lost", **HOW)
+
+
+def test_a_model_that_cannot_be_registered_is_kept(made_home, cells, tmp_path, monkeypatch):
+    (tmp_path / "no-registry").write_text("")
+
+    def the_registry_goes_away(*_: object) -> None:
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", str(tmp_path / "no-registry"))
+
+    with pytest.raises(ScfmError, match="The trained model is kept in") as caught:
+        sl.finetune(
+            "starter",
+            cells,
+            register="blood",
+            consent="open",
+            freeze="all",
+            **{**HOW, "progress": the_registry_goes_away},
+        )
+    [kept] = (data_home() / "rescued").iterdir()
+    assert f"'scfm-lab models spool {kept} --name blood --consent open --to SPOOL'" in str(caught.value)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
+    assert set(sl.load_model(kept, device="cpu").classes.names) == set(cells.obs["cell_type"])
 
 
 def test_a_users_own_run_is_registered_with_its_parent(here):

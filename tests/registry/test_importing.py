@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from scfm_lab.errors import Cancelled, ModelError
-from scfm_registry import Registry, doctor, importing, workers
+from scfm_registry import Registry, doctor, importing, manifest, names, workers
 from scfm_registry.checking import check
+from scfm_registry.serving import _load_pyfunc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,3 +237,65 @@ def test_a_family_whose_plugin_is_gone_is_said(registry: Registry, put_in: Calla
     registry.client.set_model_version_tag("mine", "1", "scfm.family", "other.family")
     with pytest.raises(ModelError, match=r"needs the model plugin 'other\.family', which is not installed"):
         registry.load("mine")
+
+
+def _forged(mirror: Path, change: Callable[[Path], object]) -> None:
+    """Change the one version of a mirror and everything that tells of its bytes, as who broke into its machine would."""
+    index = json.loads((mirror / "mirror.json").read_text())
+    (told,) = index["versions"]
+    folder = mirror / "versions" / told["tags"]["scfm.digest"].removeprefix("sha256:")
+    change(folder)
+    described = manifest.describe(folder, told["tags"]["scfm.family"])
+    (folder / manifest.FILENAME).write_bytes(described.canonical())
+    (folder / manifest.SERVING).write_bytes(manifest.serving(described.digest))
+    folder.rename(folder.with_name(described.digest.removeprefix("sha256:")))
+    told["tags"]["scfm.digest"] = described.digest
+    (mirror / "mirror.json").write_text(json.dumps(index))
+
+
+def _with_nan(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["mean"][0] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_with_nan, "NaN"),
+        (
+            lambda folder: (folder / "best_model.pt").write_bytes(b"cos\nsystem\n."),
+            r"best_model\.pt is of a kind that no",
+        ),
+        (lambda folder: (folder / "run.py").write_text("1"), r"run\.py is of a kind that no registry keeps"),
+    ],
+    ids=["NaN", "a pickle", "a program"],
+)
+def test_what_others_put_into_a_mirror_is_read_by_the_locked_process_first(
+    registry: Registry, tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    registry.mirror(tmp_path / "mirror", ["pca"])
+    _forged(tmp_path / "mirror", change)
+    mirror = Registry(tmp_path / "mirror")
+    for opened in (
+        mirror.load,
+        mirror.resolve,
+        lambda name: _load_pyfunc(str(mirror._store.files(mirror._find(names.parse(name))[1]))),
+    ):
+        with pytest.raises(ModelError, match=words):
+            opened("pca")
+
+
+def test_what_this_home_has_not_seen_is_read_by_the_locked_process_once(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ask = [], workers.ask
+    monkeypatch.setattr(workers, "ask", lambda *given, **more: asked.append(given) or ask(*given, **more))
+    registry.load("pca", device="cpu")
+    assert not asked, "it was registered here"
+    registry.mirror(tmp_path / "mirror", ["pca"])
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "another"))
+    mirror = Registry(tmp_path / "mirror")
+    for _ in range(2):
+        assert mirror.load("pca", device="cpu").spec.width == 50
+        assert len(asked) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.models import converted
-from scfm_lab.models.files import read_safetensors, sha256
+from scfm_lab.models.files import read_pickle, read_safetensors, read_torch, sha256
 from scfm_lab.models.pinned import owned, pinned
 from scfm_registry import Registry, files
 from scfm_registry.serving import _load_pyfunc
@@ -56,6 +57,53 @@ def test_tensors_are_those_of_the_library(weights: Path) -> None:
     with weights.open("r+b") as file:
         file.write(bytes(weights.stat().st_size))
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items()), "the tensors outlive their file"
+
+
+def _tensor(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [1] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        json.dumps({"a": _tensor(0, 4), "b": _tensor(0, 4)}),
+        json.dumps({"a": _tensor(0, 4), "b": _tensor(4, 8)}).replace('"b"', '"a"'),
+        json.dumps({"a": _tensor(-4, 0), "b": _tensor(0, 8, [2])}),
+        json.dumps({"a": _tensor(0, 4)}),
+        json.dumps({"a": _tensor(0, 8, [-1, -2])}),
+        json.dumps({"a": _tensor(0, 8, [3])}),
+        json.dumps({"a": _tensor(0, 2**62, [2**60])}),
+        json.dumps({"a": _tensor(0, 8, [1], "OBJECT")}),
+        json.dumps({"a": {"shape": [2]}}),
+        "[" * 100_000,
+        "[]",
+    ],
+    ids=["overlapping", "doubled", "negative", "left over", "shape", "short", "huge", "kind", "cut", "deep", "a list"],
+)
+def test_a_list_of_tensors_that_lies_is_refused_in_words_though_its_hash_is_right(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+    with pytest.raises(ModelError, match="damaged or no safetensors file"), pinned({path: _hash(path)}, "mine/1"):
+        read_safetensors(path)
+
+
+def test_nan_is_refused_where_the_numbers_were_not_looked_through_before(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.tensor([1.0, float("nan")])}, path)
+    with pytest.raises(ModelError, match="NaN"), pinned({path: _hash(path)}, "mine/1", known=False):
+        read_safetensors(path)
+    with pinned({path: _hash(path)}, "mine/1"):
+        assert read_safetensors(path)["w"][0] == 1
+
+
+def test_no_pickle_is_read_where_a_version_is_opened(weights: Path) -> None:
+    torch.save({"w": torch.ones(1)}, weights.with_name("best_model.pt"))
+    weights.with_name("genes.pkl").write_bytes(b"\x80\x02}q\x00.")
+    readers = {read_torch: "best_model.pt", read_pickle: "genes.pkl"}
+    for read, name in readers.items():
+        assert isinstance(read(weights.with_name(name)), dict), "elsewhere it is"
+        with pytest.raises(ModelError, match=rf"{name} is a pickle"), pinned({weights: _hash(weights)}, "mine/1"):
+            read(weights.with_name(name))
 
 
 def test_another_file_in_its_place_is_refused_before_it_is_parsed(weights: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +18,7 @@ from scfm_registry.spool import DESCRIPTION, FILES
 from scfm_registry.store import mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scfm_registry.version import ModelVersion
 
@@ -227,3 +231,43 @@ def test_an_entry_that_cannot_be_put_away_holds_up_no_other(
     (spool.folder / "done").unlink()
     assert len(Registry().sync(spool.folder, certify=False).known) == 2
     assert spool.waiting() == []
+
+
+@contextmanager
+def _as_somebody_else() -> Iterator[None]:
+    """Who runs the tests as root may read everything: within, as a user who may not."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_an_entry_has_the_rights_of_its_spool_and_a_closed_one_is_said(
+    made_home: Path, basis: Callable[..., Path]
+) -> None:
+    registry = Registry()
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as name:
+        spool = Spool(Path(name) / "spool")
+        spool.folder.mkdir()
+        Path(name).chmod(0o755)
+        for rights, expected in ((0o770, (0o770, 0o660)), (0o777, (0o775, 0o664)), (0o755, (0o755, 0o644))):
+            spool.folder.chmod(rights)
+            entry = spool.put(basis(), "mine")
+            found = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in (entry, *entry.rglob("*"))}
+            assert (found[True], found[False]) == expected
+        closed, file, last = spool.waiting()
+        closed.chmod(0)
+        (file / FILES / "model.safetensors").chmod(0)
+        (last / DESCRIPTION).unlink()
+        with _as_somebody_else():
+            told = registry.sync(spool.folder)
+            assert len(spool.waiting()) == 2
+        closed.chmod(0o755)
+    assert list(told.refused) == [closed.name, file.name]
+    assert "may not be read" in told.refused[closed.name]
+    assert "model.safetensors" in told.refused[file.name]

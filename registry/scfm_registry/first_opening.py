@@ -1,0 +1,88 @@
+"""The first opening of a version that this home has not imported itself.
+
+A mirror, a lab's server or a shared folder holds what somebody else put there, perhaps past every import. So such a version is
+opened once by the locked process that reads imports, before it is opened here; its digest is remembered, which is that of its bytes,
+wherever they lie.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from scfm_lab.errors import StorageError
+from scfm_lab.home import data_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from scfm_registry.manifest import Manifest
+    from scfm_registry.reading import Reader
+
+
+def remember(digest: str) -> None:
+    """Keep in mind that a locked process, or this package, has seen these files: they are opened at once from now on.
+
+    A home that cannot be written forgets.
+    """
+    with suppress(OSError, StorageError):
+        mark = _mark(digest)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def look(folder: Path, listed: Manifest, digest: str, registry: Callable[[], Reader]) -> None:
+    """Have a version opened by the locked process, unless this home has imported it or did this before.
+
+    Parameters
+    ----------
+    folder, listed, digest
+        Its files, their list, and that one's digest.
+    registry
+        Gives the one that has what it was made from.
+
+    Raises
+    ------
+    ModelError
+        It holds a pickle, a file of a kind that no registry keeps, damaged weights, NaN, or does not open.
+    """
+    from scfm_lab.plugins import discover
+    from scfm_registry import importing
+
+    with suppress(StorageError):
+        if _mark(digest).exists():
+            return
+    if listed.family not in {item.id for item in discover().contributions("models")}:
+        return  # Nothing here opens it, and whoever tries says so.
+    request = {
+        "family": listed.family,
+        "kind": importing.KINDS[0],
+        "licence": None,
+        "as_registered": True,
+        "hashes": {path: entry.sha256 for path, entry in listed.files.items()},
+        "parents": _parents(folder, registry),
+    }
+    importing.locked(folder, folder, request)
+    remember(digest)
+
+
+def _parents(folder: Path, registry: Callable[[], Reader]) -> dict[str, dict[str, str]]:
+    """Checked files of what a version opens with, as of :func:`scfm_registry.sharing.parents.places`."""
+    from scfm_lab.models import finetuned
+    from scfm_registry import files, manifest
+    from scfm_registry.sharing import parents
+
+    if not finetuned.is_finetuned(folder):
+        return {}
+    record = finetuned.read_record(folder)
+    if record.get("storage") == "full" or not manifest.is_digest(record["parent"]["digest"]):
+        return {}
+    asked = registry()
+    found, known = asked.find_digest(record["parent"]["digest"])
+    own = {"folder": str(files.checked(asked._store, found, known)), "family": found.family}  # noqa: SLF001 - own parts
+    return {found.digest: own} | parents.places(asked, found, known)
+
+
+def _mark(digest: str) -> Path:
+    return data_home() / "cache" / "looked-through" / digest.removeprefix("sha256:")
