@@ -386,7 +386,7 @@ def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnD
     box.press("Enter")
     until(page, lambda: lab.state["root"] == {"cell": 77})
     until(page, lambda: box.input_value() == "cell77")
-    selected_one = page.get_by_role("button", name="Root at the selected cell")
+    selected_one = page.get_by_role("button", name="Selected cell")
     assert selected_one.is_disabled()
     lab.selection = ["cell9"]
     selected_one.press("Enter")

@@ -72,10 +72,12 @@ export function RootCell({ cell }: { cell: number | undefined }) {
           type="button"
           class="sl-button"
           disabled={only < 0 || only === cell}
-          title={only < 0 ? "Select one cell first" : "The cell that is selected becomes the root"}
+          title={
+            only < 0 ? "Select one cell; here it becomes the root" : "The selected cell becomes the root"
+          }
           onClick={() => take(only)}
         >
-          Root at the selected cell
+          Selected cell
         </button>
       </div>
     </>
