@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
     from scfm_lab.models.finetuned import FineTuning
+    from scfm_lab.models.fixed_basis import BasisModel
     from scfm_lab.plugins import Contribution
     from scfm_registry.version import ModelVersion
 
@@ -48,7 +49,8 @@ class Keeper(Registrar):
         ----------
         model
             What :func:`scfm_lab.finetune` gave, or its ``.model``; any opened model whose network your own training changed
-            (then say `parent`); or the folder of a model written with ``save``.
+            (then say `parent`); the folder of a model written with ``save``; or a basis that ``pca`` or ``sctop`` was fitted to,
+            which is registered as a baseline.
         name
             What it is called here. A version is added where the name is there already.
         parent
@@ -68,7 +70,7 @@ class Keeper(Registrar):
         Returns
         -------
         ModelVersion
-            Of kind ``"fine-tuned"``. The same model twice gives the same version.
+            Of kind ``"fine-tuned"``, or ``"baseline"``. The same model twice gives the same version.
 
         Raises
         ------
@@ -86,10 +88,15 @@ class Keeper(Registrar):
         >>> registry.register(model, "my-starter", parent="starter").kind
         'fine-tuned'
         """
+        from scfm_lab.models.fixed_basis import BasisModel
         from scfm_registry import training_cards
 
         self.check_new_name(name)
         version.check_licence(licence)
+        if isinstance(model, BasisModel):
+            return self._register_basis(
+                model, name, parent, licence=licence, card=card, consent=consent, certify=certify
+            )
         said = annotating.consented(consent)
         if run is not None:
             run = self._store.require_run(run)
@@ -117,6 +124,17 @@ class Keeper(Registrar):
                 raise
         self._store.tag_run(run, {"scfm.version": added.reference, "scfm.digest": added.digest})
         return self.came_in(added, certify=certify)
+
+    def _register_basis(
+        self, model: BasisModel, name: str, parent: Any, *, card: str | None, **said: Any
+    ) -> ModelVersion:
+        """Import a basis as it is saved: it is fitted to cells, and made from no version."""
+        if parent is not None:
+            message = f"A basis of {model.family} is fitted to cells and made from no other version; leave parent= out."
+            raise ModelError(message)
+        with files.workshop(self.scratch) as private:
+            told = card or f"# {name}\n\n{model.family}, {model.spec.determinism}.\n"
+            return self.import_checkpoint(model.save(private / "basis"), name, kind="baseline", card=told, **said)
 
     def check_new_name(self, name: str) -> str:
         """Return `name` if a user's model may be called so.

@@ -322,6 +322,25 @@ class Vocabulary:
             raise GenesError(f"The vocabulary {path.name} has no columns 'symbol' and 'ensembl'.")
         return cls(symbols, ensembl, column("mouse_symbol"), column("mouse_ensembl"), aliases)
 
+    def to_csv(self, path: Path) -> None:
+        """Write what :meth:`from_csv` reads."""
+        import pandas as pd
+
+        aliases: list[list[str]] = [[] for _ in range(len(self))]
+        for name, i in self.aliases.items():
+            aliases[i].append(name)
+        columns = {
+            "symbol": self.symbols,
+            "ensembl": self.ensembl,
+            "mouse_symbol": self.mouse_symbols,
+            "mouse_ensembl": self.mouse_ensembl,
+            "aliases": ["|".join(names) for names in aliases] if self.aliases else None,
+        }
+        table = pd.DataFrame({name: column for name, column in columns.items() if column is not None})
+        # The time of writing is left out of the file, so that the same genes are the same bytes.
+        packed = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+        table.to_csv(path, index=False, compression=packed)
+
     def subset(self, ids: NDArray[np.int64]) -> Vocabulary:
         """The vocabulary of some genes, in the order given; aliases are kept."""
         new_id = {int(old): new for new, old in enumerate(ids)}

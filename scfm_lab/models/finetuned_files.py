@@ -65,7 +65,7 @@ def save(model: Model, changed: Mapping[str, torch.Tensor], folder: Path, *, ful
     assert model.finetuning is not None
     if full:
         return save_published(model, folder).folder
-    with _new_folder(folder) as unfinished:
+    with new_folder(folder) as unfinished:
         write(unfinished, model.finetuning, changed)
     return folder
 
@@ -106,7 +106,7 @@ def save_published(model: Model, folder: Path, *, more: Mapping[str, str] | None
     >>> save_published(sl.load_model("starter"), Path("starter")).family
     'starter'
     """
-    with _new_folder(folder) as unfinished:
+    with new_folder(folder) as unfinished:
         notes = write_published(model, unfinished)
         if model.finetuning is not None:
             notes.append(_beside(model, unfinished))
@@ -138,7 +138,7 @@ def _beside(model: Model, folder: Path) -> str:
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to, which takes its name when all is written; nothing is left of one that was not finished."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there already and holds something; give the name of a new folder.")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import Model
-from scfm_lab.models.files import WEIGHTS, names_family, read_config, read_safetensors, sha256
+from scfm_lab.models.files import CONFIG, WEIGHTS, names_family, read_config, read_safetensors, sha256
 from scfm_lab.models.published import overridden
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
-    from pathlib import Path
 
     import pandas as pd
     import torch
@@ -67,6 +69,45 @@ class BasisModel(Model):
         cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary
     ) -> Self:
         raise NotImplementedError
+
+    def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The tensors by name, and the settings that :meth:`_from_parts` reads beside them."""
+        raise NotImplementedError
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the basis into a new folder that :func:`scfm_lab.load_model` opens and a registry takes.
+
+        Parameters
+        ----------
+        folder
+            It must not exist, or be empty.
+
+        Raises
+        ------
+        DataError
+            The folder holds something.
+        StorageError
+            It cannot be written to; nothing is left of what was not finished.
+
+        Examples
+        --------
+        >>> import scfm_lab as sl
+        >>> basis = sl.load_model("pca").fit(sl.datasets.load("pbmc68k"), n_components=10)
+        >>> sl.load_model(basis.save("blood-pca")).spec.width
+        10
+        """
+        from safetensors.torch import save
+
+        from scfm_lab.models.finetuned_files import new_folder
+
+        folder = Path(folder).expanduser()
+        tensors, settings = self._parts()
+        with new_folder(folder) as unfinished:
+            (unfinished / WEIGHTS).write_bytes(save({name: one.contiguous() for name, one in tensors.items()}))
+            config = {"family": self.family, "format": 1, "vocabulary": VOCABULARY, **settings}
+            (unfinished / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+            self.vocabulary.to_csv(unfinished / VOCABULARY)
+        return folder
 
     def _set_digest(self, **tensors: torch.Tensor) -> None:
         digest = hashlib.sha256()

@@ -39,6 +39,7 @@ class PCA(BasisModel):
     def __init__(
         self, components: torch.Tensor, mean: torch.Tensor, vocabulary: Vocabulary, *, basis: str, name: str = "pca"
     ) -> None:
+        self.basis = basis
         self.components = components.float()
         self.mean = mean.float()
         self.vocabulary = vocabulary
@@ -61,6 +62,9 @@ class PCA(BasisModel):
     @classmethod
     def _from_parts(cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary) -> PCA:
         return cls(tensors["components"], tensors["mean"], vocabulary, basis=str(config.get("basis", "shipped")))
+
+    def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {"components": self.components, "mean": self.mean}, {"basis": self.basis}
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         match = self.require_genes(cells.genes)

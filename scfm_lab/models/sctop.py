@@ -43,6 +43,7 @@ class ScTop(BasisModel):
     def __init__(
         self, basis: torch.Tensor, types: Sequence[str], vocabulary: Vocabulary, *, origin: str, name: str = "sctop"
     ) -> None:
+        self.origin = origin
         self.components = basis.float()
         self.types = tuple(map(str, types))
         self.vocabulary = vocabulary
@@ -69,6 +70,9 @@ class ScTop(BasisModel):
         cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], vocabulary: Vocabulary
     ) -> ScTop:
         return cls(tensors["basis"], config["types"], vocabulary, origin=str(config.get("basis", "shipped")))
+
+    def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {"basis": self.components}, {"basis": self.origin, "types": list(self.types)}
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         match = self.require_genes(cells.genes)

@@ -92,6 +92,22 @@ def test_a_fitted_basis_is_a_new_model(pbmc68k):
     assert (best == pbmc68k.obs["cell_type"]).mean() > 0.6
 
 
+@pytest.mark.parametrize("family", ["pca", "sctop"])
+def test_a_fitted_basis_is_written_and_opens_as_it_was(pbmc68k, tmp_path, family):
+    fitted = sl.load_model(family).fit(pbmc68k)
+    opened = sl.load_model(fitted.save(tmp_path / "basis"))
+    assert type(opened) is type(fitted)
+    wanted = sl.embed(pbmc68k, fitted, copy=True, progress=False, cache=False).vectors
+    np.testing.assert_array_equal(sl.embed(pbmc68k, opened, copy=True, progress=False, cache=False).vectors, wanted)
+    assert opened.vocabulary.id_of("CD3D") == fitted.vocabulary.id_of("CD3D")
+    assert opened.spec.determinism == fitted.spec.determinism
+    again = fitted.save(tmp_path / "again")
+    for path in again.iterdir():
+        assert path.read_bytes() == (tmp_path / "basis" / path.name).read_bytes()
+    with pytest.raises(DataError, match="is there already"):
+        fitted.save(again)
+
+
 def test_writes_new_keys_with_provenance_and_nothing_else(pbmc68k, tmp_path):
     pbmc68k.obsm["X_pca"] = np.ones((700, 2))
     before = pbmc68k.copy()

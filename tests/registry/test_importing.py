@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from scfm_lab import load_model
 from scfm_lab.errors import Cancelled, ModelError
 from scfm_registry import Registry, doctor, importing, manifest, names, workers
 from scfm_registry.checking import check
@@ -21,6 +22,8 @@ from scfm_registry.serving import _load_pyfunc
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from anndata import AnnData
 
     from scfm_registry.version import ModelVersion
 
@@ -59,6 +62,16 @@ def test_what_was_registered_does_not_change_with_the_folder_it_came_from(
     registry.import_checkpoint(folder, "mine", certify=False)
     (folder / "model.safetensors").write_bytes(b"something else")
     assert registry.verify("mine").ok
+
+
+def test_a_basis_that_was_fitted_here_is_registered_as_a_baseline(registry: Registry, pbmc68k: AnnData) -> None:
+    fitted = load_model("pca").fit(pbmc68k, n_components=5)
+    kept = registry.register(fitted, "ours", certify=False)
+    assert (kept.kind, kept.family) == ("baseline", "scfm.pca")
+    np.testing.assert_array_equal(registry.load("ours").components, fitted.components)
+    assert registry.register(fitted, "ours", certify=False).reference == kept.reference
+    with pytest.raises(ModelError, match="fitted to cells and made from no other version"):
+        registry.register(fitted, "theirs", parent="pca/1")
 
 
 def test_a_link_within_the_folder_is_taken_as_the_file_it_is(registry: Registry, basis: Callable[..., Path]) -> None:
