@@ -151,6 +151,8 @@ def _evaluation(scores: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _measurements(runs: Sequence[Evidence]) -> str:
+    # A run is anybody's who may write to the registry.
+    runs = [run for run in runs if hardware_tags.can_be(run.metrics)]
     if not runs:
         return "Not measured; what the table says of memory is an estimate."
     lines = [

@@ -58,7 +58,7 @@ class Changer(Gatekeeper):
         """
         names.check_alias(alias)
         meant, _ = self._find(names.parse(reference))
-        with self._store.exclusive(f"{meant.name}.{alias}"):
+        with self._store.exclusive(f"{meant.name}.{alias}") as sure:
             # Whether it may have the alias is looked at once the others had their turn: what was retracted meanwhile counts.
             found, record = self._find(names.parse(meant.reference))
             self._check_may_have(alias, found, record, gate)
@@ -70,6 +70,7 @@ class Changer(Gatekeeper):
                     "nothing was changed. Look at what was promoted meanwhile, then decide again."
                 )
                 raise ModelError(message)
+            sure()
             self._store.set_alias(found.name, alias, found.version)
             self.note(
                 "promote", record, {"alias": alias, "instead_of": f"{holder.name}/{holder.version}" if holder else ""}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Below this many bytes a disk counts as nearly full.
 _LITTLE = 200 * 2**20
+#: Seconds without writing after which a folder of no version counts as left over.
+_LEFT = 3600
 
 
 @dataclass(frozen=True)
@@ -170,14 +174,12 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
         yield Finding(
             "built-in models", "note", f"not registered here: {', '.join(missing)}; 'scfm-lab registry setup' does it"
         )
-    known = {folder.parent.name for record in deleted if (folder := store.files(record)) is not None}
     for record, found in records:
         folder = store.files(record)
         if folder is None:
             if files:
                 yield _served(store, record, found)
             continue
-        known.add(folder.parent.name)
         if not (folder / manifest.FILENAME).is_file():
             yield Finding(
                 found.reference,
@@ -187,7 +189,7 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
         elif files:
             yield _hashes(folder, found)
     if place.embedded and not place.read_only and (place.artifacts / "models").is_dir():
-        strays = [item for item in sorted((place.artifacts / "models").iterdir()) if item.name not in known]
+        strays = _strays(store, place.artifacts / "models")
         if strays:
             size = sum(file.stat().st_size for item in strays for file in item.rglob("*") if file.is_file())
             yield Finding(
@@ -196,6 +198,22 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
                 f"{len(strays)} folders in {place.artifacts / 'models'} ({size / 2**20:.1f} MiB) belong to no version, as after "
                 "an import that was cut off; they can be deleted",
             )
+
+
+def _strays(store: Store, folder: Path) -> list[Path]:
+    """Folders that belong to no version and in which nobody has written for an hour; those of an import under way are none."""
+    there = sorted(folder.iterdir())
+    # What is looked for is what is known after the folders were listed: hashing took its time, and others go on registering.
+    known = {place.parent.name for record in store.records() if (place := store.files(record)) is not None}
+    return [item for item in there if item.name not in known and time.time() - _last_written(item) > _LEFT]
+
+
+def _last_written(folder: Path) -> float:
+    times = [time.time()] if not folder.exists() else [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _hashes(folder: Path, found: ModelVersion) -> Finding:

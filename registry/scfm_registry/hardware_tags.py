@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _KEYS = {"mem": "peak_mib", "speed": "best_cpm"}
 #: 16 TiB of memory, and a billion cells a minute.
 _MOST = {"mem": 2**24, "speed": 10**9}
+#: No other number of a measurement is larger; a database may keep infinity as the largest that it has.
+_LARGEST = 10**12
 #: Weights take at least a byte for each four of float32.
 _SMALLEST = 4
 DEVICES = ("cpu", "cuda", "mps")
@@ -57,6 +59,21 @@ def believable(tags: Mapping[str, str]) -> dict[str, str]:
     return {key.removeprefix("scfm."): value for key, value in found.items()}
 
 
+def can_be(metrics: Mapping[str, Any]) -> bool:
+    """Whether a measurement's numbers can be true, as for :func:`check_measured`.
+
+    Examples
+    --------
+    >>> can_be({"cells_per_minute": 5200.0}), can_be({"cells_per_minute": 1e99}), can_be({"peak_mib": -5.0})
+    (True, False, False)
+    """
+    try:
+        check_measured(metrics, "")
+    except ModelError:
+        return False
+    return True
+
+
 def check_measured(metrics: Mapping[str, Any], label: str) -> None:
     """Refuse a measurement with a number in it that cannot be.
 
@@ -70,7 +87,7 @@ def check_measured(metrics: Mapping[str, Any], label: str) -> None:
         fine = (
             isinstance(value, (int, float)) and math.isfinite(value) and (value >= 0 or key.startswith("worst_cosine"))
         )
-        if not fine or value > limits.get(key, math.inf):
+        if not fine or value > limits.get(key, _LARGEST):
             message = (
                 f"The measurement of {label} says {key} = {str(value)[:40]}, which cannot be; it was not recorded."
             )

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import annotating, first_opening, manifest, people, retracting
+from scfm_registry import annotating, audit, first_opening, manifest, people, retracting
 from scfm_registry.annotating import Annotator
 from scfm_registry.lineage import PARENT, check_made_from
 from scfm_registry.verifying import Verifier
@@ -168,6 +168,7 @@ class Registrar(Verifier, Annotator):
             consent = tags.get("scfm.consent", "")
             known = self.by_digest(name, described.digest) or self._deleted(name, described.digest, consent)
             if known is not None:
+                self._told(known)
                 return self.heed(known, consent)
             added = self._store.add(name, folder, complete, _beginning(card))
             # Two machines may have done this at once on a server. The lowest number stays, and both see the same one.
@@ -185,10 +186,7 @@ class Registrar(Verifier, Annotator):
                 # Both are of this one upload: the server's answer was lost, and MLflow's client asked again.
                 added = earlier
             try:
-                told = {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
-                if "scfm.isolation" in tags:
-                    told["isolation"] = tags["scfm.isolation"]
-                self.note("register", added, told)
+                self.note("register", added, _about(tags))
             except BaseException:
                 # What is not on record is not registered, or the trail would have holes.
                 self._store.remove(added)
@@ -196,6 +194,14 @@ class Registrar(Verifier, Annotator):
             if said := complete.get("scfm.consent", ""):
                 self.hand_down(first, said)
         return first
+
+    def _told(self, known: ModelVersion) -> None:
+        """Add the line of a registration that has none: its process was ended between the two."""
+        lines = audit.about(self._store, known.digest)
+        if any(line["action"] == "register" and line["name"] == known.name for line in lines):
+            return
+        if record := self._store.record(known.name, known.version):
+            self.note("register", record, {**_about(known.tags), "late": "its line was missing"})
 
     def heed(self, known: ModelVersion, consent: str) -> ModelVersion:
         """Keep what is said now of the donors of a version that was here already; of two words the stricter stays."""
@@ -216,6 +222,12 @@ class Registrar(Verifier, Annotator):
             self.hand_down(found, consent)
         self.note("restore", trash.restore(self._store, found.reference))
         return self.get(found.reference)
+
+
+def _about(tags: Mapping[str, str]) -> dict[str, str]:
+    """What the line of a registration tells."""
+    told = {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
+    return told | ({"isolation": tags["scfm.isolation"]} if "scfm.isolation" in tags else {})
 
 
 def _beginning(card: str, limit: int = 4_500) -> str:

@@ -134,7 +134,8 @@ class Verifier(Opener):
         str
             Why it has no certificate, in a sentence; empty where it has one.
         """
-        if certificate.RUN in found.tags:
+        # A process that was ended between the two tags left a certificate that nothing is compared with.
+        if certificate.RUN in found.tags and certificate.HASH in found.tags:
             return found, ""
         try:
             self.certify(found.reference, cells=None)
@@ -162,8 +163,9 @@ class Verifier(Opener):
     def _certified(self, made: Certificate, record: Record, details: dict[str, str]) -> None:
         with self._place.locked():
             try:
+                # Tags are set one by one; the run last, which says that there is a certificate.
                 self._store.set_tags(
-                    record, {certificate.RUN: made.run, certificate.HASH: certificate.digest_of(made.record)}
+                    record, {certificate.HASH: certificate.digest_of(made.record), certificate.RUN: made.run}
                 )
             except Denied:
                 kept = (

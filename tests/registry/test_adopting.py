@@ -34,6 +34,8 @@ def homes(tmp_path: Path, _pbmc68k: AnnData) -> Path:
     write_family("geneformer_v2", root / "ben" / "geneformer", _pbmc68k)
     shutil.copytree(scgpt.path, root / "ben" / "from-ana")
     (root / "ben" / "from-ana" / "README.md").write_text("# copied from Ana\n")
+    (root / "ben" / "from-ana" / "notes.txt").write_text("seed 3 was the best\n")
+    (root / "ben" / "from-ana" / "LICENSE").write_text("MIT\n")
     (root / "ben" / "from-ana" / "train.py").write_text("print('mine')\n")
     (root / "ben" / "from-ana" / "wandb").mkdir()
     (root / "ben" / "from-ana" / "wandb" / "config.yaml").write_text("x: 1\n")
@@ -129,3 +131,18 @@ def test_a_damaged_checkpoint_is_told_and_costs_no_other(
     assert told["adopted"] == []
     assert "vocab.json" in " ".join(told["failed"])
     assert captured.err.startswith("Error: ")
+
+
+def test_the_same_weights_with_another_configuration_are_told_so() -> None:
+    def item(name: str, content: str, weights: str) -> adopting.Stray:
+        return adopting.Stray(Path(name), "scfm.scgpt", "", 1, (), content=content, weights=frozenset({weights}))
+
+    found = adopting.Strays(
+        adopting._grouped([item("a", "1", "w"), item("b", "2", "w"), item("c", "2", "w"), item("d", "3", "v")])
+    )
+    assert [(str(one.path), [*map(str, one.copies)], [*map(str, one.alike)]) for one in found] == [
+        ("a", [], ["b"]),
+        ("b", ["c"], ["a"]),
+        ("d", [], []),
+    ]
+    assert "the same weights, other files: b" in found.summary()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import resource
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scfm_lab.errors import ModelError
+from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import Registry
+from scfm_registry.store import trail as lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,3 +90,32 @@ def test_a_line_that_was_cut_off_while_it_was_written_is_no_change(trail: tuple[
     registry.promote("pca/1", "third")
     assert registry.audit().ok
     assert registry.audit().entries[-1]["details"]["alias"] == "third"
+
+
+def test_of_a_line_that_the_system_takes_in_part_nothing_is_left(trail: tuple[Registry, Path]) -> None:
+    registry, path = trail
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="larger than this system allows"):
+            lines.append(registry._store, {"action": "promote"}, "x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert registry.audit().ok
+
+
+def test_a_registration_whose_process_was_ended_before_its_line_gets_it_with_the_next(
+    made_home: Path, put_in: Callable[..., ModelVersion]
+) -> None:
+    class Ended(Registry):
+        def note(self, action: str, *given: Any, **more: Any) -> None:
+            """Nothing is written any more."""
+
+    put_in(Ended(), "mine")
+    registry = Registry()
+    assert "mine/1" in str(registry.audit().notes)
+    for _ in range(2):
+        assert put_in(registry, "mine").version == 1
+    assert [entry["action"] for entry in registry.audit("mine").entries] == ["register"]
+    assert "mine/1" not in str(registry.audit().notes)

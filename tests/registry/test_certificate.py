@@ -153,6 +153,17 @@ def test_a_version_that_comes_in_is_certified_and_registered_in_any_case(
     assert registry.verify("other").not_compared == "no certificate"
 
 
+def test_a_certificate_whose_process_was_ended_between_its_tags_is_made_again(
+    certified: tuple[certificate.Certificate, Registry],
+) -> None:
+    made, registry = certified
+    registry.client.delete_model_version_tag("mine", "1", certificate.HASH)
+    found, missing = registry.certify_new(registry.get("mine"))
+    assert missing == ""
+    assert found.tags[certificate.RUN] != made.run
+    assert registry.verify("mine").ok
+
+
 def test_a_built_in_model_gets_its_certificate_when_somebody_first_asks(made_home: Path) -> None:
     registry = Registry()
     assert certificate.RUN not in registry.get("sctop").tags, "opening a registry waits for no panel"

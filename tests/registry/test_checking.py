@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from scfm_registry import Registry
+from scfm_registry import Registry, checking
 from scfm_registry.checking import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from scfm_registry.version import ModelVersion
 
 
 def _words(found: list, what: str) -> tuple[str, str]:
@@ -31,11 +35,31 @@ def test_files_that_belong_to_no_version_are_a_note(made_home: Path) -> None:
     stray = made_home / "registry" / "artifacts" / "models" / "m-0000" / "artifacts"
     stray.mkdir(parents=True)
     (stray / "model.safetensors").write_bytes(bytes(2**20))
+    assert "left over" not in [item.what for item in check()], "somebody may be importing it just now"
+    for path in (stray / "model.safetensors", stray, stray.parent):
+        os.utime(path, (0, time.time() - 3700))
     state, words = _words(check(), "left over")
     assert state == "note"
     assert words.startswith("1 folders")
     assert "(1.0 MiB)" in words
     assert stray.exists()
+
+
+def test_files_that_are_registered_while_others_are_looked_at_belong_to_a_version(
+    made_home: Path, put_in: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, look = Registry(), checking._hashes
+
+    def looked(folder: Path, found: ModelVersion) -> checking.Finding:
+        if found.name == "pca":
+            kept = registry.resolve(put_in(registry, "mine").reference).path
+            for path in (*kept.rglob("*"), kept, kept.parent):
+                os.utime(path, (0, time.time() - 3700))
+        return look(folder, found)
+
+    monkeypatch.setattr(checking, "_hashes", looked)
+    assert "left over" not in [item.what for item in check(files=True)]
+    assert registry.get("mine")
 
 
 def test_files_that_are_gone_are_a_fault(made_home: Path) -> None:

@@ -43,3 +43,15 @@ def test_a_measurement_that_cannot_be_is_refused(forged: dict[str, float]) -> No
     hardware_tags.check_measured({**fine, "worst_cosine_to_float32": -0.1}, "m/1")
     with pytest.raises(ModelError, match="cannot be"):
         hardware_tags.check_measured({**fine, **forged}, "m/1")
+
+
+def test_a_forged_run_does_not_stand_in_the_card(made_home: object) -> None:
+    registry = Registry()
+    tags = {"scfm.task": "measure", "scfm.digest": registry.get("pca").digest, "scfm.machine": "a workstation"}
+    for forged in ({"cells_per_minute": 1e99}, {"peak_mib": -5.0}, {"load_seconds": float("inf")}):
+        registry._store.log_run("measure pca/1", tags | {"scfm.machine": "a forger"}, forged)
+    assert "Not measured; what the table" in registry.card("pca")
+    registry._store.log_run("measure pca/1", tags, {"cells_per_minute": 5200.0, "peak_mib": 150.0, "load_seconds": 0.4})
+    card = registry.card("pca")
+    assert "a workstation" in card
+    assert "forger" not in card

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from mlflow import MlflowException
 
 from scfm_lab.errors import ModelError, StorageError
 from scfm_lab.evaluation.score import Score
 from scfm_registry import Gate, Registry
+from scfm_registry.store import claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,3 +194,25 @@ def test_what_was_cut_while_it_was_recorded_counts_for_nothing(
     card = registry.card("pca/1")
     assert "No scores are on record." in card
     assert "Not measured" in card
+
+
+def test_of_several_who_wait_behind_a_dead_claim_none_takes_away_a_living_one(
+    made_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, name = Registry().client, claims.PREFIX + "m.champion"
+    monkeypatch.setattr(claims, "_OLD", 0.1)
+    assert claims._create(client, name, "dead", MlflowException)
+    # One has put it aside and holds it now; another, who waited behind the dead one too, comes later.
+    with claims.claimed(client, "m.champion", MlflowException) as sure:
+        claims._put_aside(client, name, "dead", MlflowException)
+        sure()
+        # And while one is at it, another leaves it alone.
+        client.set_registered_model_tag(name, "scfm.claim", "dead")
+        claims._create(client, f"{name}.dead", "dead", MlflowException)
+        claims._put_aside(client, name, "dead", MlflowException)
+        assert claims._holder(client, name, MlflowException) == "dead"
+        with pytest.raises(StorageError, match="nothing was changed"):
+            sure()
+        client.delete_registered_model(f"{name}.dead")
+        claims._put_aside(client, name, "dead", MlflowException)
+    assert not [item.name for item in client.search_registered_models() if item.name.startswith(claims.PREFIX)]

@@ -180,6 +180,23 @@ def test_members_register_their_own_and_readers_only_read(
         bob.get("of-bob")
 
 
+def test_who_could_not_be_let_in_whole_is_not_left_without_a_password(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowException
+
+    lab.come_in(monkeypatch)
+
+    def refused(*_: object) -> int:
+        raise MlflowException("the server went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(people, "_role", refused)
+        with pytest.raises(StorageError, match="the server went away"):
+            people.add(lab.address, "zoe")
+    assert people.add(lab.address, "zoe")["password"], "the name is free"
+
+
 def test_what_belongs_to_others_is_named_and_is_refused_all_the_same(
     lab: Any, monkeypatch: pytest.MonkeyPatch, imported: Callable[..., Any], tmp_path: Path
 ) -> None:

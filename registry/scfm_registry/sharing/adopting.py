@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import ModelError, ScfmError
 from scfm_lab.models import finetuned
 from scfm_registry import builtin, importing, manifest
+from scfm_registry.sharing.licensing import is_licence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,8 @@ _COMMON = frozenset(
         "pytorch_model.bin.index.json",
     }
 )
+#: Endings of what people write beside a checkpoint, and no family reads.
+_WORDS = frozenset({".md", ".txt"})
 _DEEPEST = 64
 
 
@@ -54,9 +57,11 @@ class Stray:
     files
         Relative paths of what belongs to it.
     content
-        SHA-256 over its files but for cards: two folders with the same are copies.
+        SHA-256 over its files but for words about it (cards, notes, licences): two folders with the same are copies.
     copies
         Folders with the same content.
+    alike
+        Folders with the same weights and another configuration or vocabulary.
     here
         References of the versions that have these weights already.
     problem
@@ -71,6 +76,7 @@ class Stray:
     content: str = ""
     weights: frozenset[str] = field(default=frozenset(), repr=False)
     copies: tuple[Path, ...] = ()
+    alike: tuple[Path, ...] = ()
     here: tuple[str, ...] = ()
     problem: str = ""
 
@@ -88,6 +94,7 @@ class Stray:
             "size": self.size,
             "content": self.content,
             "copies": [str(path) for path in self.copies],
+            "alike": [str(path) for path in self.alike],
             "here": list(self.here),
             "problem": self.problem,
         }
@@ -145,6 +152,7 @@ class Strays(list[Stray]):
             )
             lines.append(f"{item.path}: {item.family}, {item.size / 2**20:,.1f} MiB; {state}")
             lines += [f"  the same: {path}" for path in item.copies]
+            lines += [f"  the same weights, other files: {path}" for path in item.alike]
         new = sum(item.new for item in self)
         lines.append(f"{len(self)} checkpoints in {self.looked_at:,} folders, {new} of them new.")
         lines += (
@@ -219,7 +227,7 @@ def _look(folder: Path, told: Strays) -> Stray | None:
         return None
     except ScfmError as error:
         return Stray(folder, "", "", 0, (), problem=str(error))
-    told_apart = sorted((name, digest) for name, digest in hashes.items() if not name.endswith(".md"))
+    told_apart = sorted((name, digest) for name, digest in hashes.items() if not _is_about(Path(name)))
     return Stray(
         folder,
         family.id,
@@ -229,6 +237,10 @@ def _look(folder: Path, told: Strays) -> Stray | None:
         content=hashlib.sha256(repr(told_apart).encode()).hexdigest(),
         weights=frozenset(known - {""}),
     )
+
+
+def _is_about(path: Path) -> bool:
+    return path.suffix.lower() in _WORDS or is_licence(path)
 
 
 def _belonging(folder: Path, family: Contribution) -> list[Path]:
@@ -274,7 +286,12 @@ def _grouped(found: list[Stray]) -> list[Stray]:
     for group in groups.values():
         first, *others = sorted(group, key=lambda item: (len(item.path.parts), str(item.path)))
         kept.append(replace(first, copies=tuple(item.path for item in others)))
-    return sorted(kept, key=lambda item: str(item.path))
+    kept.sort(key=lambda item: str(item.path))
+    return [replace(item, alike=_alike(item, kept)) for item in kept]
+
+
+def _alike(item: Stray, found: list[Stray]) -> tuple[Path, ...]:
+    return tuple(other.path for other in found if other is not item and other.weights and other.weights == item.weights)
 
 
 def _named(found: list[Stray], registry: Reader) -> Iterator[Stray]:

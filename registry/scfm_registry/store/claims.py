@@ -2,7 +2,7 @@
 
 MLflow sets an alias without looking at where it points. What it does do atomically is to create a registered model, since names
 are unique; so the model ``scfm.claim.<what>`` is a claim: whoever creates it goes on, the others wait until it is gone. A claim
-of a process that died is put aside after a minute. What is promised: of several people who promote at once and expect the same
+of a process that died is put aside after a minute, by whoever creates the claim on that very claim first. What is promised: of several people who promote at once and expect the same
 holder, at most one succeeds, as long as none of them stands still for a minute between looking and setting, and all use
 scfm-lab. Whoever sets aliases through MLflow itself is not bound by claims.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlflow import MlflowClient
 
@@ -26,8 +26,8 @@ _WAIT, _OLD = 90.0, 60.0
 
 
 @contextmanager
-def claimed(client: MlflowClient, what: str, errors: type[Exception]) -> Iterator[None]:
-    """Hold the claim on `what`.
+def claimed(client: MlflowClient, what: str, errors: type[Exception]) -> Iterator[Callable[[], None]]:
+    """Hold the claim on `what`; what is given raises StorageError once it is lost, and is to be called just before the change.
 
     Parameters
     ----------
@@ -51,8 +51,7 @@ def claimed(client: MlflowClient, what: str, errors: type[Exception]) -> Iterato
             seen = (holder, time.monotonic())
         elif holder and time.monotonic() - seen[1] > _OLD:
             # Its process died. It is measured by this machine's clock alone, since others' may be wrong.
-            with suppress(errors):
-                client.delete_registered_model(name)
+            _put_aside(client, name, holder, errors)
         if time.monotonic() > until:
             message = (
                 f"Somebody has been changing {what} for {_WAIT:.0f} seconds; nothing was changed. If nobody is, an admin "
@@ -60,13 +59,31 @@ def claimed(client: MlflowClient, what: str, errors: type[Exception]) -> Iterato
             )
             raise StorageError(message)
         time.sleep(0.05)
+
+    def sure() -> None:
+        if _holder(client, name, errors) != token:
+            message = f"Changing {what} took so long that somebody else may be at it; nothing was changed. Try again."
+            raise StorageError(message)
+
     try:
-        yield
+        yield sure
     finally:
         with suppress(errors):
             # Who stood still for too long has lost it, and must not take away another's.
             if _holder(client, name, errors) == token:
                 client.delete_registered_model(name)
+
+
+def _put_aside(client: MlflowClient, name: str, holder: str, errors: type[Exception]) -> None:
+    """Delete the claim of a holder who died, and no other's: of several who wait one does it, and looks again before."""
+    mine = f"{name}.{holder}"
+    with suppress(errors):
+        if _create(client, mine, holder, errors):
+            try:
+                if _holder(client, name, errors) == holder:
+                    client.delete_registered_model(name)
+            finally:
+                client.delete_registered_model(mine)
 
 
 def _create(client: MlflowClient, name: str, token: str, errors: type[Exception]) -> bool:

@@ -25,7 +25,7 @@ from scfm_registry.store.words import in_words, is_denied, is_missing, unreachab
 from scfm_registry.version import TRASHED, Evidence, Record, check_tags, shown, when
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mlflow import MlflowClient
 
@@ -329,14 +329,17 @@ class Store(Runs):
         ]
 
     @contextmanager
-    def exclusive(self, what: str) -> Iterator[None]:
-        """Change `what` with nobody else changing it: under the folder's lock, or under a claim on a server."""
+    def exclusive(self, what: str) -> Iterator[Callable[[], None]]:
+        """Change `what` with nobody else changing it: under the folder's lock, or under a claim on a server.
+
+        What is given is called just before the change: it raises StorageError where the claim was lost.
+        """
         with self.place.locked():
             if self.place.embedded:
-                yield
+                yield lambda: None
                 return
-            with quiet(), claims.claimed(self.client, what, mlflow_module().MlflowException):
-                yield
+            with quiet(), claims.claimed(self.client, what, mlflow_module().MlflowException) as sure:
+                yield sure
 
     def set_model_tag(self, name: str, key: str, value: str) -> None:
         """Set a tag of a model, which all its versions share."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm_lab.errors import StorageError
@@ -75,10 +76,16 @@ def add(
         server = get_app_client("basic-auth", tracking_uri=place.uri)
         try:
             server.create_user(name, password)
-            if kind == "admin":
-                server.update_user_admin(name, True)
-            elif kind == "member":
-                server.assign_role(name, _role(server, mlflow.MlflowClient(place.tracking_uri, place.uri)))
+            try:
+                if kind == "admin":
+                    server.update_user_admin(name, True)
+                elif kind == "member":
+                    server.assign_role(name, _role(server, mlflow.MlflowClient(place.tracking_uri, place.uri)))
+            except BaseException:
+                # Nobody was told the password, and the name would be taken for good.
+                with suppress(mlflow.MlflowException):
+                    server.delete_user(name)
+                raise
         except mlflow.MlflowException as error:
             raise _why(error, name, place.shown) from error
     return {

@@ -76,12 +76,23 @@ def append(store: Store, entry: dict[str, Any], line: str) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             _mend(handle)
-            os.write(handle, line.encode() + b"\n")
-            os.fsync(handle)
+            _write_whole(handle, line.encode() + b"\n")
         finally:
             os.close(handle)
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def _write_whole(handle: int, content: bytes) -> None:
+    """Write a line through to the disk, or nothing of it: the system may take a part and refuse the rest."""
+    before = os.fstat(handle).st_size
+    try:
+        while content:
+            content = content[os.write(handle, content) :]
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, before)
+        raise
 
 
 def _mend(handle: int) -> None:
