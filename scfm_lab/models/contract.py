@@ -8,7 +8,9 @@ engine's (:mod:`scfm_lab.inference.engine`).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,7 +23,7 @@ from scfm_lab.models.tokens import Request, States, Tokens
 from scfm_lab.models.trainable import Trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -69,6 +71,7 @@ class Model(TakesOptions, Able, Trainable):
             "compute",
             "auto_precision",
             "_last_match",
+            "vocabulary_digest",
         ]
     )
     """Attributes that say where something lies, runs or came from, and nothing about a vector."""
@@ -175,10 +178,24 @@ class Model(TakesOptions, Able, Trainable):
         full = self.check_options(options)
         cells = data if isinstance(data, Cells) else self.read_cells(data, layer=layer, options=full)
         self.known_genes(cells.genes, full)
-        return replace(self._tokenize(cells, full, seed), family=self.family)
+        made = self._tokenize(cells, full, seed)
+        return replace(made, family=self.family, vocabulary=self.vocabulary_digest)
+
+    def n_token_ids(self) -> int | None:
+        """Ids that tokens may have, counted from 0; None where a family does not say."""
+        return None
+
+    def token_names(self) -> Iterable[Any]:
+        """What tells two models apart whose ids mean different things; a name for each id where there is one."""
+        return self.vocabulary.names
+
+    @cached_property
+    def vocabulary_digest(self) -> str:
+        """Digest of what the ids of tokens mean."""
+        return hashlib.sha256("\n".join(map(str, self.token_names())).encode()).hexdigest()
 
     def check_tokens(self, tokens: Tokens) -> None:
-        """Refuse tokens that another family made: their ids mean other things.
+        """Refuse tokens of another family or another vocabulary, whose ids mean other things, and ids that are none.
 
         Raises
         ------
@@ -189,6 +206,20 @@ class Model(TakesOptions, Able, Trainable):
             raise ModelError(
                 f"These are tokens of {tokens.family}, whose ids mean nothing to {self.spec.name}; make them with this model's "
                 "tokenize."
+            )
+        if tokens.vocabulary not in ("", self.vocabulary_digest):
+            raise ModelError(
+                f"These tokens were made by a {tokens.family or self.family} with another vocabulary, whose ids mean other genes; "
+                "make them with this model's tokenize."
+            )
+        n = self.n_token_ids()
+        if n is None or not len(tokens.ids):
+            return
+        lowest, highest = int(tokens.ids.min()), int(tokens.ids.max())
+        if lowest < 0 or highest >= n:
+            raise ModelError(
+                f"These tokens have the id {lowest if lowest < 0 else highest:,}; ids of this {self.spec.name} are 0 to {n - 1:,}. "
+                "Make them with this model's tokenize."
             )
 
     def vocabulary_ids(self, tokens: Tokens) -> NDArray[np.int64]:

@@ -70,6 +70,10 @@ class BasisModel(Model):
     ) -> Self:
         raise NotImplementedError
 
+    def n_token_ids(self) -> int:
+        """As many as there are genes."""
+        return len(self.vocabulary)
+
     def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The tensors by name, and the settings that :meth:`_from_parts` reads beside them."""
         raise NotImplementedError

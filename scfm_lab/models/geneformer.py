@@ -327,6 +327,10 @@ class Geneformer(PublishedModel):
 
     # --- genes -------------------------------------------------------------------------
 
+    def n_token_ids(self) -> int:
+        """Rows of the embedding."""
+        return self.net.shape.vocabulary
+
     def gene_embeddings(self) -> pd.DataFrame:
         """Embedding of each gene's token, before any context, float32, genes × width (index: symbol, or Ensembl id)."""
         import pandas as pd

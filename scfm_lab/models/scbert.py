@@ -233,6 +233,10 @@ class ScBert(Readouts):
         together = options["like_reference"] and options["batch_size"] > 1
         return f"batch_size={options['batch_size']} stabilises so many cells together" if together else ""
 
+    def n_token_ids(self) -> int:
+        """Bins of expression: the place of a token says which gene it is of."""
+        return self.net.token_emb.num_embeddings
+
     # --- tokens to states --------------------------------------------------------------
 
     def encode(

@@ -260,6 +260,10 @@ class ScFoundation(Readouts):
         code = 0 if name is None else 1 + list(self.weights).index(name)
         return tokenize(cells, self.known_genes(cells.genes, options), len(self.vocabulary), options, code)
 
+    def n_token_ids(self) -> int:
+        """The genes, T and S."""
+        return len(self.vocabulary) + 2
+
     # --- tokens to states --------------------------------------------------------------
 
     def _inputs(self, batch: Batch, part: str) -> tuple[ScFoundationNet, torch.Tensor, torch.Tensor]:
@@ -268,7 +272,9 @@ class ScFoundation(Readouts):
         if part == GENE:
             # As in the reference, whose versions are those of cell vectors alone.
             return self._net(self._version(0, GENE)), batch.ids, batch.values
-        codes = batch.cell["version"]
+        codes = batch.cell.get("version")
+        if codes is None:  # tokens that were stored say nothing beside their ids and values
+            return self._net(self._version(0, part)), batch.ids, batch.values
         if len(codes) and bool((codes != codes[0]).any()):
             raise ModelError("These tokens ask for several sets of weights; encode one version at a time.")
         return self._net(self._version(int(codes[0]), part)), batch.ids, batch.values

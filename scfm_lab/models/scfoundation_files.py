@@ -7,6 +7,7 @@ The published ``models.ckpt`` holds ``cell`` (cell vectors), ``rde`` (read-depth
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,20 +143,29 @@ def _named_tensors(path: Path, name: str, one: Mapping[str, Any]) -> dict[str, t
     for key, value in one["state_dict"].items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"{path} is no checkpoint of scFoundation: {key!r} of {name!r} is no tensor.")
-        tensors[tensor_name(key)] = value
+        own = tensor_name(key)
+        if own in tensors:
+            raise ModelError(
+                f"The weights {name!r} in {path} hold {own!r} twice, under different names; it is not clear which is meant."
+            )
+        tensors[own] = value
     return without_counter(tensors)
 
 
 def tensor_name(key: Any) -> str:
-    """Name of a tensor without what a training put around it: what stands between the first and a second ``model.``, as in the reference.
+    """Name of a tensor without what its training and parallel or compiled models put before it.
+
+    The reference takes what stands behind the first ``model.``, wherever that is; a copy beside the weights (``ema_model.…``)
+    would take their place.
 
     Examples
     --------
     >>> tensor_name("model.norm.weight")
     'norm.weight'
+    >>> tensor_name("ema_model.norm.weight")
+    'ema_model.norm.weight'
     """
-    parts = str(key).split("model.")
-    return parts[1] if len(parts) > 1 else parts[0]
+    return re.sub(r"^((module|_orig_mod)\.)*(model\.((module|_orig_mod)\.)*)?", "", str(key))
 
 
 def _checked(

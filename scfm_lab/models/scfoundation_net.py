@@ -146,11 +146,15 @@ class ScFoundationNet(nn.Module):
         last = torch.arange(self.n_genes, self.n_genes + 2, device=positions.device)
         spread = self.embed(last.repeat(len(lengths)), depths.flatten())
         full[:, -2:] = self.decoder_embed(spread).unflatten(0, (-1, 2))
-        rows = torch.repeat_interleave(
-            torch.arange(len(lengths), device=positions.device), torch.as_tensor(lengths, device=positions.device)
-        )
-        full[rows, positions] = self.decoder_embed(encoded)
+        full[_rows(lengths, positions.device), positions] = self.decoder_embed(encoded)
         return self.norm(self.decoder_norm(self.decoder(full, readers=readers, shared=shared)))
+
+    def depths_of(self, positions: Tensor, values: Tensor, lengths: NDArray[np.int64]) -> Tensor:
+        """T and S of each cell as its tokens say them, (cells, 2); 0 where they are not above zero, and so no tokens."""
+        told = positions >= self.n_genes
+        depths = values.new_zeros((len(lengths), 2))
+        depths[_rows(lengths, positions.device)[told], positions[told] - self.n_genes] = values[told]
+        return depths
 
     def _silent_positions(self) -> Tensor:
         """What enters the decoder for a value of zero, (positions, decoder width); the same for all cells, and kept."""
@@ -171,6 +175,11 @@ class ScFoundationNet(nn.Module):
         yield from chosen.self_attn.weights(states, lengths)
 
 
+def _rows(lengths: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Cell of each token."""
+    return torch.repeat_interleave(torch.arange(len(lengths), device=device), torch.as_tensor(lengths, device=device))
+
+
 def pool(states: Tensor, lengths: NDArray[np.int64], pooling: str) -> Tensor:
     """Cell vectors from packed states.
 
@@ -179,11 +188,18 @@ def pool(states: Tensor, lengths: NDArray[np.int64], pooling: str) -> Tensor:
     pooling
         ``"all"``: last (S), last but one (T), maximum and mean of the genes, one after the other;
         ``"max"``: maximum over everything, S and T too; ``"mean"``: mean of the genes.
+
+    Returns
+    -------
+    Tensor (cells, width); NaN for cells of fewer than three tokens
     """
     if states.device.type == "cuda":
         return _pool_at_once(states, lengths, pooling)
     out = []
     for cell in states.split([int(n) for n in lengths]):
+        if len(cell) < 3:
+            out.append(cell.new_full((cell.shape[1] * (4 if pooling == "all" else 1),), float("nan")))
+            continue
         if pooling == "max":
             out.append(cell.amax(dim=0))
             continue

@@ -129,13 +129,14 @@ class Readouts(PublishedModel):
         import torch
 
         net, positions, values = self._inputs(batch, GENE)
+        depths, shared = batch.cell.get("depths"), batch.cell.get("like_reference")
         states = net.decode(
             positions,
             values,
             batch.lengths,
-            batch.cell["depths"],
+            net.depths_of(positions, values, batch.lengths) if depths is None else depths,
             torch.as_tensor(ids, device=positions.device),
-            shared=bool(batch.cell["like_reference"].any()),
+            shared=shared is not None and bool(shared.any()),
         )
         return net, states
 

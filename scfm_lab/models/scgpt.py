@@ -276,6 +276,10 @@ class ScGPT(PublishedModel):
             cell = cell / cell.norm(dim=1, keepdim=True)
         return cell, states if request.genes else None
 
+    def n_token_ids(self) -> int:
+        """Genes and special tokens."""
+        return len(self.vocabulary)
+
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         import torch
 

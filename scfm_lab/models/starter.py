@@ -122,6 +122,10 @@ class Starter(Model):
     def _stack(self) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
         return list(self.net.blocks), [self.net.norm]
 
+    def n_token_ids(self) -> int:
+        """As many as there are genes."""
+        return len(self.vocabulary)
+
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         match = self.require_genes(cells.genes)
         counts = aligned_counts(cells, match, len(self.vocabulary))

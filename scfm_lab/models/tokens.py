@@ -39,6 +39,9 @@ class Tokens:
         a gene that was not measured from one that was not seen.
     family
         Family of the model that made them; ``""``: not told.
+    vocabulary
+        Digest of what the ids mean (:attr:`Model.vocabulary_digest
+        <scfm_lab.models.contract.Model.vocabulary_digest>`); ``""``: not told.
     """
 
     ids: NDArray[np.int64]
@@ -49,6 +52,7 @@ class Tokens:
     rows: NDArray[np.int64] | None = None
     measured: NDArray[np.int64] | None = None
     family: str = ""
+    vocabulary: str = ""
 
     def __post_init__(self) -> None:
         if len(self.offsets) == 0 or self.offsets[-1] != len(self.ids):
@@ -109,6 +113,7 @@ def joined(parts: list[Tokens]) -> Tokens:
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         cell={name: np.concatenate([part.cell[name] for part in parts]) for name in parts[0].cell},
         family=parts[0].family,
+        vocabulary=parts[0].vocabulary,
     )
 
 

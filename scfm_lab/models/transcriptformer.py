@@ -230,6 +230,10 @@ class TranscriptFormer(Readouts):
 
     # --- tokens ------------------------------------------------------------------------
 
+    def n_token_ids(self) -> int:
+        """Special tokens and genes."""
+        return len(self.table)
+
     def check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """The options, completed; orders and scales that contradict each other or mean nothing are refused."""
         full = super().check_options(options)

@@ -33,7 +33,7 @@ from scfm_lab.models.uce_sentences import PAD, hashed_sentences, whole_counts
 from scfm_lab.models.uce_species import Species
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -259,6 +259,14 @@ class UCE(Readouts):
     def require_genes(self, genes: Genes) -> PublishedMatch:
         """:meth:`known_genes` in the species that the genes tell."""
         return self.known_genes(genes)
+
+    def n_token_ids(self) -> int:
+        """Rows of the token table."""
+        return len(self.species.table)
+
+    def token_names(self) -> Iterable[Any]:
+        """Species and where their rows of the token table begin: ids are rows, whichever species the vocabulary is of."""
+        return self.species.places()
 
     def vocabulary_ids(self, tokens: Tokens) -> NDArray[np.int64]:
         """The gene of each token in the species that the vocabulary is of; other species' genes and chromosomes are none (-1)."""

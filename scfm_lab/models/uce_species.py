@@ -65,6 +65,10 @@ class Species:
         """The species that the model's vocabulary is shown for."""
         return self.default or ("human" if "human" in self.names else self.names[0])
 
+    def places(self) -> list[str]:
+        """The species, each with its first row in the token table; added ones come behind in the order they are first read."""
+        return [*(f"{name} {row}" for name, row in sorted(self._offsets.items())), *sorted(self.files.added)]
+
     def check(self, species: str) -> str:
         """The name of a species as the files have it.
 

@@ -14,6 +14,7 @@ from families import write_family
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.models.tokens import joined
 from scfm_lab.tasks.gene_attention import gene_attention
 
 if TYPE_CHECKING:
@@ -52,6 +53,36 @@ def test_tokens_of_another_family_are_refused(every_opened: Callable[[str], Any]
     # Also of some of the cells, and of tokens that do not say.
     with pytest.raises(ModelError, match="tokens of scfoundation"):
         scgpt.encode(tokens.take(np.array([0])))
+
+
+def test_tokens_of_another_vocabulary_and_ids_that_are_none_are_refused(
+    model: Any, every_opened: Callable[[str], Any], cells: AnnData
+) -> None:
+    tokens = model.tokenize(cells)
+    np.testing.assert_array_equal(model.encode(joined([tokens])).cell, model.encode(tokens).cell)
+    for wrong in (10**6, -5):
+        ids = tokens.ids.copy()
+        ids[1] = wrong
+        with pytest.raises(ModelError, match=rf"the id {wrong:,}; ids of this {model.family} are 0 to"):
+            model.encode(sl.Tokens(ids=ids, values=tokens.values, offsets=tokens.offsets))
+    if model.family == "geneformer":
+        old, new = every_opened("geneformer_v1"), every_opened("geneformer_v2")
+        for one, other in ((old, new), (new, old)):
+            with pytest.raises(ModelError, match="another vocabulary"):
+                other.encode(joined([one.tokenize(cells[:1].copy()), one.tokenize(cells[1:].copy())]))
+
+
+def test_scfoundation_reads_tokens_that_were_stored(scf: Any, cells: AnnData) -> None:
+    tokens = scf.tokenize(cells)
+    stored = sl.Tokens(ids=tokens.ids, values=tokens.values, offsets=tokens.offsets)
+    np.testing.assert_array_equal(scf.encode(stored).cell, scf.encode(tokens).cell)
+    np.testing.assert_array_equal(scf.attention(stored)[0], scf.attention(tokens)[0])
+    some = np.array([0, 5])
+    for read in (scf.gene_expression, scf.gene_states):
+        np.testing.assert_array_equal(read(stored, genes=some), read(tokens, genes=some))
+    # T and S alone are no cell.
+    short = sl.Tokens(ids=tokens.ids[-2:], values=tokens.values[-2:], offsets=np.array([0, 2]))  # type: ignore[index]
+    assert np.isnan(scf.encode(short).cell).all()
 
 
 def test_ids_that_are_none_and_batches_of_no_cell_are_refused(
@@ -193,6 +224,21 @@ def test_notes_beside_scfoundations_sets_are_passed_over_and_other_tensors_are_n
     assert list(noted.weights) == ["cell", "rde", "gene"]
     with pytest.raises(ModelError, match="should be sets"):
         sl.load_model(write("more", {"extra": {"weight": torch.zeros(2)}}), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "copy", ["ema_model.encoder.norm.weight", "model.model.encoder.norm.weight", "encoder.norm.weight"]
+)
+def test_a_copy_of_a_tensor_takes_no_weights_place_in_scfoundation(copy: str, tmp_path: Path, cells: AnnData) -> None:
+    def with_copy(content: dict[str, Any]) -> None:
+        state = content["cell"]["state_dict"]
+        state[copy] = torch.full_like(state["model.encoder.norm.weight"], 1000.0)
+
+    path = writers_performer.write_scfoundation(
+        tmp_path / "models" / "models.ckpt", sorted(cells.var_names[:50]), change=with_copy
+    )
+    with pytest.raises(ModelError, match=r"encoder\.norm\.weight"):
+        sl.load_model(path, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["scgpt", "geneformer"])
