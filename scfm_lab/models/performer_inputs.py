@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.counts import TOTAL_COLUMN
+from scfm_lab.cells.hdf5 import faults
 from scfm_lab.errors import Cancelled, DataError, ModelError
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.converted import is_converted, stored
@@ -39,6 +40,8 @@ LIBRARY_RULE = (
 )
 # A torch archive begins with its pickle, which holds the names of all tensors.
 _HEAD_BYTES = 1 << 23
+# No list of genes is longer.
+_MOST_GENES = 1_000_000
 
 
 class SummedSymbols(SymbolVocabulary):
@@ -135,7 +138,7 @@ def read_gene_list(source: Any, name: str) -> NDArray[Any]:
         raise ModelError(f"The gene list {path} of {name} is missing; give the files as published.")
     try:
         genes = _names_of_h5ad(path) if path.suffix == ".h5ad" else _names_of_text(path)
-    except (OSError, ValueError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, MemoryError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ModelError(f"The gene list {path} of {name} is damaged ({first}). Get the file again.") from error
     if len(genes) == 0 or not all(genes):
@@ -148,7 +151,33 @@ def _names_of_h5ad(path: Path) -> NDArray[Any]:
     from anndata.io import read_elem
 
     with h5py.File(path, "r") as file:
-        return read_elem(file["var"]).index.astype(str).to_numpy(dtype=object)
+        for fault in faults(file):
+            raise ValueError(f"it {fault}")
+        var = file["var"]
+        columns = list(var.values()) if isinstance(var, h5py.Group) else [var]
+        longest = max((column.size for column in columns if isinstance(column, h5py.Dataset)), default=0)
+        if longest > _MOST_GENES:
+            raise ValueError(f"its var has {longest:,} entries")
+        if "_index" in var.attrs:
+            return read_elem(var).index.astype(str).to_numpy(dtype=object)
+        if not isinstance(var, h5py.Dataset) or var.dtype.names is None:
+            raise ValueError("its var names no genes")
+    return _names_of_old_h5ad(path)
+
+
+def _names_of_old_h5ad(path: Path) -> NDArray[Any]:
+    """As anndata < 0.7 wrote them: ``var`` is one data set of records."""
+    import warnings
+
+    from anndata.io import read_h5ad
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the layout is old
+        opened = read_h5ad(path, backed="r")
+    try:
+        return opened.var_names.astype(str).to_numpy(dtype=object)
+    finally:
+        opened.file.close()
 
 
 def _names_of_text(path: Path) -> NDArray[Any]:

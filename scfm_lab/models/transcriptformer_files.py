@@ -24,7 +24,7 @@ VOCABS = "vocabs"
 SURGERY_ORDER = ("unknown", "[START]", "[END]", "[RD]", "[CELL]", "[PAD]", "[MASK]")
 #: What is done to count logits; ``softmax`` runs over a cell's genes and is scaled by the cell's counts.
 LINKS = ("softmax", "sigmoid", "softplus", "relu", "linear", "exp", "log", "tanh")
-_MOST_KEYS = 10_000_000
+_MOST_KEYS, _LONGEST_KEY = 1_000_000, 1_024
 _ORGANISMS = {"homo_sapiens": "human", "mus_musculus": "mouse"}
 _FILE_NAMES = ("config", "weights", "vocabs", "pretrained_embedding")
 # Entries that decide nothing when a model is used.
@@ -257,8 +257,13 @@ class GeneTable:
     organisms: tuple[str, ...]
 
 
-def read_genes(files: TfFiles, settings: Settings) -> GeneTable:
+def read_genes(files: TfFiles, settings: Settings, most: int) -> GeneTable:
     """The vocabulary's genes: the keys of each file in turn, doubled names keep the first.
+
+    Parameters
+    ----------
+    most
+        Rows of the embedding: no file has more genes.
 
     Raises
     ------
@@ -276,7 +281,7 @@ def read_genes(files: TfFiles, settings: Settings) -> GeneTable:
             raise ModelError(
                 f"{files.config} names {name}, which is not in {files.vocabs}; give the folder as published."
             )
-        names.update(dict.fromkeys(_keys(path)))
+        names.update(dict.fromkeys(_keys(path, most)))
     return GeneTable(np.array(list(names), dtype=object), tuple(_organism(n) for n in settings.esm2_mappings))
 
 
@@ -308,11 +313,11 @@ def read_embeddings(paths: Iterable[Path], width: int) -> tuple[NDArray[Any], ND
     return np.array(list(found), dtype=object), table
 
 
-def _keys(path: Path) -> list[str]:
+def _keys(path: Path, most: int) -> list[str]:
     if path.suffix == ".pkl":
         return list(_pickled(path))
     with _h5(path) as file:
-        return _h5_keys(file, path)
+        return _h5_keys(file, path, most)
 
 
 def _vectors(path: Path) -> Iterable[tuple[str, NDArray[Any]]]:
@@ -356,13 +361,15 @@ def _h5(path: Path) -> Any:
         ) from error
 
 
-def _h5_keys(file: Any, path: Path) -> list[str]:
+def _h5_keys(file: Any, path: Path, most: int = _MOST_KEYS) -> list[str]:
     try:
         keys = file["keys"]
-        if keys.ndim != 1 or keys.size > _MOST_KEYS or keys.dtype.kind not in "SO":
+        if keys.ndim != 1 or keys.dtype.kind not in "SO" or keys.dtype.itemsize > _LONGEST_KEY:
             raise ValueError(f"keys of the shape {keys.shape} and type {keys.dtype}")
+        if keys.size > most:
+            raise ValueError(f"{keys.size:,} keys, where there can be {most:,} at most")
         return [k.decode() if isinstance(k, bytes) else str(k) for k in keys[:]]
-    except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError, MemoryError) as error:
         raise ModelError(f"{path} is damaged or no file of gene embeddings ({error}). Get the file again.") from error
 
 

@@ -58,7 +58,7 @@ def token_ids(files: TfFiles, settings: Settings, table: torch.Tensor, surgery: 
     import torch
 
     specials = {name: i for i, name in enumerate(settings.special_tokens)}
-    trained = read_genes(files, settings)
+    trained = read_genes(files, settings, len(table))
     if len(specials) + len(trained.names) != len(table):
         raise ModelError(
             f"The vocabulary in {files.vocabs} has {len(trained.names):,} genes and {len(specials)} special tokens, the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
@@ -196,6 +197,60 @@ def test_cells_that_are_read_beside_others_cannot_be_changed_alone(
 
 
 # --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["S300", "S100000"])
+def test_gene_names_that_are_declared_and_not_there_are_not_read(kind: str, tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("transcriptformer", tmp_path, pbmc68k)
+    with h5py.File(family.path / "vocabs" / "homo_sapiens_gene.h5", "w") as file:
+        file.create_dataset("keys", (900_000,), dtype=kind, chunks=(1000,))
+        file.create_group("arrays")
+    with pytest.raises(ModelError, match=r"homo_sapiens_gene\.h5 is damaged .*(900,000 keys|S100000)"):
+        family.open()
+
+
+def _rewritten(path: Path, write: Callable[[Any], Any]) -> None:
+    """An h5ad with another var, and without what anndata >= 0.7 writes."""
+    with h5py.File(path, "r+") as file:
+        for name in ("var", "obs"):
+            del file[name]
+        for name in list(file.attrs):
+            del file.attrs[name]
+        file["obs"] = np.array([(b"c0",)], dtype=[("index", "S8")])
+        write(file)
+
+
+def test_scberts_order_of_genes_is_read_from_old_files(tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("scbert", tmp_path, pbmc68k)
+    order = tmp_path / "data" / "panglao_10000.h5ad"
+    genes = list(family.open().vocabulary.symbols)
+
+    def records(file: Any) -> None:
+        file["var"] = np.array([(gene.encode(), 1.0) for gene in genes], dtype=[("index", "S32"), ("mean", "f8")])
+
+    _rewritten(order, records)
+    assert list(family.open().vocabulary.symbols) == genes
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda file: file.create_dataset("var", data=np.arange(5.0)), "names no genes"),
+        (lambda file: file.create_group("var"), "names no genes"),
+        (
+            lambda file: file.create_dataset("var/_index", (3_000_000_000,), dtype="S8", chunks=(1000,)),
+            "holds 22.4 GiB",
+        ),
+        (lambda file: file.create_dataset("var/_index", (2_000_000,), dtype="S8", chunks=(1000,)), "2,000,000 entries"),
+    ],
+)
+def test_an_order_of_genes_that_is_none_is_refused(
+    write: Callable[[Any], Any], said: str, tmp_path: Path, pbmc68k: AnnData
+) -> None:
+    family = write_family("scbert", tmp_path, pbmc68k)
+    _rewritten(tmp_path / "data" / "panglao_10000.h5ad", write)
+    with pytest.raises(ModelError, match=rf"panglao_10000\.h5ad of scBERT is damaged .*{said}"):
+        family.open()
 
 
 def test_scfoundation_without_its_cell_weights_opens_and_says_so_when_asked_for_cells(
