@@ -69,7 +69,8 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"The checkpoint {folder} has no {name}; give the folder as published.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    # ValueError: what is no text or no JSON, and numbers of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not readable JSON ({error}); get the file again.") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} does not hold a JSON object; get the file again.")

@@ -191,10 +191,9 @@ def _checked(token_file: Path, given: Mapping[str, Path], rows: int) -> Dictiona
         return given.get(kind, token_file.with_name(f"{_KINDS[kind]}{suffix}.pkl"))
 
     tokens = _dictionary(token_file, int)
-    ids = np.array(sorted(tokens.values()), dtype=np.int64)
-    if not np.array_equal(ids, np.arange(len(ids))):
+    if sorted(tokens.values()) != list(range(len(tokens))):
         raise ModelError(
-            f"The {len(ids):,} ids in {token_file} are not 0 to {len(ids) - 1:,}, each once; get the file again."
+            f"The {len(tokens):,} ids in {token_file} are not 0 to {len(tokens) - 1:,}, each once; get the file again."
         )
     if len(tokens) != rows:
         raise ModelError(
@@ -238,7 +237,12 @@ def _dictionary(path: Path, kind: type, *, of: Mapping[str, Any] | None = None) 
     for key, value in wanted.items():
         if not isinstance(key, str) or not isinstance(value, numbers) or isinstance(value, (bool, np.bool_)):
             raise ModelError(f"{path} maps {key!r} to {value!r}; it is not the dictionary that its name says.")
-    return {key: kind(value) for key, value in wanted.items()}
+    try:
+        return {key: kind(value) for key, value in wanted.items()}
+    except OverflowError:
+        raise ModelError(
+            f"{path} holds numbers that are too large; it is not the dictionary that its name says."
+        ) from None
 
 
 def _names(path: Path) -> dict[str, str]:

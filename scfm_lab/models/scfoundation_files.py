@@ -197,7 +197,7 @@ def _merged(stored: Any, given: Mapping[str, Any], path: Path, name: str) -> dic
     stored = stored if isinstance(stored, dict) else {}
     if not isinstance(stored.get("model_config", {}), dict) or not isinstance(stored.get("dataset_config", {}), dict):
         raise ModelError(f"The configuration of {name!r} in {path} is damaged; get the file again.")
-    model = stored.get("model_config", {}).get(stored.get("model"), stored if "encoder" in stored else {})
+    model = stored.get("model_config", {}).get(str(stored.get("model")), stored if "encoder" in stored else {})
     data = stored.get("dataset_config", {}).get("rnaseq", {})
     settings = {**(model if isinstance(model, dict) else {}), **(data if isinstance(data, dict) else {})}
     known_entries(given, _KNOWN, "config=", "scFoundation")

@@ -378,6 +378,6 @@ class ScGPT(PublishedModel):
 
 def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
     value = settings.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise ModelError(f"args.json says {name}={value!r}; it must be a number.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2**31:
+        raise ModelError(f"args.json says {name}={value!r}; it must be a number below 2³¹.")
     return float(value)

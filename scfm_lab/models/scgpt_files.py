@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_stored, listed
 from scfm_lab.models.files import read_config
@@ -67,10 +65,9 @@ def read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[
     wrong = [k for k, v in content.items() if isinstance(v, bool) or not isinstance(v, int)]
     if wrong:
         raise ModelError(f"{path} gives {wrong[0]!r} the id {content[wrong[0]]!r}, which is no whole number.")
-    ids = np.array(sorted(content.values()), dtype=np.int64)
-    if not np.array_equal(ids, np.arange(len(ids))):
+    if sorted(content.values()) != list(range(len(content))):
         raise ModelError(
-            f"The {len(ids):,} ids in {path} are not 0 to {len(ids) - 1:,}, each once; get the file again."
+            f"The {len(content):,} ids in {path} are not 0 to {len(content) - 1:,}, each once; get the file again."
         )
     tokens = sorted(content, key=content.__getitem__)
     pad = str(settings.get("pad_token", "<pad>"))

@@ -25,6 +25,9 @@ SURGERY_ORDER = ("unknown", "[START]", "[END]", "[RD]", "[CELL]", "[PAD]", "[MAS
 #: What is done to count logits; ``softmax`` runs over a cell's genes and is scaled by the cell's counts.
 LINKS = ("softmax", "sigmoid", "softplus", "relu", "linear", "exp", "log", "tanh")
 _MOST_KEYS, _LONGEST_KEY = 1_000_000, 1_024
+# No cell expresses more genes: the published vectors are divided by this length, whatever it is.
+_LONGEST_CELL = 100_000
+_LARGEST = 1 << 40
 _ORGANISMS = {"homo_sapiens": "human", "mus_musculus": "mouse"}
 _FILE_NAMES = ("config", "weights", "vocabs", "pretrained_embedding")
 # Entries that decide nothing when a model is used.
@@ -160,12 +163,14 @@ def _typed(name: str, value: Any, where: Path) -> Any:
         number = int(value) if kind == "int" else float(value)
         if (
             number != value
-            or number < 0
+            or not 0 <= number < _LARGEST
+            or (name == "seq_len" and number > _LONGEST_CELL)
             or (kind == "int" and number < 1 and name not in ("gene_head_hidden_dim", "aux_len"))
         ):
             raise ValueError
-    except (TypeError, ValueError):
-        raise ModelError(f"{where}: {name} = {value!r} makes no sense.") from None
+    except (TypeError, ValueError, OverflowError):
+        told = repr(value)
+        raise ModelError(f"{where}: {name} = {told if len(told) < 80 else told[:80] + '…'} makes no sense.") from None
     else:
         return number
 

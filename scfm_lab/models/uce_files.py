@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.models.converted import is_converted, is_stored, listed, stored
-from scfm_lab.models.files import read_pickle, read_torch
+from scfm_lab.models.files import read_config, read_pickle, read_torch
 from scfm_lab.models.tensor_names import pickle_of, tensor_names
 
 if TYPE_CHECKING:
@@ -151,10 +150,7 @@ class UceFiles:
         else:
             where = str(self.offsets)
             if self.offsets.suffix == ".json":
-                try:
-                    content = json.loads(self.offsets.read_text(encoding="utf-8"))
-                except (ValueError, UnicodeDecodeError) as error:
-                    raise ModelError(f"{where} is not readable JSON ({error}); get the file again.") from error
+                content = read_config(self.offsets.parent, self.offsets.name)
             else:
                 content = read_pickle(self.offsets)
         if not isinstance(content, dict) or not all(

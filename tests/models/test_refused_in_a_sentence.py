@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle  # noqa: TID251 - a published format
 from typing import TYPE_CHECKING, Any
 
 import h5py  # type: ignore[import-untyped]
@@ -15,6 +16,7 @@ from families import write_family
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.models.load import open_files
 from scfm_lab.models.tokens import joined
 from scfm_lab.tasks.gene_attention import gene_attention
 
@@ -251,6 +253,69 @@ def test_an_order_of_genes_that_is_none_is_refused(
     _rewritten(tmp_path / "data" / "panglao_10000.h5ad", write)
     with pytest.raises(ModelError, match=rf"panglao_10000\.h5ad of scBERT is damaged .*{said}"):
         family.open()
+
+
+def _json(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def _pickle(path: Path, change: Callable[[Any], Any]) -> None:
+    content = pickle.loads(path.read_bytes())
+    change(content)
+    path.write_bytes(pickle.dumps(content, protocol=4))
+
+
+def _torch(path: Path, change: Callable[[Any], Any]) -> None:
+    content = torch.load(path, weights_only=True)  # noqa: TID251
+    change(content)
+    torch.save(content, path)
+
+
+def _first(content: dict[str, Any], number: Any) -> None:
+    content[next(name for name in content if not name.startswith("<"))] = number
+
+
+_HOSTILE: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("scgpt", lambda f: (f / "args.json").write_text('{"embsize": ' + "1" * 5000 + "}"), "not readable JSON"),
+    ("scgpt", lambda f: _json(f / "args.json", lambda c: c.update(pad_value=10**30)), "pad_value="),
+    ("scgpt", lambda f: _json(f / "vocab.json", lambda c: _first(c, 10**30)), "each once"),
+    ("geneformer_v1", lambda f: _pickle(next(f.rglob("token_dict*.pkl")), lambda c: _first(c, 10**30)), "each once"),
+    ("geneformer_v1", lambda f: _pickle(next(f.rglob("*median*.pkl")), lambda c: _first(c, 10**400)), "too large"),
+    (
+        "uce",
+        lambda f: ((f / "species_offsets.pkl").unlink(), (f / "species_offsets.json").write_text("[" * 100_000)),
+        "not readable JSON",
+    ),
+    (
+        "scfoundation",
+        lambda f: _torch(f / "models" / "models.ckpt", lambda c: c["cell"]["config"].update(model=[])),
+        "there is no 'encoder'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "said"), _HOSTILE)
+def test_numbers_that_no_model_has_are_refused(
+    name: str, spoil: Callable[[Path], Any], said: str, tmp_path: Path, pbmc68k: AnnData
+) -> None:
+    family = write_family(name, tmp_path, pbmc68k)
+    spoil(family.path)
+    adapter = f"scfm.{family.family}"
+    with pytest.raises(ModelError, match=said):
+        open_files(family.path, adapter, config=family.config or None)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"model_dim": np.inf}, {"log_counts_eps": 10**400}, {"softcap": np.inf}, {"seq_len": 10**9}, {"seq_len": 10**30}],
+)
+def test_sizes_that_no_transcriptformer_has_are_refused(
+    entry: dict[str, Any], every_written: Callable[[str], Any]
+) -> None:
+    with pytest.raises(ModelError, match=rf"{next(iter(entry))} = .* makes no sense"):
+        every_written("transcriptformer").open(config=entry)
 
 
 def test_scfoundation_without_its_cell_weights_opens_and_says_so_when_asked_for_cells(
