@@ -176,6 +176,8 @@ class Model(TakesOptions, Able, Trainable):
         from scfm_lab.cells.cells import Cells
 
         full = self.check_options(options)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise ModelError(f"seed is {seed!r}; it must be a whole number.")
         cells = data if isinstance(data, Cells) else self.read_cells(data, layer=layer, options=full)
         self.known_genes(cells.genes, full)
         made = self._tokenize(cells, full, seed)

@@ -7,6 +7,7 @@ numbers. What does not fit is refused by name; there is no other way in behind i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -16,7 +17,7 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, read, stored
 from scfm_lab.models.pinned import owned, pins_of
 from scfm_lab.models.sharded import is_index, read_sharded, shards
-from scfm_lab.models.tensor_names import named_code
+from scfm_lab.models.tensor_names import is_safetensors, named_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _WRAPPERS = ("model_state_dict", "state_dict")
-_PARALLEL = "module."
+_WRAPPED = ("module.", "_orig_mod.")
 # What torch may build while it reads is a setting of the whole process: two threads would take it from each other.
 _ALONE = threading.Lock()
 
@@ -163,9 +164,18 @@ def read_torch(path: Path) -> Any:
         _check_archive(path)
     try:
         # weights_only builds tensors and plain containers; everything else is refused.
-        with _ALONE, torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
+        # torch goes by the name of safetensors, so that an archive called so is given without its name (and is not mapped).
+        misnamed = path.suffix == ".safetensors"
+        with (
+            _ALONE,
+            torch.serialization.safe_globals(_numpy_numbers()),
+            warnings.catch_warnings(),
+            path.open("rb") if misnamed else contextlib.nullcontext(path) as source,
+        ):
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)  # noqa: TID251
+            content = torch.load(  # noqa: TID251
+                source, map_location="cpu", weights_only=True, mmap=archive and not misnamed
+            )
     except pickle.UnpicklingError as error:
         raise ModelError(_refusal(path, str(error) + named_code(path))) from error
     except (MemoryError, OverflowError) as error:
@@ -189,7 +199,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The state dict of a checkpoint: of a file in safetensors or as ``torch.save`` wrote it, or of the files that an index names.
 
     A training script may have put it under ``model_state_dict`` or ``state_dict``, and parallel
-    training ``module.`` before every name: both are taken off.
+    training or ``torch.compile`` a prefix before every name (:func:`unwrapped`): all are taken off.
 
     Raises
     ------
@@ -201,8 +211,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     if is_index(path):
         return read_sharded(path)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
+    if is_safetensors(path):
+        return unwrapped(read_safetensors(path))
     content = read_torch(path)
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -221,9 +231,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             + (f"; it holds the tensors of {family}" if family else "")
             + ". Give the published file."
         )
-    if all(name.startswith(_PARALLEL) for name in content):
-        return {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
-    return dict(content)
+    return unwrapped(content)
+
+
+def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors without what parallel training (``module.``) and ``torch.compile`` (``_orig_mod.``) put before every name."""
+    out = dict(tensors)
+    while out and (wrapper := next((w for w in _WRAPPED if all(name.startswith(w) for name in out)), "")):
+        out = {name.removeprefix(wrapper): tensor for name, tensor in out.items()}
+    return out
 
 
 def read_pickle(path: Path) -> Any:

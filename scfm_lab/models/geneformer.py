@@ -61,6 +61,8 @@ class Geneformer(PublishedModel):
     telling = (("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"),)
     fields = ("n_counts", "filter_pass")
     places = PublishedModel.places | {"dictionaries", "dictionary_files"}
+    untied = False
+    """Whether the head that predicts masked genes has weights of its own, which nothing reads."""
 
     def __init__(self, net: GeneformerNet, dictionaries: Dictionaries, *, orthologs: bool = False) -> None:
         from scfm_lab.models.geneformer_files import EnsemblVocabulary
@@ -171,7 +173,7 @@ class Geneformer(PublishedModel):
             does not find its place.
         """
         from scfm_lab.models.geneformer_files import find_dictionaries
-        from scfm_lab.models.geneformer_net import GeneformerNet, GeneformerShape, published_keys
+        from scfm_lab.models.geneformer_net import GeneformerNet, GeneformerShape, own_decoder, published_keys
 
         if path is None:
             raise ModelError(
@@ -187,7 +189,8 @@ class Geneformer(PublishedModel):
                 f"{folder / CONFIG} describes a model of type {settings['model_type']!r}; Geneformer is 'bert'."
             )
         weights = path if path.is_file() else weights_file(folder)
-        tensors, aside = published_keys(read_tensors(weights))
+        held = read_tensors(weights)
+        tensors, aside = published_keys(held)
         if "bert.embeddings.word_embeddings.weight" not in tensors:
             raise not_of(weights, "Geneformer", "bert.embeddings.word_embeddings.weight", tensors, WEIGHTS)
         shape = GeneformerShape.from_config(settings, mlm="cls.predictions.bias" in tensors)
@@ -200,6 +203,8 @@ class Geneformer(PublishedModel):
         dictionaries = find_dictionaries(folder, shape.vocabulary, files)
         model = cls(GeneformerNet.from_tensors(shape, tensors), dictionaries, orthologs=orthologs)
         model.aside = aside
+        if settings.get("tie_word_embeddings") is False and own_decoder(held, tensors):
+            model.untied = True
         model.digest, model.weight_files, model.path = digest_of(weights), (weights,), path
         return model
 
@@ -321,6 +326,11 @@ class Geneformer(PublishedModel):
         """
         import torch
 
+        if self.untied:
+            raise ModelError(
+                "The head of this checkpoint that predicts masked genes has weights of its own (tie_word_embeddings is false); "
+                "only heads that share the embedding of the genes are read."
+            )
         with torch.inference_mode():
             given = torch.as_tensor(np.asarray(states)).to(self.device, self.net.words.weight.dtype)
             return self.net.logits(given).float().cpu().numpy()

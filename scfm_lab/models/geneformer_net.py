@@ -161,6 +161,13 @@ def published_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     return out, aside
 
 
+def own_decoder(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file's head that predicts masked genes is another than the embedding (`tensors`: of :func:`published_keys`)."""
+    words = tensors.get("bert.embeddings.word_embeddings.weight")
+    heads = [tensor for key, tensor in held.items() if key.endswith("cls.predictions.decoder.weight")]
+    return words is not None and any(not torch.equal(head, words) for head in heads)
+
+
 def published_tensors(net: GeneformerNet, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a network under their published names, beside those it was opened from.
 

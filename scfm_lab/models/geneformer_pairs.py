@@ -94,6 +94,13 @@ def overexpressed(tokens: Tokens, genes: NDArray[np.int64], specials: Specials, 
     middle = rest & _plain(tokens, local, specials)
     full = tokens.lengths - present + k
     lengths = np.minimum(full, max_length)
+    # The reference counts the overflow from the length that holds the insertion already.
+    overflow = np.maximum(lengths + (k - present) - max_length, 0)
+    if k > max_length - head - tail or (tokens.lengths - overflow < head + tail).any():
+        raise DataError(
+            f"{k:,} genes put in front leave nothing of some cells to be compared, as a cell has {max_length:,} tokens at most; "
+            "over-express fewer at a time."
+        )
 
     # The genes that stay, in their order; those beyond the room are cut.
     place = np.cumsum(middle) - 1
@@ -111,8 +118,6 @@ def overexpressed(tokens: Tokens, genes: NDArray[np.int64], specials: Specials, 
     ids[target[stays]] = tokens.ids[stays]
     after = _cells(tokens, ids, lengths, specials)
 
-    # The reference counts the overflow from the length that holds the insertion already.
-    overflow = np.maximum(lengths + (k - present) - max_length, 0)
     shortened = tokens.lengths - overflow
     last = np.repeat(shortened - tail, tokens.lengths)
     kept = (local < last) | (local >= np.repeat(tokens.lengths - tail, tokens.lengths))

@@ -141,7 +141,9 @@ class _Reader:
         self._say("tensor", f"{value.dtype} {tuple(value.shape)}")
         small = value.numel() * value.element_size() <= _TENSOR_BYTES
         if small and value.layout == torch.strided and value.device.type != "meta" and value.numel():
-            self._say("values", value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            # A tensor of one number counts as contiguous whatever its stride; a clone has none but 1.
+            plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            self._say("values", plain.reshape(-1).view(torch.uint8).numpy().tobytes())
 
     def _module(self, value: Any) -> None:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from scfm_lab.models.converted import is_stored
 from scfm_lab.models.pinned import pinned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
     from scfm_lab.models.contract import Model
@@ -63,6 +62,9 @@ def load_model(
     >>> sl.load_model("pca").spec.width
     50
     """
+    for name, given in (("config", config), ("files", files)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ModelError(f"{name}= takes names and values, such as {{'name': value}}; this is {given!r}.")
     text = str(source)
     resolved = from_source(text)
     if resolved is not None:
@@ -172,8 +174,13 @@ def is_name(text: str) -> bool:
 
 def existing(source: str | Path) -> Path:
     """The path of a checkpoint that is there."""
-    given = Path(source).expanduser()
+    try:
+        given = Path(source).expanduser()
+    except RuntimeError:
+        raise ModelError(f"{source} is in the home of a user who is not known here; give the whole path.") from None
     path = _from_root(given)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ModelError(f"{given} is neither a folder nor a file; give the folder or file as published.")
     if not path.exists() and not is_stored(path):
         hint = _registered(str(source)) if _VERSION.fullmatch(str(source)) else ""
         raise ModelError(f"There is no checkpoint at {given}; give the folder or file as published.{hint}")

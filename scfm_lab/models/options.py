@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +10,24 @@ import numpy as np
 from scfm_lab.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from scfm_lab.models.spec import ModelSpec
+
+
+# Whole numbers beyond are none to numpy.
+_LARGEST = 2**63
+
+
+def as_given(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of a user's options.
+
+    Raises
+    ------
+    ModelError
+        If they are no names and values.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ModelError(f"options= takes names and values, such as {{'name': value}}; this is {options!r}.")
+    return dict(options or {})
 
 
 class TakesOptions:
@@ -27,7 +43,7 @@ class TakesOptions:
         ModelError
             If an option is unknown or of the wrong type.
         """
-        given = dict(options or {})
+        given = as_given(options)
         full = {name: option.default for name, option in self.spec.options.items()}
         for name, value in given.items():
             option = self.spec.options.get(name)
@@ -50,8 +66,8 @@ class TakesOptions:
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         fits = {
             bool: isinstance(value, (bool, np.bool_)),
-            int: number and np.isfinite(value) and int(value) == value,
-            float: number,
+            int: number and abs(value) < _LARGEST and int(value) == value,
+            float: number and (not isinstance(value, int) or abs(value) < _LARGEST),
             str: isinstance(value, str),
         }
         if option.type not in fits:

@@ -7,6 +7,7 @@ is taken as the library size where it is there; ``like_reference`` asks for the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from scfm_lab.models.published import PublishedMatch, SymbolVocabulary, symbol_v
 from scfm_lab.models.tensor_names import tensor_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -132,6 +133,8 @@ def read_gene_list(source: Any, name: str) -> NDArray[Any]:
     from pathlib import Path
 
     if not isinstance(source, (str, Path)):
+        if not isinstance(source, Iterable):
+            raise ModelError(f"The gene list of {name} is a path or a list of symbols, not {source!r}.")
         return np.array([str(gene) for gene in source], dtype=object)
     path = Path(source).expanduser()
     if not path.is_file():

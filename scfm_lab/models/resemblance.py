@@ -85,6 +85,7 @@ def _families() -> Iterator[tuple[str, type[Model]]]:
 def _faults(path: Path, families: list[tuple[str, type[Model]]]) -> tuple[list[str], set[str]]:
     """What is wrong with the files themselves, and the families whose tensors they hold."""
     from scfm_lab.models.files import read_safetensors, read_torch
+    from scfm_lab.models.tensor_names import is_safetensors
 
     said: list[str] = []
     held: set[str] = set()
@@ -94,7 +95,7 @@ def _faults(path: Path, families: list[tuple[str, type[Model]]]) -> tuple[list[s
         files = [p for p in dict.fromkeys([*sorted(path.iterdir()), *named]) if p.is_file()]
     for file in [p for p in files if p.suffix in _WEIGHTS][:_MOST_FILES]:
         try:
-            content = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+            content = read_safetensors(file) if is_safetensors(file) else read_torch(file)
         except ModelError as error:
             said.append(str(error))
             continue

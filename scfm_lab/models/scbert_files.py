@@ -13,7 +13,7 @@ import numpy as np
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_stored, listed
-from scfm_lab.models.files import read_pickle, read_torch, require_keys
+from scfm_lab.models.files import read_pickle, read_torch, require_keys, unwrapped
 from scfm_lab.models.performer import shape_of, without_counter
 from scfm_lab.models.performer_inputs import names_tensors, read_gene_list
 from scfm_lab.models.resemblance import whose
@@ -139,9 +139,7 @@ def _state(content: Any, path: Path) -> dict[str, torch.Tensor]:
     strange = [str(k) for k, v in content.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)]
     if strange:
         raise ModelError(f"{path} is no checkpoint of scBERT: {', '.join(strange[:5])} are no tensors.")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
-    return without_counter(content)
+    return without_counter(unwrapped(content))
 
 
 def _positions(
@@ -151,7 +149,7 @@ def _positions(
     import torch
 
     if "gene2vec" in files:
-        table = Path(files["gene2vec"])
+        table = Path(locate(checkpoint, files, "gene2vec", GENE2VEC))
         warnings.warn(f"{checkpoint} has no {POSITIONS!r}; {table}, which files= names, stands for it.", stacklevel=5)
         return _read_gene2vec(table), table
     near = locate(checkpoint, {}, "gene2vec", GENE2VEC)
@@ -184,6 +182,8 @@ def _read_gene2vec(path: Path) -> torch.Tensor:
 def locate(checkpoint: Path, files: Mapping[str, Any], key: str, name: str) -> Any:
     """Where an auxiliary file is: as given, beside the checkpoint, or in ``../data``; None where it is not."""
     if key in files:
+        if key in ("gene2vec", "label") and not isinstance(files[key], (str, Path)):
+            raise ModelError(f"files[{key!r}] is a path, not {files[key]!r}.")
         return files[key]
     folder = checkpoint.parent
     for place in (folder, folder.parent / "data", folder / "data", folder.parent):

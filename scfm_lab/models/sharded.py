@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import torch
 
 ENDING = ".index.json"
-_PARALLEL = "module."
 
 
 def is_index(path: Path) -> bool:
@@ -67,11 +66,10 @@ def read_sharded(index: Path) -> dict[str, torch.Tensor]:
     ModelError
         If a tensor is in no file, in two, or not in the index; as for :func:`scfm_lab.models.files.read_tensors`.
     """
-    from scfm_lab.models.files import read_tensors
+    from scfm_lab.models.files import read_tensors, unwrapped
 
     told = weight_map(index)
-    if all(key.startswith(_PARALLEL) for key in told):
-        told = {key.removeprefix(_PARALLEL): name for key, name in told.items()}
+    told = unwrapped(told)
     tensors: dict[str, torch.Tensor] = {}
     home: dict[str, str] = {}
     for path in shards(index):

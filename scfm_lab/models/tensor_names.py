@@ -28,7 +28,7 @@ def tensor_names(path: Path) -> frozenset[str]:
         return names(path)
     found: set[str] = set()
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 return frozenset(json.loads(file.read(size))) if size < _LARGEST_HEADER else frozenset()
@@ -47,6 +47,19 @@ def tensor_names(path: Path) -> frozenset[str]:
     except Exception:  # noqa: BLE001
         return frozenset(found)
     return frozenset(found)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is of that format by its first bytes, whatever it is called; by its name where they do not tell."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        head = b""
+    # The length of the header in eight bytes, then its JSON; an archive begins with PK, a pickle with its protocol.
+    if head[4:] == b"\0\0\0\0{":
+        return True
+    return path.suffix == ".safetensors" and not head.startswith((b"PK\x03\x04", b"\x80"))
 
 
 def pickle_of(path: Path) -> bytes:

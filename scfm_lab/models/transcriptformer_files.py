@@ -113,6 +113,14 @@ class Settings:
                 raise ModelError(f"{where}: special_tokens have no {name!r}.")
         if len(set(self.special_tokens)) != len(self.special_tokens):
             raise ModelError(f"{where}: special_tokens name one twice.")
+        # A path would lead out of the checkpoint.
+        strange = [
+            name
+            for name in (*self.esm2_mappings, *self.aux_cols)
+            if name in ("", ".", "..") or set(name) & set("/\\:\0")
+        ]
+        if strange:
+            raise ModelError(f"{where} names {strange[0]!r}, which is no file in {VOCABS}; get the file again.")
         return replace(self, aux_len=len(self.aux_cols))
 
     def check_layers(self, names: Iterable[str], files: TfFiles) -> None:
@@ -209,6 +217,8 @@ class TfFiles:
             _given(given["weights"]) if "weights" in given else (path if path.is_file() else folder / WEIGHTS_FILE)
         )
         asked = given.get("pretrained_embedding") or ()
+        if not isinstance(asked, (str, Path, list, tuple)):
+            raise ModelError(f"files['pretrained_embedding'] is a path or several, not {asked!r}.")
         pretrained = [asked] if isinstance(asked, (str, Path)) else list(asked)
         found = cls(
             config=_given(given["config"]) if "config" in given else folder / CONFIG,

@@ -190,11 +190,12 @@ def embed(
     """
     from scfm_lab.cells.stored import StoredCells, open_stored
     from scfm_lab.models.load import as_model
+    from scfm_lab.models.options import as_given
 
     check_given(adata, model, function="sl.embed", paths=True)
     model = as_model(model)
     model.require("embed")
-    options = dict(options or {})
+    options = as_given(options)
     check_reference(model, like_reference, options, batch_size)
     started = time.perf_counter()
     source = open_stored(adata) if isinstance(adata, (str, Path)) else adata

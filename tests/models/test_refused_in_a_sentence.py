@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # noqa: TID251 - a published format
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import h5py  # type: ignore[import-untyped]
@@ -13,9 +14,12 @@ import torch
 import writers
 import writers_performer
 from families import write_family
+from safetensors.torch import load_file, save_file
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, GenesError, ModelError
+from scfm_lab.models.geneformer_pairs import overexpressed
+from scfm_lab.models.identity import _Reader
 from scfm_lab.models.load import open_files
 from scfm_lab.models.tokens import joined
 from scfm_lab.tasks.gene_attention import gene_attention
@@ -361,12 +365,119 @@ def test_a_copy_of_a_tensor_takes_no_weights_place_in_scfoundation(copy: str, tm
         sl.load_model(path, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["scgpt", "geneformer"])
-def test_names_of_compiled_models_are_understood(name: str, tmp_path: Path, pbmc68k: AnnData) -> None:
-    def compiled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {f"_orig_mod.{key}": tensor for key, tensor in tensors.items()}
+def test_names_of_compiled_models_are_understood(fresh: Any, every_opened: Callable[[str], Any]) -> None:
+    prefix = "module._orig_mod."
 
-    write = writers.write_scgpt if name == "scgpt" else writers.write_geneformer
-    plain, other = write(tmp_path / "plain", pbmc68k), write(tmp_path / "compiled", pbmc68k, change=compiled)
-    one, two = (sl.load_model(folder, device="cpu", precision="float32") for folder in (plain, other))
-    np.testing.assert_array_equal(one.gene_embeddings(), two.gene_embeddings())
+    def rename(state: dict[str, Any]) -> None:
+        renamed = {prefix + key: state.pop(key) for key in list(state)}
+        state.update(renamed)
+
+    def compiled(content: dict[str, Any]) -> None:
+        if fresh.family == "scfoundation":
+            for one in content.values():
+                rename(one["state_dict"])
+        else:
+            rename(content.get("model_state_dict", content))
+
+    if fresh.weights.suffix == ".safetensors":
+        tensors = load_file(fresh.weights)
+        rename(tensors)
+        save_file(tensors, fresh.weights)
+    else:
+        _torch(fresh.weights, compiled)
+    np.testing.assert_array_equal(fresh.open().gene_embeddings(), every_opened(fresh.name).gene_embeddings())
+
+
+def test_weights_are_read_whatever_their_file_is_called(every_written: Callable[[str], Any], tmp_path: Path) -> None:
+    new, old = every_written("geneformer_v2"), every_written("geneformer_v1")
+    for family, name, other in ((new, "pytorch_model.bin", "one"), (old, "model.safetensors", "two")):
+        folder = tmp_path / other
+        shutil.copytree(family.path, folder)
+        (folder / family.weights.name).rename(folder / name)
+        model = sl.load_model(folder, device="cpu", precision="float32")
+        np.testing.assert_array_equal(model.gene_embeddings(), family.open().gene_embeddings())
+
+
+def test_genes_in_front_that_leave_nothing_of_a_cell_are_refused(
+    every_opened: Callable[[str], Any], cells: AnnData
+) -> None:
+    model = every_opened("geneformer_v2")
+    tokens = model.tokenize(cells)
+    room = model.spec.max_length
+    for many in (room - 3, room - 1, room + 5):
+        with pytest.raises(DataError, match=f"{many:,} genes put in front leave nothing"):
+            overexpressed(tokens, np.arange(many) + 10, (2, 3), max_length=room)
+
+
+def test_a_head_of_its_own_is_not_taken_for_one_that_shares_the_embedding(tmp_path: Path, pbmc68k: AnnData) -> None:
+    key = "cls.predictions.decoder.weight"
+
+    def with_head(tensors: dict[str, torch.Tensor], add: float) -> dict[str, torch.Tensor]:
+        return tensors | {key: tensors["bert.embeddings.word_embeddings.weight"] + add}
+
+    for tied, add, read in ((False, 1.0, False), (False, 0.0, True), (True, 1.0, True)):
+        folder = writers.write_geneformer(
+            tmp_path / f"{tied}{add}", pbmc68k, change=lambda t, add=add: with_head(t, add), tie_word_embeddings=tied
+        )
+        model = sl.load_model(folder, device="cpu", precision="float32")
+        states = np.zeros((2, model.spec.width), np.float32)
+        if read:
+            assert np.isfinite(model.gene_logits(states)).all()
+        else:
+            with pytest.raises(ModelError, match="weights of its own"):
+                model.gene_logits(states)
+
+
+@pytest.mark.parametrize("entry", [{"esm2_mappings": ["../x.h5"]}, {"aux_cols": "/etc/x"}])
+def test_names_that_lead_out_of_a_transcriptformer_are_refused(
+    entry: dict[str, Any], every_written: Callable[[str], Any]
+) -> None:
+    with pytest.raises(ModelError, match="which is no file in vocabs"):
+        every_written("transcriptformer").open(config=entry)
+
+
+def test_a_tensor_of_one_number_has_a_digest_whatever_its_stride() -> None:
+    one = torch.arange(6.0)[1:].as_strided((1,), (2,))
+    assert _Reader().of(one) == _Reader().of(torch.tensor([1.0]))
+
+
+# --- arguments of a wrong kind -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("scgpt", {"files": "/x"}, "files= takes names and values"),
+        ("scgpt", {"config": [1]}, "config= takes names and values"),
+        ("scfoundation", {"files": {"gene_index": 5}}, "a list of symbols, not 5"),
+        ("scbert", {"files": {"gene_order": 5}}, "a list of symbols, not 5"),
+        ("scbert", {"files": {"label": 5}}, "is a path, not 5"),
+        ("transcriptformer", {"files": {"pretrained_embedding": 5}}, "a path or several, not 5"),
+    ],
+)
+def test_files_and_settings_of_a_wrong_kind_are_refused(
+    name: str, more: dict[str, Any], said: str, every_written: Callable[[str], Any]
+) -> None:
+    path = every_written(name).path
+    with pytest.raises(ModelError, match=said):
+        sl.load_model(path / "../tuned/best.pth" if "label" in more.get("files", ()) else path, device="cpu", **more)
+
+
+def test_options_seeds_and_places_of_a_wrong_kind_are_refused(
+    every_opened: Callable[[str], Any], cells: AnnData
+) -> None:
+    model = every_opened("uce")
+    for embed in (
+        lambda: sl.embed(cells, model, options="x", progress=False),
+        lambda: model.tokenize(cells, options="x"),
+    ):
+        with pytest.raises(ModelError, match="options= takes names and values"):
+            embed()
+    with pytest.raises(ModelError, match="seed is 'a'"):
+        model.tokenize(cells, seed="a")
+    with pytest.raises(ModelError, match="must be a whole number"):
+        model.tokenize(cells, options={"sample_size": 10**30})
+    with pytest.raises(ModelError, match="neither a folder nor a file"):
+        sl.load_model("/dev/null")
+    with pytest.raises(ModelError, match="a user who is not known"):
+        sl.load_model("~nouser/x")
