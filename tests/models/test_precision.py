@@ -93,6 +93,8 @@ def test_auto_takes_what_was_verified_and_says_so(large, pbmc68k, monkeypatch, t
     kept = json.loads((tmp_path / "precision.json").read_text())
     assert [entry["precision"] for entry in kept.values()] == [told["precision_tried"]]
     again = sl.embed(pbmc68k, model, progress=False, copy=True, cache=False)
+    assert told["precision_found_on"] == "cells of this run"
+    assert again.provenance["precision_found_on"] == "cells of an earlier run"
     named = sl.load_model(large, device="cpu", precision=told["precision"])
     same = sl.embed(pbmc68k, named, progress=False, copy=True, cache=False)
     np.testing.assert_array_equal(again.vectors, same.vectors)
