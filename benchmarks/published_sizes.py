@@ -109,10 +109,9 @@ def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]
             "qkv_bias": True,
         }
         path = folder / "models" / "models.ckpt"
-        change = lambda content: tame(content["cell"]["state_dict"])  # noqa: E731
-        writers_performer.write_scfoundation(
-            path, genes, sets=("cell",), change=change, encoder=encoder, decoder=decoder, bins=100
-        )
+        # As published: three sets, of which one is read for cell vectors.
+        change = lambda content: [tame(one["state_dict"]) for one in content.values()]  # noqa: E731
+        writers_performer.write_scfoundation(path, genes, change=change, encoder=encoder, decoder=decoder, bins=100)
         return folder, {}
     genes = (symbols + [f"GENE{i}" for i in range(16_906)])[: size.more["positions"] - 1]
     shape = {"n_layers": size.layers, "width": d, "heads": size.heads, "ffn": f, "qkv_bias": False}

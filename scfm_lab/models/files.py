@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, read, stored
+from scfm_lab.models.finite import check_finite
 from scfm_lab.models.pinned import owned, pins_of
 from scfm_lab.models.sharded import is_index, read_sharded, shards
 from scfm_lab.models.tensor_names import is_safetensors, named_code
@@ -118,11 +119,11 @@ def read_safetensors(path: Path, *, finite: bool = True) -> dict[str, torch.Tens
         return tensors
     _check_tensors(tensors, path)
     if finite:
-        _check_finite(tensors, path)
+        check_finite(tensors, path)
     return tensors
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, *, finite: bool = True) -> Any:
     """What ``torch.save`` wrote, as far as it is tensors, containers, text and numbers.
 
     Parameters
@@ -130,6 +131,8 @@ def read_torch(path: Path) -> Any:
     path
         A ``.pt``, ``.pth``, ``.bin``, ``.ckpt`` … file. Archives of torch ≥ 1.6 are mapped into
         memory, not copied.
+    finite
+        Whether NaN and infinity are refused; not to be asked again of a file that was looked through.
 
     Returns
     -------
@@ -156,7 +159,8 @@ def read_torch(path: Path) -> Any:
         raise ModelError(f"The checkpoint {path.parent} has no {path.name}; give the files as published.")
     if is_converted(path):
         content = read(path)
-        _check_finite(dict(_tensors_in(_weights_in(content))), path)
+        if finite:
+            check_finite(dict(_tensors_in(_weights_in(content))), path)
         return content
     _refuse_in_registered(path)
     archive = zipfile.is_zipfile(path)
@@ -191,7 +195,10 @@ def read_torch(path: Path) -> Any:
     except (Endless, RecursionError) as error:
         raise ModelError(_damage(path, "torch checkpoint", error)) from error
     _check_tensors(dict(_tensors_in(content)), path)
-    _check_finite(dict(_tensors_in(_weights_in(content))), path)
+    if finite:
+        tensors = [tensor for _, tensor in _tensors_in(content)]
+        weights = dict(_tensors_in(_weights_in(content)))
+        check_finite(weights, path, mapped=tensors if archive and not misnamed else ())
     return content
 
 
@@ -401,20 +408,3 @@ def _check_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
                 f"{path} declares {declared:,} bytes for {name!r} {tuple(tensor.shape)} and holds "
                 f"{tensor.untyped_storage().nbytes():,}. Get the file again."
             )
-
-
-def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not _finite(tensor):
-            raise ModelError(f"{path} holds NaN or infinite values in {name!r}; the weights cannot be used.")
-
-
-def _finite(tensor: torch.Tensor, step: int = 1 << 24) -> bool:
-    import torch
-
-    flat = tensor.reshape(-1)
-    # One pass without a temporary; only where a sum is not finite is each element looked at.
-    return all(
-        bool(torch.isfinite(part.sum(dtype=torch.float64))) or bool(torch.isfinite(part).all())
-        for part in flat.split(step)
-    )

@@ -64,7 +64,7 @@ class Weights:
 
         if not is_stored(self.path) or _stamp(self.path) != self.stamp:
             raise ModelError(f"{self.path} has changed since it was opened; open it again.")
-        tensors = _named_tensors(self.path, self.name, _sets(self.path)[self.name])
+        tensors = _named_tensors(self.path, self.name, _sets(self.path, finite=False)[self.name])
         with torch.device("meta"):
             net = ScFoundationNet(self.shape)
         names = net.checkpoint_names()
@@ -116,8 +116,8 @@ def read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Weights]:
     return {name: _checked(path, name, one, config, stamp) for name, one in _sets(path).items()}
 
 
-def _sets(path: Path) -> dict[str, dict[str, Any]]:
-    content = read_torch(path)
+def _sets(path: Path, *, finite: bool = True) -> dict[str, dict[str, Any]]:
+    content = read_torch(path, finite=finite)
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}, not scFoundation's sets of weights.")
     sets = {ONLY: content} if _is_set(content) else {str(k): v for k, v in content.items() if _is_set(v)}
