@@ -84,7 +84,9 @@ def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]
     if size.family == "geneformer":
         return writers.write_geneformer(folder, adata, f=f, **sizes, **size.more), {}
     if size.family == "uce":
+        # As many human genes as published, and so hundreds of megabytes of a table of which these cells ask for little.
         kept = [s for s in symbols if s in expressed]
+        kept += [f"GENE{i}" for i in range(19_790 - len(kept))]
         writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, **sizes)
         return folder, {"nhead": size.heads}
     if size.family == "transcriptformer":
