@@ -7,7 +7,6 @@ numbers. What does not fit is refused by name; there is no other way in behind i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import threading
@@ -168,18 +167,9 @@ def read_torch(path: Path, *, finite: bool = True) -> Any:
         _check_archive(path)
     try:
         # weights_only builds tensors and plain containers; everything else is refused.
-        # torch goes by the name of safetensors, so that an archive called so is given without its name (and is not mapped).
-        misnamed = path.suffix == ".safetensors"
-        with (
-            _ALONE,
-            torch.serialization.safe_globals(_numpy_numbers()),
-            warnings.catch_warnings(),
-            path.open("rb") if misnamed else contextlib.nullcontext(path) as source,
-        ):
+        with _ALONE, torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's protocol
-            content = torch.load(  # noqa: TID251
-                source, map_location="cpu", weights_only=True, mmap=archive and not misnamed
-            )
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)  # noqa: TID251
     except pickle.UnpicklingError as error:
         raise ModelError(_refusal(path, str(error) + named_code(path))) from error
     except (MemoryError, OverflowError) as error:
@@ -198,7 +188,7 @@ def read_torch(path: Path, *, finite: bool = True) -> Any:
     if finite:
         tensors = [tensor for _, tensor in _tensors_in(content)]
         weights = dict(_tensors_in(_weights_in(content)))
-        check_finite(weights, path, mapped=tensors if archive and not misnamed else ())
+        check_finite(weights, path, mapped=tensors if archive else ())
     return content
 
 
