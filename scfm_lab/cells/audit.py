@@ -41,6 +41,12 @@ class AuditResult(Result):
     where: str
     panel_share: float
     """Median share of a cell's library that the measured genes hold (1 where nothing else is known)."""
+    names_from: str = ""
+    """Where the names were read that the model looked up (``"var['gene_name']"``); ``""``: from several columns."""
+    remarks: tuple[str, ...] = ()
+    """What else should be known about the genes, a sentence each."""
+    takes_library: bool = True
+    """Whether the model scales by library sizes over all genes."""
 
     @property
     def umi_share_lost(self) -> float:
@@ -72,8 +78,10 @@ class AuditResult(Result):
         if ways:
             lines.append(
                 f"Matched {ways}"
+                + (f", by the names in {self.names_from}" if self.names_from else "")
                 + (f"; {plural(self.doubled, 'column is', 'columns are')} summed." if self.doubled else ".")
             )
+        lines += self.remarks
         if self.cells_without_genes:
             blind = plural(
                 self.cells_without_genes,
@@ -83,8 +91,8 @@ class AuditResult(Result):
             lines.append(f"{blind} will be NaN.")
         if self.panel_share < 0.95:
             lines.append(
-                f"The measured genes hold {self.panel_share:.0%} of a cell's counts (median); "
-                "library sizes are taken over all genes."
+                f"The measured genes hold {self.panel_share:.0%} of a cell's counts (median)"
+                + ("; library sizes are taken over all genes." if self.takes_library else ".")
             )
         if len(self.lost) and self.umi_share_lost > 0.01:
             top = ", ".join(
@@ -117,6 +125,7 @@ class AuditResult(Result):
             "umi_share_matched": 1.0 - self.umi_share_lost,
             "cells_without_genes": self.cells_without_genes,
             "counts_from": self.where,
+            **({"names_from": self.names_from} if self.names_from else {}),
         }
 
 
@@ -159,8 +168,9 @@ def audit_genes(
     groups = None if groupby is None else group_column(adata, groupby)
     cells = Cells.from_anndata(adata, layer=layer)
     # Without options a dataset none of whose genes is known has an audit too; options are refused where they do not fit.
-    match = model.match(cells.genes) if not options else model.known_genes(cells.genes, model.check_options(options))
-    return audit_cells(cells, match, model.spec.name, groups)
+    full = model.check_options(options) if options else None
+    match = model.match(cells.genes) if full is None else model.genes_read(cells.genes, full, lambda: cells.counts)
+    return audit_cells(cells, match, model, options=full, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -187,13 +197,23 @@ class Tally:
         )
 
 
-def audit_cells(cells: Cells, match: Match, model_name: str, groups: Any = None) -> AuditResult:
-    """The audit of cells whose genes are matched already."""
-    return audit_tally(Tally.of(cells, match), cells.genes, match, model_name, where=cells.where, groups=groups)
+def audit_cells(
+    cells: Cells, match: Match, model: Model, *, options: Mapping[str, Any] | None, groups: Any = None
+) -> AuditResult:
+    """The audit of cells whose genes are matched already (:meth:`Model.genes_read` under these options)."""
+    tally = Tally.of(cells, match)
+    return audit_tally(tally, cells.genes, match, model, options=options, where=cells.where, groups=groups)
 
 
 def audit_tally(
-    tally: Tally, genes: Genes, match: Match, model_name: str, *, where: str, groups: Any = None
+    tally: Tally,
+    genes: Genes,
+    match: Match,
+    model: Model,
+    *,
+    options: Mapping[str, Any] | None,
+    where: str,
+    groups: Any = None,
 ) -> AuditResult:
     """The audit of cells that were counted before."""
     import pandas as pd
@@ -229,7 +249,7 @@ def audit_tally(
         }
     )
     return AuditResult(
-        model=model_name,
+        model=model.spec.name,
         table=pd.DataFrame(rows),
         genes_matched=len(match.columns),
         genes_total=match.n_genes,
@@ -238,4 +258,18 @@ def audit_tally(
         lost=lost,
         where=where,
         panel_share=float(np.median(seen / np.maximum(tally.total, 1))),
+        names_from=match.told_source,
+        remarks=(*match.remarks, *_other_species(genes, match, model)),
+        takes_library=model.takes_library(options),
     )
+
+
+def _other_species(genes: Genes, match: Match, model: Model) -> list[str]:
+    """That genes of a species which the model does not know are read by their names; of mouse genes it is asked first."""
+    by_name = sum(n for way, n in match.how.items() if way != "ensembl")
+    if genes.organism in (None, "mouse") or not by_name or model.reads_organism(genes.organism):
+        return []
+    return [
+        f"The genes are those of {genes.organism}, which {model.spec.name} does not know: they are read as its own "
+        f"({', '.join(model.spec.organisms)}) of the same names."
+    ]

@@ -14,7 +14,7 @@ from scfm_lab.cells.digest import hash_names
 from scfm_lab.errors import GenesError, did_you_mean, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +30,9 @@ _SYMBOL_COLUMNS = (
     "symbol",
     "gene_short_name",
 )
+_USUAL = (*_ENSEMBL_COLUMNS, *_SYMBOL_COLUMNS)
+INDEX = "index"
+"""What stands for ``var_names`` where columns of ``var`` are named."""
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G(R)?\d{6,}(\.\d+)?$")
 _ID_OF_SPECIES = re.compile(r"^(ENS[A-Z]*G|FBgn|WBGene)R?\d{6,}")
 _SPECIES = {
@@ -48,6 +51,11 @@ _SPECIES = {
 def is_ensembl(gene_id: str) -> bool:
     """Whether a name has the form of an Ensembl gene id, with or without version."""
     return bool(_ENSEMBL.match(gene_id))
+
+
+def is_gene_id(name: str) -> bool:
+    """Whether a name has the form of a gene's id at Ensembl, FlyBase or WormBase, in any case."""
+    return bool(_ID_OF_SPECIES.match(name) or _ENSEMBL.match(name.upper()))
 
 
 def strip_version(gene_id: str) -> str:
@@ -70,8 +78,8 @@ class Genes:
     organism: str | None
     """``"human"``, ``"mouse"``, another name as given, or None where it cannot be told."""
     given: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """The columns of ``var`` that may hold identifiers, by their name in small letters: text as it stands there, ``""`` where
-    there is none."""
+    """The columns of ``var`` that hold text, as it stands there, ``""`` where there is none; those that usually hold identifiers
+    by their name in small letters."""
     ensembl_from: str = ""
     """Which of them `ensembl` was read from; ``""``: the index, or none."""
     symbols_from: str = ""
@@ -97,6 +105,28 @@ class Genes:
         there = np.array([strip_version(str(name)) for name in source], dtype=object) == self.ensembl
         return np.where(there, source, self.ensembl)
 
+    @property
+    def ids_given(self) -> dict[str, NDArray[Any]]:
+        """Those of `given` that usually hold Ensembl ids."""
+        return {name: self.given[name] for name in _ENSEMBL_COLUMNS if name in self.given}
+
+    def called(self, column: str) -> NDArray[Any]:
+        """What a column of ``var`` calls the genes, ``""`` where nothing; ``"index"``: `names`."""
+        return self.names if column == INDEX else self.given[column]
+
+    def naming_column(self, knows: Callable[[str], bool], first: str = "") -> str:
+        """The column of ``var`` (or ``"index"``) whose names are those of a vocabulary (:func:`first_known`).
+
+        Parameters
+        ----------
+        knows
+            Whether the vocabulary has a name.
+        first
+            A column that goes before those that usually hold symbols.
+        """
+        order = dict.fromkeys((first, self.symbols_from, *_SYMBOL_COLUMNS, INDEX, *self.given))
+        return first_known({name: self.called(name) for name in order if name == INDEX or name in self.given}, knows)
+
     @classmethod
     def from_var(cls, var: Any, organism: str | None = None) -> Genes:
         """Read the identifiers of a ``var`` data frame.
@@ -121,7 +151,8 @@ class Genes:
         in_index = np.array([bool(_ENSEMBL.match(n)) for n in names], dtype=bool)
         given = _given(var)
         ensembl_from, ensembl = _column(given, _ENSEMBL_COLUMNS, wanted=lambda v: bool(_ENSEMBL.match(v)))
-        symbols_from, symbols = _column(given, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
+        named = {name: values for name, values in given.items() if not _describes(values)}
+        symbols_from, symbols = _column(named, _SYMBOL_COLUMNS, wanted=lambda v: bool(v) and not _ENSEMBL.match(v))
         if ensembl is None and not in_index.any():
             # Ids of other databases (FlyBase, WormBase, …) stand where Ensembl, which took them over, has its own.
             ensembl_from, ensembl = _column(given, _NAMED_ENSEMBL, wanted=bool)
@@ -135,7 +166,8 @@ class Genes:
             ids = np.array([any(c.isdigit() for c in value) for value in own], dtype=bool) & (own != symbols)
             ensembl = np.where(ids & (own != names), own, ensembl)
         ensembl = np.array([strip_version(str(e)) for e in ensembl], dtype=object)
-        organism = organism or guess_organism(ensembl, symbols)
+        for texts in (symbols, *(named[name] for name in _SYMBOL_COLUMNS if name in named), names):
+            organism = organism or guess_organism(ensembl, texts)
         genes = cls(names, symbols.astype(object), ensembl, organism, given, ensembl_from, symbols_from)
         _recent[:] = [*_recent, (content, genes)][-_MOST_RECENT:]
         return genes
@@ -201,8 +233,8 @@ _recent: list[tuple[Any, Genes]] = []
 
 def _content(var: Any, organism: str | None) -> Any:
     """What :meth:`Genes.from_var` reads, as lists: those of the same names compare fast, since Python looks at the objects first."""
-    columns = [c for c in var.columns if str(c).lower() in (*_ENSEMBL_COLUMNS, *_SYMBOL_COLUMNS)]
-    return organism, str(var.index.dtype), var.index.tolist(), [(str(c).lower(), *_listed(var[c])) for c in columns]
+    columns = [c for c in var.columns if var[c].dtype.kind == "O" or str(c).lower() in _USUAL]
+    return organism, str(var.index.dtype), var.index.tolist(), [(str(c), *_listed(var[c])) for c in columns]
 
 
 def _listed(column: Any) -> tuple[str, list[Any], bytes]:
@@ -222,11 +254,28 @@ def _same(one: Any, other: Any) -> bool:
 def _given(var: Any) -> dict[str, NDArray[Any]]:
     lowered = {str(c).lower(): c for c in var.columns}
     found = {}
-    for name in (*_ENSEMBL_COLUMNS, *_SYMBOL_COLUMNS):
+    for name in _USUAL:
         if name in lowered:
             values = var[lowered[name]].astype(object)
             found[name] = np.array(["" if v is None or v != v else str(v) for v in values], dtype=object)
+    for column in var.columns:
+        if str(column).lower() not in _USUAL and var[column].dtype.kind == "O":
+            text = np.array([v if isinstance(v, str) else "" for v in var[column].astype(object)], dtype=object)
+            if (text != "").any():
+                found[str(column)] = text
     return found
+
+
+def _describes(values: NDArray[Any]) -> bool:
+    """Whether a column's texts are descriptions: most have several words, as no symbol has."""
+    words = [len(value.split()) for value in values if value]
+    return 2 * sum(n > 1 for n in words) > len(words)
+
+
+def first_known(sources: Mapping[str, NDArray[Any]], knows: Callable[[str], bool]) -> str:
+    """The first of several sources of names that is not far behind the best: at least half as many of its names are known."""
+    hits = {name: sum(bool(value) and knows(value) for value in map(str, values)) for name, values in sources.items()}
+    return next(name for name, known in hits.items() if 2 * known >= max(hits.values()))
 
 
 def _column(given: Mapping[str, NDArray[Any]], names: Sequence[str], wanted: Any) -> tuple[str, NDArray[Any] | None]:
@@ -267,6 +316,23 @@ class Match:
     """Number of columns by what they were matched by: ensembl, symbol, alias, ortholog."""
     n_genes: int
     """Columns in all."""
+    source: str = ""
+    """The column of ``var``, or ``"index"``, whose names were looked up; ``""``: several, as each gene has them."""
+    remarks: tuple[str, ...] = ()
+    """What a user should be told about the columns, a sentence each."""
+
+    def only(self, kept: NDArray[np.bool_], remark: str) -> Self:
+        """Some of the columns that the model knows, where it reads no others; `remark` says why."""
+        n = int(kept.sum())
+        if n == len(kept):
+            return self
+        how = {way: min(found, n) for way, found in self.how.items()}
+        return replace(self, columns=self.columns[kept], ids=self.ids[kept], how=how, remarks=(*self.remarks, remark))
+
+    @property
+    def told_source(self) -> str:
+        """:attr:`source` as users write it; ``""`` where that is."""
+        return "var_names" if self.source == INDEX else f"var[{self.source!r}]" if self.source else ""
 
     @property
     def doubled(self) -> int:
@@ -399,7 +465,9 @@ class Vocabulary:
         """
         found: list[tuple[int, int, str]] = []
         mouse, folded = genes.organism == "mouse", genes.organism in (None, "human")
-        for i, (name, symbol, ensembl) in enumerate(zip(genes.names, genes.symbols, genes.ensembl, strict=True)):
+        source = genes.naming_column(lambda name: self.id_of(name) is not None)
+        symbols = np.where(genes.called(source) != "", genes.called(source), genes.symbols)
+        for i, (name, symbol, ensembl) in enumerate(zip(genes.names, symbols, genes.ensembl, strict=True)):
             hit, by = (
                 self._match_mouse(name, symbol, ensembl) if mouse else self._match_names(name, symbol, ensembl, folded)
             )

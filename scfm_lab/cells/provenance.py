@@ -50,6 +50,7 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         "device": model.device,
         "precision": model.precision,
         "determinism": model.spec.determinism,
+        **({"heads": model.spec.heads} if model.spec.heads else {}),
         "licence": model.spec.licence,
         "citation": model.spec.citation,
         "packages": package_versions(),

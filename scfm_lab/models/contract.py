@@ -399,6 +399,24 @@ class Model(TakesOptions, Able, Trainable):
             )
         return match
 
+    def genes_read(self, genes: Genes, options: Mapping[str, Any] | None, counts: Callable[[], csr_matrix]) -> Match:
+        """:meth:`known_genes`, without those that are left out because of what these very cells express.
+
+        Parameters
+        ----------
+        counts
+            Gives the counts of all cells, for families that look.
+        """
+        return self.known_genes(genes, options)
+
+    def takes_library(self, options: Mapping[str, Any] | None) -> bool:
+        """Whether counts are scaled by a cell's library over all genes, also those that were not measured."""
+        return True
+
+    def reads_organism(self, organism: str) -> bool:
+        """Whether the model knows genes of a species, called as :attr:`Genes.organism`."""
+        return organism in self.spec.organisms
+
     def known_genes(self, genes: Genes, options: Mapping[str, Any] | None = None) -> Match:
         """:meth:`require_genes` under the family's options: a species may decide which genes are meant."""
         return self.require_genes(genes)

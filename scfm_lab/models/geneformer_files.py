@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.genes import Vocabulary, is_ensembl, strip_version
+from scfm_lab.cells.genes import Vocabulary, first_known, is_ensembl, strip_version
 from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, is_stored, listed
 from scfm_lab.models.files import WEIGHTS, read_pickle
@@ -21,6 +21,7 @@ from scfm_lab.models.published import (
     are_meant,
     ensembl_symbols,
     mouse_rows,
+    of_another_kind,
     shipped_genes,
 )
 from scfm_lab.models.sharded import ENDING
@@ -307,10 +308,13 @@ class EnsemblVocabulary(Vocabulary):
         Columns are summed where the mapping brings ids together that it holds as they are written, and stay apart where
         their ids are the same, both as in the reference. Besides, by default and never `like_reference`: an unknown id is
         looked up without its version, a column whose id is empty by its name; such a column is summed into the one that
-        holds its gene already, and changes nothing about the others.
+        holds its gene already, and changes nothing about the others. Ids that are none of genes (but of transcripts, say)
+        count as empty where nearly none is known.
         """
         how = dict.fromkeys((ENSEMBL, BY_MAPPING, UNVERSIONED, BY_NAME, TRANSLATED_SYMBOL, ORTHOLOG), 0)
-        named = np.where(genes.symbols != "", genes.symbols, genes.names)
+        source = genes.naming_column(lambda name: self._name(name) >= 0)
+        named = genes.called(source)
+        named = np.where(named != "", named, np.where(genes.symbols != "", genes.symbols, genes.names))
         if genes.organism == "mouse" and orthologs:
             found = [self._ortholog(e, s, n) for e, s, n in zip(genes.ensembl, genes.symbols, genes.names, strict=True)]
             ids = np.array(found, dtype=np.int64)
@@ -322,6 +326,9 @@ class EnsemblVocabulary(Vocabulary):
         has_ids = bool((keys != "").any())
         keys = keys if has_ids else named
         ids = self._lookup(keys, like_reference)
+        if has_ids and not like_reference and (ids >= 0).mean() < 0.5:
+            by_name = np.array([self._name(name) >= 0 for name in map(str, named)], dtype=bool)
+            keys = np.where(of_another_kind(keys, ids, by_name), "", keys)
         is_id = np.array([is_ensembl(key.upper()) for key in keys], dtype=bool)
         way = np.where(ids < 0, "", np.where(is_id, ENSEMBL, BY_MAPPING)).astype(object)
 
@@ -333,7 +340,7 @@ class EnsemblVocabulary(Vocabulary):
             lost = np.flatnonzero((ids < 0) & is_id)
             complete(lost, UNVERSIONED, [self.mapping.get(strip_version(keys[i].upper()), -1) for i in lost])
             lost = np.flatnonzero(keys == "")
-            complete(lost, BY_NAME, self._lookup(named[lost], like_reference).tolist())
+            complete(lost, BY_NAME, [self._name(name) for name in map(str, named[lost])])
         if not has_ids and not (like_reference and "ensembl_id" in genes.given):
             lost = np.flatnonzero(ids < 0)
             complete(lost, TRANSLATED_SYMBOL, [self._symbol(str(keys[i])) for i in lost])
@@ -345,14 +352,26 @@ class EnsemblVocabulary(Vocabulary):
         written = {keys[i]: ids[i] for i in columns if keys[i] in self.mapping or way[i] == TRANSLATED_SYMBOL}
         summed = len(written) != len(set(written.values()))
         joined = np.isin(way[columns].astype(str), (UNVERSIONED, BY_NAME))
-        return PublishedMatch(columns, ids[columns], how, len(genes), summed=summed, joined=joined)
+        told = source if how[BY_NAME] or not has_ids else ""
+        return PublishedMatch(columns, ids[columns], how, len(genes), told, summed=summed, joined=joined)
 
     def _keys(self, genes: Genes, like_reference: bool) -> NDArray[Any]:
         """What is looked up for each column: the column that the reference reads, else where the ids are."""
         given = genes.given.get("ensembl_id")
-        if given is not None and (like_reference or (self._lookup(given, like_reference) >= 0).any()):
+        if given is None:
+            return genes.ensembl_as_given
+        if like_reference:
             return given
-        return genes.ensembl_as_given
+        ids = {"ensembl_id": given, "": genes.ensembl_as_given, **genes.ids_given}
+        return ids[first_known(ids, self._knows_id)]
+
+    def _knows_id(self, key: str) -> bool:
+        return key.upper() in self.mapping or key in self.mapping or strip_version(key.upper()) in self.mapping
+
+    def _name(self, name: str) -> int:
+        """Token of a name by the mapping, else by the tables of symbols; -1 where unknown."""
+        found = self.mapping.get(name.upper(), self.mapping.get(name, -1))
+        return self._symbol(name) if found < 0 and not is_ensembl(name) else found
 
     def _lookup(self, keys: NDArray[Any], like_reference: bool) -> NDArray[np.int64]:
         # The reference looks up capitals alone; a dictionary of another species may be written otherwise.

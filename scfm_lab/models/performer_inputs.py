@@ -15,10 +15,10 @@ import numpy as np
 
 from scfm_lab.cells.counts import TOTAL_COLUMN
 from scfm_lab.cells.hdf5 import faults
-from scfm_lab.errors import Cancelled, DataError, ModelError
+from scfm_lab.errors import Cancelled, DataError, ModelError, plural
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.converted import is_converted, stored
-from scfm_lab.models.published import PublishedMatch, SymbolVocabulary, symbol_vocabulary
+from scfm_lab.models.symbols import SymbolVocabulary, symbol_vocabulary
 from scfm_lab.models.tensor_names import tensor_names
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scfm_lab.inference.engine import Batch
     from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model
+    from scfm_lab.models.published import PublishedMatch
     from scfm_lab.models.tokens import Tokens
 
 LIBRARY_RULE = (
@@ -54,16 +55,17 @@ class SummedSymbols(SymbolVocabulary):
         known = symbol_vocabulary(symbols)
         return cls(known.symbols, known.ensembl, known.mouse_symbols, known.mouse_ensembl, known.aliases)
 
-    def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
+    def match_in(self, genes: Genes, orthologs: bool = False, **how: Any) -> PublishedMatch:
         """Match by exact symbol, Ensembl id or ortholog."""
-        return replace(super().match(genes, orthologs), summed=True)
+        return replace(super().match_in(genes, orthologs, **how), summed=True)
 
 
 def first_columns(match: Match) -> Match:
     """Only the first column of each gene, as a look-up by name finds it."""
-    _, first = np.unique(match.ids, return_index=True)
-    first.sort()
-    return replace(match, columns=match.columns[first], ids=match.ids[first])
+    first = np.zeros(len(match.ids), dtype=bool)
+    first[np.unique(match.ids, return_index=True)[1]] = True
+    others = plural(int((~first).sum()), "further column of a gene is", "further columns of genes are")
+    return match.only(first, f"{others} not read: of several the reference takes the first.")
 
 
 def before_and_now(cells: Cells, match: Match, n_genes: int) -> tuple[csr_matrix, csr_matrix]:

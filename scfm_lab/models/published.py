@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.blocks import over_blocks
-from scfm_lab.cells.genes import Match, Vocabulary, guess_organism
-from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
+from scfm_lab.cells.genes import Match, Vocabulary, guess_organism, is_ensembl, is_gene_id
+from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean, plural
 from scfm_lab.models.contract import Model
 from scfm_lab.models.spec import Option
 
@@ -213,6 +213,11 @@ class PublishedModel(Model):
         if len(match.columns):
             return match
         examples = ", ".join(map(str, genes.names[:3]))
+        if ways.get("like_reference") and len(found := self._look_up(genes, {**ways, "like_reference": False}).columns):
+            raise GenesError(
+                f"like_reference reads {match.told_source or 'Ensembl ids'} alone, as the reference does, and none of the "
+                f"{len(genes):,} names there is known to {self.spec.name}; without it {plural(len(found), 'gene is', 'genes are')}."
+            )
         if genes.organism == "mouse" and not ways["orthologs"] and "orthologs" in self.spec.options:
             raise GenesError(
                 f"These look like mouse genes (such as {examples}), and {self.spec.name} knows human genes. Give "
@@ -285,22 +290,6 @@ def overridden(settings: Mapping[str, Any], own: Mapping[str, Any], known: Itera
     return {**settings, **own}
 
 
-def symbol_vocabulary(symbols: NDArray[Any]) -> SymbolVocabulary:
-    """A vocabulary of symbols (one per token id, ``""`` where a token is no gene), completed by the shipped table."""
-    table = shipped_genes()
-    ensembl = np.full(len(symbols), "", dtype=object)
-    place = {str(s): i for i, s in reversed(list(enumerate(symbols))) if s}
-    mouse_symbols, mouse_ensembl = ensembl.copy(), ensembl.copy()
-    for row, hit in _hits(table, place, lambda row: table.symbols[row]):
-        if hit is not None and not ensembl[hit]:
-            ensembl[hit] = table.ensembl[row]
-            if table.mouse_symbols is not None:
-                mouse_symbols[hit] = table.mouse_symbols[row]
-            if table.mouse_ensembl is not None:
-                mouse_ensembl[hit] = table.mouse_ensembl[row]
-    return SymbolVocabulary(symbols, ensembl, mouse_symbols, mouse_ensembl)
-
-
 def ensembl_symbols(ensembl: NDArray[Any], names: Mapping[str, str] | None = None) -> NDArray[Any]:
     """A symbol for each Ensembl id, ``""`` where none is known.
 
@@ -324,83 +313,42 @@ def ensembl_symbols(ensembl: NDArray[Any], names: Mapping[str, str] | None = Non
     return np.where(unique, symbols, "")
 
 
-def _hits(table: Vocabulary, place: Mapping[str, int], name: Callable[[int], Any]) -> list[tuple[int, int | None]]:
-    # The table's own symbol first; where the model calls the gene by an older one, that.
-    found: dict[int, int | None] = {row: place.get(str(name(row))) for row in range(len(table))}
-    taken = {str(name(row)) for row in range(len(table))}
+def table_hits(
+    table: Vocabulary, place: Mapping[str, int], write: Callable[[str], str] = str
+) -> list[tuple[int, int | None]]:
+    """For each row of the gene table the place of its symbol in a model; where the model calls the gene by an older one, of that.
+
+    Parameters
+    ----------
+    write
+        How the model writes a symbol (in capitals, say).
+    """
+    symbols = [write(str(symbol)) for symbol in table.symbols]
+    found: dict[int, int | None] = {row: place.get(symbol) for row, symbol in enumerate(symbols)}
+    taken = set(symbols)
     for alias, row in table.aliases.items():
-        if found[row] is None and alias in place and alias not in taken:
-            found[row] = place[alias]
+        older = write(alias)
+        if found[row] is None and older in place and older not in taken:
+            found[row] = place[older]
     return list(found.items())
 
 
-class SymbolVocabulary(Vocabulary):
-    """Symbols as a reference reads them: exactly, in this case, every column a token of its own."""
-
-    def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
-        """:meth:`match_in` the columns that usually hold symbols."""
-        return self.match_in(genes, orthologs)
-
-    def match_in(
-        self, genes: Genes, orthologs: bool = False, *, column: str | None = None, prefer: str = ""
-    ) -> PublishedMatch:
-        """Match by exact symbol; columns without a symbol by their Ensembl id, through the shipped table.
-
-        Mouse genes are matched through their orthologs if `orthologs` asks for it, else by the very names of a vocabulary
-        that has mouse genes.
-
-        Parameters
-        ----------
-        column
-            Read only this column of ``var``, as it stands there, or ``"index"``.
-        prefer
-            A column of ``var`` that is read where it holds a known name, before those that usually hold symbols.
-        """
-        how = dict.fromkeys((SYMBOL, TRANSLATED_ENSEMBL, ORTHOLOG), 0)
-        ids = np.full(len(genes), -1, dtype=np.int64)
-        if genes.organism == "mouse" and orthologs:
-            named = (genes.ensembl, genes.symbols, genes.names) if column is None else (_named(genes, column),)
-            for i, keys in enumerate(zip(*named, strict=True)):
-                ids[i] = next((self._by_mouse[k] for k in keys if k and k in self._by_mouse), -1)
-            how[ORTHOLOG] = int((ids >= 0).sum())
-        else:
-            ids[:] = self._exact(genes, column, prefer)
-            if genes.organism == "mouse" and not are_meant(self.symbols, ids):
-                ids[:] = -1
-            how[SYMBOL] = int((ids >= 0).sum())
-            if genes.organism != "mouse" and column is None:
-                for i in np.flatnonzero((ids < 0) & (genes.symbols == "") & (genes.ensembl != "")).tolist():
-                    ids[i] = self._by_ensembl.get(genes.ensembl[i], -1)
-            how[TRANSLATED_ENSEMBL] = int((ids >= 0).sum()) - how[SYMBOL]
-        columns = np.flatnonzero(ids >= 0)
-        return PublishedMatch(columns, ids[columns], how, len(genes), summed=False)
-
-    def _exact(self, genes: Genes, column: str | None, prefer: str) -> NDArray[np.int64]:
-        def hits(names: NDArray[Any]) -> NDArray[np.int64]:
-            return np.array([self._by_symbol.get(name, -1) for name in names], dtype=np.int64)
-
-        if column is not None:
-            return hits(_named(genes, column))
-        for names in (genes.given.get(prefer), genes.given.get(genes.symbols_from)):
-            if names is not None and ((found := hits(names)) >= 0).any():
-                return np.where((found < 0) & (genes.symbols == ""), hits(genes.names), found)
-        return hits(np.where(genes.symbols != "", genes.symbols, genes.names))
+def nameless(names: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a column has no symbol: nothing, or an Ensembl id in its place."""
+    return np.array([not name or is_ensembl(name) for name in map(str, names)], dtype=bool)
 
 
-def _named(genes: Genes, column: str) -> NDArray[Any]:
-    """What a column of ``var`` calls the genes.
+def of_another_kind(keys: NDArray[Any], ids: NDArray[np.int64], by_name: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Columns whose unknown ids are none of genes (but of transcripts, or Entrez's), where they hide names that are known.
 
-    Raises
-    ------
-    GenesError
-        If it is none of those that are read.
+    Parameters
+    ----------
+    keys
+        Id of each column, ``""`` where it has none.
+    ids
+        What they are found to be, -1 where unknown.
+    by_name
+        Whether the model knows the name of each column.
     """
-    if column == "index":
-        return genes.names
-    if column.lower() not in genes.given:
-        raise GenesError(
-            f"gene_column is {column!r}; the columns of this var that are read are "
-            + ", ".join(map(repr, (*genes.given, "index")))
-            + ". Call the column that holds your symbols 'feature_name'."
-        )
-    return genes.given[column.lower()]
+    other = (ids < 0) & np.array([bool(key) and not is_gene_id(key) for key in map(str, keys)], dtype=bool)
+    return other & (2 * (ids >= 0).sum() < (other & by_name).sum())

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from scfm_lab.cells.genes import INDEX
 from scfm_lab.errors import ModelError
 from scfm_lab.models.files import digest_of
-from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, known_entries, run_groups
+from scfm_lab.models.performer_inputs import LIBRARY_RULE, SummedSymbols, first_columns, known_entries, run_groups
 from scfm_lab.models.published import ortholog_option, take_orthologs
 from scfm_lab.models.scbert_readouts import Readouts, together
 from scfm_lab.models.scbert_tokens import MIN_GENES, tokenize
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.genes import Genes, Match
     from scfm_lab.inference.engine import Batch
     from scfm_lab.inference.precision import Precision
     from scfm_lab.models.scbert_net import ScBertNet
@@ -48,6 +50,7 @@ class ScBert(Readouts):
     """scBERT, pre-trained or fine-tuned to classes."""
 
     family = "scbert"
+    names_read = (INDEX,)
     head_kinds = ("linear", "published")
     published_files = (
         ("panglao_pretrain.pth", "*.pth"),
@@ -217,6 +220,14 @@ class ScBert(Readouts):
         return ClassHead(self.spec.width, self.net.length, (512, 128), labels)
 
     # --- cells to tokens ---------------------------------------------------------------
+
+    def _look_up(self, genes: Genes, ways: dict[str, Any]) -> Match:
+        match = super()._look_up(genes, ways)
+        return first_columns(match) if ways["like_reference"] else match
+
+    def takes_library(self, options: Mapping[str, Any] | None) -> bool:
+        """Not the reference: it takes the sum over the model's genes."""
+        return not (options or {}).get("like_reference")
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         return tokenize(

@@ -8,7 +8,7 @@ import numpy as np
 
 from scfm_lab.errors import GenesError, ModelError, did_you_mean
 from scfm_lab.models.performer_inputs import run_groups
-from scfm_lab.models.published import PublishedModel
+from scfm_lab.models.symbols import SymbolModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scfm_lab.models.tokens import Tokens
 
 
-class Readouts(PublishedModel):
+class Readouts(SymbolModel):
     """The readouts of an scBERT; what they read is set where it is opened."""
 
     net: ScBertNet

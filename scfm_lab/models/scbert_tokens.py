@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm_lab.errors import ModelError
-from scfm_lab.models.performer_inputs import before_and_now, first_columns, library_sizes
+from scfm_lab.models.performer_inputs import before_and_now, library_sizes
 from scfm_lab.models.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -30,14 +30,12 @@ def tokenize(
     Parameters
     ----------
     like_reference
-        Take the first column of a gene only, and leave out cells with fewer than 200 genes.
+        Leave out cells with fewer than 200 genes, and take the sum over the model's genes for the library size.
     batch_size
         Cells that the reference would run together.
     """
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}; at least one cell is run at a time.")
-    if like_reference:
-        match = first_columns(match)
     before, now = before_and_now(cells, match, n_genes)
     values = log2_normalised(now, library_sizes(cells, before, like_reference=like_reference))
     n, length = len(cells), n_genes + 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from scfm_lab.cells.genes import INDEX
 from scfm_lab.errors import ModelError
 from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models.attention import attention_of_cells
@@ -48,6 +49,7 @@ class ScFoundation(Readouts):
     """scFoundation with published weights."""
 
     family = "scfoundation"
+    names_read = ("gene_name", INDEX)
     published_files = (
         ("models.ckpt", "models/models.ckpt"),
         ("OS_scRNA_gene_index.19264.tsv", "OS_scRNA_gene_index*.tsv", "../OS_scRNA_gene_index*.tsv"),
@@ -249,6 +251,10 @@ class ScFoundation(Readouts):
         full = super().check_options(options)
         Target.parse(full["tgthighres"])
         return full
+
+    def takes_library(self, options: Mapping[str, Any] | None) -> bool:
+        """Not the reference: it takes the sum over the model's genes."""
+        return not (options or {}).get("like_reference")
 
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         from scfm_lab.models.scfoundation_tokens import tokenize

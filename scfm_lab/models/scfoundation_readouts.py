@@ -8,7 +8,8 @@ import numpy as np
 
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.models.performer_inputs import run_groups
-from scfm_lab.models.published import PublishedModel, check_ids
+from scfm_lab.models.published import check_ids
+from scfm_lab.models.symbols import SymbolModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 GENE = "gene"
 
 
-class Readouts(PublishedModel):
+class Readouts(SymbolModel):
     """The readouts of an scFoundation; what they read is set where it is opened."""
 
     weights: Mapping[str, Weights]

@@ -17,16 +17,15 @@ from scfm_lab.models.attention import attention_of_cells
 from scfm_lab.models.converted import listed
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
 from scfm_lab.models.published import (
-    PublishedModel,
     check_ids,
     ortholog_option,
     overridden,
-    symbol_vocabulary,
     take_orthologs,
 )
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.scgpt_files import ARGS, SETTINGS, SPECIALS, WEIGHTS_FILE, is_scgpt, places, read_vocabulary
 from scfm_lab.models.spec import ModelSpec, Option
+from scfm_lab.models.symbols import SymbolModel, symbol_vocabulary
 from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:
@@ -38,10 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
-    from scfm_lab.cells.genes import Genes, Match
     from scfm_lab.inference.engine import Batch
-    from scfm_lab.models.published import SymbolVocabulary
     from scfm_lab.models.scgpt_net import ScGPTNet
+    from scfm_lab.models.symbols import SymbolVocabulary
     from scfm_lab.models.tokens import Tokens
 
 MAX_LENGTH = 1200
@@ -49,10 +47,11 @@ MAX_LENGTH = 1200
 POOLINGS = ("cls", "cls_raw", "mean")
 
 
-class ScGPT(PublishedModel):
+class ScGPT(SymbolModel):
     """scGPT with published or fine-tuned weights."""
 
     family = "scgpt"
+    names_read = ("feature_name",)
     head_kinds = ("linear", "published")
     published_files = (("args.json",), ("vocab.json",), ("best_model.pt", "*.pt"))
     telling = (("encoder.enc_norm.weight", "encoder.embedding.weight"),)
@@ -88,7 +87,7 @@ class ScGPT(PublishedModel):
             "gene_column": Option(
                 str,
                 None,
-                "Column of var that holds the symbols, or 'index'; None: feature_name, then other usual ones.",
+                "Column of var that holds the symbols, or 'index'; None: feature_name, else the one whose names are known.",
                 of_cells=True,
             ),
         }
@@ -204,11 +203,9 @@ class ScGPT(PublishedModel):
 
     # --- cells to tokens ---------------------------------------------------------------
 
-    def _ways(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super()._ways(options), "column": options.get("gene_column"), "prefer": "feature_name"}
-
-    def _look_up(self, genes: Genes, ways: dict[str, Any]) -> Match:
-        return self.vocabulary.match_in(genes, **ways)
+    def takes_library(self, options: Mapping[str, Any] | None) -> bool:
+        """No: counts are binned within a cell."""
+        return False
 
     def remarks(self, tokens: Tokens) -> list[str]:
         """That a normalisation was left out, where the file holds several and none is named."""

@@ -240,6 +240,10 @@ class TranscriptFormer(Readouts):
         check_reading(full)
         return full
 
+    def takes_library(self, options: Mapping[str, Any] | None) -> bool:
+        """No: counts are read as they are."""
+        return False
+
     def _tokenize(self, cells: Cells, options: Mapping[str, Any], seed: int) -> Tokens:
         made = gene_tokens(cells, self.known_genes(cells.genes, options), options, self.settings.seq_len, seed)
         seen = np.where(made.expressed >= options["min_expressed_genes"], made.expressed, 0)

@@ -9,7 +9,15 @@ import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
 from scfm_lab.errors import ModelError
-from scfm_lab.models.published import ENSEMBL, ORTHOLOG, TRANSLATED_SYMBOL, PublishedMatch, mouse_ids, shipped_genes
+from scfm_lab.models.published import (
+    ENSEMBL,
+    ORTHOLOG,
+    TRANSLATED_SYMBOL,
+    PublishedMatch,
+    mouse_ids,
+    of_another_kind,
+    shipped_genes,
+)
 from scfm_lab.models.transcriptformer_files import SURGERY_ORDER, GeneTable, read_embeddings, read_genes
 
 if TYPE_CHECKING:
@@ -115,7 +123,8 @@ class TfVocabulary(Vocabulary):
     def match(self, genes: Genes, orthologs: bool = False) -> PublishedMatch:
         """Match by id, text after the first point cut; then by symbol, and mouse genes by ortholog if that is asked for.
 
-        A symbol is translated by the shipped gene table, which knows human genes and their one-to-one mouse orthologs.
+        A symbol is translated by the shipped gene table, which knows human genes and their one-to-one mouse orthologs. Where
+        ids are not those of genes (of transcripts, say) and nearly none is known, the symbols of their columns are read.
         """
         ids = np.full(len(genes), -1, dtype=np.int64)
         for keys in (genes.ensembl, genes.names, genes.symbols):
@@ -123,23 +132,27 @@ class TfVocabulary(Vocabulary):
         how = {ENSEMBL: int((ids >= 0).sum())}
         # An id that the model does not know is no reason to take the gene for another one of the same symbol.
         unnamed = (ids < 0) & (genes.ensembl == "")
+        known = mouse_ids() if genes.organism == "mouse" else {**self.aliases, **self._by_symbol}
+        source = genes.naming_column(known.__contains__)
+        names = genes.called(source)
+        unnamed |= of_another_kind(genes.ensembl, ids, np.array([name in known for name in names], dtype=bool))
         if genes.organism == "mouse":
-            for keys in (genes.symbols, genes.names):
+            for keys in (names, genes.symbols, genes.names):
                 _fill(ids, np.where(unnamed, keys, ""), lambda key: self._by_ensembl.get(mouse_ids().get(key, ""), -1))
             how[TRANSLATED_SYMBOL] = int((ids >= 0).sum()) - how[ENSEMBL]
             if orthologs:
-                for keys in (genes.ensembl, genes.symbols, genes.names):
+                for keys in (genes.ensembl, names, genes.symbols, genes.names):
                     _fill(ids, keys, lambda key: self._by_mouse.get(key, -1))
             how[ORTHOLOG] = int((ids >= 0).sum()) - sum(how.values())
         else:
-            for keys in (genes.symbols, genes.names):
+            for keys in (names, genes.symbols, genes.names):
                 for lookup in (self._by_symbol, self.aliases):
                     _fill(ids, np.where(unnamed, keys, ""), lambda key, lookup=lookup: lookup.get(key, -1))
             retired = (ids < 0) & (genes.ensembl != "")
             _fill(ids, np.where(retired, genes.ensembl, ""), lambda key: self.aliases.get(key, -1))
             how[TRANSLATED_SYMBOL] = int((ids >= 0).sum()) - how[ENSEMBL]
         columns = np.flatnonzero(ids >= 0)
-        return PublishedMatch(columns, ids[columns], how, len(genes))
+        return PublishedMatch(columns, ids[columns], how, len(genes), source if how[TRANSLATED_SYMBOL] else "")
 
 
 def _fill(ids: NDArray[np.int64], keys: NDArray[Any], find: Any) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.cells.genes import Vocabulary
-from scfm_lab.errors import GenesError, ModelError
+from scfm_lab.errors import GenesError, ModelError, plural
 from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models import uce_files
 from scfm_lab.models.contract import aligned_counts
@@ -28,17 +28,18 @@ from scfm_lab.models.tokens import Tokens
 from scfm_lab.models.uce_files import UceFiles
 from scfm_lab.models.uce_open import compare_settings, read_settings, token_table
 from scfm_lab.models.uce_readouts import Readouts
-from scfm_lab.models.uce_reference import MIN_CELLS, MIN_GENES, as_reference, padding
+from scfm_lab.models.uce_reference import MIN_CELLS, MIN_GENES, as_reference, padding, seen_often
 from scfm_lab.models.uce_sentences import PAD, hashed_sentences, whole_counts
 from scfm_lab.models.uce_species import Species
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
     import torch
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.genes import Genes
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 HEADS = 20
 """Attention heads of the published files, which do not hold that number."""
+PUBLISHED_WIDTH = 1280
 SAMPLE_SIZE = 1024
 BATCH_SIZE = 25
 """Cells of a batch of the reference."""
@@ -177,9 +179,12 @@ class UCE(Readouts):
         )
         model = cls(net.eval().requires_grad_(False), species, sample_size=says.get("sample_size", SAMPLE_SIZE))
         model.replaced = replaced
+        model.heads_assumed = "nhead" not in says and net.width != PUBLISHED_WIDTH
         model.path = path
         return model
 
+    heads_assumed: bool = False
+    """Whether the number of heads is the published one, in a file of another width, because nothing told it."""
     replaced: bool = False
     """Whether ``all_tokens.torch`` stands in for the checkpoint's own token table."""
 
@@ -245,8 +250,9 @@ class UCE(Readouts):
         ModelError
             If the files do not hold the species.
         """
-        species = self.species.of(genes, (options or {}).get("species"))
-        match = self.species.match(genes, species)
+        asked = options or {}
+        species = self.species.of(genes, asked.get("species"))
+        match = self.species.match(genes, species, like_reference=bool(asked.get("like_reference")))
         if len(match.columns) == 0:
             wanted = ", ".join(map(str, self.species.genes(species).symbols[:3]))
             raise GenesError(
@@ -255,6 +261,27 @@ class UCE(Readouts):
                 f"options={{'species': …}}: {', '.join(self.species.names)}."
             )
         return match
+
+    def genes_read(
+        self, genes: Genes, options: Mapping[str, Any] | None, counts: Callable[[], csr_matrix]
+    ) -> PublishedMatch:
+        """:meth:`known_genes`; with ``like_reference`` those that pass the reference's filter."""
+        match, full = self.known_genes(genes, options), self.check_options(options)
+        if not (full["like_reference"] and full["filter"]):
+            return match
+        kept = seen_often(counts())[match.columns]
+        left_out = plural(int((~kept).sum()), "gene that it knows is", "genes that it knows are")
+        return match.only(
+            kept, f"{left_out} not read: the reference's filter leaves out what fewer than {MIN_CELLS} cells express."
+        )
+
+    def takes_library(self, options: Mapping[str, Any] | None) -> bool:
+        """No: genes are drawn by their share of a cell's counts."""
+        return False
+
+    def reads_organism(self, organism: str) -> bool:
+        """As the files call species."""
+        return uce_files.canonical(organism) in self.spec.organisms
 
     def require_genes(self, genes: Genes) -> PublishedMatch:
         """:meth:`known_genes` in the species that the genes tell."""
@@ -332,6 +359,15 @@ class UCE(Readouts):
         )
 
     # --- vectors -----------------------------------------------------------------------
+
+    def remarks(self, tokens: Tokens) -> list[str]:
+        """That the number of heads was assumed."""
+        if not self.heads_assumed:
+            return []
+        return [
+            f"Heads assumed: {self.net.heads}, the published number; this file is {self.net.width:,} wide, not "
+            f"{PUBLISHED_WIDTH:,}, and does not hold it. Another one is given with config={{'nhead': …}}."
+        ]
 
     def encode(self, tokens: Tokens, *, batch_size: int | None = None, **kwargs: Any) -> States:
         """Vectors of tokenised cells (:meth:`Model.encode`).

@@ -54,7 +54,7 @@ def as_reference(
     columns = np.ones(cells.counts.shape[1], dtype=bool)
     kept = np.ones(len(cells), dtype=bool)
     if options["filter"]:
-        columns = np.asarray(there.sum(axis=0)).ravel() >= MIN_CELLS
+        columns = seen_often(cells.counts)
         kept = np.asarray(there[:, columns].sum(axis=1)).ravel() >= MIN_GENES
     use = columns[match.columns]
     if not use.any():
@@ -68,6 +68,11 @@ def as_reference(
         counts, match.ids[use], ~kept, genes, size=options["sample_size"], longest=longest, seed=seed
     )
     return made, kept
+
+
+def seen_often(counts: csr_matrix) -> NDArray[np.bool_]:
+    """Which columns pass the reference's filter of genes."""
+    return np.asarray((counts > 0).sum(axis=0)).ravel() >= MIN_CELLS
 
 
 def padding(lengths: NDArray[np.int64], kept: NDArray[np.bool_], batch_size: int) -> NDArray[np.int64]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.genes import INDEX
 from scfm_lab.errors import GenesError, ModelError, did_you_mean
-from scfm_lab.models.published import SYMBOL, TRANSLATED_ENSEMBL, PublishedMatch, shipped_genes
+from scfm_lab.models.published import SYMBOL, TRANSLATED_ENSEMBL, PublishedMatch, nameless, shipped_genes, table_hits
 from scfm_lab.models.uce_files import Positions, canonical
 from scfm_lab.models.uce_sentences import SpeciesGenes
 
@@ -49,7 +50,7 @@ class Species:
         self._offsets = files.read_offsets()
         self._table_rows = len(table)
         self._read: dict[str, SpeciesGenes] = {}
-        self._last: tuple[Genes, str, PublishedMatch] | None = None
+        self._last: tuple[Genes, tuple[str, bool], PublishedMatch] | None = None
         self.chromosome_row = self._first_chromosome(chromosome_row)
         self._check_end()
         self.names = tuple(sorted({s for s in self._offsets if s in files.proteins} | set(files.added)))
@@ -119,29 +120,51 @@ class Species:
             self._read[species] = self._add(species) if species in self.files.added else self._published(species)
         return self._read[species]
 
-    def match(self, genes: Genes, species: str) -> PublishedMatch:
+    def match(self, genes: Genes, species: str, *, like_reference: bool = False) -> PublishedMatch:
         """Match by symbol, case ignored; where a column has only an Ensembl id, by the shipped gene table.
 
         The answer for the genes asked last is kept.
+
+        Parameters
+        ----------
+        like_reference
+            Read the index alone.
         """
-        if self._last is None or self._last[0] is not genes or self._last[1] != species:
-            self._last = (genes, species, self._match(genes, species))
+        asked = (species, like_reference)
+        if self._last is None or self._last[0] is not genes or self._last[1] != asked:
+            found = self._index_alone(genes, species) if like_reference else self._match(genes, species)
+            self._last = (genes, asked, found)
         return self._last[2]
 
+    def _places(self, species: str) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.genes(species).symbols)}
+
+    def _index_alone(self, genes: Genes, species: str) -> PublishedMatch:
+        place = self._places(species)
+        ids = np.array([place.get(str(name).upper(), -1) for name in genes.names], dtype=np.int64)
+        columns = np.flatnonzero(ids >= 0)
+        return PublishedMatch(columns, ids[columns], {f"{SYMBOL} ({species})": len(columns)}, len(genes), INDEX)
+
     def _match(self, genes: Genes, species: str) -> PublishedMatch:
-        place = {symbol: i for i, symbol in enumerate(self.genes(species).symbols)}
+        place = self._places(species)
         ids = np.full(len(genes), -1, dtype=np.int64)
-        for keys in (genes.names, genes.symbols):
+        # The reference's own first.
+        source = genes.naming_column(lambda name: name.upper() in place, INDEX)
+        names = genes.called(source)
+        for keys in (names, genes.names, genes.symbols):
             for i in np.flatnonzero(ids < 0).tolist():
                 ids[i] = place.get(str(keys[i]).upper(), -1)
-        how = {f"{SYMBOL} ({species})": int((ids >= 0).sum())}
+        by_symbol = int((ids >= 0).sum())
+        how = {f"{SYMBOL} ({species})": by_symbol}
         if species in ("human", "mouse"):
-            translated = _symbols_of(species)
-            for i in np.flatnonzero((ids < 0) & (genes.symbols == "") & (genes.ensembl != "")).tolist():
-                ids[i] = place.get(translated.get(str(genes.ensembl[i]), ""), -1)
-            how[TRANSLATED_ENSEMBL] = int((ids >= 0).sum()) - sum(how.values())
+            known = _by_ensembl(species, place)
+            translated = np.array([known.get(str(gene), -1) for gene in genes.ensembl], dtype=np.int64)
+            # Names that mean nothing to this species are no reason to leave the ids unread.
+            unnamed = nameless(names) | (2 * by_symbol < (translated >= 0).sum())
+            ids = np.where((ids < 0) & unnamed, translated, ids)
+            how[TRANSLATED_ENSEMBL] = int((ids >= 0).sum()) - by_symbol
         columns = np.flatnonzero(ids >= 0)
-        return PublishedMatch(columns, ids[columns], how, len(genes))
+        return PublishedMatch(columns, ids[columns], how, len(genes), source if by_symbol else "")
 
     # --- from the files ----------------------------------------------------------------
 
@@ -240,10 +263,13 @@ def _with_positions(
     )
 
 
-def _symbols_of(species: str) -> dict[str, str]:
-    """Ensembl id → upper-case symbol, from the shipped gene table."""
+def _by_ensembl(species: str, place: Mapping[str, int]) -> dict[str, int]:
+    """Ensembl id → place of its symbol (in capitals), by the shipped gene table; human genes by their older names too."""
     table = shipped_genes()
-    ids, symbols = (table.ensembl, table.symbols) if species == "human" else (table.mouse_ensembl, table.mouse_symbols)
-    if ids is None or symbols is None:
+    if species == "human":
+        hits = table_hits(table, place, str.upper)
+        return {str(table.ensembl[row]): hit for row, hit in hits if hit is not None and table.ensembl[row]}
+    if table.mouse_ensembl is None or table.mouse_symbols is None:
         return {}
-    return {str(i): str(s).upper() for i, s in zip(ids, symbols, strict=True) if i and s}
+    pairs = zip(table.mouse_ensembl, table.mouse_symbols, strict=True)
+    return {str(gene): place[str(symbol).upper()] for gene, symbol in pairs if gene and str(symbol).upper() in place}

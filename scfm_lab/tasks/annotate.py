@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
 
 FLOORS = ("pca", "sctop")
@@ -199,7 +200,7 @@ def _by_reference(
     audits: list[AuditResult] = []
     for what, adata in (("reference", reference), ("query", query)):
         cells = model.read_cells(adata, layer=layer, options=how.options)
-        audits.append(audit_cells(cells, model.known_genes(cells.genes, how.options), model.spec.name))
+        audits.append(_audit(cells, model, how.options))
         tokens = model.tokenize(cells, options=how.options, seed=how.seed)
         with as_progress(how.progress, f"The {what} with {model.spec.name}") as report:
             vectors.append(model.encode(tokens, progress=report, cancel=how.cancel).cell)
@@ -293,7 +294,7 @@ def _by_head(
             "reference: method='neighbours' or 'linear'."
         )
     cells = model.read_cells(query, layer=layer, options=how.options)
-    audit = audit_cells(cells, model.known_genes(cells.genes, how.options), model.spec.name)
+    audit = _audit(cells, model, how.options)
     tokens = model.tokenize(cells, options=how.options, seed=how.seed)
     with as_progress(how.progress, f"Labelling with {model.spec.name}") as report:
         logits = head.class_logits(tokens, progress=report, cancel=how.cancel)
@@ -324,6 +325,11 @@ def _by_head(
         provenance=record,
         unscored="" if truth is None else _unscored(model, fresh),
     )
+
+
+def _audit(cells: Cells, model: Model, options: Mapping[str, Any] | None) -> AuditResult:
+    match = model.genes_read(cells.genes, options, lambda: cells.counts)
+    return audit_cells(cells, match, model, options=options)
 
 
 def _scores(truth: NDArray[Any] | None, labels: NDArray[Any], fresh: NDArray[np.bool_]) -> dict[str, float] | None:

@@ -62,7 +62,7 @@ class Baseline:
         )
         self.cells = Cells.from_anndata(adata, layer=layer, fields=self.model.fields)
         self.match = self.model.known_genes(self.cells.genes, self.options)
-        self.audit = audit_cells(self.cells, self.match, self.model.spec.name)
+        self.audit = audit_cells(self.cells, self.match, self.model, options=self.options)
         self.known = np.zeros(len(self.cells.genes), dtype=bool)
         self.known[self.match.columns] = True
         self.summed = _summed_columns(self.match, self.cells)

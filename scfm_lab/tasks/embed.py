@@ -236,7 +236,7 @@ def describe(asked: Asked, done: Done, key: str, target: Any, *, seconds: float)
     """The result of a run, with its audit and provenance, and what the user should be warned about."""
     model, job, collected = asked.model, done.job, done.collected
     vectors, tally, cell = collected.finish(), collected.tally, collected.cell
-    audit = audit_tally(tally, job.reader.genes, job.match, model.spec.name, where=job.reader.place.where)
+    audit = audit_tally(tally, job.reader.genes, job.match, model, options=job.options, where=job.reader.place.where)
     chosen = dict(job.options)
     rule = provenance.rule(model, chosen, asked.seed)
     mixed = provenance.other_rules(target, key, model.spec.family, rule)

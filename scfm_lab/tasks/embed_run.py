@@ -82,7 +82,7 @@ def run(
     model, options = asked.model, asked.options
     full = model.check_options(options)
     reader = model.cell_reader(asked.source, layer=asked.layer, options=full)
-    match = model.known_genes(reader.genes, options)
+    match = model.genes_read(reader.genes, options, lambda: reader().counts)
     alone = model.cells_alone(full)
     if asked.batch_size is not None and asked.batch_size < 1:
         raise DataError(f"batch_size is {asked.batch_size}; a batch holds at least one cell.")

@@ -161,7 +161,7 @@ def impute(
         imputed=True,
         unit=model.decode_unit,
         options=model.check_options(options),
-        **audit_cells(cells, match, model.spec.name).as_provenance(),
+        **audit_cells(cells, match, model, options=options).as_provenance(),
         **not_read(tokens.cell, cells, match),
         seed=seed,
         seconds=time.perf_counter() - started,

@@ -191,7 +191,8 @@ def _representation(
     opened: Model = model
     opened.require("embed")
     cells = opened.read_cells(adata, layer=layer, options=options)
-    audit = audit_cells(cells, opened.known_genes(cells.genes, options), opened.spec.name)
+    match = opened.genes_read(cells.genes, options, lambda: cells.counts)
+    audit = audit_cells(cells, match, opened, options=options)
     tokens = opened.tokenize(cells, options=options, seed=seed)
     with as_progress(progress, f"Cells with {opened.spec.name}") as report:
         vectors = opened.encode(tokens, progress=report, cancel=cancel).cell

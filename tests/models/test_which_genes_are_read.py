@@ -16,7 +16,7 @@ from scfm_lab.errors import GenesError
 from scfm_lab.models import _pickles
 from scfm_lab.models.geneformer_files import BY_NAME, UNVERSIONED, Dictionaries, EnsemblVocabulary
 from scfm_lab.models.geneformer_rank import seen_counts
-from scfm_lab.models.published import SymbolVocabulary, symbol_vocabulary
+from scfm_lab.models.symbols import SymbolVocabulary, symbol_vocabulary
 
 A, B, C = "ENSG00000141510", "ENSG00000012048", "ENSG00000139618"
 RETIRED = "ENSG00000999999"
