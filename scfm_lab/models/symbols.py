@@ -79,10 +79,12 @@ class SymbolVocabulary(Vocabulary):
             how[ORTHOLOG] = int((ids >= 0).sum())
         else:
             ids[:] = _found(known, names)
-            unnamed = (ids < 0) & nameless(names)
+            unnamed = nameless(names)
             if column is None:
+                # Of an index not every name need be a symbol.
+                open_to_others = unnamed | (source == INDEX)
                 for others in (genes.symbols, genes.names):
-                    ids = np.where(unnamed & (ids < 0), _found(known, others), ids)
+                    ids = np.where(open_to_others & (ids < 0), _found(known, others), ids)
             if genes.organism == "mouse" and not are_meant(self.symbols, ids):
                 ids[:] = -1
             how[SYMBOL] = int((ids >= 0).sum())
