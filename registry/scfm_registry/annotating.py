@@ -108,7 +108,7 @@ class Annotator(Reader):
 
 
 def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
-    """What a version takes over when it is made: what is said of the donors of copies of its files and of what it was made from.
+    """What a version takes over when it is made: what is said of the donors of its copies and of what it was made from.
 
     Of copies the strictest word stays, whatever is said now; of what it was made from only where nothing is.
 
@@ -122,17 +122,16 @@ def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[st
         Of its files.
     """
     known = tags.get("scfm.consent", "")
-    copies = strictest(registry.line_of(digest), digest)
+    copies = strictest(registry.copies_of({**tags, "scfm.digest": digest}))
     if known:
         return {"scfm.consent": copies} if tells(known, copies) else {}
-    said = copies or strictest(registry.line_of(tags.get("scfm.parent_digest", "")))
+    said = copies or strictest(registry.line_of({"scfm.digest": tags.get("scfm.parent_digest", "")}))
     return {"scfm.consent": said} if said else {}
 
 
-def strictest(records: Iterable[Record], digest: str = "") -> str:
-    """The strictest that is said of the donors of versions, or of those of one digest; empty where nothing is said."""
-    meant = [item for item in records if digest in ("", item.tags["scfm.digest"])]
-    said = {item.tags.get("scfm.consent", "") for item in meant} - {""}
+def strictest(records: Iterable[Record]) -> str:
+    """The strictest that is said of the donors of versions; empty where nothing is said."""
+    said = {item.tags.get("scfm.consent", "") for item in records} - {""}
     return next(iter(sorted(said - {"open"}) or sorted(said)), "")
 
 

@@ -77,6 +77,11 @@ class Changer(Gatekeeper):
             )
         return self.get(found.reference)
 
+    def holder(self, name: str, alias: str = CHAMPION) -> str | None:
+        """The version (``name/3``) that an alias points at: what :meth:`promote` takes as `expect`; ``None`` where nobody has it."""
+        record = self._store.record_by_alias(names.check_name(name), names.check_alias(alias))
+        return record.reference if record else None
+
     def _check_may_have(self, alias: str, found: ModelVersion, record: Record, gate: Gate | None) -> None:
         """Refuse a version that was retracted, or lacks what a gate asks for."""
         from scfm_registry import gates, retracting

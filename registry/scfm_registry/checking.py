@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from scfm_lab.errors import ScfmError, StorageError
 from scfm_lab.home import data_home
 from scfm_registry import builtin, confining, manifest
-from scfm_registry.files import workshop
+from scfm_registry.files import require_family, workshop
 from scfm_registry.store import embedded, mounts
 from scfm_registry.store.place import resolve
 
@@ -219,6 +219,7 @@ def _last_written(folder: Path) -> float:
 def _hashes(folder: Path, found: ModelVersion) -> Finding:
     try:
         states = manifest.check(folder, found.digest, found.reference)
+        require_family(folder, found)
     except ScfmError as error:
         return Finding(found.reference, "fault", str(error))
     wrong = [f"{file} {state}" for file, state in states.items() if state != "ok"]

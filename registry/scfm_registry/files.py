@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError
 from scfm_lab.home import data_home
-from scfm_registry import manifest
+from scfm_registry import manifest, version
 from scfm_registry.store.place import make_folder, storage_error
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
     Raises
     ------
     ModelError
-        A file is not what was registered; the message names it.
+        A file is not what was registered, and the message names it; or the version's tag names another family than its files.
     StorageError
         The server or this machine's disk fails.
     """
@@ -155,7 +155,25 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
         with storing(folder):
             folder.rename(folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
         _fetch(store, found, record, folder)
+    require_family(folder, found)
     return folder
+
+
+def require_family(folder: Path, found: ModelVersion) -> None:
+    """Refuse a version whose tag names another family than its manifest: the tag, which is not hashed, chooses no adapter.
+
+    Raises
+    ------
+    ModelError
+        They differ.
+    """
+    hashed = manifest.registered(folder, found.digest, found.reference).family
+    if found.family != hashed:
+        message = (
+            f"{found.reference} is refused: its tag scfm.family says {version.shown(found.family or 'nothing')!r}, and its files were "
+            f"registered as {version.shown(hashed)!r}. Somebody has changed the tag; set it to that again."
+        )
+        raise ModelError(message)
 
 
 def _kept(found: ModelVersion) -> Path:

@@ -112,7 +112,9 @@ class Keeper(Registrar):
             known = self.by_digest(name, manifest.describe(private, item.id).digest)
             if known is not None:
                 return self.came_in(self.heed(known, consent or ""), certify=certify)
+            # Of what was written: the digest of a model that changed since it was opened is still that of its parent.
             tags = self._tags(opened, tuning.record, base, item, licence) | said
+            tags["scfm.weights"] = finetuned.identity(private)
             own = run is None
             run = run or self._log(name, tuning.record)
             tags["scfm.run"] = run
@@ -285,11 +287,7 @@ class Keeper(Registrar):
         )
         # Who may use the parent for what decides what may be done with what was made of it.
         found |= tuned.terms(base, licence)
-        told = {
-            "scfm.weights": model.digest,
-            "scfm.parent_digest": base.digest,
-        }
-        return found | {key: value for key, value in told.items() if value} | tuned.tags(record)
+        return found | {"scfm.parent_digest": base.digest} | tuned.tags(record)
 
     def _log(self, name: str, record: dict[str, Any]) -> str:
         data = record.get("data", {})

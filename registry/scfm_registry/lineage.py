@@ -311,9 +311,14 @@ def check_made_from(registry: Reader, digest: str, parent: str) -> None:
     """
     if not parent:
         return
-    before = {parent}
-    for record in registry.line_of(parent):
-        before |= {record.tags["scfm.digest"], record.tags.get(PARENT, "")}
+    # By files alone: what holds the weights of its parent, with another card, was made from it all the same.
+    before, waiting = {""}, [parent]
+    while waiting:
+        current = waiting.pop()
+        if current not in before:
+            before.add(current)
+            holders = registry._store.records(tags={"scfm.digest": current})  # noqa: SLF001 - the registry's own parts
+            waiting += [item.tags.get(PARENT, "") for item in holders]
     if digest in before:
         raise ModelError(
             f"These files ({digest}) are said to be made from {parent}, which is the same or was made from them: a lineage does "

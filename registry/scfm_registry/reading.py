@@ -125,8 +125,34 @@ class Reader:
         """
         return self._by_identity(digest)
 
+    def copies_of(
+        self, tags: Mapping[str, str], among: Mapping[tuple[str, str], list[Record]] | None = None
+    ) -> list[Record]:
+        """Versions with the files or the weights of one, deleted ones too, each once.
+
+        Parameters
+        ----------
+        tags
+            Those of the one; it need not be registered.
+        among
+            All versions by mark (:meth:`records_by_mark`); by default they are looked up one after the other.
+        """
+        found: dict[str, Record] = {}
+        waiting, seen = sorted(version.marks(tags)), set()
+        while waiting:
+            mark = waiting.pop(0)
+            if mark in seen:
+                continue
+            seen.add(mark)
+            for item in self._store.records(tags=dict([mark])) if among is None else among.get(mark, []):
+                # What somebody registered through MLflow itself has no digest, and is none of ours.
+                if item.tags.get("scfm.digest"):
+                    found.setdefault(item.reference, item)
+                    waiting += sorted(version.marks(item.tags))
+        return list(found.values())
+
     def family_of(self, digest: str) -> list[Record]:
-        """Versions with this digest and all that were made from them, deleted ones too, each once; circles end."""
+        """Copies of what has this digest and all that were made from them, deleted ones too, each once; circles end."""
         found: dict[str, Record] = {}
         waiting, seen = [digest], set()
         while waiting:
@@ -135,40 +161,43 @@ class Reader:
                 continue
             seen.add(current)
             children = self._store.records(tags={"scfm.parent_digest": current})
-            for item in [*self._store.records(tags={"scfm.digest": current}), *children]:
-                # What somebody registered through MLflow itself has no digest, and is not ours to flag.
+            for item in [*self.copies_of({"scfm.digest": current}), *children]:
                 if item.tags.get("scfm.digest"):
                     found.setdefault(item.reference, item)
                     waiting.append(item.tags["scfm.digest"])
         return list(found.values())
 
-    def records_by_digest(self) -> dict[str, list[Record]]:
-        """All versions by the digest of their files, deleted ones too: asked once, where many are asked about."""
-        found: dict[str, list[Record]] = {}
+    def records_by_mark(self) -> dict[tuple[str, str], list[Record]]:
+        """All versions by what copies are known by, deleted ones too: asked once, where many are asked about."""
+        found: dict[tuple[str, str], list[Record]] = {}
         for item in self._store.records():
-            found.setdefault(item.tags.get("scfm.digest", ""), []).append(item)
+            for mark in version.marks(item.tags) & set(item.tags.items()):
+                found.setdefault(mark, []).append(item)
         return found
 
-    def line_of(self, *digests: str, among: Mapping[str, list[Record]] | None = None) -> list[Record]:
-        """Versions with these digests and all that they were made from, nearest first, deleted ones too, each once; circles end.
+    def line_of(
+        self, *told: Mapping[str, str], among: Mapping[tuple[str, str], list[Record]] | None = None
+    ) -> list[Record]:
+        """Copies of versions and all that they were made from, nearest first, deleted ones too, each once; circles end.
 
-        Every copy of the same files counts: what one of them was said to be made from is what all were made from. Looked up
-        one after the other, or `among` all versions by digest.
+        Every copy of the same files or weights counts: what one of them was said to be made from is what all were made from.
+
+        Parameters
+        ----------
+        told
+            Tags of the versions, which need not be registered: those of :func:`scfm_registry.version.marks` are looked at.
+        among
+            As in :meth:`copies_of`.
         """
         found: dict[str, Record] = {}
-        waiting, seen = list(digests), {""}
+        waiting, seen = list(told), {""}
         while waiting:
-            current = waiting.pop(0)
-            if current in seen:
-                continue
-            seen.add(current)
-            if among is None:
-                copies = self._store.records(tags={"scfm.digest": current})
-            else:
-                copies = among.get(current, [])
-            for item in copies:
+            for item in self.copies_of(waiting.pop(0), among):
                 found.setdefault(item.reference, item)
-                waiting.append(item.tags.get("scfm.parent_digest", ""))
+                parent = item.tags.get("scfm.parent_digest", "")
+                if parent not in seen:
+                    seen.add(parent)
+                    waiting.append({"scfm.digest": parent})
         return list(found.values())
 
     @property
@@ -206,7 +235,7 @@ class Reader:
             record = self._store.record_by_alias(reference.name, reference.alias)
         else:
             record = self._store.record_by_alias(reference.name, CHAMPION)
-            if record is None:
+            if record is None or version.read(record) is None:
                 known = self._store.records(reference.name)
                 record = next((item for item in known if version.read(item) is not None), None)
         found = version.read(record) if record is not None else None

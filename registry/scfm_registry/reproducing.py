@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scfm_lab.training.finetune_result import FineTuneResult
+    from scfm_lab.training.recipe import Recipe
+
+#: What a record says of its cells, and the scores that are compared.
+_DATA = {"labels_key": str, "sample_key": str, "layer": str, "digest": str, "cells": int, "options": dict}
+_SCORES = ("macro_f1", "accuracy")
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,7 +114,7 @@ class Reproducer(Opener):
         Raises
         ------
         ModelError
-            The version was not fine-tuned by scfm-lab.
+            The version was not fine-tuned by scfm-lab, or its record asks for something else than a fine-tuning.
         DataError
             The cells are not those on record.
         """
@@ -123,7 +128,7 @@ class Reproducer(Opener):
                 f"{found.reference} has no record of a fine-tuning by scfm-lab, and cannot be done again from one."
             )
             raise ModelError(message)
-        data = record["data"]
+        recipe, data = _asked(record, found.reference)
         parent = self.load(record["parent"]["digest"], device=kept.device)
         self._require_same(adata, parent, record, found.reference)
         result = sl.finetune(
@@ -136,7 +141,7 @@ class Reproducer(Opener):
             floors=False,
             progress=progress,
             cancel=cancel,
-            **record["settings"],
+            **recipe.to_dict(),
         )
         return _compared(found.reference, kept, result)
 
@@ -160,6 +165,29 @@ class Reproducer(Opener):
                 f"{data['digest']}; these are {now}): some count, gene or label differs."
             )
             raise DataError(message)
+
+
+def _asked(record: dict[str, Any], reference: str) -> tuple[Recipe, dict[str, Any]]:
+    """The settings of a record, and what it says of the cells: of an imported version, anybody's words.
+
+    Raises
+    ------
+    ModelError
+        They are not what scfm-lab writes.
+    """
+    from scfm_lab.training.recipe import Recipe
+
+    wrong = f"The record of {reference} is not one that scfm-lab wrote, and nothing was done"
+    data, metrics, code = (record.get(key) for key in ("data", "metrics", "code"))
+    row = metrics[0] if isinstance(metrics, list) and metrics else None
+    told = isinstance(data, dict) and all(isinstance(data.get(key), kind) for key, kind in _DATA.items())
+    scored = isinstance(row, dict) and all(isinstance(row.get(key), float) for key in _SCORES)
+    if not (told and scored and isinstance(code, dict)):
+        raise ModelError(f"{wrong}: its cells, scores or packages are not told.")
+    try:
+        return Recipe.read(record["settings"]), dict(data or {})
+    except DataError as error:
+        raise ModelError(f"{wrong}: {error}") from error
 
 
 def _compared(reference: str, kept: Any, result: FineTuneResult) -> Reproduction:
@@ -192,14 +220,14 @@ def _compared(reference: str, kept: Any, result: FineTuneResult) -> Reproduction
             "now": float(first[metric]),
             "difference": float(first[metric]) - float(recorded[metric]),
         }
-        for metric in ("macro_f1", "accuracy")
+        for metric in _SCORES
     ]
     return Reproduction(
         reference=reference,
         table=pd.DataFrame(rows),
         weights=(largest, float(np.sqrt(apart / moved)) if moved else 0.0),
         agreement=_agreement(kept, result),
-        same_code=kept.finetuning.record["code"]["packages"] == package_versions(),
+        same_code=kept.finetuning.record["code"].get("packages") == package_versions(),
         result=result,
     )
 

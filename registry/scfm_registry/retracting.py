@@ -89,7 +89,7 @@ class Retractor(Reader):
         Parameters
         ----------
         reference
-            Which version; copies of its files under other names are meant too.
+            Which version; copies of its files or weights under other names are meant too.
         because
             One line that says why.
 
@@ -129,15 +129,15 @@ class Retractor(Reader):
             self.note("retract", record, {"because": because, "also": [item.reference for item in others]})
             flagged, denied = [record], []
             for item in others:
-                own = item.tags["scfm.digest"] == found.digest
-                told = because if own else _made_from(record, because)
+                told = because if item.tags["scfm.digest"] == found.digest else _told(record, because, item.tags)
                 try:
                     self._store.set_tags(item, {RETRACTED: now, _key(found.digest): told})
                 except Denied:
                     denied.append(item.reference)
                     continue
                 flagged.append(item)
-                self.note("retract", item, {"because": f"made from {found.reference}"})
+                how = "a copy of" if version.marks(item.tags) & version.marks(record.tags) else "made from"
+                self.note("retract", item, {"because": f"{how} {found.reference}"})
             tell_denied("flagged", denied, "They do not open either; whoever they belong to can retract them as well.")
         return Versions(self.get(item.reference) for item in flagged if version.TRASHED not in item.tags)
 
@@ -246,17 +246,17 @@ class Retractor(Reader):
 
     def why_each_retracted(self, found: Iterable[ModelVersion]) -> list[str]:
         """As :meth:`why_retracted` for each of many versions, in one question to the store."""
-        among = self.records_by_digest()
+        among = self.records_by_mark()
         return [reason(self, item, among) for item in found]
 
 
-def reason(registry: Reader, found: ModelVersion, among: Mapping[str, list[Record]] | None = None) -> str:
+def reason(registry: Reader, found: ModelVersion, among: Mapping[tuple[str, str], list[Record]] | None = None) -> str:
     """Why a version should not be used; empty where nothing is said against it."""
     return version.shown(found.retracted or _elsewhere(registry, found, among), 2_000)
 
 
 def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
-    """Flags that a version takes over when it is made: of copies of its files, and of what it was made from.
+    """Flags that a version takes over when it is made: of its copies, and of what it was made from.
 
     Parameters
     ----------
@@ -268,29 +268,33 @@ def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[st
         Of its files.
     """
     flags: dict[str, str] = {}
-    for record in registry.line_of(digest, tags.get("scfm.parent_digest", "")):
+    own = {**tags, "scfm.digest": digest}
+    for record in registry.line_of(own, {"scfm.digest": tags.get("scfm.parent_digest", "")}):
         for key, why in record.tags.items():
             if not key.startswith(f"{version.RETRACTED_BECAUSE}."):
                 continue
-            below = key == _key(record.tags["scfm.digest"]) and record.tags["scfm.digest"] != digest
-            flags.setdefault(key, _made_from(record, why) if below else why)
+            other = key == _key(record.tags["scfm.digest"]) and record.tags["scfm.digest"] != digest
+            flags.setdefault(key, _told(record, why, own) if other else why)
             flags.setdefault(RETRACTED, record.tags.get(RETRACTED, ""))
     return flags
 
 
-def _elsewhere(registry: Reader, found: ModelVersion, among: Mapping[str, list[Record]] | None) -> str:
-    """Why other versions speak against one without a flag of its own: copies of its files, or what it was made from."""
-    for record in registry.line_of(found.digest, among=among):
-        own = record.tags["scfm.digest"]
-        if why := record.tags.get(_key(own), ""):
-            if own == found.digest:
-                return f"its files are those of {record.reference}, which was retracted: {why}"
-            return _made_from(record, why)
+def _elsewhere(registry: Reader, found: ModelVersion, among: Mapping[tuple[str, str], list[Record]] | None) -> str:
+    """Why other versions speak against one without a flag of its own: its copies, or what it was made from."""
+    for record in registry.line_of(found.tags, among=among):
+        if why := record.tags.get(_key(record.tags["scfm.digest"]), ""):
+            return _told(record, why, found.tags)
     return ""
 
 
-def _made_from(record: Record, why: str) -> str:
-    return f"made from {record.reference}, which was retracted: {why}"
+def _told(record: Record, why: str, tags: Mapping[str, str]) -> str:
+    """What the retraction of `record` means for the version with these tags: a copy of it, or made from one."""
+    how = "made from"
+    if record.tags["scfm.digest"] == tags["scfm.digest"]:
+        how = "its files are those of"
+    elif version.marks(record.tags) & version.marks(tags):
+        how = "its weights are those of"
+    return f"{how} {record.reference}, which was retracted: {why}"
 
 
 def _each(given: Iterable[Any], unread: dict[str, str]) -> Iterator[Any]:

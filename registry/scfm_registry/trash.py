@@ -35,10 +35,14 @@ def delete(store: Store, found: ModelVersion, record: Record, because: str, *, f
     if len(because) > _LONGEST or not because.isprintable():
         message = f"A reason is one line of at most {_LONGEST} printable characters; this one has {len(because)}."
         raise ModelError(message)
+    # Aliases go first: whatever ends this in between, none of them leads into the trash.
+    for alias in found.aliases:
+        with store.exclusive(f"{found.name}.{alias}"):
+            holder = store.record_by_alias(found.name, alias)
+            if holder is not None and holder.version == found.version:
+                store.drop_alias(found.name, alias)
     now = datetime.now(tz=UTC).isoformat(timespec="seconds")
     store.set_tags(record, {TRASHED: now, **({BECAUSE: because} if because else {})})
-    for alias in found.aliases:
-        store.drop_alias(found.name, alias)
     return found
 
 

@@ -40,6 +40,8 @@ TRASHED, BECAUSE = "scfm.trashed", "scfm.trashed_because"
 RETRACTED, RETRACTED_BECAUSE = "scfm.retracted", "scfm.retracted_because"
 
 _PREFIX = "scfm."
+#: Tags with the digest of a version's weights: as they were published, and as they are stored.
+_WEIGHTS = ("scfm.weights", "scfm.stored_weights")
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 #: Characters of a tag's value. Texts that are longer lie among a version's files.
 _LONGEST = 2_000
@@ -360,7 +362,21 @@ def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:
 
 def weights(tags: Mapping[str, str]) -> set[str]:
     """Digests of a version's weights: as they were published, and as they are stored, which is what results name."""
-    return {tags[key] for key in ("scfm.weights", "scfm.stored_weights") if tags.get(key)}
+    return {tags[key] for key in _WEIGHTS if tags.get(key)}
+
+
+def marks(tags: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Tags by which copies of a version are known, as key and value: a copy has at least one of them.
+
+    Whatever else lies beside the weights (a card, notes, another configuration) changes the digest of the files alone.
+
+    Examples
+    --------
+    >>> sorted(marks({"scfm.digest": "sha256:1", "scfm.weights": "sha256:2"}))
+    [('scfm.digest', 'sha256:1'), ('scfm.stored_weights', 'sha256:2'), ('scfm.weights', 'sha256:2')]
+    """
+    files = {("scfm.digest", tags["scfm.digest"])} if tags.get("scfm.digest") else set()
+    return files | {(key, value) for value in weights(tags) for key in _WEIGHTS}
 
 
 def fits_tags(device: str, peak_mib: int) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from scfm_lab.models.contract import Model
@@ -36,6 +38,21 @@ class Recipe:
     test: float = 0.2
     seed: int = 0
 
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Recipe:
+        """The settings of a record, which may be anybody's: what :meth:`to_dict` writes, and nothing else.
+
+        Raises
+        ------
+        DataError
+            Naming what is no setting of a fine-tuning, or makes no sense.
+        """
+        known = [item.name for item in fields(cls)]
+        for name in told:
+            if name not in known:
+                raise DataError(f"{str(name)[:80]!r} is no setting of a fine-tuning; those are {', '.join(known)}.")
+        return cls(**told).check()
+
     def check(self) -> Recipe:
         """Refuse settings that make no sense.
 
@@ -44,6 +61,8 @@ class Recipe:
         DataError
             Naming the setting.
         """
+        if not isinstance(self.head, str):
+            raise DataError(f"head is {self.head!r}; it is a name, such as 'linear'.")
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:

@@ -311,6 +311,17 @@ def imported(
     return take
 
 
+def own_weights(folder: Path, note: str) -> dict[str, str]:
+    """Give a basis weights that are nobody else's, and the tags that tell of them: what is said of weights is said of every copy."""
+    from safetensors.numpy import load_file, save_file
+
+    from scfm_registry import manifest
+
+    path = folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"note": note})
+    return dict.fromkeys(("scfm.weights", "scfm.stored_weights"), f"sha256:{manifest.sha256(path)}")
+
+
 @pytest.fixture
 def put_in(imported: Callable[..., Any], tmp_path: Path) -> Callable[..., ModelVersion]:
     """Register a basis as an import does, without the import's process: most tests are about what comes after."""
@@ -324,13 +335,15 @@ def put_in(imported: Callable[..., Any], tmp_path: Path) -> Callable[..., ModelV
         kind: str = "pretrained",
         licence: str | None = None,
         card: str | None = None,
+        family: str = "scfm.pca",
     ) -> ModelVersion:
         folder, tags, told = imported(width, kind, licence)
         if card is not None:
             folder = Path(shutil.copytree(folder, tempfile.mkdtemp(dir=tmp_path), dirs_exist_ok=True))
             (folder / "card.md").write_text(card)
             told = importing.card_of(folder)
-        return registry.add_files(name, folder, "scfm.pca", dict(tags), told)
+            tags = {**tags, **own_weights(folder, card)}
+        return registry.add_files(name, folder, family, {**tags, "scfm.family": family}, told)
 
     return add
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -229,3 +230,40 @@ def test_help_has_an_example_that_is_spelled_right(scfm: Callable[..., tuple[int
     examples = [line.strip() for line in out.partition("Examples:")[2].splitlines() if line.strip()]
     assert examples
     assert all(line.startswith(" ".join(["scfm-lab", *words])) for line in examples)
+
+
+class _Terminal(io.StringIO):
+    """Where somebody types an answer."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class _WhileSomebodyPromotes(_Terminal):
+    """Where somebody takes their time to answer."""
+
+    def readline(self, *given: Any) -> str:  # type: ignore[override]
+        Registry().promote("mine/1")
+        return super().readline(*given)
+
+
+def test_promote_says_who_loses_the_alias_and_asks_at_a_terminal(
+    scfm: Callable[..., tuple[int, str, str]],
+    data: Callable[..., Any],
+    put_in: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for width in (8, 5, 3):
+        put_in(Registry(), "mine", width=width)
+    monkeypatch.setattr("sys.stdin", _Terminal())
+    assert scfm("models", "promote", "mine/1")[:2] == (0, "champion of mine is now mine/1.\n"), "nobody loses it"
+    monkeypatch.setattr("sys.stdin", _Terminal("n\ny\n"))
+    code, _, err = scfm("models", "promote", "mine/2")
+    assert (code, "'champion' of mine is mine/1. Is it to be mine/2 instead?" in err) == (1, True)
+    assert Registry().holder("mine") == "mine/1"
+    assert scfm("models", "promote", "mine/2")[1] == "champion of mine is now mine/2, instead of mine/1.\n"
+    monkeypatch.setattr("sys.stdin", _WhileSomebodyPromotes("y\n"))
+    code, _, err = scfm("models", "promote", "mine/3")
+    assert (code, "points at mine/1, and not at mine/2 as expected; nothing was changed" in err) == (1, True)
+    assert data("models", "promote", "mine/3")["instead_of"] == "mine/1"
+    assert scfm("models", "promote", "mine/2", "--yes")[0] == 0

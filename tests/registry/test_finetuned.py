@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from scfm_lab.cli import cli
 from scfm_lab.errors import DataError, ModelError, ScfmError
 from scfm_lab.home import data_home
 from scfm_lab.models import load
-from scfm_registry import Registry, Spool, names
+from scfm_registry import Registry, Spool, manifest, names
 from scfm_registry import tuned as training
 from scfm_registry.sharing import parents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
 
 HOW = {"labels_key": "cell_type", "options": {"max_length": 16}, "floors": False, "progress": False}
 
@@ -97,6 +103,7 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))
     assert len(chained.finetuning.chain) == 2
     _what_lies_beside_a_parents_network_is_hashed(here)
+    _a_record_asks_for_nothing_but_a_fine_tuning(here, cells, tmp_path / "forged")
 
     embedded = cells[:20].copy()
     sl.embed(embedded, opened, progress=False)
@@ -124,6 +131,27 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     here.purge("blood-again/1")
     here.purge("blood/1")
     _what_was_saved_comes_in(here, tuned, found.tags, cells, tmp_path)
+
+
+def _a_record_asks_for_nothing_but_a_fine_tuning(here: Registry, cells: AnnData, folder: Path) -> None:
+    """Whose settings are read is whoever wrote the record."""
+    family = here.get("blood").family
+    shutil.copytree(here.resolve("blood").path, folder)
+    for name in (manifest.FILENAME, manifest.SERVING):
+        (folder / name).unlink()
+    record = json.loads((folder / "finetuning.json").read_text())
+    tags = {"scfm.family": family, "scfm.kind": "fine-tuned"}
+    planted = [
+        ({"settings": {**record["settings"], "register": "planted"}}, "'register' is no setting of a fine-tuning"),
+        ({"settings": {**record["settings"], "epochs": "9"}}, "epochs is '9'"),
+        ({"metrics": []}, "its cells, scores or packages are not told"),
+    ]
+    for number, (change, why) in enumerate(planted):
+        (folder / "finetuning.json").write_text(json.dumps({**record, **change}))
+        here.add_files(f"forged-{number}", folder, family, dict(tags), "")
+        with pytest.raises(ModelError, match=why):
+            here.reproduce(f"forged-{number}", cells, progress=False)
+    assert "planted" not in here._store.names()
 
 
 def _what_lies_beside_a_parents_network_is_hashed(here: Registry) -> None:
@@ -280,6 +308,7 @@ def test_a_users_own_run_is_registered_with_its_parent(here):
     assert here.client.get_run(run).data.tags["scfm.version"] == "own/1"
     opened = here.load("own", device="cpu")
     assert bool((opened.net.norm.bias == model.net.norm.bias).all())
+    assert made.tags["scfm.weights"] == opened.digest != model.digest, "what results made with it will name"
     assert [node.reference for node in here.lineage("own").ancestors] == ["starter/1"]
 
 

@@ -18,6 +18,7 @@ from scfm_lab.errors import Cancelled, ModelError
 from scfm_registry import Registry, doctor, importing, manifest, names, workers
 from scfm_registry.checking import check
 from scfm_registry.serving import _load_pyfunc
+from scfm_registry.sharing import parents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,8 +247,7 @@ def test_an_import_that_is_stopped_registers_nothing(
 
 
 def test_a_family_whose_plugin_is_gone_is_said(registry: Registry, put_in: Callable[..., ModelVersion]) -> None:
-    put_in(registry, "mine")
-    registry.client.set_model_version_tag("mine", "1", "scfm.family", "other.family")
+    put_in(registry, "mine", family="other.family")
     with pytest.raises(ModelError, match=r"needs the model plugin 'other\.family', which is not installed"):
         registry.load("mine")
 
@@ -312,3 +312,20 @@ def test_what_this_home_has_not_seen_is_read_by_the_locked_process_once(
     for _ in range(2):
         assert mirror.load("pca", device="cpu").spec.width == 50
         assert len(asked) == 1
+
+
+def test_a_tag_does_not_choose_the_adapter(made_home: Path, put_in: Callable[..., ModelVersion]) -> None:
+    del made_home
+    registry = Registry()
+    added, below = put_in(registry, "mine"), put_in(registry, "below", width=7)
+    registry.client.set_model_version_tag("mine", "1", "scfm.family", "scfm.starter")
+    registry.client.set_model_version_tag("below", "1", parents.TAG, added.digest)
+    said = r"mine/1 is refused: its tag scfm.family says 'scfm.starter', and its files were registered as 'scfm.pca'"
+    with pytest.raises(ModelError, match=said):
+        registry.load("mine")
+    with pytest.raises(ModelError, match=said):
+        registry.measure("mine")
+    # Nor for the process that reads what was made from it.
+    with pytest.raises(ModelError, match=said):
+        parents.places(registry, *registry._find(names.parse(below.reference)))
+    assert ("mine/1", "fault") in [(item.what, item.state) for item in check(files=True)]

@@ -216,3 +216,28 @@ def test_of_several_who_wait_behind_a_dead_claim_none_takes_away_a_living_one(
         client.delete_registered_model(f"{name}.dead")
         claims._put_aside(client, name, "dead", MlflowException)
     assert not [item.name for item in client.search_registered_models() if item.name.startswith(claims.PREFIX)]
+def test_a_delete_that_is_cut_off_leaves_the_model_where_its_name_finds_it(
+    made_home: Path, put_in: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del made_home
+    registry = Registry()
+    for width in (8, 5):
+        put_in(registry, "mine", width=width)
+    registry.promote("mine/2")
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("drop_alias", "set_tags"):
+        with monkeypatch.context() as cut:
+            cut.setattr(registry._store, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                registry.delete("mine/2", force=True)
+        assert registry.get("mine").reference == "mine/2"
+    assert registry.get("mine").aliases == ()
+    # As MLflow's own clients can leave it: the alias leads into the trash.
+    registry.promote("mine/2")
+    registry.client.set_model_version_tag("mine", "2", "scfm.trashed", "2026-01-01T00:00:00+00:00")
+    assert registry.get("mine").reference == "mine/1"
+    with pytest.raises(ModelError, match="No version of 'mine' has the alias 'champion'"):
+        registry.get("mine@champion")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -183,3 +184,42 @@ def test_files_that_were_retracted_do_not_come_back_under_another_name(
         registry.load("b/1")
     with pytest.raises(ModelError, match="is not promoted"):
         registry.promote("b/1")
+
+
+def test_what_is_said_of_weights_counts_whatever_lies_beside_them(
+    made_home: Path, imported: Callable[..., Any], tmp_path: Path
+) -> None:
+    del made_home
+    registry = Registry()
+    folder, tags, told = imported(8, "pretrained", None)
+    noted = shutil.copytree(folder, tmp_path / "noted")
+    (noted / "notes.txt").write_text("another file, and so another digest of all files")
+    registry.add_files("plain", noted, "scfm.pca", dict(tags), told)
+    registry.add_files("patients", folder, "scfm.pca", {**tags, "scfm.consent": "patient-data"}, told)
+    assert registry.get("plain").digest != registry.get("patients").digest
+    assert registry.get("plain").consent == "patient-data"
+    registry.client.delete_model_version_tag("plain", "1", "scfm.consent")
+    with pytest.raises(ModelError, match=r"plain/1 does not leave .* of patients/1, which has the same weights"):
+        registry.export_bundle("plain", tmp_path / "out")
+    # Whoever publishes weights in two versions has not made a circle, whatever they were made from.
+    below = {**tags, "scfm.parent_digest": registry.get("patients").digest}
+    (noted / "notes.txt").write_text("a third")
+    again = [registry.add_files(name, noted, "scfm.pca", dict(below), told).consent for name in ("again", "and-again")]
+    assert again == ["patient-data"] * 2
+
+    registry.retract("patients/1", because="mislabelled")
+    for name in ("plain", "again"):
+        with pytest.raises(ModelError, match="its weights are those of patients/1, which was retracted: mislabelled"):
+            registry.load(name)
+    (noted / "notes.txt").write_text("a fourth")
+    late = registry.add_files("late", noted, "scfm.pca", dict(tags), told)
+    assert late.retracted == "its weights are those of patients/1, which was retracted: mislabelled"
+    for key in [key for key in late.tags if key.startswith("scfm.retracted")]:
+        registry.client.delete_model_version_tag("late", "1", key)
+    bare = registry.get("late")
+    assert bare.retracted == ""
+    assert registry.why_each_retracted([bare]) == [registry.why_retracted(bare)] == [late.retracted]
+    with pytest.raises(ModelError, match="was not retracted itself: its weights are those of patients/1"):
+        registry.reinstate("plain/1")
+    registry.reinstate("patients/1")
+    assert registry.load("plain").spec.width == registry.load("late").spec.width == 8

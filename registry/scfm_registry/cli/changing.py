@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from scfm_lab.cli.output import say
@@ -14,17 +16,29 @@ from scfm_registry.cli.common import json_option, opened, registry_option
 @click.argument("reference")
 @click.option("--alias", default="champion", show_default=True, help="The alias to point at it.")
 @click.option(
-    "--expect", metavar="VERSION", help="Do it only if the alias points at this version now ('none': at no version)."
+    "--expect",
+    metavar="VERSION",
+    help="Only if the alias points at this version ('none': at none) [default: what it is now].",
 )
+@click.option("--yes", is_flag=True, help="Do not ask before another version loses the alias.")
 @registry_option
 @json_option
-def promote(reference: str, alias: str, expect: str | None, uri: str | None, as_json: bool) -> None:
-    """Point an alias at REFERENCE."""
-    from scfm_registry.changing import ANYTHING
+def promote(reference: str, alias: str, expect: str | None, yes: bool, uri: str | None, as_json: bool) -> None:
+    """Point an alias at REFERENCE.
 
-    wanted = {None: ANYTHING, "none": None}.get(expect, expect)
-    done = opened(uri).promote(reference, alias, expect=wanted)
-    say(f"{alias} of {done.name} is now {done.reference}.", done.to_dict(), as_json=as_json)
+    At a terminal you are asked before another version loses it; what somebody promotes meanwhile is not overwritten.
+    """
+    here = opened(uri)
+    found = here.get(reference)
+    before = here.holder(found.name, alias)
+    other = before if before != found.reference else None
+    if other and expect is None and not (yes or as_json) and sys.stdin.isatty():
+        click.confirm(
+            f"'{alias}' of {found.name} is {other}. Is it to be {found.reference} instead?", abort=True, err=True
+        )
+    done = here.promote(found.reference, alias, expect={None: before, "none": None}.get(expect, expect))
+    text = f"{alias} of {done.name} is now {done.reference}{f', instead of {other}' if other else ''}."
+    say(text, {**done.to_dict(), "instead_of": other}, as_json=as_json)
 
 
 @click.command(
