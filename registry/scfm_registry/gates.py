@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,11 @@ class Gate:
             message = f"A gate has metrics=('…',), above= some of {_ABOVE}, and approvals= a number from 0."
             raise ModelError(message)
 
+    def holds(self, other: Gate) -> bool:
+        """Whether it asks for all that another one asks for."""
+        within = set(other.metrics) <= set(self.metrics) and (not other.metrics or set(other.above) <= set(self.above))
+        return within and other.approvals <= self.approvals
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -58,20 +64,65 @@ class Gatekeeper(Reader):
     def set_gate(self, name: str, alias: str, gate: Gate | None) -> None:
         """Say what must hold before `alias` of the model `name` points at a version; ``None`` takes the gate away.
 
+        A gate that asks for other people's word asks for as many before it is made looser: see :meth:`agree`.
+
+        Raises
+        ------
+        ModelError
+            It would be looser, and too few others have agreed.
+
         Examples
         --------
         >>> from scfm_registry import Gate, Registry
         >>> Registry().set_gate("starter", "trusted", Gate(approvals=1))
         """
         names.check_alias(alias)
-        newest = self.versions(name)[0]
-        record = self._find(names.parse(newest.reference))[1]
         with self._place.locked():
+            record = self._newest(name)
+            self._check_agreed(name, alias, gate)
             if gate is not None:
                 self._store.set_model_tag(name, f"{GATE}.{alias}", json.dumps(gate.to_dict(), sort_keys=True))
             elif self._store.model_tag(name, f"{GATE}.{alias}"):
                 self._store.drop_model_tag(name, f"{GATE}.{alias}")
             self.note("gate", record, {"alias": alias, "gate": "none" if gate is None else json.dumps(gate.to_dict())})
+
+    def agree(self, name: str, alias: str = names.CHAMPION) -> list[str]:
+        """Give your word that somebody else may make the gate of an alias looser, once.
+
+        Returns
+        -------
+        list of str
+            Who has agreed since the gate was set.
+        """
+        names.check_alias(alias)
+        with self._place.locked():
+            self.note("agree", self._newest(name), {"alias": alias})
+        return sorted(self._agreed(name, alias))
+
+    def _newest(self, name: str) -> Record:
+        return self._find(names.parse(self.versions(name)[0].reference))[1]
+
+    def _agreed(self, name: str, alias: str) -> set[str]:
+        said: set[str] = set()
+        for entry in audit.read(self._store, name).entries:
+            if entry["details"].get("alias") == alias and entry["action"] in ("gate", "agree"):
+                said = said | {entry["who"]} if entry["action"] == "agree" else set()
+        return said
+
+    def _check_agreed(self, name: str, alias: str, gate: Gate | None) -> None:
+        """Refuse a looser gate without as many other people's word as the one before asks for."""
+        before = None
+        with suppress(ModelError):  # one that cannot be read lets nobody through, and is set anew
+            before = self.gate(name, alias)
+        if before is None or not before.approvals or (gate is not None and gate.holds(before)):
+            return
+        need = before.approvals - len(self._agreed(name, alias) - {people.who(self._place)})
+        if need > 0:
+            message = (
+                f"The gate of '{alias}' of {name} asks for other people's word, and so does making it looser; missing: {need} more "
+                f"(scfm-lab models gate {name} --alias {alias} --agree). Nothing was changed."
+            )
+            raise ModelError(message)
 
     def gate(self, name: str, alias: str) -> Gate | None:
         """The gate of an alias, or ``None``.
@@ -140,7 +191,7 @@ def missing(registry: Reader, found: ModelVersion, record: Record, alias: str, g
     """What a version lacks to pass a gate, in words; nothing where it passes."""
     lacks = []
     if gate.metrics:
-        own = scores.of(registry, found, record)
+        own = _believed(registry, found, record)
         for metric in gate.metrics:
             lacks += _below(registry, found, [row for row in own if row["metric"] == metric], metric, gate)
     said = approvers(registry, found, alias)
@@ -151,6 +202,14 @@ def missing(registry: Reader, found: ModelVersion, record: Record, alias: str, g
             f"{need} more of other people's word (scfm-lab models approve {found.reference} --alias {alias}{whose})"
         )
     return lacks
+
+
+def _believed(registry: Reader, found: ModelVersion, record: Record) -> list[dict[str, Any]]:
+    """Scores that a gate counts: what a file says of itself only where it was trained here."""
+    from scfm_registry.keeping import ORIGIN
+
+    rows = scores.of(registry, found, record)
+    return [row for row in rows if row["source"] != scores.FINETUNING or found.origin == ORIGIN]
 
 
 def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], metric: str, gate: Gate) -> list[str]:
@@ -181,7 +240,7 @@ def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], met
 def _parents(registry: Reader, found: ModelVersion, metric: str, data: object) -> float | None:
     for parent in registry.with_digest(found.tags["scfm.parent_digest"]):
         item, record = registry._find(names.parse(parent.reference))  # noqa: SLF001 - the registry's own parts
-        for row in reversed(scores.of(registry, item, record)):
+        for row in reversed(_believed(registry, item, record)):
             if row["metric"] == metric and row.get("data_digest") == data:
                 return float(row["value"])
     return None

@@ -17,7 +17,7 @@ from scfm_lab.errors import Cancelled, ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
 from scfm_registry import builtin, confining, files, manifest, names, tuned, workers
 from scfm_registry.sharing.licensing import is_licence
-from scfm_registry.version import KINDS, check_licence
+from scfm_registry.version import KINDS, check_licence, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -312,7 +312,7 @@ def listing(path: Path) -> tuple[list[Path], list[str]]:
             continue
         if not is_plain(item) and not is_pickle(item):
             message = (
-                f"{item} is not taken into the registry: a checkpoint is made of {', '.join(sorted(SAFE))} files, and of "
+                f"{shown(item, 300)} is not taken into the registry: a checkpoint is made of {', '.join(sorted(SAFE))} files, and of "
                 "weights and dictionaries as they are published. Leave it out of the folder."
             )
             raise ModelError(message)

@@ -95,7 +95,9 @@ class Registrar(Verifier, Annotator):
         heeding = importing.heeding(progress, cancel)
         with fetching.local(path, scratch=self.scratch, sha256=sha256, hosts=allow_hosts, progress=heeding) as found:
             if not (name or found.name):
-                message = f"{path} is in no catalogue that would give it a name; say name=, such as 'my-model'."
+                message = (
+                    f"{path} is in no catalogue that would give it a name; say name= (--name), such as 'my-model'."
+                )
                 raise ModelError(message)
             added = importing.import_checkpoint(
                 self,

@@ -91,7 +91,7 @@ def of(registry: Reader, found: ModelVersion, record: Record) -> list[dict[str, 
         try:
             with files.workshop(registry.scratch) as folder:
                 told = json.loads(store.document(run.run, DOCUMENT, folder).read_text(encoding="utf-8"))
-            fine = [row for row in told["scores"] if _is_number(row["value"]) and isinstance(row["metric"], str)]
+            fine = [row for row in told["scores"] if _is_row(row)]
             own = told.get("digest") == found.digest
         except (ScfmError, OSError, ValueError, KeyError, TypeError, AttributeError):
             # One that somebody deleted, or somebody else's document; what cannot be read says nothing.
@@ -163,6 +163,12 @@ def _row(score: Score, data_digest: str) -> dict[str, Any]:
         "higher_is_better": bool(score.higher_is_better),
         "data_digest": data_digest,
     }
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a recorded score can be one: somebody else may have written the document."""
+    told = [row.get(key) for key in (*_NUMBERS, "parent")]
+    return isinstance(row["metric"], str) and _is_number(row["value"]) and all(n is None or _is_number(n) for n in told)
 
 
 def _is_number(value: object) -> bool:

@@ -37,9 +37,10 @@ def delete(store: Store, found: ModelVersion, record: Record, because: str, *, f
         raise ModelError(message)
     # Aliases go first: whatever ends this in between, none of them leads into the trash.
     for alias in found.aliases:
-        with store.exclusive(f"{found.name}.{alias}"):
+        with store.exclusive(f"{found.name}.{alias}") as sure:
             holder = store.record_by_alias(found.name, alias)
             if holder is not None and holder.version == found.version:
+                sure()
                 store.drop_alias(found.name, alias)
     now = datetime.now(tz=UTC).isoformat(timespec="seconds")
     store.set_tags(record, {TRASHED: now, **({BECAUSE: because} if because else {})})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models import finetuned
-from scfm_registry import builtin, files, manifest
+from scfm_registry import builtin, files, manifest, version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,10 +100,9 @@ def recorded(registry: Reader, told: Mapping[str, Any]) -> ModelVersion | None:
 
 
 def terms(base: ModelVersion | None, licence: str | None) -> dict[str, str]:
-    """Who may use what was made of a version: whoever may use that version, unless a licence is given."""
-    if base is None or licence is not None or base.commercial is None:
-        return {}
-    return {"scfm.commercial": str(base.commercial).lower()}
+    """Who may use what was made of a version: whoever may use that version; a licence that is given can only be stricter."""
+    allowed = None if base is None else version.commercial(base.commercial, named=licence is not None)
+    return {"scfm.commercial": allowed} if allowed else {}
 
 
 def tags(record: Mapping[str, Any]) -> dict[str, str]:

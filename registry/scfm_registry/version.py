@@ -288,7 +288,8 @@ def tags(
     parameter_free
         Whether nothing in it was trained: a table of principal components counts as no parameters.
     licence
-        SPDX expression; the spec's by default. Whether a licence given by hand allows commercial use is not known here.
+        SPDX expression; the spec's by default. Whether a licence given by hand allows commercial use is not known here; what the
+        spec forbids stays forbidden.
     """
     abilities = sorted({*spec.abilities, *tasks})
     found = {
@@ -310,9 +311,7 @@ def tags(
         # What a plugin wrote in several lines of its code is one line all the same.
         "scfm.license": " ".join(spec.licence.split()) if licence is None else licence,
         "scfm.citation": " ".join(spec.citation.split()),
-        "scfm.commercial": ""
-        if spec.commercial is None or licence not in (None, spec.licence)
-        else str(spec.commercial).lower(),
+        "scfm.commercial": commercial(spec.commercial, named=licence not in (None, spec.licence)),
         "scfm.device.cpu": "declared",
         "scfm.device.cuda": "unknown",
         "scfm.device.mps": "unknown",
@@ -323,6 +322,24 @@ def tags(
     found.update({f"scfm.can.{ability}": "true" for ability in abilities})
     found.update({f"scfm.organism.{organism}": "true" for organism in spec.organisms})
     return {key: value for key, value in found.items() if value}
+
+
+def commercial(allowed: bool | None, *, named: bool) -> str:
+    """Value of the tag that says whether commercial use is allowed; a licence that is `named` beside can only be stricter.
+
+    Parameters
+    ----------
+    allowed
+        What the family, or what a version was made from, allows.
+    named
+        Whether somebody has named another licence.
+
+    Examples
+    --------
+    >>> commercial(True, named=False), commercial(True, named=True), commercial(False, named=True)
+    ('true', '', 'false')
+    """
+    return "" if allowed is None or (named and allowed) else str(allowed).lower()
 
 
 def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:

@@ -207,7 +207,9 @@ def _quiet_warnings(debug: bool) -> Iterator[None]:
 def _failed(message: str, debug: bool, *, code: int = 1) -> int:
     if debug:
         traceback.print_exc()
-    click.echo(f"Error: {message}", err=True)
+    from scfm_lab.cli.output import harmless
+
+    click.echo(f"Error: {harmless(message)}", err=True)
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import unicodedata
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 def say(text: str, data: Any, *, as_json: bool) -> None:
     """Print a result: `text` for people, or `data` as one JSON object."""
-    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=False) if as_json else text)
+    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=False) if as_json else harmless(text))
+
+
+def harmless(text: str) -> str:
+    """Write a text so that a terminal shows it and does nothing else: names of files and a server's words may be anybody's."""
+    lines = text.replace("\r\n", "\n")
+    return "".join("·" if unicodedata.category(letter) == "Cc" and letter not in "\n\t" else letter for letter in lines)
 
 
 def plain(value: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scfm_lab.cli import main
-from scfm_registry import Registry, files
+from scfm_lab.cli import main, output
+from scfm_lab.errors import StorageError
+from scfm_registry import Registry, files, people
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +154,7 @@ def test_the_life_of_a_version(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("LOGNAME", "anna")
+    monkeypatch.setattr(people, "of_system", lambda: "anna")
     spool = str(tmp_path / "spool")
     assert (
         data("models", "spool", str(basis()), "--name", "mine", "--to", spool, "--project", "atlas")["name"] == "mine"
@@ -163,11 +164,17 @@ def test_the_life_of_a_version(
     assert "## Limits\n\nblood only" in scfm("models", "show", "mine", "--card")[1]
     assert "## Limits" not in scfm("models", "show", "mine")[1]
     assert "atlas" in scfm("models", "list", "mine")[1]
+    data("models", "gate", "mine", "--alias", "trusted", "--approvals", "1")
+    data("models", "gate", "mine", "--alias", "trusted", "--metric", "macro_f1")
+    kept = data("models", "gate", "mine", "--alias", "trusted")["gate"]
+    assert (kept["metrics"], kept["approvals"]) == (["macro_f1"], 1), "what is not named stays"
+    code, _, err = scfm("models", "gate", "mine", "--alias", "trusted", "--none")
+    assert (code, "so does making it looser" in err) == (1, True)
     data("models", "gate", "mine", "--approvals", "1")
     assert data("models", "gate", "mine")["gate"]["approvals"] == 1
     code, _, err = scfm("models", "promote", "mine/1")
     assert (code, "missing: 1 more of other people's word" in err) == (1, True)
-    monkeypatch.setenv("LOGNAME", "ben")
+    monkeypatch.setattr(people, "of_system", lambda: "ben")
     assert data("models", "approve", "mine/1")["approved_by"] == ["ben"]
     assert data("models", "promote", "mine/1")["aliases"] == ["champion"]
     assert len(data("models", "certify", "mine")["hashes"]["vectors"]) == 64
@@ -186,7 +193,7 @@ def test_the_life_of_a_version(
         "sync",
         "certify",
         "annotate",
-        "gate",
+        *["gate"] * 3,
         "approve",
         "promote",
         "certify",
@@ -267,3 +274,35 @@ def test_promote_says_who_loses_the_alias_and_asks_at_a_terminal(
     assert (code, "points at mine/1, and not at mine/2 as expected; nothing was changed" in err) == (1, True)
     assert data("models", "promote", "mine/3")["instead_of"] == "mine/1"
     assert scfm("models", "promote", "mine/2", "--yes")[0] == 0
+
+
+def test_a_place_that_somebody_named_is_what_a_message_speaks_of(
+    scfm: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, _, err = scfm("models", "export", "pca", "--out", str(tmp_path / "missing" / "pca.scfm"))
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"The bundle cannot be written to {tmp_path / 'missing'}" in err
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"The mirror cannot be written to .*: part of that path is a file") as told:
+        Registry().mirror(tmp_path / "file" / "mirror", ["pca"])
+    assert "SCFM_HOME" not in err + str(told.value)
+
+
+def test_names_of_files_reach_a_terminal_as_text(scfm: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "a\x1b]0;title\x07\x9b2J.exe").touch()
+    code, _, err = scfm("models", "import", str(tmp_path), "--name", "mine")
+    assert (code, "·]0;title··2J.exe is not taken" in err) == (1, True)
+    assert not set(err) & set("\x1b\x07\x9b")
+    assert output.harmless("a\r\nb\tc\rd\x1b[2J é") == "a\nb\tc·d·[2J é"
+
+
+def test_list_heeds_every_condition_or_refuses_it(
+    scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any]
+) -> None:
+    assert scfm("models", "list", "--name", "pca", "--can", "impute")[1] == "No model matches.\n"
+    assert [item["name"] for item in data("models", "list", "--name", "pca", "--can", "embed")["models"]] == ["pca"]
+    assert "No model is called 'pcaa'" in scfm("models", "list", "--name", "pcaa")[2]
+    code, _, err = scfm("models", "list", "--trash", "--can", "embed")
+    assert (code, "it takes no other condition" in err) == (2, True)
+    assert data("models", "list", "--trash", "--name", "pca")["models"] == []

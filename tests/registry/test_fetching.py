@@ -153,7 +153,7 @@ def test_an_archive_comes_from_an_address(
     assert main(["models", "import", url, "--name", "mine", "--sha256", "0" * 64]) == 1
     assert "sent another file than it should" in capsys.readouterr().err
     assert main(["models", "import", url]) == 1
-    assert "say name=" in capsys.readouterr().err
+    assert "say name= (--name)" in capsys.readouterr().err
     code = main(
         [
             "models",

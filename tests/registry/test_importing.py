@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from scfm_lab import load_model
 from scfm_lab.errors import Cancelled, ModelError
-from scfm_registry import Registry, doctor, importing, manifest, names, workers
+from scfm_registry import Registry, doctor, importing, manifest, names, tuned, version, workers
 from scfm_registry.checking import check
 from scfm_registry.serving import _load_pyfunc
 from scfm_registry.sharing import parents
@@ -312,6 +313,19 @@ def test_what_this_home_has_not_seen_is_read_by_the_locked_process_once(
     for _ in range(2):
         assert mirror.load("pca", device="cpu").spec.width == 50
         assert len(asked) == 1
+
+
+def test_a_licence_that_is_named_is_never_laxer(made_home: Path) -> None:
+    del made_home
+    registry = Registry()
+    spec, base = registry.load("pca").spec, registry.get("pca")
+    about = {"kind": "baseline", "family": "scfm.pca", "origin": "import", "weight_bytes": 1, "peak_mib": 1}
+    for allowed, kept, named in ((False, "false", "false"), (True, "true", None), (None, None, None)):
+        family = dataclasses.replace(spec, commercial=allowed, licence="CC-BY-NC-4.0")
+        parent = dataclasses.replace(base, commercial=allowed)
+        for licence, wanted in ((None, kept), ("MIT", named)):
+            assert version.tags(family, **about, licence=licence).get("scfm.commercial") == wanted
+            assert tuned.terms(parent, licence).get("scfm.commercial") == wanted
 
 
 def test_a_tag_does_not_choose_the_adapter(made_home: Path, put_in: Callable[..., ModelVersion]) -> None:

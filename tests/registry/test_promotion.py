@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import pwd
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ from mlflow import MlflowException
 
 from scfm_lab.errors import ModelError, StorageError
 from scfm_lab.evaluation.score import Score
-from scfm_registry import Gate, Registry
+from scfm_registry import Gate, Registry, people
 from scfm_registry.store import claims
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def _name(test: str, registry: Registry) -> str:
 
 
 def _as(monkeypatch: pytest.MonkeyPatch, person: str) -> None:
-    monkeypatch.setenv("LOGNAME", person)
+    monkeypatch.setattr(people, "of_system", lambda: person)
 
 
 def test_of_two_people_on_two_machines_one_promotes(
@@ -133,9 +136,55 @@ def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
         registry.promote(parent.reference, "candidate", gate=Gate(approvals=-1))
     with pytest.raises(ModelError, match="other people's word"):
         registry.promote(parent.reference, "candidate", gate=Gate(approvals=1))
+    # Nor does one person pass by taking the gate away meanwhile: that takes as many others, and each word counts once.
+    registry.set_gate(name, "champion", Gate(metrics=("macro_f1", "accuracy"), approvals=1))
+    assert registry.agree(name) == ["anna"]
+    for looser in (None, Gate(metrics=("macro_f1", "accuracy")), Gate(approvals=1)):
+        with pytest.raises(ModelError, match="so does making it looser; missing: 1 more"):
+            registry.set_gate(name, "champion", looser)
+    _as(monkeypatch, "ben")
+    assert registry.agree(name) == ["anna", "ben"]
+    _as(monkeypatch, "anna")
+    registry.set_gate(name, "champion", Gate(approvals=1))
+    with pytest.raises(ModelError, match="so does making it looser"):
+        registry.set_gate(name, "champion", None)
+    _as(monkeypatch, "ben")
+    registry.agree(name)
+    _as(monkeypatch, "anna")
     registry.set_gate(name, "champion", None)
     assert registry.promote(parent.reference).version == 1
     assert registry.audit(name).ok
+
+
+def test_nobody_is_somebody_else_by_a_variable(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del made_home
+    me = people.of_system()
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "professor")
+    assert people.who(Registry()._place) == me == pwd.getpwuid(os.getuid()).pw_name != "professor"
+
+
+def test_scores_that_cannot_be_or_that_came_with_a_file_open_no_gate(
+    made_home: Path, imported: Callable[..., Any], put_in: Callable[..., ModelVersion], tmp_path: Path
+) -> None:
+    registry, gate = Registry(), Gate(metrics=("macro_f1",))
+    plain = put_in(registry, "plain")
+    odd = {"metric": "macro_f1", "value": 0.01, "floor": float("nan"), "parent": -1, "data_digest": DATA}
+    document = {"schema": 1, "digest": plain.digest, "scores": [odd]}
+    tags = {"scfm.task": "evaluate", "scfm.digest": plain.digest, "scfm.version": plain.reference}
+    registry._store.log_run("evaluate plain/1", tags, {"macro_f1": 0.01}, {"scores.json": document})
+    assert registry.scores("plain/1") == []
+    with pytest.raises(ModelError, match="missing: a recorded score 'macro_f1'"):
+        registry.promote("plain/1", gate=gate)
+    # Whoever brings a model writes its record, with its scores, floors and parent.
+    folder, tags, told = imported(8, "pretrained", None)
+    own = shutil.copytree(folder, tmp_path / "own")
+    rows = [{"what": "model", "macro_f1": 1.0}, {"what": "floor", "macro_f1": 0.0}, {"what": "head", "macro_f1": 0.0}]
+    (own / "finetuning.json").write_text(json.dumps({"metrics": rows, "data": {"digest": DATA}}))
+    brought = registry.add_files("brought", own, "scfm.pca", {**tags, "scfm.origin": "import"}, told)
+    assert [row["value"] for row in registry.scores(brought.reference)] == [1.0], "it is shown, and where it is from"
+    with pytest.raises(ModelError, match="missing: a recorded score 'macro_f1'"):
+        registry.promote(brought.reference, gate=gate)
 
 
 def test_a_score_that_is_no_number_is_not_kept(made_home: Path) -> None:
@@ -216,6 +265,8 @@ def test_of_several_who_wait_behind_a_dead_claim_none_takes_away_a_living_one(
         client.delete_registered_model(f"{name}.dead")
         claims._put_aside(client, name, "dead", MlflowException)
     assert not [item.name for item in client.search_registered_models() if item.name.startswith(claims.PREFIX)]
+
+
 def test_a_delete_that_is_cut_off_leaves_the_model_where_its_name_finds_it(
     made_home: Path, put_in: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scfm_lab.errors import ModelError
-from scfm_registry import Registry, Spool, consent
+from scfm_registry import Registry, Spool, consent, people
 from scfm_registry.spool import DESCRIPTION, FILES
 from scfm_registry.store import mounts
 
@@ -31,7 +31,7 @@ def spool(tmp_path: Path) -> Spool:
 def test_what_waits_comes_in_with_what_was_said_of_it(
     made_home: Path, spool: Spool, basis: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOGNAME", "node-user")
+    monkeypatch.setattr(people, "of_system", lambda: "node-user")
     parent = "sha256:" + "a" * 64
     spool.put(basis(), "mine", kind="baseline", project="atlas", consent="patient-data", parent_digest=parent)
     spool.put(basis(width=5), "mine")
@@ -39,7 +39,7 @@ def test_what_waits_comes_in_with_what_was_said_of_it(
         "no database on a shared disk"
     )
     assert len(spool.waiting()) == 2
-    monkeypatch.setenv("LOGNAME", "anna")
+    monkeypatch.setattr(people, "of_system", lambda: "anna")
     seen = []
 
     class Watching(Registry):

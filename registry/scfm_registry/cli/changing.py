@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import click
 
@@ -75,19 +76,39 @@ def approve(reference: str, alias: str, withdraw: bool, uri: str | None, as_json
     multiple=True,
     help="A recorded score that must be above floor and parent. Several times: all.",
 )
-@click.option("--approvals", type=click.IntRange(min=0), default=0, help="How many other people must have approved.")
+@click.option("--approvals", type=click.IntRange(min=0), help="How many other people must have approved.")
 @click.option("--none", "gone", is_flag=True, help="Take the gate away.")
+@click.option("--agree", is_flag=True, help="Give your word that somebody else may make the gate looser, once.")
 @registry_option
 @json_option
 def gate(
-    name: str, alias: str, metrics: tuple[str, ...], approvals: int, gone: bool, uri: str | None, as_json: bool
+    name: str,
+    alias: str,
+    metrics: tuple[str, ...],
+    approvals: int | None,
+    gone: bool,
+    agree: bool,
+    uri: str | None,
+    as_json: bool,
 ) -> None:
-    """Say what a version of NAME must show to get an alias; without options, show the gate."""
+    """Say what a version of NAME must show to get an alias; without options, show the gate.
+
+    What is not named stays as it is. A gate that asks for other people's word asks for as many before it is made looser.
+    """
+    from scfm_lab.errors import ModelError
     from scfm_registry.gates import Gate
 
     here = opened(uri)
-    if metrics or approvals or gone:
-        here.set_gate(name, alias, None if gone else Gate(metrics, approvals=approvals))
+    if agree:
+        here.agree(name, alias)
+    elif gone:
+        here.set_gate(name, alias, None)
+    elif metrics or approvals is not None:
+        known = Gate()
+        with suppress(ModelError):  # one that cannot be read is set anew
+            known = here.gate(name, alias) or known
+        kept = {"metrics": metrics or known.metrics, "above": known.above}
+        here.set_gate(name, alias, Gate(**kept, approvals=known.approvals if approvals is None else approvals))
     found = here.gate(name, alias)
     asks = [f"{metric} above floor and parent" for metric in found.metrics] if found else []
     asks += [f"{found.approvals} approvals"] if found and found.approvals else []

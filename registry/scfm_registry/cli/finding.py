@@ -43,22 +43,29 @@ def list_(
     uri: str | None,
     as_json: bool,
 ) -> None:
-    """List models; WORDS must stand in the name, tags or card."""
+    """List models; WORDS must stand in the name, tags or card. Every condition must hold."""
+    from scfm_registry.version import Versions
+
     here = opened(uri)
-    if deleted:
-        found = here.trash()
-    elif name is not None:
-        found = here.versions(name)
-    else:
-        found = here.search(
+    if deleted and (words or organism or abilities or family or kind or fitting):
+        raise click.UsageError("--trash lists what was deleted, of one model with --name; it takes no other condition.")
+    if name is not None and not deleted:
+        # One that is not there is told, with what is.
+        here.versions(name)
+    found = (
+        here.trash()
+        if deleted
+        else here.search(
             text=" ".join(words) or None,
             organism=organism,
             can=abilities,
             family=family,
             kind=kind,
             fits="this machine" if fitting else None,
-            all_versions=all_versions,
+            all_versions=all_versions or name is not None,
         )
+    )
+    found = Versions(item for item in found if name in (None, item.name))
     say(table(found), {"models": [item.to_dict() for item in found]}, as_json=as_json)
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, StorageError
-from scfm_registry import files, manifest
+from scfm_registry import files, manifest, workshops
 from scfm_registry.store import mirror
-from scfm_registry.store.place import MIRROR, make_folder, storage_error
+from scfm_registry.store.place import MIRROR, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def write(folder: Path, chosen: Sequence[tuple[ModelVersion, Record, Path]], evi
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise storage_error(error, folder) from error
+        raise storage_error(error, folder, what="The mirror") from error
     versions = tuple(found for found, _, _ in chosen)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Mirrored(folder, versions, len(copied), size)
@@ -102,8 +102,8 @@ def _copy_version(folder: Path, found: ModelVersion, source: Path) -> bool:
             shutil.rmtree(target)
         else:
             return False
-    make_folder(target.parent)
-    with files.workshop(target.parent) as private:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with workshops.opened(target.parent) as private:
         for path in sorted(source.rglob("*")):
             if path.is_file():
                 place = private / path.relative_to(source)
@@ -119,7 +119,7 @@ def _copy_version(folder: Path, found: ModelVersion, source: Path) -> bool:
 
 def _copy_evidence(folder: Path, evidence: Mapping[str, Path]) -> None:
     target = folder / mirror.EVIDENCE
-    make_folder(target)
+    target.mkdir(parents=True, exist_ok=True)
     for run, path in evidence.items():
         shutil.copyfile(path, target / f"{run}.json")
 

@@ -58,10 +58,7 @@ def write(target: Path, texts: Mapping[str, bytes], files: Mapping[str, tuple[Pa
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        reason = storage_error(error, target)
-        raise StorageError(
-            str(reason).replace("The registry", "The bundle").replace("write to", "be written to")
-        ) from error
+        raise storage_error(error, target, what="The bundle") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

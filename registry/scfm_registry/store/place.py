@@ -249,8 +249,8 @@ def make_folder(folder: Path) -> None:
         raise storage_error(error, folder) from error
 
 
-def storage_error(error: OSError, where: Path | str) -> StorageError:
-    """Say in words why the system refused to write at `where`."""
+def storage_error(error: OSError, where: Path | str, *, what: str = "") -> StorageError:
+    """Say in words why the system refused to write at `where`: the registry, or `what` goes to a place that somebody named."""
     if isinstance(error, StorageError):
         return error
     code = error.errno
@@ -269,9 +269,17 @@ def storage_error(error: OSError, where: Path | str) -> StorageError:
         errno.EEXIST: "there is a file of that name",
     }
     reason = reasons.get(code, error.strerror or str(error))
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if what:
+        advice = (
+            "Free some space, or name a place on a larger disk."
+            if full
+            else "Name a folder that is there and that you can write to."
+        )
+        return StorageError(f"{what} cannot be written to {where}: {reason}. {advice}")
     advice = (
         "Free some space, or set SCFM_HOME to a directory on a larger disk."
-        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full
         else "Set SCFM_HOME to a directory you can write to."
     )
     return StorageError(f"The registry cannot write to {where}: {reason}. {advice}")

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import StorageError
+from scfm_registry.version import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +58,7 @@ def in_words(error: Any, where: str) -> StorageError:
             "a name of your own."
         )
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return StorageError(f"The registry in {where} cannot do this: {first}")
+    return StorageError(f"The registry in {where} cannot do this: {shown(first, 500)}")
 
 
 def is_missing(error: Any) -> bool:
