@@ -104,6 +104,7 @@ def test_two_workers_one_killed_give_what_one_machine_gives(home, cells, tmp_pat
     assert list_runs() == []
 
 
+@pytest.mark.thorough
 def test_what_a_cluster_had_finished_one_machine_goes_on_from(home, cells, tmp_path):
     import threading
 
@@ -142,6 +143,7 @@ def test_what_cannot_be_spread_is_a_sentence(home, cells, pbmc68k, tmp_path):
         sl.embed(cells, "pca", progress=False, cluster=address)
 
 
+@pytest.mark.thorough
 def test_the_command_line_takes_a_cluster(home, cells, tmp_path):
     out = tmp_path / "out.h5ad"
     with cluster(tmp_path, workers=1) as (address, _):

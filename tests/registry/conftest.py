@@ -33,7 +33,7 @@ ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The contract is kept on every kind of store; what stands on it, on one server on every change and on all at length."""
+    """Every change is tried on SQLite and on a server with PostgreSQL; a server with SQLite has its turn at length."""
     from scfm_registry import confining
 
     # Where there is no filter, every import says so.
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in open_systems:
             item.add_marker(mark)
         store = getattr(item, "callspec", None) and item.callspec.params.get("registry")  # type: ignore[attr-defined]
-        if store == "http+sqlite" and item.path.name != "test_contract.py":
+        if store == "http+sqlite":
             item.add_marker(pytest.mark.thorough)
 
 

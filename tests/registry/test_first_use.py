@@ -83,7 +83,7 @@ def test_nothing_is_printed_and_nothing_is_written_outside_the_home(
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert os.listdir() == []
-    assert sorted(item.name for item in home.iterdir()) == ["registry"]
+    assert sorted(item.name for item in home.iterdir()) == ["cache", "registry"]
     # Once it is there, who only looks and loads does not wait for MLflow's import.
     done = python("""
 import sys

@@ -89,6 +89,7 @@ def test_forged_numbers_count_as_unknown(found: version.ModelVersion, forged: st
     assert tags["scfm.speed.cpu.best_cpm"] == "6"
 
 
+@pytest.mark.thorough
 def test_the_same_model_measured_twice_gives_the_same_vectors(made_home: Path, basis: Callable[..., Path]) -> None:
     registry = Registry()
     registry.import_checkpoint(basis(), "mine", certify=False)

@@ -102,6 +102,7 @@ def versions(lines):
     return found
 
 
+@pytest.mark.thorough
 def test_two_versions_of_a_model_stand_beside_one_floor(lines, versions, tmp_path, monkeypatch):
     fitted = []
     make = once._principal_components
