@@ -122,7 +122,7 @@ def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[st
         Of its files.
     """
     known = tags.get("scfm.consent", "")
-    copies = strictest(registry.copies_of({**tags, "scfm.digest": digest}))
+    copies = strictest(registry.copies_of({**tags, "scfm.digest": digest}, aliases=False))
     if known:
         return {"scfm.consent": copies} if tells(known, copies) else {}
     said = copies or strictest(registry.line_of({"scfm.digest": tags.get("scfm.parent_digest", "")}))

@@ -126,7 +126,11 @@ class Reader:
         return self._by_identity(digest)
 
     def copies_of(
-        self, tags: Mapping[str, str], among: Mapping[tuple[str, str], list[Record]] | None = None
+        self,
+        tags: Mapping[str, str],
+        among: Mapping[tuple[str, str], list[Record]] | None = None,
+        *,
+        aliases: bool = True,
     ) -> list[Record]:
         """Versions with the files or the weights of one, deleted ones too, each once.
 
@@ -136,6 +140,8 @@ class Reader:
             Those of the one; it need not be registered.
         among
             All versions by mark (:meth:`records_by_mark`); by default they are looked up one after the other.
+        aliases
+            False: their aliases may be missing, which spares a server a question for each model.
         """
         found: dict[str, Record] = {}
         waiting, seen = sorted(version.marks(tags)), set()
@@ -144,7 +150,9 @@ class Reader:
             if mark in seen:
                 continue
             seen.add(mark)
-            for item in self._store.records(tags=dict([mark])) if among is None else among.get(mark, []):
+            for item in (
+                self._store.records(tags=dict([mark]), aliases=aliases) if among is None else among.get(mark, [])
+            ):
                 # What somebody registered through MLflow itself has no digest, and is none of ours.
                 if item.tags.get("scfm.digest"):
                     found.setdefault(item.reference, item)
@@ -180,7 +188,7 @@ class Reader:
     ) -> list[Record]:
         """Copies of versions and all that they were made from, nearest first, deleted ones too, each once; circles end.
 
-        Every copy of the same files or weights counts: what one of them was said to be made from is what all were made from.
+        Their aliases may be missing. Every copy of the same files or weights counts: what one of them was said to be made from is what all were made from.
 
         Parameters
         ----------
@@ -192,7 +200,7 @@ class Reader:
         found: dict[str, Record] = {}
         waiting, seen = list(told), {""}
         while waiting:
-            for item in self.copies_of(waiting.pop(0), among):
+            for item in self.copies_of(waiting.pop(0), among, aliases=False):
                 found.setdefault(item.reference, item)
                 parent = item.tags.get("scfm.parent_digest", "")
                 if parent not in seen:

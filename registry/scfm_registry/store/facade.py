@@ -72,8 +72,10 @@ class Store(Runs):
         """Names of all registered models that have a version that was not deleted."""
         return sorted({record.name for record in self.records() if TRASHED not in record.tags})
 
-    def records(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Record]:
-        """Versions, newest first within a name; `tags` must all be equal."""
+    def records(
+        self, name: str | None = None, tags: Mapping[str, str] | None = None, *, aliases: bool = True
+    ) -> list[Record]:
+        """Versions, newest first within a name; `tags` must all be equal. A server is asked for aliases model by model."""
         if self.place.embedded:
             return listing.read(self.place, name, tags)
         wanted = _conditions(name, tags or {})
@@ -86,7 +88,8 @@ class Store(Runs):
                 token = page.token
                 if not token:
                     break
-            found = self._with_aliases(found)
+            if aliases:
+                found = self._with_aliases(found)
         return sorted(found, key=lambda record: (record.name, -record.version))
 
     def page(self, tags: Mapping[str, str], after: Mark | None, count: int) -> list[Record]:
