@@ -48,7 +48,13 @@ class Mirror:
         """Names of all models."""
         return sorted({record.name for record in self._records})
 
-    def records(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> list[Record]:
+    def records(
+        self,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        aliases: bool = True,
+    ) -> list[Record]:
         """Versions, newest first within a name; `tags` must all be equal."""
         wanted = (tags or {}).items()
         return [
