@@ -292,11 +292,12 @@ def test_people_without_a_server_or_a_name_are_refused(
 def test_nothing_is_wrong_with_a_server_that_was_started_here(lab: Any) -> None:
     Registry(lab.address).ensure_builtin()
     found = {item.what: item for item in check(lab.address, files=True)}
-    assert {item.state for item in found.values()} == {"ok"}
-    assert {"server", "version", "clock", "encryption", "names", "log-in", "telemetry", "files", "versions"} <= set(
-        found
-    )
-    assert {f"{name}/1" for name in shipped()} <= set(found), "each version's files were fetched and compared"
+    general = {"server", "version", "clock", "encryption", "names", "log-in", "telemetry", "files", "versions"}
+    # Other tests leave versions on the same server, and some of them are damaged on purpose.
+    told = {what: item for what, item in found.items() if what in general or what.split("/")[0] in shipped()}
+    assert [item for item in told.values() if item.state != "ok"] == []
+    assert general <= set(told)
+    assert {f"{name}/1" for name in shipped()} <= set(told), "each version's files were fetched and compared"
     assert not list(Path(lab.artifacts).rglob("scfm-check*")), "what was sent to find out is gone"
 
 
