@@ -70,6 +70,7 @@ class Model(TakesOptions, Able, Trainable):
             "device",
             "compute",
             "auto_precision",
+            "hidden_width",
             "_last_match",
             "vocabulary_digest",
         ]

@@ -68,6 +68,7 @@ class ScFoundation(Readouts):
         first = CELL if CELL in self.weights else next(iter(self.weights))
         net, shape = self._net(first), self.weights[first].shape
         width = int(shape["encoder"]["width"])
+        self.hidden_width = width
         versions = (None, *_NAMES, *self.weights)
         self.spec = ModelSpec(
             name="scfoundation",
@@ -176,7 +177,7 @@ class ScFoundation(Readouts):
 
     def gpu_batch_bytes(self, tokens: int, longest: int) -> int:
         """As measured; nothing is padded."""
-        return packed_bytes(tokens, self.spec.width // 4, self.spec.feed_forward)
+        return packed_bytes(tokens, self.hidden_width, self.spec.feed_forward)
 
     def _modules(self) -> list[torch.nn.Module]:
         return list(self._nets.values())

@@ -75,6 +75,7 @@ class UCE(Readouts):
         self.species = species
         genes = species.genes(species.first)
         self.vocabulary = _vocabulary(genes)
+        self.hidden_width = net.width
         self._rows = EncodedRows(species.table, net.encode_rows)
         self.spec = ModelSpec(
             name="uce",

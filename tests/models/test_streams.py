@@ -43,3 +43,10 @@ def test_vectors_do_not_depend_on_chunks_or_the_cache(
         for told in ("cells_truncated", "counts_truncated", "cells_left_out", "cells_without_genes", "remarks"):
             assert result.provenance[told] == whole.provenance[told], told
         assert result.audit.table.equals(whole.audit.table)
+
+
+def test_plans_and_precisions_reckon_with_the_width_between_the_layers(model):
+    layers, _ = model._stack()
+    # The feed-forward part is wider than the layer's input and output, and nothing has fewer biases or scales than those.
+    width = min(len(vector) for vector in layers[0].parameters() if vector.ndim == 1)
+    assert (model.hidden_width or model.spec.width) == width
