@@ -63,6 +63,7 @@ class Model(TakesOptions, Able, Trainable):
             "registered_as",
             "registered_digest",
             "opened",
+            "opened_files",
             "digest",
             "weight_files",
             "settings_digest",

@@ -61,6 +61,8 @@ _KINDS = {
     "mapping": "ensembl_mapping_dict",
     "names": "gene_name_id_dict",
 }
+#: Where dictionaries lie below a checkpoint, the package's folder or a checkout of it.
+_PLACES = (".", "dictionaries", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m")
 
 
 def is_bert(weights: Path) -> bool:
@@ -126,9 +128,11 @@ def find_dictionaries(checkpoint: Path, rows: int, files: Mapping[str, Any] | No
     if "token" in given:
         return _checked(given["token"], given, rows)
     if "dictionaries" in given:
-        folders = [given["dictionaries"]]
-        if not folders[0].is_dir():
-            raise ModelError(f"There is no folder {folders[0]} with Geneformer's dictionaries.")
+        named = given["dictionaries"]
+        if not named.is_dir():
+            raise ModelError(f"There is no folder {named} with Geneformer's dictionaries.")
+        # Of the package or of a checkout of it, those of V1 lie further down.
+        folders = [folder for name in _PLACES if (folder := named / name).is_dir()]
     else:
         folders = list(dict.fromkeys(_folders(checkpoint)))
     sizes = []
@@ -168,7 +172,7 @@ def beside(checkpoint: Path) -> dict[str, Path]:
 
 def _folders(checkpoint: Path) -> Iterator[Path]:
     for base in (checkpoint, checkpoint.parent):
-        for name in (".", "dictionaries", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m"):
+        for name in _PLACES:
             if (base / name).is_dir():
                 yield base / name
 

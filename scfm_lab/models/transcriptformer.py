@@ -9,7 +9,6 @@ Files as published: ``config.json``, ``model_weights.pt``, ``vocabs/``. The netw
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.models import transcriptformer_files as tf_files
 from scfm_lab.models.files import read_config, read_tensors, require_keys, sha256
+from scfm_lab.models.late_digest import LateDigest, stamps
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
 from scfm_lab.models.published import ortholog_option, take_orthologs
 from scfm_lab.models.resemblance import not_of
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import torch
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.engine import Batch
     from scfm_lab.models.tokens import Request
     from scfm_lab.models.transcriptformer_genes import TokenIds
@@ -47,7 +49,7 @@ _HEAD = "gene_id_head."
 UNKNOWN = "unknown"
 
 
-class TranscriptFormer(Readouts):
+class TranscriptFormer(LateDigest, Readouts):  # type: ignore[override]  # worked out when asked
     """TranscriptFormer Sapiens, Metazoa, Exemplar, or another one of their format."""
 
     family = "transcriptformer"
@@ -152,6 +154,7 @@ class TranscriptFormer(Readouts):
         if "pretrained_embedding" in own:  # the reference's name for it in its configuration
             given.setdefault("pretrained_embedding", own.pop("pretrained_embedding"))
         found = TfFiles.find(path, given)
+        opened = stamps([found.weights, *found.pretrained])
         surgery = own.pop("surgery", None)
         if surgery is not None and not found.pretrained:
             raise ModelError(
@@ -183,13 +186,16 @@ class TranscriptFormer(Readouts):
             head.load_state_dict({name.removeprefix(_HEAD): tensors[name].float() for name in heads}, assign=True)
             head.eval().requires_grad_(False)
         model = cls(net, head, ids, aux, found, orthologs=orthologs, surgery=surgery if found.pretrained else "")
-        model.path = path
+        model.path, model.opened_files = path, opened
         return model
 
-    @cached_property
-    def digest(self) -> str:  # type: ignore[override]
-        """SHA-256 of the weights, and of what replaces their protein embeddings; worked out when first asked."""
-        return self.published_digest({})
+    def cell_reader(
+        self, adata: AnnData, *, layer: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> CellReader:
+        """As of every family; the reference reads ``.raw`` wherever there is one."""
+        if layer is None and (options or {}).get("like_reference") and adata.raw is not None:
+            layer = "raw"
+        return super().cell_reader(adata, layer=layer, options=options)
 
     def published_digest(self, published: Mapping[Path, str]) -> str:
         """As of every family; what was done to the vocabulary counts too."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.hdf5 import faults
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.models.converted import is_stored
 from scfm_lab.models.files import CONFIG, read_config, read_pickle
@@ -369,11 +370,15 @@ def _h5(path: Path) -> Any:
     import h5py  # type: ignore[import-untyped]
 
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         raise ModelError(
             f"{path} is damaged or no HDF5 file ({path.stat().st_size:,} bytes; {error}). Get the file again."
         ) from error
+    for fault in faults(file):
+        file.close()
+        raise ModelError(f"{path} {fault}: it is not read. Get the file again.")
+    return file
 
 
 def _h5_keys(file: Any, path: Path, most: int = _MOST_KEYS) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,6 +20,7 @@ from scfm_lab.inference.hardware import packed_bytes
 from scfm_lab.models import uce_files
 from scfm_lab.models.contract import aligned_counts
 from scfm_lab.models.files import read_tensors, require_keys, sha256
+from scfm_lab.models.late_digest import LateDigest, stamps
 from scfm_lab.models.protein_table import EncodedRows, ProteinTable
 from scfm_lab.models.resemblance import not_of
 from scfm_lab.models.spec import ModelSpec, Option
@@ -57,7 +57,7 @@ BATCH_SIZE = 25
 """Cells of a batch of the reference."""
 
 
-class UCE(Readouts):
+class UCE(LateDigest, Readouts):  # type: ignore[override]  # worked out when asked
     """UCE with 4, 33 or any number of layers, for the species of its token table and for new ones."""
 
     family = "uce"
@@ -161,6 +161,7 @@ class UCE(Readouts):
             )
         says, holds = read_settings(config)
         found = UceFiles.find(path, files)
+        opened = stamps(found.digested)
         tensors = read_tensors(found.checkpoint)
         if TABLE not in tensors:
             raise not_of(found.checkpoint, "UCE", TABLE, tensors, "checkpoint, such as 4layer_model.torch")
@@ -179,7 +180,7 @@ class UCE(Readouts):
             default=says.get("species", ""),
         )
         model = cls(net.eval().requires_grad_(False), species, sample_size=says.get("sample_size", SAMPLE_SIZE))
-        model.replaced = replaced
+        model.replaced, model.opened_files = replaced, opened
         model.heads_assumed = "nhead" not in says and net.width != PUBLISHED_WIDTH
         model.path = path
         return model
@@ -188,11 +189,6 @@ class UCE(Readouts):
     """Whether the number of heads is the published one, in a file of another width, because nothing told it."""
     replaced: bool = False
     """Whether ``all_tokens.torch`` stands in for the checkpoint's own token table."""
-
-    @cached_property
-    def digest(self) -> str:  # type: ignore[override]
-        """SHA-256 of the checkpoint, and of what replaces or completes its token table; worked out when first asked."""
-        return self.published_digest({})
 
     def published_digest(self, published: Mapping[Path, str]) -> str:
         """As of every family; names and taxa of added species count too."""

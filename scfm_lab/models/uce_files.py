@@ -16,7 +16,7 @@ from scfm_lab.models.files import read_config, read_pickle, read_torch
 from scfm_lab.models.tensor_names import pickle_of, tensor_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pandas as pd
     import torch
@@ -98,6 +98,15 @@ class UceFiles:
     """Species → its protein embeddings."""
     added: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Species that bring their own rows: ``protein_embeddings``, ``chrom``, ``taxon``."""
+
+    @property
+    def digested(self) -> Iterator[Path]:
+        """What a digest may be of: the checkpoint, what may replace its token table, what added species bring."""
+        yield self.checkpoint
+        if self.tokens is not None:
+            yield self.tokens
+        for parts in self.added.values():
+            yield from (Path(str(parts[kind])) for kind in ("protein_embeddings", "chrom"))
 
     @classmethod
     def find(cls, path: Path, given: Mapping[str, Any] | None) -> UceFiles:

@@ -133,6 +133,15 @@ def test_entries_that_nobody_needs_are_no_reason_to_refuse(tmp_path: Path, pbmc6
         opened(folder)
 
 
+@pytest.mark.parametrize("package", ["geneformer", "."])
+def test_the_packages_own_folder_is_a_folder_of_dictionaries(tmp_path: Path, pbmc68k: AnnData, package: str) -> None:
+    for version, place in (("V2", "geneformer"), ("V1", "geneformer/gene_dictionaries_30m")):
+        writers.write_geneformer(tmp_path / version, pbmc68k, version=version, dictionaries=f"../checkout/{place}")
+    for version in ("V1", "V2"):
+        model = opened(tmp_path / version, files={"dictionaries": tmp_path / "checkout" / package})
+        assert model.has_cls is (version == "V2")
+
+
 def test_dictionaries_that_were_read_are_published_and_nothing_else_beside_them(
     tmp_path: Path, pbmc68k: AnnData
 ) -> None:

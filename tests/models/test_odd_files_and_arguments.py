@@ -80,6 +80,45 @@ def test_gene_names_that_are_declared_and_not_there_are_not_read(kind: str, tmp_
         family.open()
 
 
+def test_vectors_of_genes_that_lie_in_another_file_are_not_read(tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("transcriptformer", tmp_path, pbmc68k)
+    path = family.path / "vocabs" / "homo_sapiens_gene.h5"
+    path.rename(tmp_path / "elsewhere.h5")
+    with h5py.File(path, "w") as file:
+        file["keys"] = h5py.ExternalLink(str(tmp_path / "elsewhere.h5"), "/keys")
+        file["arrays"] = h5py.ExternalLink(str(tmp_path / "elsewhere.h5"), "/arrays")
+    with pytest.raises(ModelError, match=r"homo_sapiens_gene\.h5 .*elsewhere\.h5"):
+        family.open()
+
+
+@pytest.mark.parametrize("name", ["uce", "transcriptformer"])
+def test_a_digest_is_of_the_weights_that_were_opened(name: str, tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family(name, tmp_path, pbmc68k)
+    known = family.open().digest
+    model = family.open()
+    newer = tmp_path / "newer"
+    newer.write_bytes(family.weights.read_bytes())
+    newer.rename(family.weights)
+    with pytest.raises(
+        ModelError, match=rf"{family.weights.name} has changed since the model was opened; open it again"
+    ):
+        _ = model.digest
+    assert family.open().digest == known
+
+
+def test_like_its_reference_transcriptformer_reads_raw_where_there_is_one(tmp_path: Path, pbmc68k: AnnData) -> None:
+    family = write_family("transcriptformer", tmp_path, pbmc68k)
+    model = family.open()
+    everything = pbmc68k[::70].copy()
+    some = everything.copy()
+    some.raw = everything
+    some = some[:, ::2].copy()
+    whole = model.read_cells(everything, options={"like_reference": True})
+    read = model.read_cells(some, options={"like_reference": True})
+    np.testing.assert_array_equal(read.counts.toarray(), whole.counts.toarray())
+    assert model.read_cells(some).counts.shape[1] == some.n_vars
+
+
 def _rewritten(path: Path, write: Callable[[Any], Any]) -> None:
     """An h5ad with another var, and without what anndata >= 0.7 writes."""
     with h5py.File(path, "r+") as file:
