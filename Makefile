@@ -5,6 +5,8 @@ SHELL := /bin/sh
 VENV  := $(if $(SCFM_VENV),$(SCFM_VENV),.venv)
 OUT   ?= scfm-lab-report.html
 export PYTHON
+# Where it is set, every process compiles PyTorch, scanpy and MLflow anew: seconds of processor time each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo lab test test-thorough setup clean
 .DEFAULT_GOAL := help

@@ -9,6 +9,8 @@ venv=${SCFM_VENV:-.venv}
 case $venv in /*) ;; *) venv=$here/$venv ;; esac
 PATH=$venv/bin:$PATH
 export PATH
+# Where it is set, each of the hundreds of processes that the tests start compiles what it imports anew.
+unset PYTHONDONTWRITEBYTECODE
 failed=""
 
 section() { printf '\n── %s ──\n' "$1"; }
