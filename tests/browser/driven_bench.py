@@ -147,6 +147,8 @@ class Host:
         self.received.append(head)
         lab._handle_msg({"content": {"data": head}, "buffers": buffers})
         names = [*head.get("state", {}), *(path[0] for path in head.get("buffer_paths", []))]
+        if head.get("content", {}).get("type") == "selection":
+            names.append("_selection")
         self.told += [(time.time(), name) for name in names]
 
 

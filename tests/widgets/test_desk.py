@@ -453,6 +453,22 @@ class TestScreen:
             None,
         ]
 
+    def test_is_of_the_cells_that_were_selected_when_it_was_asked_for(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        opened = bench(pbmc68k[:60].copy(), model=MODEL)
+        lab, free = opened.lab, threading.Event()
+        lab.session.submit("run", lambda *_: free.wait(60))
+        lab.selection = np.arange(20)
+        lab._handle_custom_msg({"type": "screen", "dose": 0.0, "selected": True, "id": 1}, [])
+        # It waits for what runs, and a hand goes on meanwhile.
+        lab.selection = [50]
+        free.set()
+        lab.wait(120)
+        assert lab._errors == []
+        assert lab.session.screened is not None
+        assert lab.session.screened[1].nonzero()[0].tolist() == list(range(20))
+
     def test_of_a_selection_that_is_empty_says_what_to_do(self, bench: Callable[..., Bench]) -> None:
         answer, _ = bench(model=MODEL).ask(type="screen", dose=0.0, selected=True)
         assert "No cells are selected" in answer["error"]

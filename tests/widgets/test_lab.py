@@ -323,6 +323,19 @@ class TestSelection:
         lab.set_state({"_selection": memoryview(b"xx" + pack_mask(mask))[2:]})
         assert (lab.selection == mask).all()
 
+    def test_comes_as_a_message_ahead_of_what_is_asked_about_it(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        opened = bench()
+        mask = np.arange(pbmc68k.n_obs) % 7 == 0
+        answer, _ = opened.ask(type="selection", bits=base64.b64encode(pack_mask(mask)).decode())
+        assert "error" not in answer
+        assert (opened.lab.selection == mask).all()
+        code, _ = opened.ask(type="code")
+        assert "lab.selection = " in code["text"]
+        # The browser's other views, and a notebook that is saved, have it too.
+        assert len(opened.updates("_selection")) == 1
+
     def test_may_be_a_mask_positions_or_names(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         lab = bench().lab
         wanted = np.zeros(pbmc68k.n_obs, bool)

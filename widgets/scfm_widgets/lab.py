@@ -370,6 +370,14 @@ class Lab(anywidget.AnyWidget):
         with self.lock:
             self.state = change
 
+    def take_selection(self, bits: str) -> None:
+        """Take the cells that a hand has selected in the browser: :func:`pack_mask`'s bytes in base64.
+
+        It is a message and no trait, so that it comes before the questions that are asked about it: a host holds changed traits
+        back while the kernel has not answered the last ones, and lets messages pass.
+        """
+        self.selection = unpack_mask(base64.b64decode(bits, validate=True), self.adata.n_obs)
+
     def _takes(self, state: dict[str, Any]) -> bool:
         try:
             self._checked(state)

@@ -52,6 +52,9 @@ class Messages:
         if kind == "state":
             self._lab.take_state(content["change"])
             return {}
+        if kind == "selection":
+            self._lab.take_selection(content["bits"])
+            return {}
         if kind != "panel":
             return self._lab.panel(kind).handle(content)
         row: PanelRow | None = next((row for row in self._lab.rows if row.id == content.get("panel")), None)

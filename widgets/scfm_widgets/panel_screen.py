@@ -59,17 +59,16 @@ class ScreenPanel(Panel):
         """
         session = self.session
         source = session.require_model()
+        # Those that are selected now: until the work begins a hand may select others.
+        mask = session.selection
+        if selected and not mask.any():
+            message = "No cells are selected; draw a lasso around some, or screen all of them."
+            raise DataError(message)
 
         def work(progress: Callable[..., None], cancel: Event) -> dict[str, Any]:
             from scfm_lab.tasks.screen import Screen
 
-            cells = session.adata
-            mask = session.selection
-            if selected:
-                if not mask.any():
-                    message = "No cells are selected; draw a lasso around some, or screen all of them."
-                    raise DataError(message)
-                cells = cells[mask].copy()
+            cells = session.adata[mask].copy() if selected else session.adata
             progress(0, 0, "opening the model")
             model = session.open_model(source, cancel)
             screen = Screen(

@@ -64,6 +64,15 @@ export function unpackBits(data: Bytes, n: number): Uint8Array {
   return mask;
 }
 
+/** Bytes as a base64 text. */
+export function toBase64(data: Uint8Array): string {
+  const parts: string[] = [];
+  // All at once would be more arguments than a call may have.
+  for (let at = 0; at < data.length; at += 0x8000)
+    parts.push(String.fromCharCode(...data.subarray(at, at + 0x8000)));
+  return btoa(parts.join(""));
+}
+
 /** What stands in a base64 text, inflated where `deflated`. Used by the page that is exported. */
 export async function fromBase64(text: string, deflated: boolean): Promise<Uint8Array> {
   const raw = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));

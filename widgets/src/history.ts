@@ -31,6 +31,27 @@ export class History<T extends object> {
     return true;
   }
 
+  /**
+   * Forget moments that nobody can come to any more.
+   *
+   * @param now What is now; where it is none of those beside the gap, it is added as the last step.
+   */
+  drop(gone: (moment: T) => boolean, now: T) {
+    const left = this.#moments.map((moment) => !gone(moment));
+    const at = left.slice(0, Math.max(0, this.#at)).filter(Boolean).length;
+    this.#moments = this.#moments.filter((_, i) => left[i]);
+    const beside = [at, at - 1].find(
+      (i) => i >= 0 && i < this.#moments.length && same(this.#moments[i], now),
+    );
+    this.#at = beside ?? Math.min(at, this.#moments.length) - 1;
+    if (beside === undefined) this.add(now);
+  }
+
+  /** Put something else in the place of each moment. */
+  rewrite(change: (moment: T) => T) {
+    this.#moments = this.#moments.map(change);
+  }
+
   back(): T | null {
     return this.canUndo ? this.#moments[--this.#at] : null;
   }
@@ -55,7 +76,9 @@ export function same(a: unknown, b: unknown): boolean {
   if (Object.is(a, b)) return true;
   if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
   if (a instanceof Uint8Array && b instanceof Uint8Array) {
-    return a.length === b.length && a.every((value, i) => value === b[i]);
+    if (a.length !== b.length) return false;
+    for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+    return true;
   }
   const [left, right] = [Object.entries(a), Object.entries(b)];
   return (

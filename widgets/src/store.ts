@@ -4,7 +4,7 @@
  */
 
 import type { AnyModel } from "@anywidget/types";
-import { bytes, decode, packBits, unpackBits } from "./codec.ts";
+import { bytes, decode, packBits, toBase64, unpackBits } from "./codec.ts";
 import { readGenes } from "./genes.ts";
 import { History, same } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
@@ -34,6 +34,7 @@ export type Key = keyof Traits | LocalKey;
 interface Moment {
   state: SessionState;
   doses: Doses;
+  /** One bit per cell: many moments are kept, of benches with a million cells too. */
   selection: Uint8Array;
 }
 
@@ -73,6 +74,8 @@ export class Store {
   /** Whether such a question is on its way, and when the last one went. */
   #pulsing = false;
   #beaten = 0;
+  /** When Python has last said anything at all. */
+  #heard = 0;
   #doses: Doses;
   /** What response curves say of the present doses, until the exact answer is here. */
   #estimate: Estimate | null = null;
@@ -82,12 +85,20 @@ export class Store {
   /** What the hand has set since Python was last told, and what it was told and has not answered. */
   #untold: Partial<SessionState> = {};
   #unanswered = new Set<Partial<SessionState>>();
+  /** How many selections Python was told of and has not answered. */
+  #unheard = 0;
+  /** The selection as bits, packed once for each. */
+  #packed: { of: Uint8Array; bits: Uint8Array } = { of: this.selection, bits: this.selection };
   #columns = new Map<string, Column>();
   /** What has been asked for and is not here; with the reason where it cannot be had. */
   #fetching = new Map<string, { fault: string }>();
   #kept = new Map<string, unknown>();
   #listeners = new Map<Key, Set<() => void>>();
+  /** What is to be told once several things have been set; null = it is told at once. */
+  #held: Set<Key> | null = null;
   #saveTimer: ReturnType<typeof setTimeout> | undefined;
+  /** What is called back once the message that is being taken has been set as a whole. */
+  #due = new Set<() => void>();
   /** Whether the names of genes have been asked for to show one of them. */
   #naming = false;
   #stop: (() => void)[] = [];
@@ -103,7 +114,7 @@ export class Store {
     this.pacer = new DosePacer(async (doses, commit) => {
       await this.requests.ask({ type: "perturb", doses, commit });
     });
-    this.#readSelection();
+    this.selection = unpackBits(this.get("_selection"), this.n) as Uint8Array<ArrayBuffer>;
     this.#readCurves();
     this.#remember();
     const traits: (keyof Traits)[] = [
@@ -138,18 +149,15 @@ export class Store {
       if (refused && sameDoses(this.#doses, refused)) this.#dropEstimate();
       this.emit("_perturbation");
     });
-    this.#onTrait("_curves", () => {
+    const onCurves = () => {
       this.#readCurves();
       // They were of another plane or model, and so is what they said.
       if (this.#curves.length === 0) this.#dropEstimate();
-    });
+    };
+    for (const name of ["_curves", "_curve_places"] as const) this.#onTrait(name, onCurves);
     this.#onTrait("state", () => this.#stateChanged());
     this.#onTrait("doses", () => this.#dosesChanged());
-    this.#onTrait("_selection", () => {
-      this.#readSelection();
-      this.#remember();
-      this.emit("selection");
-    });
+    this.#onTrait("_selection", () => this.#selectionChanged());
     this.#onTrait("_data_version", () => {
       // Also what could not be had, and what is under way: it was asked of the results before.
       for (const known of [this.#columns, this.#fetching])
@@ -157,6 +165,7 @@ export class Store {
       this.emit("columns");
     });
     const onMessage = (content: unknown, buffers: DataView[]) => {
+      this.#heard = performance.now();
       this.requests.answer(content as Record<string, unknown>, buffers);
     };
     model.on("msg:custom", onMessage);
@@ -174,9 +183,12 @@ export class Store {
     return this.model.get(name) as Traits[K];
   }
 
-  /** For how long nobody has answered, in milliseconds. An answer may take long, so a short question goes beside it. */
+  /**
+   * For how long nobody has answered or said anything, in milliseconds. An answer may take long, so a short question goes
+   * beside it; a kernel that waits for its own work answers none and still tells how far that is.
+   */
   get silence(): number {
-    return this.#pulse === null ? 0 : performance.now() - this.#pulse;
+    return this.#pulse === null ? 0 : performance.now() - Math.max(this.#pulse, this.#heard);
   }
 
   get running(): boolean {
@@ -236,7 +248,9 @@ export class Store {
     if (!info?.n || info.n !== this.get("_xy_info")?.n) return null;
     const known = this.#places[which];
     if (known?.version === info.version) return known.places;
-    const places = decode(this.get(name), info) as Uint16Array;
+    const raw = bytes(this.get(name));
+    if (raw.byteLength !== 2 * info.n) return null;
+    const places = decode(raw, info) as Uint16Array;
     this.#places[which] = { version: info.version, places };
     return places;
   }
@@ -316,7 +330,7 @@ export class Store {
     const changed = Object.entries(change).filter(([key, value]) => !same(before[key], value));
     this.#state = { ...this.#state, ...change };
     this.#remember(amend);
-    this.emit("state");
+    // Python is to be told before anybody who listens asks it.
     if (this.get("_meta")?.static) {
       this.model.set("state", this.#state);
     } else if (changed.length > 0) {
@@ -324,26 +338,26 @@ export class Store {
       clearTimeout(this.#saveTimer);
       this.#saveTimer = setTimeout(() => this.#tellState(), SAVE_AFTER_MS);
     }
+    this.emit("state");
   }
 
   /** Move a slider: shown now, asked of Python as fast as it answers. `commit` = the hand has let go. */
   setDoses(doses: Doses, commit: boolean) {
     this.#doses = doses;
     this.#estimate = this.#foresee(doses);
-    this.emit("doses");
-    this.emit("_perturbation");
-    this.emit("_after");
     if (commit) this.#remember();
     // With a response curve nothing needs to be asked before the hand lets go.
     this.pacer.move(doses, commit, !this.#estimate);
+    this.emit("doses");
+    this.emit("_perturbation");
+    this.emit("_after");
   }
 
   setSelection(mask: Uint8Array) {
     this.selection = mask as Uint8Array<ArrayBuffer>;
     this.#remember();
+    this.#tellSelection();
     this.emit("selection");
-    this.model.set("_selection", new DataView(packBits(mask).buffer));
-    this.model.save_changes();
   }
 
   setT(t: number) {
@@ -413,12 +427,17 @@ export class Store {
   }
 
   emit(key: Key) {
+    if (this.#held) {
+      this.#held.add(key);
+      return;
+    }
     for (const callback of [...(this.#listeners.get(key) ?? [])]) callback();
   }
 
   dispose() {
     clearTimeout(this.#saveTimer);
     for (const stop of this.#stop) stop();
+    this.#due.clear();
     this.#listeners.clear();
   }
 
@@ -448,28 +467,93 @@ export class Store {
     }
   }
 
+  /**
+   * Call back after a trait has changed, and all that came with it: a host may set the traits of one message one after the
+   * other and tell of each before it sets the next (marimo does), and a picture is more than one trait.
+   */
   #onTrait(name: keyof Traits, callback: () => void) {
-    this.model.on(`change:${name}`, callback);
-    this.#stop.push(() => this.model.off(`change:${name}`, callback));
+    const changed = () => {
+      this.#heard = performance.now();
+      if (this.#due.has(callback)) return;
+      this.#due.add(callback);
+      queueMicrotask(() => {
+        if (this.#due.delete(callback)) callback();
+      });
+    };
+    this.model.on(`change:${name}`, changed);
+    this.#stop.push(() => this.model.off(`change:${name}`, changed));
+  }
+
+  #moment(): Moment {
+    // Which tab is open is no work that anybody wants back.
+    return { state: { ...this.#state, panel: null }, doses: this.#doses, selection: this.#bits() };
   }
 
   #remember(amend = false) {
-    const { state, doses, selection } = { state: this.#state, doses: this.#doses, selection: this.selection };
-    // Which tab is open is no work that anybody wants back.
-    const moment: Moment = { state: { ...state, panel: null }, doses, selection };
+    const moment = this.#moment();
     if (amend ? this.history.amend(moment) : this.history.add(moment)) this.emit("history");
   }
 
   #restore(moment: Moment | null) {
     if (!moment) return;
     const { state, doses, selection } = moment;
-    this.history.hold(() => {
-      if (selection !== this.selection) this.setSelection(selection);
-      this.patch({ ...state, panel: this.#state.panel });
-      if (!sameDoses(doses, this.#doses) || Object.keys(doses).join() !== Object.keys(this.#doses).join())
-        this.setDoses(doses, true);
-    });
+    this.#together(() =>
+      this.history.hold(() => {
+        if (!same(selection, this.#bits())) this.setSelection(unpackBits(selection, this.n));
+        this.patch({ ...state, panel: this.#state.panel });
+        if (!sameDoses(doses, this.#doses) || Object.keys(doses).join() !== Object.keys(this.#doses).join())
+          this.setDoses(doses, true);
+      }),
+    );
     this.emit("history");
+  }
+
+  /** Set several things, and only then tell of them: who asks Python about one of them means all. */
+  #together(work: () => void) {
+    const held = new Set<Key>();
+    this.#held = held;
+    try {
+      work();
+    } finally {
+      this.#held = null;
+      for (const key of held) this.emit(key);
+    }
+  }
+
+  #bits(): Uint8Array {
+    if (this.#packed.of !== this.selection)
+      this.#packed = { of: this.selection, bits: packBits(this.selection) };
+    return this.#packed.bits;
+  }
+
+  /**
+   * Tell Python the selection, ahead of whatever is asked about it: a host keeps changed traits back while Python has not
+   * answered the last ones, and lets questions pass.
+   */
+  #tellSelection() {
+    const bits = this.#bits();
+    if (this.get("_meta")?.static) {
+      this.model.set("_selection", new DataView(bits.slice().buffer));
+      return;
+    }
+    this.#unheard++;
+    // See #tellState.
+    const answered = () =>
+      setTimeout(() => {
+        this.#unheard--;
+        this.#selectionChanged();
+      });
+    this.requests.ask({ type: "selection", bits: toBase64(bits) }).then(answered, (error) => {
+      if (error instanceof Refused) answered();
+    });
+  }
+
+  #selectionChanged() {
+    // What Python has not answered yet is newer than what it says.
+    if (this.#unheard > 0 || same(bytes(this.get("_selection")), this.#bits())) return;
+    this.selection = unpackBits(this.get("_selection"), this.n) as Uint8Array<ArrayBuffer>;
+    this.#remember();
+    this.emit("selection");
   }
 
   /** Tell Python what the hand has set and nothing else: it may have set the rest, unheard of here. */
@@ -480,23 +564,40 @@ export class Store {
     this.#untold = {};
     this.#unanswered.add(change);
     // A host may set what Python has sent a moment after it hands on the answer that came behind it.
-    const answered = () =>
+    const answered = (refused: boolean) =>
       setTimeout(() => {
         this.#unanswered.delete(change);
-        this.#stateChanged();
+        this.#stateChanged(refused ? change : null);
       });
-    this.requests.ask({ type: "state", change }).then(answered, (error) => {
-      // What could not be sent holds here all the same.
-      if (error instanceof Refused) answered();
-    });
+    this.requests.ask({ type: "state", change }).then(
+      () => answered(false),
+      (error) => {
+        // What could not be sent holds here all the same.
+        if (error instanceof Refused) answered(true);
+      },
+    );
   }
 
-  #stateChanged() {
+  #stateChanged(refused: Partial<SessionState> | null = null) {
+    const last = this.#state;
     const next: SessionState = Object.assign({}, this.get("state"), ...this.#unanswered, this.#untold);
-    if (same(next, this.#state)) return;
-    this.#state = next;
-    this.#remember();
-    this.emit("state");
+    const changed = !same(next, last);
+    if (changed) this.#state = next;
+    // The first plane comes of a run, and no plane is nothing to go back to.
+    if (!last.layout && next.layout)
+      this.history.rewrite((moment) =>
+        moment.state.layout ? moment : { ...moment, state: { ...moment.state, layout: next.layout } },
+      );
+    if (refused) {
+      // Nobody can come to what Python refuses, and what lies beyond it is to be reached all the same.
+      const { panel, ...change } = refused;
+      const held = Object.entries(change);
+      const gone = ({ state }: Moment) =>
+        held.length > 0 && held.every(([key, value]) => same(state[key as keyof SessionState], value));
+      this.history.drop(gone, this.#moment());
+      this.emit("history");
+    } else if (changed) this.#remember();
+    if (changed) this.emit("state");
   }
 
   #dosesChanged() {
@@ -530,7 +631,12 @@ export class Store {
 
   #readCurves() {
     const places = bytes(this.get("_curve_places"));
-    this.#curves = (this.get("_curves") ?? []).flatMap(({ gene, points }) =>
+    const told = this.get("_curves") ?? [];
+    // Both come in one message; where the places are not here yet, their coming is told too.
+    const whole = told.every(({ points }) =>
+      points.every(({ offset, length }) => offset + length <= places.byteLength),
+    );
+    this.#curves = (whole ? told : []).flatMap(({ gene, points }) =>
       points.map(({ dose, perturbation, offset, length }) => ({
         gene,
         dose,
@@ -541,10 +647,6 @@ export class Store {
         }) as Uint16Array,
       })),
     );
-  }
-
-  #readSelection() {
-    this.selection = unpackBits(this.get("_selection"), this.n) as Uint8Array<ArrayBuffer>;
   }
 
   async #fetch(key: string, colour: ColourBy) {

@@ -123,3 +123,9 @@ export function model(more: Record<string, unknown> = {}, given: Response[] = re
     ({ offset, length }) => new DataView(data.buffer, offset, length),
   );
 }
+
+/** Traits of one message of Python's, as a host gives them to a bench. */
+export async function tell(behind: StandaloneModel, traits: Record<string, unknown>) {
+  for (const [name, value] of Object.entries(traits)) behind.set(name, value);
+  await Promise.resolve();
+}

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { bytes, decode, fromBase64, packBits, unpackBits } from "../src/codec.ts";
+import { bytes, decode, fromBase64, packBits, toBase64, unpackBits } from "../src/codec.ts";
 
 /** Bytes as they arrive: a view into a larger message, at an offset. */
 function inMessage(content: ArrayBufferView, offset: number): DataView {
@@ -76,5 +76,11 @@ describe("an exported page's bytes", () => {
 
   it("come back as they are where they were not deflated", async () => {
     expect(await fromBase64(base64(Uint8Array.of(1, 2, 255)), false)).toEqual(Uint8Array.of(1, 2, 255));
+  });
+
+  it("is what many bytes become, whatever they are", async () => {
+    const many = Uint8Array.from({ length: 70_001 }, (_, i) => (i * 7919) % 256);
+    expect(await fromBase64(toBase64(many), false)).toEqual(many);
+    expect(toBase64(new Uint8Array(0))).toBe("");
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { History, same } from "../src/history.ts";
 import { Store } from "../src/store.ts";
-import { model, N } from "./bench.ts";
+import { model, N, tell } from "./bench.ts";
 
 describe("the history", () => {
   it("goes back and forth over what was added, and no further", () => {
@@ -39,6 +39,23 @@ describe("the history", () => {
     // Back where it began it is no step at all.
     history.amend({ at: 1 });
     expect(history.canUndo).toBe(false);
+  });
+
+  it("forgets what is refused, and stays at what is now beside the gap", () => {
+    const history = new History<{ at: number }>();
+    for (const at of [1, 2, 3]) history.add({ at });
+    history.back();
+    history.drop(({ at }) => at === 2, { at: 3 });
+    expect([history.canRedo, history.back(), history.canUndo]).toEqual([false, { at: 1 }, false]);
+    expect(history.forth()).toEqual({ at: 3 });
+    history.add({ at: 4 });
+    history.drop(({ at }) => at === 4, { at: 3 });
+    expect([history.canRedo, history.back()]).toEqual([false, { at: 1 }]);
+    // What is now and was no step yet becomes one, also where nothing else is left.
+    history.drop(() => true, { at: 9 });
+    expect([history.canUndo, history.canRedo]).toEqual([false, false]);
+    history.add({ at: 10 });
+    expect(history.back()).toEqual({ at: 9 });
   });
 
   it("adds nothing while it is held, also after an error", () => {
@@ -88,10 +105,10 @@ describe("undo on the bench", () => {
     bench.dispose();
   });
 
-  it("takes a selection that Python sets as a step, and keeps it when something else is undone", () => {
+  it("takes a selection that Python sets as a step, and keeps it when something else is undone", async () => {
     const behind = model();
     const bench = new Store(behind as never);
-    behind.set("_selection", new DataView(Uint8Array.of(0b0110).buffer));
+    await tell(behind, { _selection: new DataView(Uint8Array.of(0b0110).buffer) });
     bench.patch({ labels: false });
     bench.undo();
     expect([...bench.selection]).toEqual([0, 1, 1, 0]);

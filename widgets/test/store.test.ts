@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { panelSession } from "../src/session.ts";
 import { type Model, Store } from "../src/store.ts";
-import { BEFORE, effect, model, perturbation, responses } from "./bench.ts";
+import { BEFORE, effect, model, perturbation, responses, tell } from "./bench.ts";
 
 const open: Store[] = [];
 
@@ -52,7 +52,7 @@ describe("columns", () => {
     store.column(cellType);
     await settle();
     expect(store.column(shift)).not.toBeNull();
-    behind.set("_data_version", 2);
+    await tell(behind, { _data_version: 2 });
     expect(store.column(shift)).toBeNull();
     expect(store.column(cellType)).not.toBeNull();
   });
@@ -71,7 +71,7 @@ describe("columns", () => {
     look();
     await settle();
     expect(store.columnFault(error)).toBe("This page does not hold error.");
-    behind.set("_data_version", 2);
+    await tell(behind, { _data_version: 2 });
     expect(store.columnFault(error)).toBeNull();
     look();
     await settle();
@@ -85,7 +85,7 @@ describe("columns", () => {
     const send = behind.send.bind(behind);
     behind.send = (content) => waiting.push(() => send(content));
     store.column(shift);
-    behind.set("_data_version", 2);
+    await tell(behind, { _data_version: 2 });
     store.column(shift);
     waiting[0]();
     await settle();
@@ -174,9 +174,9 @@ describe("the small state", () => {
     expect(told).toBeGreaterThan(0);
   });
 
-  it("follows Python", () => {
+  it("follows Python", async () => {
     const { store, behind } = bench();
-    behind.set("state", { ...store.state, model: "pca" });
+    await tell(behind, { state: { ...store.state, model: "pca" } });
     expect(store.state.model).toBe("pca");
   });
 
@@ -187,7 +187,7 @@ describe("the small state", () => {
       const sent: Record<string, unknown>[] = [];
       behind.send = (content) => sent.push(content);
       const python = (change: object) =>
-        behind.set("state", { ...(behind.get("state") as object), ...change });
+        tell(behind, { state: { ...(behind.get("state") as object), ...change } });
       return { store, sent, python };
     }
 
@@ -198,18 +198,18 @@ describe("the small state", () => {
     it("is told by what the hand has changed, and keeps what Python sets meanwhile", async () => {
       const { store, sent, python } = live();
       store.patch({ panel: "genes", labels: true });
-      python({ layout: "X_new" });
+      await python({ layout: "X_new" });
       expect([store.state.panel, store.state.layout]).toEqual(["genes", "X_new"]);
       await vi.advanceTimersByTimeAsync(1000);
       expect(sent.map(({ type, change }) => [type, change])).toEqual([["state", { panel: "genes" }]]);
       // What Python said before it was told pulls nothing back; once it has answered, it is followed.
-      python({ hidden: ["B"] });
+      await python({ hidden: ["B"] });
       expect([store.state.panel, store.state.hidden]).toEqual(["genes", ["B"]]);
       store.requests.answer({ id: sent[0].id }, []);
-      python({ panel: "genes" });
+      await python({ panel: "genes" });
       await vi.advanceTimersByTimeAsync(10);
       expect(store.state.panel).toBe("genes");
-      python({ panel: "run" });
+      await python({ panel: "run" });
       expect(store.state.panel).toBe("run");
     });
 
@@ -239,11 +239,11 @@ describe("the small state", () => {
 });
 
 describe("a selection", () => {
-  it("goes to Python as bits and comes back as it was", () => {
+  it("goes to Python as bits and comes back as it was", async () => {
     const { store, behind } = bench();
     store.setSelection(Uint8Array.of(0, 1, 0, 1));
     expect((behind.get("_selection") as DataView).getUint8(0)).toBe(0b1010);
-    behind.set("_selection", new DataView(Uint8Array.of(0b0001).buffer));
+    await tell(behind, { _selection: new DataView(Uint8Array.of(0b0001).buffer) });
     expect(Array.from(store.selection)).toEqual([1, 0, 0, 0]);
   });
 });
@@ -273,7 +273,7 @@ describe("doses", () => {
   it("that a slider passes over are not pulled back by an older answer", async () => {
     const { store, behind } = bench();
     store.setDoses({ CD3D: 0.5 }, false);
-    behind.set("doses", { CD3D: 1 });
+    await tell(behind, { doses: { CD3D: 1 } });
     expect(store.doses).toEqual({ CD3D: 0.5 });
   });
 
@@ -282,20 +282,20 @@ describe("doses", () => {
     behind.send = () => {};
     store.setDoses({ NOPE: 0 }, true);
     expect(store.computing).toBe(true);
-    behind.set("_refused", { NOPE: 0 });
+    await tell(behind, { _refused: { NOPE: 0 } });
     expect(store.computing).toBe(false);
     store.setDoses({ NOPE: 1, CD3D: 0 }, true);
     expect(store.computing).toBe(true);
   });
 
-  it("without an answer leave what is shown marked as of other doses", () => {
+  it("without an answer leave what is shown marked as of other doses", async () => {
     const shown = perturbation("CD3D", 0, [effect("CD3D", "all", 4, { verdict: "stronger than all" })]);
     const { store, behind } = bench({ _perturbation: shown, doses: { CD3D: 0 } });
     behind.send = () => {};
     expect([store.outdated, store.refused]).toEqual([false, false]);
     store.setDoses({ CD3D: 0.5 }, true);
     expect([store.computing, store.outdated, store.refused]).toEqual([true, true, false]);
-    behind.set("_refused", { CD3D: 0.5 });
+    await tell(behind, { _refused: { CD3D: 0.5 } });
     expect([store.computing, store.outdated, store.refused]).toEqual([false, true, true]);
     expect(store.shown).toEqual(shown);
     // Back at the doses that are shown nothing is missing.
@@ -303,9 +303,9 @@ describe("doses", () => {
     expect([store.computing, store.outdated, store.refused]).toEqual([false, false, false]);
   });
 
-  it("that Python sets are taken over", () => {
+  it("that Python sets are taken over", async () => {
     const { store, behind } = bench();
-    behind.set("doses", { LYZ: 2 });
+    await tell(behind, { doses: { LYZ: 2 } });
     expect(store.doses).toEqual({ LYZ: 2 });
   });
 });
@@ -342,27 +342,26 @@ describe("a response curve", () => {
     expect(store.positions("after")![2]).toBe(80);
   });
 
-  it("gives way to the exact answer", () => {
+  it("gives way to the exact answer", async () => {
     const { store, behind } = bench(traits);
     store.setDoses({ CD3D: 0.5 }, false);
-    behind.set("_perturbation", perturbation("CD3D", 0.5, [effect("CD3D", "all", 3)]));
+    await tell(behind, { _perturbation: perturbation("CD3D", 0.5, [effect("CD3D", "all", 3)]) });
     expect(store.shown!.rows[0].effect).toBe(3);
     expect(store.computing).toBe(false);
   });
 
-  it("is not pulled away by an exact answer to older doses", () => {
+  it("is not pulled away by an exact answer to older doses", async () => {
     const { store, behind } = bench(traits);
     store.setDoses({ CD3D: 0.5 }, false);
-    behind.set("_perturbation", perturbation("CD3D", 0.9, [effect("CD3D", "all", 9)]));
+    await tell(behind, { _perturbation: perturbation("CD3D", 0.9, [effect("CD3D", "all", 9)]) });
     expect(store.shown!.rows[0].effect).toBe(2);
   });
 
-  it("goes with the plane or the model that it was of", () => {
+  it("goes with the plane or the model that it was of", async () => {
     const { store, behind } = bench(traits);
     store.setDoses({ CD3D: 0.5 }, false);
     expect(store.positions("after")![2]).toBe(80);
-    behind.set("_curve_places", new DataView(new ArrayBuffer(0)));
-    behind.set("_curves", []);
+    await tell(behind, { _curve_places: new DataView(new ArrayBuffer(0)), _curves: [] });
     expect(store.positions("after")).toBeNull();
     expect(store.shown).toBeNull();
     let asked = 0;
@@ -372,12 +371,12 @@ describe("a response curve", () => {
     expect(asked).toBe(1);
   });
 
-  it("is no answer where the model refuses", () => {
+  it("is no answer where the model refuses", async () => {
     const { store, behind } = bench(traits);
     behind.send = () => {};
     store.setDoses({ CD3D: 0.5 }, true);
     expect(store.shown).not.toBeNull();
-    behind.set("_refused", { CD3D: 0.5 });
+    await tell(behind, { _refused: { CD3D: 0.5 } });
     expect(store.shown).toBeNull();
     expect(store.computing).toBe(false);
   });
@@ -388,9 +387,9 @@ describe("a response curve", () => {
     expect(store.positions("after")).toBeNull();
   });
 
-  it("shows the cells as they are at once when everything goes back to 1", () => {
+  it("shows the cells as they are at once when everything goes back to 1", async () => {
     const { store, behind } = bench(traits);
-    behind.set("_perturbation", perturbation("CD3D", 0, []));
+    await tell(behind, { _perturbation: perturbation("CD3D", 0, []) });
     store.setDoses({ CD3D: 1 }, false);
     expect(store.shown).toBeNull();
     expect(store.positions("after")).toBeNull();
@@ -419,12 +418,12 @@ describe("a message that was dismissed", () => {
 });
 
 describe("a store that is taken away", () => {
-  it("listens no longer", () => {
+  it("listens no longer", async () => {
     const { store, behind } = bench();
     let told = 0;
     store.on("doses", () => told++);
     store.dispose();
-    behind.set("doses", { CD3D: 0 });
+    await tell(behind, { doses: { CD3D: 0 } });
     expect(told).toBe(0);
   });
 });
