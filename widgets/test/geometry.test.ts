@@ -3,7 +3,7 @@ import { nearPath } from "../src/lasso.ts";
 import { depths } from "../src/panels/Lineage.tsx";
 import { gather } from "../src/stage/field.ts";
 import { escapeXml } from "../src/stage/svgpen.ts";
-import { trend } from "../src/trend.ts";
+import { trend, trendOnce } from "../src/trend.ts";
 import { blocks } from "../src/ui/Markdown.tsx";
 
 describe("the brush", () => {
@@ -48,6 +48,31 @@ describe("a gene along pseudotime", () => {
       expect(points[i].mean).toBeGreaterThan(points[i - 1].mean);
       expect(points[i].time).toBeGreaterThan(points[i - 1].time);
     }
+  });
+
+  it("is what sorting the cells gives, and computed once for a gene and an order", () => {
+    const bytes = (seed: number) =>
+      Uint8Array.from({ length: 5000 }, (_, i) => ((i + 1) * seed * 2654435761) % 256);
+    const [times, codes] = [bytes(3), bytes(7)];
+    const cells = [...codes.keys()].filter((i) => times[i] !== 255 && codes[i] !== 255);
+    cells.sort((a, b) => times[a] - times[b]);
+    const column = { codes, min: 0, max: 254 };
+    const points = trend(times, column);
+    expect(points).toHaveLength(12);
+    points.forEach((point, s) => {
+      const part = cells.slice(
+        Math.floor((s * cells.length) / 12),
+        Math.floor(((s + 1) * cells.length) / 12),
+      );
+      const mean = part.reduce((sum, i) => sum + codes[i], 0) / part.length;
+      expect(point.cells).toBe(part.length);
+      expect(point.mean).toBeCloseTo(mean, 9);
+      expect(point.time).toBeCloseTo(part.reduce((sum, i) => sum + times[i] / 254, 0) / part.length, 9);
+    });
+    const once = trendOnce(times, column);
+    expect(once).toEqual(points);
+    expect(trendOnce(times, column)).toBe(once);
+    expect(trendOnce(bytes(5), column)).not.toEqual(once);
   });
 
   it("has no error where all cells are alike, and none of cells without a time", () => {

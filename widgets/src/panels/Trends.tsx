@@ -6,7 +6,7 @@ import { geneOptions, noGene } from "../genes.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, type Theme } from "../palette.ts";
 import { Superseded } from "../requests.ts";
-import { trend } from "../trend.ts";
+import { trendOnce } from "../trend.ts";
 import type { Column } from "../types.ts";
 import { Combobox } from "../ui/Combobox.tsx";
 import { Icon } from "../ui/icons.tsx";
@@ -173,7 +173,7 @@ function inStretches(times: Column, shown: { column: Column; index: number }[], 
   return shown.map(({ column, index }) => ({
     name: column.title,
     colour: css(categoryColour(index, theme)),
-    points: trend(times.codes, column).map(({ time, mean, error }) => ({
+    points: trendOnce(times.codes, column).map(({ time, mean, error }) => ({
       time,
       mean,
       low: Math.max(0, mean - error),
