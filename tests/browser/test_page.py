@@ -602,6 +602,23 @@ def test_a_fast_slider_on_a_slow_kernel_ends_at_its_last_place(
     assert lab.session.results["perturb"].doses == {"CD3D": shown}
 
 
+def test_the_colours_of_a_result_go_with_it(bench: Callable[..., Any], cells: AnnData) -> None:
+    page, lab = bench(cells, model="pca", layout="X_umap")
+    settled(page)
+    lab.doses = {"CD3D": 0.0}
+    lab.wait(60)
+    lab.state = {"colour": {"by": "result", "name": "shift"}}
+    page.locator("[role=application][aria-label*='coloured by How far each cell moved']").wait_for()
+    lab.doses = {}
+    lab.wait(60)
+    page.get_by_text("There is no result yet that says 'shift'").wait_for()
+    page.locator("[role=application][aria-label*='coloured by one colour']").wait_for()
+    without = steady(plane(page))
+    lab.state = {"colour": None}
+    page.get_by_text("There is no result yet that says 'shift'").wait_for(state="detached")
+    assert steady(plane(page)) == without
+
+
 def test_a_kernel_that_dies_is_told_and_the_view_lives_on(
     bench: Callable[..., Any], host: Host, cells: AnnData
 ) -> None:

@@ -1,5 +1,6 @@
 /** The bench's small decisions as pure functions: doses, legend, selection, type-ahead. */
 
+import { NAN_CODE } from "./palette.ts";
 import { MISSING } from "./render/renderer.ts";
 
 // ---------------------------------------------------------------------------------------- doses
@@ -299,6 +300,19 @@ export function colourBeside<Colour extends { by: string; name: string }>(
   return second === TWIN && colour?.by === "result" && colour.name === "pseudotime"
     ? { ...colour, name: "twin" }
     : colour;
+}
+
+/**
+ * What the cells are painted by: the last column stays until the next one is here. Where none is to come (it has been refused,
+ * or cells are to have one colour) none does: its colours would be taken for what is no more.
+ */
+export function columnShown<C>(column: C | null, last: C | null, coming: boolean): C | null {
+  return column ?? (coming ? last : null);
+}
+
+/** A column of the same kind in which no cell has a value. */
+export function without<C extends { codes: Uint8Array }>(column: C | null): C | null {
+  return column && { ...column, codes: new Uint8Array(column.codes.length).fill(NAN_CODE) };
 }
 
 // ----------------------------------------------------------------------------------------- jobs

@@ -3,6 +3,7 @@ import { readGenes } from "../src/genes.ts";
 import {
   anyChange,
   colourBeside,
+  columnShown,
   combine,
   combineMode,
   countOnes,
@@ -24,8 +25,24 @@ import {
   toggleHidden,
   typeAhead,
   withDose,
+  without,
   withoutGene,
 } from "../src/reducers.ts";
+
+describe("what colours the cells", () => {
+  const [shift, next] = [{ codes: Uint8Array.of(1, 2) }, { codes: Uint8Array.of(3, 4) }];
+
+  it("stays until the next column is here, and goes where none is to come", () => {
+    expect(columnShown(next, shift, true)).toBe(next);
+    expect(columnShown(null, shift, true)).toBe(shift);
+    expect(columnShown(null, shift, false)).toBeNull();
+  });
+
+  it("is no value where another plane's cannot be had", () => {
+    expect([...without(shift)!.codes]).toEqual([255, 255]);
+    expect(without(null)).toBeNull();
+  });
+});
 
 describe("the plane beside the first", () => {
   const order = { by: "result", name: "pseudotime" };

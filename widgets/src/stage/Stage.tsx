@@ -3,7 +3,7 @@
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { useScope, useStore } from "../hooks.ts";
 import { lookup } from "../palette.ts";
-import { colourBeside, countOnes, inverted, shownCells } from "../reducers.ts";
+import { colourBeside, columnShown, countOnes, inverted, shownCells, without } from "../reducers.ts";
 import type { Choice } from "../render/probe.ts";
 import type { Column } from "../types.ts";
 import { ColourPicker } from "./ColourPicker.tsx";
@@ -28,9 +28,9 @@ export function Stage({ renderer }: { renderer: Choice }) {
   const { state } = store;
   const column = store.column(state.colour);
   const before = store.positions("before");
-  // The last column stays on the screen until the next one is here.
+  const fault = store.columnFault(state.colour);
   const shown = useRef<Column | null>(null);
-  if (column || !state.colour) shown.current = column;
+  shown.current = columnShown(column, shown.current, state.colour !== null && !fault);
   const painted = shown.current && shown.current.codes.length * 2 === before?.length ? shown.current : null;
 
   const hidden = useMemo(() => hiddenFor(state, painted), [state.hidden, state.range, painted]);
@@ -44,7 +44,10 @@ export function Stage({ renderer }: { renderer: Choice }) {
     [painted, hidden, theme],
   );
   const besides = colourBeside(state.colour, state.second);
-  const beside = besides === state.colour ? painted : (store.column(besides) ?? painted);
+  const other = besides === state.colour ? painted : store.column(besides);
+  const refused = besides !== state.colour && !!store.columnFault(besides);
+  const instead = useMemo(() => (refused ? without(painted) : painted), [painted, refused]);
+  const beside = other ?? instead;
   const selected = useMemo(() => countOnes(store.selection), [store.selection]);
   const two = state.second !== null && store.positions("second") !== null;
   const onPlane = useCallback(
@@ -108,7 +111,7 @@ export function Stage({ renderer }: { renderer: Choice }) {
         <Legend
           column={painted}
           selected={selected}
-          pending={!column && !!state.colour}
+          pending={!column && !!state.colour && !fault}
           onAll={before ? onAll : null}
           onInvert={onInvert}
         />
