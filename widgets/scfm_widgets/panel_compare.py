@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import DataError, ModelError
-from scfm_widgets import charts
 from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from scfm_lab.results import Result
     from scfm_widgets.session import Session
-
-CHART_WIDTH = 165
 
 
 class ComparePanel(Panel):
@@ -97,6 +94,5 @@ class ComparePanel(Panel):
                 "n_neighbors": compared.n_neighbors,
                 "rows": plain(compared.table.to_dict(orient="records")),
                 "summary": compared.summary(),
-                "charts": charts.svg(compared.plot(), width=CHART_WIDTH) if compared.groupby else None,
             }
         )

@@ -255,7 +255,6 @@ export interface Compared {
     accuracy_b: number | null;
   }[];
   summary: string;
-  charts: { light: string; dark: string } | null;
 }
 
 export interface Fault {
