@@ -328,13 +328,15 @@ class TestSelection:
     ) -> None:
         opened = bench()
         mask = np.arange(pbmc68k.n_obs) % 7 == 0
+        opened.lab.comm.sent.clear()
         answer, _ = opened.ask(type="selection", bits=base64.b64encode(pack_mask(mask)).decode())
         assert "error" not in answer
         assert (opened.lab.selection == mask).all()
         code, _ = opened.ask(type="code")
         assert "lab.selection = " in code["text"]
         # The browser's other views, and a notebook that is saved, have it too.
-        assert len(opened.updates("_selection")) == 1
+        told = [buffers for _, data, buffers in opened.lab.comm.sent if data.get("buffer_paths") == [["_selection"]]]
+        assert told == [[pack_mask(mask)]]
 
     def test_may_be_a_mask_positions_or_names(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
         lab = bench().lab
