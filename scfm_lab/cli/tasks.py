@@ -144,6 +144,7 @@ def embed(
 
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab annotate query.h5ad --reference atlas.h5ad --labels cell_type --model starter -o labelled.h5ad\n"
+    "  scfm-lab annotate query.h5ad --reference atlas.h5ad --labels cell_type --sample donor --method linear --model starter -o labelled.h5ad\n"
     "  scfm-lab annotate query.h5ad --model models:/blood -o labelled.h5ad"
 )
 @options.h5ad_argument("path", "QUERY.h5ad")
@@ -163,15 +164,18 @@ def embed(
 )
 @click.option(
     "--method",
-    type=click.Choice(["neighbours", "linear"]),
-    default="neighbours",
-    show_default=True,
-    help="What labels.",
+    type=click.Choice(["neighbours", "linear", "head"]),
+    help="What labels: neighbours in the reference, a linear head fitted to it, or the head that the model was fine-tuned with "
+    "[default: neighbours, and the model's own head without a reference].",
 )
 @click.option(
     "--sample", "sample_key", metavar="COL", help="The reference's donor or batch column: held out to calibrate."
 )
-@click.option("--harmonise", metavar="FILE", help="An ontology (.obo, .owl) by which label names are brought together.")
+@click.option(
+    "--harmonise",
+    metavar="FILE",
+    help="An ontology (.obo, .owl; or cell_ontology) by which label names are brought together.",
+)
 @click.option("--beside/--no-beside", default=True, show_default=True, help="Tell what pca and sctop reach too.")
 @options.device_options
 @options.seed_option
@@ -186,7 +190,7 @@ def annotate(
     out: str,
     key: str | None,
     k: int,
-    method: str,
+    method: str | None,
     sample_key: str | None,
     harmonise: str | None,
     beside: bool,
@@ -205,6 +209,9 @@ def annotate(
     if reference is not None and labels is None:
         message = "--reference needs --labels COL, the column of it that holds the labels."
         raise click.UsageError(message)
+    if reference is None and (sample_key or method in ("neighbours", "linear")):
+        message = f"{'--sample' if sample_key else f'--method {method}'} needs --reference REF.h5ad, which it is about."
+        raise click.UsageError(message)
     target = check_target(out, _H5AD, [path] if reference is None else [path, reference])
     query = read_h5ad(path)
     atlas = None if reference is None else read_h5ad(reference)
@@ -215,8 +222,11 @@ def annotate(
             atlas,
             labels_key=labels or "cell_type",
             model=model,
-            method="neighbours" if atlas is not None else "head",
+            method=method or ("neighbours" if atlas is not None else "head"),
+            sample_key=sample_key,
             k=k,
+            harmonise=harmonise or False,
+            beside=beside,
             options=model_options,
             key_added=key,
             seed=seed,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -71,8 +74,13 @@ def is_one_sentence(text: str) -> bool:
 
 def command_paths() -> list[tuple[str, ...]]:
     """All commands of our own, with the commands of groups."""
+    return list(commands())
+
+
+def commands() -> dict[tuple[str, ...], click.Command]:
+    """The same with what they are."""
     context = click.Context(cli)
-    found: list[tuple[str, ...]] = []
+    found: dict[tuple[str, ...], click.Command] = {}
 
     def walk(command: click.Command, path: tuple[str, ...]) -> None:
         if isinstance(command, click.Group):
@@ -81,7 +89,7 @@ def command_paths() -> list[tuple[str, ...]]:
                 assert child is not None
                 walk(child, (*path, name))
         else:
-            found.append(path)
+            found[path] = command
 
     for item in plugins.discover(refresh=True).contributions("commands"):
         if item.plugin.startswith("scfm"):
@@ -127,6 +135,17 @@ def test_every_command_has_help_with_an_example(run):
         code, out, _ = run(*path, "--help")
         assert code == 0
         assert f"  scfm-lab {' '.join(path)}" in out, f"{path} has no example"
+
+
+def test_no_command_takes_an_option_that_it_does_not_use():
+    for path, command in commands().items():
+        function = inspect.unwrap(command.callback)
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+        used = {node.id for line in tree.body for node in ast.walk(line) if isinstance(node, ast.Name)}
+        taken = {argument.arg for argument in (*tree.args.args, *tree.args.kwonlyargs)}
+        if tree.args.kwarg is not None:
+            taken.add(tree.args.kwarg.arg)
+        assert taken <= used, f"{' '.join(path)} drops {sorted(taken - used)}"
 
 
 @pytest.mark.parametrize("words", [[], ["models"], ["registry"], ["plugins"], ["cache"]], ids=" ".join)
@@ -487,9 +506,45 @@ def test_annotate_labels_cells_as_the_library_does(run, pbmc68k, tmp_path):
     assert list(written.obs["label"].astype(str)) == list(map(str, wanted.labels))
     assert (written.obs["label"].astype(str) == query.obs["cell_type"].astype(str)).mean() > 0.5
     assert json.loads(out)["written"] == str(tmp_path / "o.h5ad")
+    assert "macro-F1 beside parameter-free methods" in json.loads(out)["summary"]
     code, _, err = run(*words[:-1], "cell_typ", "--model", MODEL, "-o", tmp_path / "p.h5ad")
     assert code == 1
     assert "Did you mean 'cell_type'" in err
+
+
+def test_annotate_does_what_its_options_say(run, pbmc68k, tmp_path):
+    query, reference = pbmc68k[::4].copy(), pbmc68k[1::4].copy()
+    reference.obs["donor"] = np.array(["a", "b", "c"])[np.arange(reference.n_obs) % 3]
+    query.write_h5ad(tmp_path / "query.h5ad")
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    term = '[Term]\nid: CL:0000236\nname: B lymphocyte\nsynonym: "CD19+ B" EXACT []\n'
+    (tmp_path / "small.obo").write_text(f"format-version: 1.2\nontology: cl\n\n{term}", encoding="utf-8")
+    words = ["annotate", tmp_path / "query.h5ad", "--reference", tmp_path / "reference.h5ad", "--labels", "cell_type"]
+    words += ["--model", MODEL, "--key", "label", "-o", tmp_path / "o.h5ad", "--json"]
+    more = ["--method", "linear", "--sample", "donor", "--harmonise", tmp_path / "small.obo", "--no-beside"]
+    code, out, err = run(*words, *more)
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    given = {"labels_key": "cell_type", "model": MODEL, "beside": False, "progress": False}
+    neighbours = sl.annotate(query.copy(), reference, **given)
+    linear = sl.annotate(query.copy(), reference, method="linear", **given)
+    labels = ad.read_h5ad(tmp_path / "o.h5ad").obs["label"].astype(str)
+    renamed = np.array([str(x).replace("CD19+ B", "B lymphocyte") for x in linear.labels])
+    # Samples that are held out move the threshold of 'unknown', and nothing else of a label.
+    same = (labels.to_numpy() != "unknown") & (renamed != "unknown")
+    assert (labels.to_numpy()[same] == renamed[same]).all()
+    assert (linear.labels != neighbours.labels).any()
+    assert (labels == "B lymphocyte").any()
+    assert told["provenance"]["sample_key"] == "donor"
+    assert told["provenance"]["held_out"] == "samples held out"
+    assert "beside parameter-free methods" not in told["summary"]
+    code, _, err = run(*words[:-2], tmp_path / "p.h5ad", "--method", "head")
+    assert code == 1
+    assert "has no head of its own" in err
+    for asked in (["--method", "linear"], ["--sample", "donor"]):
+        code, _, err = run("annotate", tmp_path / "query.h5ad", "--model", MODEL, "-o", tmp_path / "p.h5ad", *asked)
+        assert code == 2
+        assert "needs --reference REF.h5ad" in err
 
 
 def test_perturb_writes_the_librarys_table(run, cells, pbmc68k, tmp_path):
