@@ -39,7 +39,8 @@ class Result:
         """Write the result, with its provenance, under new keys of an AnnData.
 
         Where a result says no other, the table goes to ``uns``, under the name of the task, the gene and the model, and the
-        provenance to ``uns["scfm"]`` under the same key.
+        provenance to ``uns["scfm"]`` under the same key. What other weights of a model of the same name gave stays, and the key gets
+        a number.
 
         Raises
         ------
@@ -56,7 +57,7 @@ class Result:
             )
         parts = (told["task"], getattr(self, "gene", ""), told.get("model", ""))
         key = "_".join(str(part) for part in parts if part).replace(".", "_").replace("/", "|")
-        provenance.write_table(adata, self.table, key, told, False)
+        provenance.write_table(adata, self.table, provenance.key_of_models(adata, key, told), told, False)
 
     def to_json(self) -> dict[str, Any]:
         """The table and the summary as plain values (the CLI's ``--json``)."""

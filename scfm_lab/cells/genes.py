@@ -14,7 +14,7 @@ from scfm_lab.cells.digest import hash_names
 from scfm_lab.errors import GenesError, did_you_mean, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -458,6 +458,12 @@ class Vocabulary:
             if key in lookup:
                 return lookup[key]
         return None
+
+    def ids_of(self, names: Iterable[Any]) -> NDArray[np.int64]:
+        """Vocabulary id of each row of a table that is indexed by symbol or Ensembl id; -1 where there is none."""
+        places = (_first_positions(self.names), self._by_ensembl)
+        found = (next((p[name] for p in places if name in p), -1) for name in map(str, names))
+        return np.fromiter(found, dtype=np.int64)
 
     def match(self, genes: Genes) -> Match:
         """Match the genes of an AnnData: by Ensembl id, symbol, alias, or mouse ortholog.

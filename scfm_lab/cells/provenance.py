@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 UNS = "scfm"
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a result's numbers."""
-    return dict(_versions())
+_PACKAGES = ("scfm-lab", "torch", "numpy", "scipy", "anndata", "scanpy", "scikit-learn")
+
+
+def package_versions(*more: str) -> dict[str, str]:
+    """Versions of the packages that decide a result's numbers, and of others by their names."""
+    return dict(_versions(more))
 
 
 @cache
-def _versions() -> dict[str, str]:
+def _versions(more: tuple[str, ...]) -> dict[str, str]:
     # Looked up once: what this process has imported stays as it is, and reading the folders of packages takes long.
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
-    for name in ("scfm-lab", "torch", "numpy", "scipy", "anndata", "scanpy", "scikit-learn"):
+    for name in (*_PACKAGES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -60,6 +63,31 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         **({"config": dict(config)} if (config := (getattr(model, "opened", None) or {}).get("config")) else {}),
         **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
         **more,
+    }
+
+
+def of_scores(
+    models: Mapping[str, Model], *, task: str, options: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """A provenance record of scores of several models, each by what it is called beside the others.
+
+    ``model`` is all of their names, so that scores of one model are not written over those of another.
+
+    Parameters
+    ----------
+    models
+        What each is called → the opened model.
+    options
+        What the models were given to read the cells.
+    more
+        What else the numbers depend on; what is None is left out.
+    """
+    return {
+        "task": task,
+        "model": "_".join(models),
+        "models": {name: of_model(m, options=m.check_options(options)) for name, m in models.items()},
+        "packages": package_versions(),
+        **{name: value for name, value in more.items() if value is not None},
     }
 
 
@@ -211,6 +239,23 @@ def write_table(adata: AnnData, table: pd.DataFrame, key: str, told: dict[str, A
     key = free_key(adata, "uns", key, given=given)
     adata.uns[key] = table.reset_index(drop=True).rename(index=str)
     record(adata, key, told, slot="uns")
+
+
+def key_of_models(adata: AnnData, key: str, told: dict[str, Any]) -> str:
+    """A key, numbered where a result of other models that are called alike stands under it."""
+    entries = adata.uns.get(UNS, {})
+    own, found, number = _weights(storable(told)), key, 1
+    while found in entries and _weights(entries[found]) != own:
+        number += 1
+        found = f"{key}_{number}"
+    return found
+
+
+def _weights(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of the weights of every model that a record names."""
+    models: Any = entry.get("models")
+    named = models if hasattr(models, "items") else {"": entry}
+    return {str(name): str(dict(one).get("weights_sha256", "")) for name, one in named.items()}
 
 
 def is_imputed(adata: AnnData, key: str | None) -> bool:

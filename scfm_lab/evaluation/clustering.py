@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.cells.cells import column_of, subset
 from scfm_lab.errors import DataError, plural
-from scfm_lab.evaluation.annotation import FITTED
+from scfm_lab.evaluation.annotation_floors import FITTED
 from scfm_lab.evaluation.naming import named
-from scfm_lab.evaluation.once import once, principal_components
+from scfm_lab.evaluation.once import CANNOT_BE_HAD, once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen, flagged
 from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores
@@ -57,7 +58,7 @@ def clustering(
     labels_key, sample_key
         Columns of ``obs`` with the labels, and the donor or sample over which the interval is taken where there are five or more.
     floors
-        Whether principal components of the same cells are clustered beside the models.
+        Whether principal components of the same cells are clustered beside the models; where there can be none a note says why.
     max_cells
         Clustered at most, drawn by `seed`.
     n_boot
@@ -85,7 +86,8 @@ def clustering(
     from scfm_lab.models.load import as_model
 
     given: Any = models if isinstance(models, (list, tuple)) else [models]
-    opened = [as_model(m) for m in given]
+    apart = named(as_model(m) for m in given)
+    opened = list(apart.values())
     rng = np.random.default_rng(seed)
     rows = np.arange(adata.n_obs)
     if len(rows) > max_cells:
@@ -98,27 +100,44 @@ def clustering(
         units = column_of(cells, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
     flags = check_unseen(opened, cells, seen=seen, layer=layer, options=options)
     how: dict[str, Any] = {"layer": layer, "seed": seed, "progress": progress, "cancel": cancel}
-    vectors = {name: vectors_of(cells, m, options=options, **how) for name, m in named(opened).items()}
+    vectors = {name: vectors_of(cells, m, options=options, **how) for name, m in apart.items()}
+    without = ""
     if floors:
-        vectors[FLOOR] = principal_components(cells, layer=layer)
+        try:
+            vectors[FLOOR] = principal_components(cells, layer=layer)
+        except CANNOT_BE_HAD as error:
+            without = f"No floor: {error}"
     good = np.flatnonzero(np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()]))
     if len(good) <= len(names):
         raise DataError(
             f"Only {plural(len(good), 'cell has', 'cells have')} a vector of every model; more than the {len(names)} labels are needed."
         )
     clusters = {name: _clusters(x[good], len(names), seed) for name, x in vectors.items() if name != FLOOR}
-    if floors:
+    if FLOOR in vectors:
         clusters[FLOOR] = once((FLOOR, good.tobytes()), _clusters, vectors[FLOOR][good], len(names), seed)
     draws, unit = resamples(len(good), None if units is None else units[good], n_boot, seed)
     scores = _scores(clusters, truth[good], draws, unit)
     notes = [f"{len(good):,} cells, {len(names)} labels and as many clusters (k-means); the interval is over {unit}."]
     if len(rows) < adata.n_obs:
         notes.append(f"{len(rows):,} of {adata.n_obs:,} cells are clustered (max_cells).")
+    if without:
+        notes.append(without)
     return Scores(
         flagged(scores, flags),
         title="Clusters beside known labels.",
         notes=tuple(notes),
-        provenance={"task": "evaluate.clustering", "labels_key": labels_key, "clusters": len(names), "seed": seed},
+        provenance=provenance.of_scores(
+            apart,
+            task="evaluate.clustering",
+            options=options,
+            labels_key=labels_key,
+            sample_key=sample_key,
+            clusters=len(names),
+            max_cells=max_cells,
+            n_boot=n_boot,
+            layer=layer,
+            seed=seed,
+        ),
     )
 
 

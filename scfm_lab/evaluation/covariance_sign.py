@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.covariance_sets import chosen_genes, random_draws, usable_genes
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import ends, resamples
+from scfm_lab.evaluation.resampling import about, ends, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor, macro
 from scfm_lab.evaluation.set_correlations import KINDS, SetCorrelations
 from scfm_lab.tasks.progress import as_progress
@@ -124,7 +125,8 @@ def covariance_sign(
         raise DataError(f"n_random and n_boot are {n_random} and {n_boot}; neither may be below 0, which does without.")
     refuse_imputed(adata, layer, what="The truth of the covariance-sign test")
     given: Any = models if isinstance(models, (list, tuple)) else [models]
-    opened = [as_model(m) for m in given]
+    apart = named(as_model(m) for m in given)
+    opened = list(apart.values())
     for model in opened:
         model.require("impute")
     flags = check_unseen(opened, adata, seen=seen, layer=layer, options=options)
@@ -142,7 +144,7 @@ def covariance_sign(
     columns = np.concatenate(list(chosen.values()))
     genes = [str(g) for g in cells.genes.names[columns]]
     found: dict[str, NDArray[np.float64]] = {}
-    for name, model in named(opened).items():
+    for name, model in apart.items():
         with as_progress(progress, f"Hidden sets, with {name}") as report:
             found[name] = predict_hidden(
                 model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel
@@ -158,7 +160,21 @@ def covariance_sign(
             test, cells, opened, random, [len(c) for c in chosen.values()], options, seed, progress, cancel
         )
     scores = _scored(test, real, found, floors, chosen, drawn, samples, n_boot, seed, [*notes, how])
-    return replace(scores, scores=flagged(scores, flags))
+    record = provenance.of_scores(
+        apart,
+        task="evaluate.covariance_sign",
+        options=options,
+        sets={name: [str(g) for g in cells.genes.names[c]] for name, c in chosen.items()},
+        labels_key=labels_key,
+        sample_key=sample_key,
+        imputed=list(imputed or {}),
+        min_cells=min_cells,
+        n_random=n_random,
+        n_boot=n_boot,
+        layer=layer,
+        seed=seed,
+    )
+    return replace(scores, scores=flagged(scores, flags), provenance=record)
 
 
 def _floors(
@@ -253,7 +269,9 @@ def _scored(
                 boot[m].append(test.compare(measured, test.matrix(v, kind, good[draw]), sizes))
         for place, metric in enumerate((AGREE, ERROR)):
             floor = best_floor({m: told[m][place] for m in floors}, higher_is_better=place == 0)
-            again = {m: _about([b[place] for b in boot[m]], told[m][place], magnitude=place == 1) for m in everything}
+            # Of the error, a mean of magnitudes; signs have no such bias.
+            drawn_of = {m: np.array([b[place] for b in boot[m]], dtype=np.float64) for m in everything}
+            again = {m: about(v, told[m][place]) if place else v for m, v in drawn_of.items()}
             scores += [
                 Score(
                     f"{metric} ({kind})",
@@ -309,24 +327,9 @@ def _scored(
         tuple(scores),
         title=f"Signs of correlation of {first} and {second}, imputed from cells without them.",
         notes=tuple(notes),
-        provenance={
-            "task": "evaluate.covariance_sign",
-            "sets": {k: [str(g) for g in test.cells.genes.names[c]] for k, c in chosen.items()},
-            "seed": seed,
-        },
         correlations=pd.DataFrame(rows),
         random_sets=drawn,
     )
-
-
-def _about(values: list[float], told: float, *, magnitude: bool) -> NDArray[np.float64]:
-    """A score in resamples, its bias taken out where it is a magnitude.
-
-    A mean of magnitudes is larger in every resample than over all cells, since the noise of the correlations adds to it whatever
-    its sign: percentiles may lie wholly above the score. Their spread is taken, about the score.
-    """
-    drawn = np.asarray(values, dtype=np.float64)
-    return drawn - macro(values) + told if magnitude else drawn
 
 
 def _interval(drawn: NDArray[np.float64], floor: NDArray[np.float64] | None, *, magnitude: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.cells.cells import column_of, subset
 from scfm_lab.errors import DataError, GenesError
 from scfm_lab.evaluation.annotation import annotation
@@ -152,6 +153,12 @@ def cross_species(
         scores=flagged(by_name.values(), {name: said for name, said in told.items() if said}),
         title="Labels of the other species after the human reference.",
         notes=(*notes, *dict.fromkeys(note for scores in found for note in scores.notes)),
+        provenance={
+            **found[0].provenance,
+            **provenance.of_scores(called, task="evaluate.cross_species", options=more.get("options")),
+            "organism": organism or "not known",
+            "labels": [str(label) for label in shared],
+        },
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
@@ -121,7 +122,19 @@ def imputation(
     exposure = total * (1 - share) / share / 1e4
     measured = hidden[:, scored].toarray().astype(np.float64)
     found = _scores(rates, floors, units, measured, exposure, n_boot, seed, share)
-    return replace(found, scores=flagged(found, flags))
+    record = provenance.of_scores(
+        apart,
+        task="evaluate.imputation",
+        options=options,
+        share=share,
+        n_neighbors=n_neighbors,
+        min_molecules=min_molecules,
+        max_cells=max_cells,
+        n_boot=n_boot,
+        layer=layer,
+        seed=seed,
+    )
+    return replace(found, scores=flagged(found, flags), provenance=record)
 
 
 def thinned(cells: Cells, share: float, seed: int) -> tuple[Cells, csr_matrix]:
@@ -239,12 +252,7 @@ def _scores(
         f"{hidden.shape[1]:,} genes in {len(rows):,} cells; {share:.0%} of the molecules are seen, the rest are predicted. "
         "Neighbours, sizes and means are those of the seen half.",
     )
-    return Scores(
-        tuple(found),
-        title="Hidden molecules predicted.",
-        notes=notes,
-        provenance={"task": "evaluate.imputation", "share": share, "seed": seed},
-    )
+    return Scores(tuple(found), title="Hidden molecules predicted.", notes=notes)
 
 
 def _loss(rate: NDArray[np.float64], hidden: NDArray[np.float64], exposure: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import CountsError, DataError, GenesError, plural
-from scfm_lab.evaluation.annotation import FITTED
+from scfm_lab.cells import provenance
+from scfm_lab.errors import DataError, plural
+from scfm_lab.evaluation.annotation_floors import FITTED
 from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, WHAT, measures
-from scfm_lab.evaluation.once import once, principal_components
+from scfm_lab.evaluation.once import CANNOT_BE_HAD, once, principal_components
 from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores
+from scfm_lab.evaluation.splits import proportional
 from scfm_lab.optional import need
 from scfm_lab.results import charts
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 FLOOR = FITTED["pca"]
 RESAMPLES = 100
+MOST_CELLS = 10_000
+"""Cells that are scored at most: silhouettes take all pairs of cells."""
+_FEWEST = 30
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,6 +96,7 @@ def integration(
     batch_key: str,
     labels_key: str | None = None,
     beside: bool = True,
+    max_cells: int = MOST_CELLS,
     n_boot: int = RESAMPLES,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -109,7 +115,9 @@ def integration(
         Column of ``obs`` with cell types; without it only the mixing of batches over all cells (iLISI) can be told, which
         also counts it as failure where batches hold different cells.
     beside
-        Whether principal components of the same cells are the floor; without raw counts there is none, and a note says so.
+        Whether principal components of the same cells are the floor; where there can be none a note says why.
+    max_cells
+        Scored at most, drawn in proportion to the batches; the components are those of all cells.
     n_boot
         Bootstrap samples, of batches where there are five or more, else of cells: neighbours and clusters are found once.
     layer, options
@@ -142,10 +150,39 @@ def integration(
     if beside:
         try:
             found.setdefault(FLOOR, principal_components(adata, layer=layer))
-        except (CountsError, GenesError) as error:
-            without.append(f"There is no floor: {error}")
-    scores = score_integration(found, *columns, n_boot=n_boot, seed=seed)
-    return replace(scores, notes=(*scores.notes, *without, *(f"{name}: {said}." for name, said in flags.items())))
+        except CANNOT_BE_HAD as error:
+            without.append(no_floor(error))
+    scores = score_integration(found, *columns, max_cells=max_cells, n_boot=n_boot, seed=seed)
+    entries = dict(adata.uns.get(provenance.UNS, {}))
+    return replace(
+        scores,
+        notes=(*scores.notes, *without, *(f"{name}: {said}." for name, said in flags.items())),
+        provenance=scored_by(
+            {name: dict(entries.get(name, {})) for name in names},
+            batch_key=batch_key,
+            labels_key=labels_key,
+            max_cells=max_cells,
+            n_boot=n_boot,
+            layer=layer,
+            seed=seed,
+        ),
+    )
+
+
+def no_floor(error: Exception) -> str:
+    """The note that says why there are no principal components beside the scores."""
+    return f"There is no floor: {error}"
+
+
+def scored_by(made: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    """The provenance of scores of representations: of each how it was made, as far as that is known, and the packages."""
+    return {
+        "task": "evaluate.integration",
+        "model": "_".join(made),
+        "representations": {name: dict(entry) for name, entry in made.items()},
+        "packages": provenance.package_versions("scib-metrics", "harmonypy"),
+        **{name: value for name, value in more.items() if value is not None},
+    }
 
 
 def makers_seen(
@@ -216,27 +253,31 @@ def score_integration(
     batches: NDArray[Any],
     labels: NDArray[Any] | None,
     *,
+    max_cells: int = MOST_CELLS,
     n_boot: int = RESAMPLES,
     seed: int = 0,
 ) -> IntegrationScores:
     """Score representations; cells that one of them has no vector for are left out of all.
 
-    The one called ``"pca (fitted)"`` is the floor of all others; differences to it are drawn on the same resamples.
+    Above `max_cells` some are drawn, in proportion to the batches. The one called ``"pca (fitted)"`` is the floor of all others; differences to it are drawn on the same resamples.
     """
     need("scib_metrics", what=WHAT)
-    seen = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in found.values()])
-    n = int(seen.sum())
-    if n < 30:
+    if max_cells < _FEWEST:
+        raise DataError(f"max_cells is {max_cells}; at least {_FEWEST} cells have to be scored.")
+    seen = np.flatnonzero(np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in found.values()]))
+    if len(seen) < _FEWEST:
         raise DataError(
-            f"Only {plural(n, 'cell has', 'cells have')} a vector in every representation; at least 30 are needed."
+            f"Only {plural(len(seen), 'cell has', 'cells have')} a vector in every representation; at least {_FEWEST} are needed."
         )
-    batches, labels = batches[seen], None if labels is None else labels[seen]
+    rows = proportional(batches.astype(str), seen, max_cells, seed)
+    n = len(rows)
+    given, batches, labels = batches, batches[rows], None if labels is None else labels[rows]
     draws, unit = resamples(n, batches, n_boot, seed, units_are="batches")
     drawn: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, vectors in found.items():
         # Told by their values: a floor that stands beside several models is scored once.
-        key = ("scib-metrics", n_boot, seed, hashlib.sha256(vectors[seen].tobytes() + seen.tobytes()).hexdigest())
-        drawn[name] = once(key, _drawn, vectors[seen], batches, labels, draws)
+        key = ("scib-metrics", n_boot, seed, hashlib.sha256(vectors[rows].tobytes() + rows.tobytes()).hexdigest())
+        drawn[name] = once(key, _drawn, vectors[rows], batches, labels, draws)
     floors = drawn.get(FLOOR, {})
     scores = [
         Score(
@@ -259,10 +300,10 @@ def score_integration(
     if labels is None:
         notes.append("Biology is not measured: name the cell types with labels_key.")
     if n < len(seen):
-        notes.append(f"{len(seen) - n:,} cells without a vector are left out.")
-    return IntegrationScores(
-        tuple(scores), notes=tuple(notes), provenance={"task": "evaluate.integration", "seed": seed}
-    )
+        notes.append(f"{n:,} of {len(seen):,} cells are scored, in proportion to the batches (max_cells).")
+    if len(seen) < len(given):
+        notes.append(f"{len(given) - len(seen):,} cells without a vector are left out.")
+    return IntegrationScores(tuple(scores), notes=tuple(notes))
 
 
 def _drawn(

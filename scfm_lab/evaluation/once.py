@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from scfm_lab.errors import CountsError, DataError, GenesError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
@@ -16,6 +18,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _KEPT: ContextVar[dict[Hashable, Any] | None] = ContextVar("_KEPT", default=None)
 _COMPONENTS = 50
+#: What a floor raises that cannot be had: a model's own scores stand without it, and say why it is not there.
+CANNOT_BE_HAD = (CountsError, DataError, GenesError)
 
 
 @contextmanager
@@ -57,8 +61,8 @@ def principal_components(cells: AnnData, *, layer: str | None = None) -> NDArray
 
     Raises
     ------
-    CountsError, GenesError
-        There are no raw counts of known genes.
+    CountsError, DataError, GenesError
+        There are no raw counts of known genes, or too few of them.
     """
     return once(("principal components", layer, tuple(cells.obs_names)), _principal_components, cells, layer)
 
@@ -68,6 +72,6 @@ def _principal_components(cells: AnnData, layer: str | None) -> NDArray[Any]:
 
     pca: Any = load_model("pca")
     size = max(2, min(_COMPONENTS, cells.n_obs // 3, cells.n_vars // 3))
-    fitted = pca.fit(cells, n_components=size, layer=layer)
+    fitted = pca.fit(cells, n_components=size, fewer=True, layer=layer)
     vectors: NDArray[Any] = fitted.encode(fitted.tokenize(cells, layer=layer)).cell
     return vectors

@@ -59,3 +59,14 @@ def ends(drawn: ArrayLike, floor: ArrayLike | None = None) -> dict[str, Any]:
         a, b = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
         found |= {low: float(a), high: float(b)}
     return found
+
+
+def about(drawn: ArrayLike, value: float) -> NDArray[np.float64]:
+    """A magnitude in resamples, set about its value over all cells.
+
+    A mean of magnitudes is larger in every resample, since noise adds to it whatever its sign: percentiles may lie wholly above
+    the value. Their spread is kept, and the bias is not.
+    """
+    values = np.asarray(drawn, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    return values - known.mean() + value if len(known) else values

@@ -32,3 +32,29 @@ def spread(codes: NDArray[np.int64], rows: NDArray[np.int64], most: int, seed: i
     turn = np.empty(len(rows), dtype=np.int64)
     turn[order] = np.arange(len(rows)) - start
     return np.sort(shuffled[np.argsort(turn, kind="stable")[:most]])
+
+
+def proportional(codes: NDArray[Any], rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """At most `most` of the rows, with as large a share of each label as it has among all of them.
+
+    A label of which not one cell would be drawn keeps one, as far as there is room: what is scored is the population, and none
+    of its labels is lost.
+    """
+    if len(rows) <= most:
+        return np.sort(rows)
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(rows)
+    _, place, sizes = np.unique(codes[shuffled], return_inverse=True, return_counts=True)
+    if len(sizes) > most:
+        return np.sort(shuffled[:most])
+    exact = sizes * (most / len(rows))
+    quota = np.maximum(np.floor(exact).astype(np.int64), 1)
+    for i in np.argsort(quota - exact, kind="stable")[: max(0, most - int(quota.sum()))]:
+        quota[i] += 1
+    # Labels that keep one cell all the same are paid for by the largest.
+    while quota.sum() > most:
+        quota[np.argmax(quota)] -= 1
+    order = np.argsort(place, kind="stable")
+    turn = np.empty(len(rows), dtype=np.int64)
+    turn[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(shuffled[turn < quota[place]])

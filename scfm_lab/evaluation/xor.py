@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError, did_you_mean
 from scfm_lab.evaluation.masked import folds_of, given_values, pca_regression, predict_hidden, seen_values, type_means
@@ -132,7 +133,8 @@ def xor(
     groups = (groups,) if isinstance(groups, str) else groups
     refuse_imputed(adata, layer, what="The truth of the XOR")
     given: Any = models if isinstance(models, (list, tuple)) else [models]
-    opened = [as_model(m) for m in given]
+    apart = named(as_model(m) for m in given)
+    opened = list(apart.values())
     for model in opened:
         _require_counts(model)
     flags = check_unseen(opened, adata, seen=seen, layer=layer, options=options)
@@ -150,7 +152,7 @@ def xor(
     parts = _parts(labels, groups, labels_key, len(cells))
     fold, how = folds_of(len(cells), samples, seed)
     found: dict[str, NDArray[np.float64]] = {}
-    for name, model in named(opened).items():
+    for name, model in apart.items():
         with as_progress(progress, f"Hidden markers, with {name}") as report:
             rate = predict_hidden(model, cells, columns, options=options, seed=seed, progress=report, cancel=cancel)
         found[name] = _probabilities(rate, threshold, cells)
@@ -160,7 +162,21 @@ def xor(
             raise DataError(f"The prediction {name!r} holds values outside of 0 to 1; XOR needs probabilities.")
     floors = _floors(cells, columns, on, labels, fold, seed)
     scores = _scored(found, floors, on, parts, samples, tuple(markers), threshold, quantile, how, n_boot, seed)
-    return replace(scores, scores=flagged(scores, flags))
+    record = provenance.of_scores(
+        apart,
+        task="evaluate.xor",
+        options=options,
+        markers=list(markers),
+        quantile=quantile,
+        labels_key=labels_key,
+        groups=None if groups is None else list(groups),
+        sample_key=sample_key,
+        predictions=list(predictions or {}),
+        n_boot=n_boot,
+        layer=layer,
+        seed=seed,
+    )
+    return replace(scores, scores=flagged(scores, flags), provenance=record)
 
 
 def exactly_one(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -312,7 +328,6 @@ def _scored(
         tuple(scores),
         title=f"{markers[0]} or {markers[1]}, and not both.",
         notes=tuple(notes),
-        provenance={"task": "evaluate.xor", "markers": list(markers), "quantile": quantile, "seed": seed},
         confusion=pd.DataFrame(confusion),
         probabilities=probabilities,
     )

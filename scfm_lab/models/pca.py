@@ -91,7 +91,13 @@ class PCA(BasisModel):
         return summed - (components @ mean).to(summed), None
 
     def fit(
-        self, reference: AnnData, *, n_components: int = 50, n_genes: int | None = None, layer: str | None = None
+        self,
+        reference: AnnData,
+        *,
+        n_components: int = 50,
+        n_genes: int | None = None,
+        fewer: bool = False,
+        layer: str | None = None,
     ) -> PCA:
         """A PCA with a basis fitted to a reference.
 
@@ -104,16 +110,18 @@ class PCA(BasisModel):
         n_genes
             Only the most variable genes (scanpy's ``seurat`` flavour) enter the fit; None: all that
             are seen in three cells or more.
+        fewer
+            Fit as many components as cells and genes allow where that is fewer than `n_components`.
 
         Raises
         ------
         DataError
-            If there are fewer cells or genes than components.
+            If there are fewer cells or genes than components; with `fewer`, if there are not two of each.
         """
         from scfm_lab.cells.cells import Cells
 
         cells = Cells.from_anndata(reference, layer=layer)
-        components, mean, vocabulary = fit_components(cells, n_components=n_components, n_genes=n_genes)
+        components, mean, vocabulary = fit_components(cells, n_components=n_components, n_genes=n_genes, fewer=fewer)
         import torch
 
         model = PCA(
@@ -132,9 +140,9 @@ def log_normalised(counts: csr_matrix, total: np.ndarray) -> csr_matrix:
 
 
 def fit_components(
-    cells: Cells, *, n_components: int = 50, n_genes: int | None = None
+    cells: Cells, *, n_components: int = 50, n_genes: int | None = None, fewer: bool = False
 ) -> tuple[np.ndarray, np.ndarray, Vocabulary]:
-    """Components (float32, components × genes), mean (float32) and vocabulary fitted to cells."""
+    """Components (float32, components × genes), mean (float32) and vocabulary fitted to cells; see :meth:`PCA.fit`."""
     import anndata as ad
     import scanpy as sc
     from sklearn.decomposition import PCA as SkPCA
@@ -143,6 +151,13 @@ def fit_components(
 
     expressed = np.flatnonzero(np.asarray((cells.counts > 0).sum(axis=0)).ravel() >= 3)
     limit = min(len(cells), len(expressed))
+    if limit < 2:
+        raise DataError(
+            f"No principal components can be fitted to {len(cells):,} cells with {len(expressed):,} genes seen in at least three of "
+            "them; two of each are needed at least."
+        )
+    if fewer:
+        n_components = min(n_components, limit - 1)
     if n_components >= limit:
         raise DataError(
             f"{n_components} components cannot be fitted to {len(cells):,} cells with {len(expressed):,} genes seen "

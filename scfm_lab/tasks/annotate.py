@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import AuditResult, audit_cells
-from scfm_lab.cells.cells import column_of, subset
+from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.overlap import trained_on
-from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_scores, label_table
+from scfm_lab.tasks.annotate_beside import scored_against, unscored, with_floors
+from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_table
 from scfm_lab.tasks.label_names import LabelMap, label_map, own_labels
 from scfm_lab.tasks.progress import as_progress
 from scfm_lab.tasks.transfer import METHODS, Transfer, trust
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
-
-FLOORS = ("pca", "sctop")
 
 
 def annotate(
@@ -86,7 +85,8 @@ def annotate(
         ``result.names``.
     beside
         Also what ``pca`` and ``sctop`` reach on the same cells, with intervals (:func:`scfm_lab.evaluate.annotation`): on the
-        query where it has labels, else on held-out cells of the reference.
+        query's cells that have labels, else on held-out cells of the reference. They are fitted to the reference, also beside a
+        model's own head; without one there are none, and the result says so (``result.no_floor``).
     key_added
         Column of ``query.obs``; default ``"<labels_key>_<model's name>"``.
 
@@ -120,7 +120,7 @@ def annotate(
     if reference is None and method == METHODS[0] and model.classes is not None:
         # Nothing to look for neighbours in, and a head that needs none.
         method = "head"
-    if method != "head":
+    if method != "head" or reference is not None:
         check_given(reference, model, function="sl.annotate", call=call)
     started = time.perf_counter()
     how = _How(method, k, unknown, unknown_rate, seed, dict(options or {}), progress, cancel)
@@ -128,24 +128,15 @@ def annotate(
     fresh = ~trained_on(model, query, layer=layer, options=how.options)
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
     provenance.free_key(query, "obs", f"{key}_confidence", given=True)
+    asked: dict[str, Any] = {"layer": layer, "key": key, "labels_key": labels_key, "harmonise": harmonise}
     if method == "head":
-        result = _by_head(query, model, how, fresh, layer=layer, key=key, labels_key=labels_key)
+        known = None if reference is None else _known(reference, labels_key, sample_key)[0]
+        result = _by_head(query, known, model, how, fresh, **asked)
     else:
         assert reference is not None
-        result = _by_reference(
-            query,
-            reference,
-            model,
-            how,
-            fresh,
-            layer=layer,
-            key=key,
-            labels_key=labels_key,
-            sample_key=sample_key,
-            harmonise=harmonise,
-        )
-        if beside:
-            result = _with_floors(query, reference, model, result, how, fresh, labels_key, sample_key, layer)
+        result = _by_reference(query, reference, model, how, fresh, sample_key=sample_key, **asked)
+    if beside:
+        result = with_floors(query, reference, model, result, how, fresh, labels_key, sample_key, layer)
     result.provenance["seconds"] = time.perf_counter() - started
     result.write(query)
     return result
@@ -185,14 +176,10 @@ def _by_reference(
     harmonise: bool | Mapping[str, str] | str | Path | LabelMap,
 ) -> AnnotateResult:
     model.require("embed")
-    known = column_of(reference, labels_key, what="The label column of the reference", min_values=2).astype(str)
-    samples = None
-    if sample_key is not None:
-        samples = column_of(reference, sample_key, what="The sample column of the reference", min_values=2)
-        samples = samples.astype(str).to_numpy(dtype=object)
+    known, samples = _known(reference, labels_key, sample_key)
     truth = own_labels(query, labels_key)
-    names = label_map(harmonise, known.unique(), () if truth is None else np.unique(truth))
-    labels_of = known.to_numpy(dtype=object) if names is None else names.apply(known)
+    names = label_map(harmonise, np.unique(known), _named(truth))
+    labels_of = known if names is None else names.apply(known)
     if len(set(labels_of)) < 2:
         raise DataError("After harmonising all labels of the reference have one name; edit the mapping (harmonise=).")
 
@@ -218,7 +205,7 @@ def _by_reference(
         k=how.k,
         seed=how.seed,
     )
-    labels, confidence, distance, trusted = label_cells(transfer, types, new, how)
+    labels, confidence, distance, strange, trusted = label_cells(transfer, types, new, how)
     record = provenance.of_model(
         model,
         task="annotate",
@@ -238,26 +225,40 @@ def _by_reference(
         reference_genes_matched=audits[0].genes_matched,
         reference_umi_share_lost=audits[0].umi_share_lost,
     )
-    if truth is not None and names is not None:
-        truth = names.apply(truth)
     return AnnotateResult(
         key=key,
         labels=labels,
         confidence=confidence,
         distance=distance,
-        table=label_table(labels, confidence),
-        scores=_scores(truth, labels, fresh),
+        table=label_table(labels, confidence, strange),
+        scores=scored_against(truth, labels, strange, fresh, names),
         provenance=record,
+        strange=strange,
         trust=trusted,
         names=names,
-        unscored="" if truth is None else _unscored(model, fresh),
+        unscored=unscored(model, fresh, truth, labels_key),
     )
+
+
+def _known(reference: AnnData, labels_key: str, sample_key: str | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Labels of the reference, and the donor of each cell where they are named."""
+    known = column_of(reference, labels_key, what="The label column of the reference", min_values=2)
+    samples = None
+    if sample_key is not None:
+        samples = column_of(reference, sample_key, what="The sample column of the reference", min_values=2)
+        samples = samples.astype(str).to_numpy(dtype=object)
+    return known.astype(str).to_numpy(dtype=object), samples
+
+
+def _named(truth: NDArray[Any] | None) -> list[str]:
+    """Labels that the query has."""
+    return sorted({str(label) for label in truth if label is not None}) if truth is not None else []
 
 
 def label_cells(
     transfer: Transfer, types: NDArray[Any], new: NDArray[np.float32], how: Any
-) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32], Any]:
-    """Labels, calibrated confidence and strangeness (1 = the threshold) of new vectors, and the trust behind them."""
+) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], Any]:
+    """Labels, calibrated confidence, distance (1 = the threshold) and strangeness of new vectors, and the trust behind them."""
     seen = np.isfinite(new).all(axis=1)
     if not seen.any():
         raise DataError(f"In none of the {len(new):,} query cells does the model see a gene; nothing can be labelled.")
@@ -269,14 +270,16 @@ def label_cells(
     labels[seen] = types[found.codes]
     confidence[seen] = trusted.confidence(found.share)
     distance[seen] = found.strange / max(trusted.threshold, 1e-12)
-    if how.unknown:
-        labels[distance > 1] = UNKNOWN
-    confidence[labels == UNKNOWN] = 0
-    return labels, confidence, distance, trusted
+    # Not told by the label: a reference may have one that is called so.
+    strange: NDArray[np.bool_] = np.asarray(~seen | (distance > 1) if how.unknown else ~seen)
+    labels[strange] = UNKNOWN
+    confidence[strange] = 0
+    return labels, confidence, distance, strange, trusted
 
 
 def _by_head(
     query: AnnData,
+    known: NDArray[Any] | None,
     model: Model,
     how: _How,
     fresh: NDArray[np.bool_],
@@ -284,6 +287,7 @@ def _by_head(
     layer: str | None,
     key: str,
     labels_key: str,
+    harmonise: bool | Mapping[str, str] | str | Path | LabelMap,
 ) -> AnnotateResult:
     """Labels of the model's own fine-tuned head."""
     head: Any = model
@@ -302,9 +306,13 @@ def _by_head(
     labels = np.full(len(logits), UNKNOWN, dtype=object)
     confidence = np.zeros(len(logits), dtype=np.float32)
     raised = np.exp(logits[seen] - logits[seen].max(axis=1, keepdims=True))
-    labels[seen] = np.asarray(classes.names, dtype=object)[logits[seen].argmax(axis=1)]
-    confidence[seen] = raised.max(axis=1) / raised.sum(axis=1)
     truth = own_labels(query, labels_key)
+    names = label_map(
+        harmonise, np.unique([*map(str, classes.names), *(() if known is None else known)]), _named(truth)
+    )
+    called = np.asarray(classes.names, dtype=object) if names is None else names.apply(classes.names)
+    labels[seen] = called[logits[seen].argmax(axis=1)]
+    confidence[seen] = raised.max(axis=1) / raised.sum(axis=1)
     record = provenance.of_model(
         model,
         task="annotate",
@@ -313,6 +321,7 @@ def _by_head(
         classes=logits.shape[1],
         options=model.check_options(how.options),
         seed=how.seed,
+        harmonised={} if names is None else names.as_dict(),
         **audit.as_provenance(),
     )
     return AnnotateResult(
@@ -320,73 +329,15 @@ def _by_head(
         labels=labels,
         confidence=confidence,
         distance=np.full(len(logits), np.nan, dtype=np.float32),
-        table=label_table(labels, confidence),
-        scores=_scores(truth, labels, fresh),
+        table=label_table(labels, confidence, ~seen),
+        scores=scored_against(truth, labels, ~seen, fresh, names),
         provenance=record,
-        unscored="" if truth is None else _unscored(model, fresh),
+        strange=~seen,
+        names=names,
+        unscored=unscored(model, fresh, truth, labels_key),
     )
 
 
 def _audit(cells: Cells, model: Model, options: Mapping[str, Any] | None) -> AuditResult:
     match = model.genes_read(cells.genes, options, lambda: cells.counts)
     return audit_cells(cells, match, model, options=options)
-
-
-def _scores(truth: NDArray[Any] | None, labels: NDArray[Any], fresh: NDArray[np.bool_]) -> dict[str, float] | None:
-    """Scores on the cells that the model was not trained on; None without labels or such cells."""
-    return None if truth is None or not fresh.any() else label_scores(truth[fresh], labels[fresh])
-
-
-def _unscored(model: Model, fresh: NDArray[np.bool_]) -> str:
-    """Which cells are in no score, and why."""
-    n = len(fresh) - int(fresh.sum())
-    if not n:
-        return ""
-    told = f"{n:,} of the {len(fresh):,} cells are in the training record of {model.version or model.name}"
-    return f"{told}: they are labelled, and no score counts them."
-
-
-def _with_floors(
-    query: AnnData,
-    reference: AnnData,
-    model: Model,
-    result: AnnotateResult,
-    how: _How,
-    fresh: NDArray[np.bool_],
-    labels_key: str,
-    sample_key: str | None,
-    layer: str | None,
-) -> AnnotateResult:
-    """The result with what the model and simple methods reach on the same cells, none of which the model was trained on."""
-    from scfm_lab.evaluation.annotation import annotation
-
-    scored: AnnData | None = query if fresh.all() else subset(query, fresh)
-    truth = own_labels(query, labels_key)
-    names = result.names
-    if truth is not None:
-        truth = truth[fresh]
-        known = reference.obs[labels_key].astype(str).to_numpy(dtype=object)
-        shared = set(truth) & set(known) if names is None else set(names.apply(truth)) & set(names.apply(known))
-        # A query of other labels than the reference's has no right answer here; the reference itself has.
-        scored = scored if shared else None
-    else:
-        scored = None
-    if scored is None and (seen := trained_on(model, reference, layer=layer, options=how.options)).any():
-        told = f"Beside parameter-free methods there is no score: {int(seen.sum()):,} of the {len(seen):,} reference cells are in "
-        return replace(result, unscored=" ".join(filter(None, [result.unscored, f"{told}its training record."])))
-    beside = annotation(
-        reference,
-        [model],
-        query=scored,
-        labels_key=labels_key,
-        sample_key=sample_key,
-        method=how.method,
-        k=how.k,
-        harmonise=False if names is None else names,
-        layer=layer,
-        options=how.options,
-        seed=how.seed,
-        progress=how.progress,
-        cancel=how.cancel,
-    )
-    return replace(result, beside=beside)

@@ -29,9 +29,9 @@ class AnnotateResult(Result):
 
     key: str
     labels: NDArray[Any]
-    """Label of each cell; ``"unknown"`` for cells unlike the reference."""
+    """Label of each cell; ``"unknown"`` for cells unlike the reference (`strange`)."""
     confidence: NDArray[np.float32]
-    """Probability that the label is right, as calibrated on held-out reference cells; 0 for unknown cells."""
+    """Probability that the label is right, as calibrated on held-out reference cells; 0 for cells unlike the reference."""
     distance: NDArray[np.float32]
     """Strangeness of each cell in units of the reference's own threshold; above 1 is unknown. NaN where a fine-tuned head
     labels without a reference."""
@@ -40,6 +40,9 @@ class AnnotateResult(Result):
     scores: dict[str, float] | None
     """Accuracy and macro-F1 against the query's own labels, where it has them and the model was not trained on the cells."""
     provenance: dict[str, Any]
+    strange: NDArray[np.bool_]
+    """Which cells are unlike the reference, or have no gene that the model knows. A reference may itself have a label that is called
+    ``"unknown"``: cells that get it are not among these, and have a confidence."""
     trust: Trust | None = None
     """Calibration and threshold, as chosen on the reference."""
     beside: Scores | None = None
@@ -47,12 +50,14 @@ class AnnotateResult(Result):
     names: LabelMap | None = None
     """How labels were harmonised."""
     unscored: str = ""
-    """Which of the cells are in the model's training record, and so are in no score; empty where none is."""
+    """Which of the cells are in no score, since the model was trained on them or they have no label of their own; empty where none is."""
+    no_floor: str = ""
+    """Why nothing stands in `beside`; empty where something does, or was not asked for."""
 
     def summary(self) -> str:
         """How many cells got which label, how far that can be believed, and what simple methods reach."""
         n = len(self.labels)
-        unknown = int((self.labels == UNKNOWN).sum())
+        unknown = int(self.strange.sum())
         top = ", ".join(f"{r.label} ({r.n_cells:,})" for r in self.table.head(6).itertuples())
         by = self.provenance
         if self.trust is None:
@@ -63,6 +68,12 @@ class AnnotateResult(Result):
                 f"({unknown / n:.0%}) are unlike the reference."
             )
         lines = [head, f"Labels: {top}."]
+        own = int(((self.labels == UNKNOWN) & ~self.strange).sum())
+        if own:
+            lines.append(
+                f"{plural(own, 'cell carries', 'cells carry')} the label {UNKNOWN!r} of the reference itself; those that are unlike the "
+                "reference are the ones of confidence 0."
+            )
         if self.trust is not None:
             lines += self._trust(self.trust)
         else:
@@ -76,6 +87,8 @@ class AnnotateResult(Result):
             lines.append(self.unscored)
         if self.beside is not None:
             lines.append(self._beside(self.beside))
+        if self.no_floor:
+            lines.append(self.no_floor)
         if self.names is not None:
             lines.append("Label names: " + self.names.summary())
         return "\n".join(lines)
@@ -97,7 +110,7 @@ class AnnotateResult(Result):
     def _beside(scores: Scores) -> str:
         f1 = [s for s in scores if s.metric == "macro-F1"]
         told = ", ".join(f"{s.model} {s.value:.3f} [{s.low:.3f}, {s.high:.3f}]" for s in f1)
-        gain = " ".join(f"{s.remark}." for s in f1 if s.remark)
+        gain = " ".join(dict.fromkeys(f"{s.remark}." for s in f1 if s.remark))
         return f"Without 'unknown', macro-F1 beside parameter-free methods: {told}. {gain} {' '.join(scores.notes)}"
 
     def plot(self) -> Any:
@@ -131,31 +144,36 @@ class AnnotateResult(Result):
             provenance.record(adata, key, self.provenance, slot="obs")
 
 
-def label_table(labels: NDArray[Any], confidence: NDArray[np.float32]) -> pd.DataFrame:
-    """Cells and median confidence of each label, largest first."""
+def label_table(labels: NDArray[Any], confidence: NDArray[np.float32], strange: NDArray[np.bool_]) -> pd.DataFrame:
+    """Cells and median confidence of each label, largest first; the reference's own ``"unknown"`` beside that of strange cells."""
     import pandas as pd
 
-    table = pd.DataFrame({"label": labels.astype(str), "confidence": confidence})
+    names = labels.astype(str).astype(object)
+    own = (names == UNKNOWN) & ~strange
+    if strange.any():
+        names[own] = f"{UNKNOWN} (a label of the reference)"
+    table = pd.DataFrame({"label": names, "confidence": confidence})
     grouped = table.groupby("label")["confidence"].agg(n_cells="size", median_confidence="median").reset_index()
     return grouped.sort_values("n_cells", ascending=False, ignore_index=True)
 
 
-def label_scores(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    """Accuracy, and the mean F1 of the labels that occur in the truth."""
-    from sklearn.metrics import accuracy_score
+def label_scores(
+    truth: NDArray[Any], labels: NDArray[Any], strange: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """Accuracy, and the mean F1 of the labels that occur in the truth; strange cells are wrong whatever they are called."""
+    strange = np.zeros(len(labels), dtype=bool) if strange is None else strange
+    right = (truth.astype(str) == labels.astype(str)) & ~strange
+    return {"accuracy": float(right.mean()), "macro_f1": macro_f1(truth, labels, strange)}
 
-    return {
-        "accuracy": float(accuracy_score(truth.astype(str), labels.astype(str))),
-        "macro_f1": macro_f1(truth, labels),
-    }
 
-
-def macro_f1(truth: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Mean F1 of the labels that occur in the truth; "unknown" is wrong like any other wrong label."""
+def macro_f1(truth: NDArray[Any], labels: NDArray[Any], strange: NDArray[np.bool_] | None = None) -> float:
+    """Mean F1 of the labels that occur in the truth; strange cells are wrong, and so is any other label."""
     names = np.unique(truth.astype(str))
     place = {name: i for i, name in enumerate(names)}
     want = np.array([place[t] for t in truth.astype(str)], dtype=np.int64)
     got = np.array([place.get(g, len(names)) for g in labels.astype(str)], dtype=np.int64)
+    if strange is not None:
+        got[strange] = len(names)
     return float(f1_of_codes(want, got, len(names)))
 
 

@@ -11,8 +11,17 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.integration import FLOOR, IntegrationScores, columns_of, makers_seen, score_integration
-from scfm_lab.evaluation.once import once, principal_components
+from scfm_lab.evaluation.integration import (
+    FLOOR,
+    MOST_CELLS,
+    IntegrationScores,
+    columns_of,
+    makers_seen,
+    no_floor,
+    score_integration,
+    scored_by,
+)
+from scfm_lab.evaluation.once import CANNOT_BE_HAD, once, principal_components
 from scfm_lab.evaluation.overlap import check_unseen
 from scfm_lab.results import Result
 
@@ -76,6 +85,7 @@ def integrate(
     use_rep: str | None = None,
     beside: bool = True,
     score: bool = True,
+    max_cells: int = MOST_CELLS,
     layer: str | None = None,
     key_added: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -98,9 +108,11 @@ def integrate(
     use_rep
         Key in ``obsm`` instead of a model.
     beside
-        Whether principal components of the same cells are corrected and scored too.
+        Whether principal components of the same cells are corrected and scored too; where there can be none a note says why.
     score
         Whether to score at all (scib-metrics).
+    max_cells
+        Scored at most, drawn in proportion to the batches; all are corrected.
     key_added
         Default ``"<representation>_harmony"``.
 
@@ -143,12 +155,22 @@ def integrate(
     scores = None
     if score:
         found = {name: vectors, f"{name} + Harmony": corrected}
+        without: list[str] = []
         if beside:
-            found |= _floor(adata, batches, layer, seed)
-        scores = score_integration(found, batches, labels, seed=seed)
+            try:
+                found |= _floor(adata, batches, layer, seed)
+            except CANNOT_BE_HAD as error:
+                without.append(no_floor(error))
+        scores = score_integration(found, batches, labels, max_cells=max_cells, seed=seed)
         how: dict[str, Any] = {"seen": "flag", "layer": layer, "options": options}
         flags = makers_seen(adata, [use_rep], **how) if use_rep else check_unseen(opened, adata, **how)
-        scores = replace(scores, notes=(*scores.notes, *(f"{name}: {said}." for said in flags.values())))
+        scores = replace(
+            scores,
+            notes=(*scores.notes, *without, *(f"{name}: {said}." for said in flags.values())),
+            provenance=scored_by(
+                {name: record}, batch_key=batch_key, labels_key=labels_key, max_cells=max_cells, layer=layer, seed=seed
+            ),
+        )
     result = IntegrateResult(
         key=key,
         vectors=corrected,
@@ -201,13 +223,8 @@ def _representation(
 
 
 def _floor(adata: AnnData, batches: NDArray[Any], layer: str | None, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Principal components of the same cells, before and after; nothing where there are no counts."""
-    from scfm_lab.errors import CountsError, GenesError
-
-    try:
-        vectors = principal_components(adata, layer=layer)
-    except (CountsError, GenesError):
-        return {}
+    """Principal components of the same cells, before and after."""
+    vectors = principal_components(adata, layer=layer)
     corrected, _ = once(f"{FLOOR} + Harmony", harmony, vectors, batches, seed=seed)
     return {FLOOR: vectors, f"{FLOOR} + Harmony": corrected}
 

@@ -241,11 +241,20 @@ class _Terms:
 
 
 def own_labels(query: AnnData, labels_key: str) -> NDArray[Any] | None:
-    """The query's own labels, where each cell has one."""
-    if labels_key not in query.obs or query.obs[labels_key].isna().any():
+    """The query's own labels as text, None for a cell that has none; None where no cell has one."""
+    if labels_key not in query.obs or query.obs[labels_key].isna().all():
         return None
-    labels: NDArray[Any] = query.obs[labels_key].astype(str).to_numpy(dtype=object)
+    column = query.obs[labels_key]
+    labels: NDArray[Any] = column.astype(str).to_numpy(dtype=object)
+    labels[column.isna().to_numpy()] = None
     return labels
+
+
+def labelled(labels: NDArray[Any] | None, n: int) -> NDArray[np.bool_]:
+    """Which of `n` cells have one of :func:`own_labels`."""
+    if labels is None:
+        return np.zeros(n, dtype=bool)
+    return np.array([label is not None for label in labels], dtype=bool)
 
 
 def label_map(harmonise: Any, reference: Any, query: Any) -> LabelMap | None:

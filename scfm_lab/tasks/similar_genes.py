@@ -157,7 +157,7 @@ def similar_genes(
                 "hidden_layer is one of contextual states; ask for kind='contextual' and give cells (adata=)."
             )
         table = opened.gene_embeddings()
-        ids, vectors = _ids_of(opened, table.index), table.to_numpy(dtype=np.float32)
+        ids, vectors = opened.vocabulary.ids_of(table.index), table.to_numpy(dtype=np.float32)
         names = np.where(ids >= 0, opened.vocabulary.names[ids], table.index.astype(str)).astype(object)
         embedding = f"the input embedding of {opened.name}"
     else:
@@ -295,16 +295,6 @@ def enrichment(chosen: Iterable[str], universe: Iterable[str], sets: Mapping[str
     table = pd.DataFrame(rows)
     table.insert(5, "q_value", benjamini_hochberg(table["p_value"].to_numpy()))
     return table.sort_values("p_value", ignore_index=True)
-
-
-def _ids_of(model: Model, index: Any) -> NDArray[np.int64]:
-    """Vocabulary id of each row of a table of genes, which is indexed by symbol or Ensembl id; -1 where there is none."""
-    place: dict[str, int] = {}
-    for keys in (model.vocabulary.names, model.vocabulary.ensembl):
-        for number, key in enumerate(keys):
-            if key:
-                place.setdefault(str(key), number)
-    return np.array([place.get(str(name), -1) for name in index], dtype=np.int64)
 
 
 def _place(model: Model, gene: str, ids: NDArray[np.int64], names: NDArray[Any]) -> int:

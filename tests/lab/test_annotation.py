@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix as sparse_matrix
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.annotation import resamples
+from scfm_lab.evaluation.annotation_floors import sctop_codes
 from scfm_lab.evaluation.calibration import calibrate, expected_calibration_error
-from scfm_lab.evaluation.splits import balanced_folds, spread
-from scfm_lab.tasks.annotate_result import macro_f1
+from scfm_lab.evaluation.splits import balanced_folds, proportional, spread
+from scfm_lab.tasks.annotate_result import label_scores, macro_f1
 from scfm_lab.tasks.label_names import harmonise_labels
 from scfm_lab.tasks.neighbours import Neighbours, without_self
 from scfm_lab.tasks.transfer import Transfer, trust, votes
@@ -164,6 +166,33 @@ def test_folds_keep_samples_whole_and_thinning_keeps_rare_labels():
     assert np.bincount(codes[kept]).tolist() == [45, 45, 10]
 
 
+def test_what_is_drawn_to_be_scored_is_as_common_as_it_is():
+    codes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [900, 90, 9, 1]))
+    kept = proportional(codes, np.arange(1000), 100, 0)
+    assert len(kept) == len(set(kept)) == 100
+    assert np.bincount(codes[kept]).tolist() == [89, 9, 1, 1]
+    assert (proportional(codes, np.arange(1000), 100, 1) != kept).any()
+    some = np.flatnonzero(codes < 2)
+    assert set(proportional(codes, some, 50, 0)) <= set(some)
+    assert len(proportional(np.arange(1000), np.arange(1000), 100, 0)) == 100
+    assert proportional(codes, np.arange(1000), 1000, 0).tolist() == list(range(1000))
+
+
+def test_scores_of_some_cells_are_of_the_population_that_is_there(pbmc68k):
+    common = pbmc68k.obs["cell_type"].value_counts().index[0]
+    share = float((pbmc68k.obs["cell_type"] == common).mean())
+    # A second annotator who differs on the commonest label alone: agreement is one minus its share.
+    second = pbmc68k.obs["cell_type"].astype(str)
+    pbmc68k.obs["again"] = second.where(second != common, "something else")
+    asked = {"second_labels_key": "again", "n_boot": 0, "floors": False, "max_cells": 150}
+    for query in (None, pbmc68k):
+        scores = sl.evaluate.annotation(pbmc68k, "pca", query=query, **asked)
+        score = scores.of("accuracy", "pca")
+        assert score.n == 150
+        assert score.ceiling == pytest.approx(1 - share, abs=0.01)
+        assert "in proportion to their labels (max_cells)" in scores.summary()
+
+
 def test_macro_f1_is_scikit_learns():
     from sklearn.metrics import f1_score
 
@@ -192,6 +221,83 @@ def test_label_names_meet_by_spelling_by_ontology_and_by_hand(tmp_path):
         harmonise_labels(["a"], ontology=tmp_path / "bad.obo")
 
 
+def test_a_label_called_unknown_is_a_label(pbmc68k):
+    query, reference = pbmc68k[::4].copy(), pbmc68k[1::4].copy()
+    b = query.obs["cell_type"] == "CD19+ B"
+    wanted = sl.annotate(query.copy(), reference, model="pca", beside=False, progress=False)
+    for cells in (query, reference):
+        cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).replace("CD19+ B", "unknown")
+    found = sl.annotate(query, reference, model="pca", beside=False, progress=False)
+    own = wanted.labels == "CD19+ B"
+    assert (own & b.to_numpy()).any()
+    assert (found.labels[own] == "unknown").all()
+    np.testing.assert_array_equal(found.strange, wanted.labels == "unknown")
+    np.testing.assert_allclose(found.confidence, wanted.confidence, atol=1e-6)
+    assert (found.confidence[own] > 0).all()
+    assert found.scores == pytest.approx(wanted.scores)
+    assert f"{int(wanted.strange.sum())} (" in found.summary()
+    assert f"{own.sum()} cells carry the label 'unknown' of the reference itself" in found.summary()
+    labels = np.array(["unknown", "a"], dtype=object)
+    assert label_scores(labels, labels, np.array([True, False])) == {"accuracy": 0.5, "macro_f1": 0.5}
+
+
+def test_a_query_is_scored_on_the_cells_that_have_labels(pbmc68k):
+    query, reference = pbmc68k[::4].copy(), pbmc68k[1::4].copy()
+    truth = query.obs["cell_type"].astype(str).to_numpy()
+    query.obs["cell_type"] = query.obs["cell_type"].where(np.arange(query.n_obs) % 5 > 0)
+    none = int(query.obs["cell_type"].isna().sum())
+    found = sl.annotate(query, reference, model="pca", progress=False)
+    known = query.obs["cell_type"].notna().to_numpy()
+    assert found.scores["accuracy"] == pytest.approx((found.labels == truth)[known].mean())
+    assert found.beside.of("macro-F1", "pca").n == known.sum()
+    assert (
+        f"{none} of the {query.n_obs} cells have no value in obs['cell_type'], and no score counts them"
+        in found.summary()
+    )
+    query.obs["cell_type"] = np.nan
+    alone = sl.annotate(query, reference, model="pca", progress=False)
+    assert alone.scores is None
+    assert alone.beside.of("macro-F1", "pca").n == reference.n_obs
+
+
+def test_a_floor_that_cannot_be_had_leaves_the_labels(pbmc68k):
+    two = pbmc68k[pbmc68k.obs["cell_type"].isin(["CD14+ Monocyte", "CD19+ B"])].copy()
+    mono = (two.obs["cell_type"] == "CD14+ Monocyte").to_numpy()
+    # One label is in one donor only: without that donor the training cells have one label.
+    two.obs["donor"] = np.where(mono, np.array(["x", "y"])[np.arange(two.n_obs) % 2], "z")
+    query = two[::5].copy()
+    del query.obs["cell_type"]
+    result = sl.annotate(query, two, model="pca", sample_key="donor", progress=False)
+    assert (query.obs["cell_type_pca"].astype(str) == result.labels).all()
+    # All others are of the label that is left to be guessed, and none of the cells of that donor is.
+    assert result.beside.of("accuracy", "sctop (fitted)").value == pytest.approx(mono.mean(), abs=0.1)
+    codes = np.zeros(30, dtype=np.int64) + 7
+    assert (sctop_codes(two[:30].copy(), codes, two[30:50].copy(), {}) == 7).all()
+    # Fewer genes than components.
+    genes = np.argsort(-np.asarray(two.X.sum(axis=0)).ravel(), kind="stable")[:25]
+    narrow = two[:, np.sort(genes)].copy()
+    result = sl.annotate(narrow[::3].copy(), narrow, model="pca", progress=False)
+    assert np.isfinite(result.beside.of("macro-F1", "pca (fitted)").value)
+    # Too few cells to hold some out, and enough to label after.
+    few = two[np.r_[np.flatnonzero(mono)[:9], np.flatnonzero(~mono)[:8]]].copy()
+    result = sl.annotate(query, few, model="pca", key_added="few", progress=False)
+    assert set(query.obs["few"]) <= {"CD14+ Monocyte", "CD19+ B", "unknown"}
+    assert result.beside is None
+    assert "Beside parameter-free methods there is no score: Only 1" in result.summary()
+    # A floor alone, which finds no gene in three cells.
+    sparse = _no_gene_in_common(pbmc68k)
+    scores = sl.evaluate.annotation(sparse, "pca", n_boot=0)
+    assert "No floor pca (fitted): No principal components can be fitted to" in scores.summary()
+    assert scores.of("accuracy", "pca").floor_name == "sctop (fitted)"
+
+
+def _no_gene_in_common(adata):
+    """A hundred cells, none of which shares a gene with another."""
+    cells = adata[:100].copy()
+    cells.X = sparse_matrix((np.full(700, 3.0, np.float32), (np.arange(700) // 7, np.arange(700))), shape=cells.shape)
+    return cells
+
+
 def _halves(adata):
     donors = np.where(np.arange(adata.n_obs) % 3 == 0, "d1", np.where(np.arange(adata.n_obs) % 3 == 1, "d2", "d3"))
     adata.obs["donor"] = donors
@@ -216,6 +322,15 @@ def test_labels_stand_beside_what_parameter_free_methods_reach(pbmc68k):
     right = (result.labels == result.names.apply(query.obs["cell_type"]))[seen]
     assert expected_calibration_error(result.confidence[seen].astype(float), right) < 0.15
     assert query.uns["scfm"]["cell_type_pca"]["method"] == "linear"
+    told = result.beside.of("calibration error", "pca")
+    assert told.low <= told.value <= told.high
+    assert told.low < told.high
+    assert (
+        told.interval
+        == "95 % bootstrap over cells (fewer than five samples, so that differences between donors are not in it), its bias taken out"
+    )
+    assert result.beside.provenance["models"]["pca"]["weights_sha256"] == sl.load_model("pca").digest
+    assert result.beside.provenance["method"] == "linear"
 
 
 def test_the_floor_is_trained_as_the_models_are(pbmc68k):
@@ -247,6 +362,9 @@ def test_scores_of_held_out_samples_have_a_ceiling_where_there_is_a_second_annot
     chance = sl.evaluate.annotation(mixed, "pca", n_boot=50, floors=False)
     assert chance.of("macro-F1").value < 0.2
     assert "Cells are held out, not donors" in chance.summary()
+    # Whoever sees the number alone is told.
+    assert all("on both sides, which flatters every method" in s.remark for s in chance)
+    assert not any("flatters" in s.remark for s in scores)
 
 
 def test_what_cannot_be_labelled_is_refused_in_words(pbmc68k):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.sparse import csr_matrix
 
 import scfm_lab as sl
 from scfm_lab.cells.cells import Cells
@@ -15,6 +16,7 @@ from scfm_lab.evaluation.cross_species import HUMAN_NAMES
 from scfm_lab.evaluation.imputation import CORRELATION, LOSS, thinned
 from scfm_lab.evaluation.integration import FLOOR, score_integration
 from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, _lisi, _of_types, _with_self, measures
+from scfm_lab.evaluation.splits import proportional
 from scfm_lab.tasks.integrate import harmony
 from scfm_lab.tasks.similar_genes import enrichment
 
@@ -34,7 +36,7 @@ def batches():
 def test_harmony_mixes_batches(batches, pbmc68k):
     x, _, batch = batches
     cells = pbmc68k[: len(x)].copy()
-    cells.obsm["X_made"], cells.obs["batch"] = x, batch
+    cells.obsm["X_made"], cells.obs["batch"] = x.copy(), batch
     cells.obsm["X_made"][3] = np.nan
     result = sl.integrate(cells, use_rep="X_made", batch_key="batch", beside=False)
     mixed = result.scores.wide().loc[("batch", "batches mixed (iLISI)")]
@@ -45,6 +47,56 @@ def test_harmony_mixes_batches(batches, pbmc68k):
     assert cells.uns["scfm"]["X_made_harmony"]["batch_key"] == "batch"
     again, _ = harmony(cells.obsm["X_made"], batch)
     np.testing.assert_allclose(again, cells.obsm["X_made_harmony"], atol=1e-4)
+
+
+def test_a_floor_that_cannot_be_had_is_told_and_takes_nothing_with_it(batches, pbmc68k):
+    x, _, batch = batches
+    cells = pbmc68k[: len(x), :60].copy()
+    cells.obs["batch"], cells.obsm["X_made"] = batch, x
+    rng = np.random.default_rng(0)
+    # Fifteen genes that are seen in three cells, where a third of sixty would be twenty components.
+    counts = np.zeros(cells.shape, dtype=np.float32)
+    counts[:, 45:] = rng.poisson(2, size=(len(x), 15))
+    cells.X = counts
+    scores = sl.evaluate.integration(cells, "X_made", batch_key="batch", n_boot=0)
+    assert np.isfinite(scores.of(BATCH[0], "X_made").floor)
+    # No gene in three cells: there is nothing to fit.
+    counts = np.zeros(cells.shape, dtype=np.float32)
+    counts[np.arange(60), np.arange(60)] = 3
+    cells.X = counts
+    why = "There is no floor: No principal components can be fitted to 240 cells with 0 genes"
+    alone = sl.evaluate.integration(cells, "X_made", batch_key="batch", n_boot=0)
+    result = sl.integrate(cells, use_rep="X_made", batch_key="batch", progress=False)
+    assert np.isfinite(cells.obsm["X_made_harmony"]).all()
+    # And none, as there are no counts.
+    cells.X = rng.normal(size=cells.shape).astype(np.float32)
+    without = sl.integrate(cells, use_rep="X_made", batch_key="batch", progress=False, key_added="again")
+    for found, words in ((alone, why), (result.scores, why), (without.scores, "There is no floor: ")):
+        assert sum(note.startswith(words) for note in found.notes) == 1
+        assert not any(np.isfinite(score.floor) for score in found)
+    assert without.scores.provenance["model"] == "X_made"
+
+
+def test_clusters_are_scored_without_a_floor_where_there_can_be_none(pbmc68k):
+    cells = pbmc68k[:100].copy()
+    cells.X = csr_matrix((np.full(700, 3.0, np.float32), (np.arange(700) // 7, np.arange(700))), shape=cells.shape)
+    scores = sl.evaluate.clustering(cells, "pca", n_boot=0)
+    assert {s.model for s in scores} == {"pca"}
+    assert "No floor: No principal components can be fitted to 100 cells with 0 genes" in scores.summary()
+
+
+def test_of_many_cells_some_are_scored_batch_by_batch(batches):
+    x, _, _ = batches
+    batch = np.where(np.arange(len(x)) % 4, "a", "b").astype(object)
+    some = score_integration({"made": x}, batch, None, max_cells=80, n_boot=0)
+    rows = proportional(batch.astype(str), np.arange(len(x)), 80, 0)
+    assert np.unique(batch[rows], return_counts=True)[1].tolist() == [60, 20]
+    same = score_integration({"made": x[rows]}, batch[rows], None, n_boot=0)
+    assert some.of(BATCH[0], "made").value == same.of(BATCH[0], "made").value
+    assert some.of(BATCH[0], "made").n == 80
+    assert "80 of 240 cells are scored, in proportion to the batches (max_cells)." in some.summary()
+    with pytest.raises(DataError, match="max_cells is 29; at least 30"):
+        score_integration({"made": x}, batch, None, max_cells=29)
 
 
 @pytest.mark.thorough
@@ -234,6 +286,8 @@ def test_hidden_molecules_are_predicted_between_floors(pbmc68k):
         assert score.gain_high - score.gain_low < score.high - score.low
     with pytest.raises(ModelError, match="cannot predict expression"):
         sl.evaluate.imputation(pbmc68k, "pca")
+    assert scores.provenance["models"]["starter"]["weights_sha256"] == sl.load_model("starter").digest
+    assert scores.provenance["max_cells"] == 300
 
 
 def test_imputed_values_are_marked_and_refused_where_measurements_are_needed(pbmc68k):
@@ -305,6 +359,10 @@ def test_labels_cross_species_on_what_both_share(pbmc68k):
     assert "mouse only" not in scores.notes[1]
     assert "one-to-one ortholog" in scores.summary()
     assert HUMAN_NAMES in scores.of("accuracy", "pca").remark
+    # It stands beside labels that were carried within the species, and not in their place.
+    assert scores.provenance["task"] == "evaluate.cross_species"
+    assert scores.provenance["models"]["pca"]["weights_sha256"] == sl.load_model("pca").digest
+    assert (scores.provenance["method"], scores.provenance["organism"]) == ("neighbours", "mouse")
     query.obs["cell_type"] = "neuron"
     with pytest.raises(DataError, match="share 0 labels"):
         sl.evaluate.cross_species(reference, query, "pca")

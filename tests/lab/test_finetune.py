@@ -261,6 +261,33 @@ def test_a_fine_tuned_model_labels_without_a_reference(cells, tuned):
     np.testing.assert_allclose(alone.confidence, found.confidence[some], atol=1e-4)
 
 
+def test_a_head_stands_beside_parameter_free_methods_where_there_is_a_reference(cells, tuned):
+    trained = (tuned.parts == "train") | (tuned.parts == "validation")
+    how = {"model": tuned.model, "method": "head", "progress": False, "options": {"max_length": 24}}
+    alone = sl.annotate(cells[~trained].copy(), **how)
+    assert alone.beside is None
+    assert "pca and sctop are fitted to annotated cells; give them as the reference" in alone.summary()
+    assert "reference" not in sl.annotate(cells[~trained].copy(), beside=False, **how).summary()
+    query, reference = cells[~trained].copy(), cells[trained].copy()
+    found = sl.annotate(query, reference, **how)
+    assert found.labels.tolist() == alone.labels.tolist()
+    assert {s.model for s in found.beside if s.metric == "macro-F1"} == {"starter", "pca (fitted)", "sctop (fitted)"}
+    # The head's own labels are scored, and not those of its neighbours.
+    truth = query.obs["cell_type"].astype(str).to_numpy()
+    assert found.beside.of("accuracy", "starter").value == pytest.approx((found.labels == truth).mean())
+    assert found.beside.of("calibration error", "starter").n == len(truth)
+    # A label that it was not taught is wrong, and told.
+    other = reference.obs["cell_type"].astype(str).replace("CD19+ B", "CD19+ B cell of blood")
+    query.obs["cell_type"] = query.obs["cell_type"].astype(str).replace("CD19+ B", "CD19+ B cell of blood")
+    reference.obs["cell_type"] = other
+    lost = sl.annotate(query, reference, **how, key_added="lost")
+    assert "starter's head does not know CD19+ B cell of blood" in lost.summary()
+    names = {"CD19+ B cell of blood": "B", "CD19+ B": "B"}
+    again = sl.annotate(query, reference, **how, key_added="again", harmonise=names)
+    assert again.beside.of("accuracy", "starter").value == found.beside.of("accuracy", "starter").value
+    assert "B" in set(again.labels)
+
+
 def test_write_tells_the_parts(cells, tuned):
     own = cells.copy()
     tuned.write(own, key_added="told")

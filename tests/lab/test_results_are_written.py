@@ -41,6 +41,34 @@ def test_results_outlive_a_file(pbmc68k, tmp_path):
     assert len(results["harmonise_labels"].plot().to_dict()["datasets"].popitem()[1]) == 4
 
 
+def test_scores_of_one_model_are_not_written_over_those_of_another(pbmc68k, tmp_path):
+    cells = pbmc68k[::10].copy()
+    asked = {"n_boot": 0, "floors": False}
+    for model in ("pca", "sctop", ["pca", "sctop"], "pca"):
+        sl.evaluate.clustering(cells, model, **asked).write(cells)
+    fitted = sl.load_model("pca").fit(cells, n_components=5)
+    other = sl.evaluate.clustering(cells, fitted, **asked)
+    other.write(cells)
+    other.write(cells)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    again = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["scfm"]
+    shipped = sl.load_model("pca")
+    expected = {
+        "evaluate_clustering_pca": {"pca": shipped.digest},
+        "evaluate_clustering_sctop": {"sctop": sl.load_model("sctop").digest},
+        "evaluate_clustering_pca_sctop": {"pca": shipped.digest, "sctop": sl.load_model("sctop").digest},
+        # Other weights of a model of the same name.
+        "evaluate_clustering_pca_2": {"pca": fitted.digest},
+    }
+    assert set(again) == set(expected)
+    for key, models in expected.items():
+        assert {name: one["weights_sha256"] for name, one in again[key]["models"].items()} == models
+    told = again["evaluate_clustering_pca"]
+    assert told["models"]["pca"]["version"] == shipped.version
+    assert told["packages"]["scfm-lab"] == sl.__version__
+    assert (told["labels_key"], int(told["max_cells"]), int(told["seed"])) == ("cell_type", 10_000, 0)
+
+
 def test_what_has_no_provenance_is_not_written(pbmc68k):
     with pytest.raises(DataError, match="no provenance"):
         Scores((Score("a", "m", 0.5),)).write(pbmc68k)
