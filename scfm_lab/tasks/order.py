@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError, did_you_mean
+from scfm_lab.errors import DataError, did_you_mean, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,11 +22,25 @@ _MOST_FACTORED = 20_000
 _MOST_BLOCKS = 200
 _TERMINAL_SHARE = 0.1
 _FEWEST_TERMINAL = 5
+_CLOSEST_TO_1 = 1e-6
+"""Eigenvalues come in float32, in which nearer ones cannot be told from 1."""
+_FEWEST_ORDERED = 4
+"""Cells of a piece of which a diffusion map has a component besides the stationary one."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A connected piece of the cells, with a diffusion map of its own."""
+
+    rows: NDArray[np.int64]
+    """Its cells."""
+    work: AnnData
+    """These cells with their neighbours and the map."""
 
 
 @dataclass
 class Graph:
-    """Cells with their neighbours and diffusion map, from which any root can be tried."""
+    """Cells with their neighbours, from which any root can be tried."""
 
     work: AnnData
     labels: NDArray[Any]
@@ -35,6 +49,8 @@ class Graph:
     n_dcs: int
     pieces: NDArray[np.int64]
     """Connected piece of each cell, the largest first."""
+    seed: int = 0
+    _mapped: dict[int, Piece] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def connectivities(self) -> csr_matrix:
@@ -46,18 +62,61 @@ class Graph:
         """Distances to the neighbours."""
         return self.work.obsp["distances"].tocsr()
 
-    def pseudotime(self, root: int) -> NDArray[np.float32]:
-        """Diffusion pseudotime from a cell, scaled to 1 at the farthest; NaN for what cannot be reached."""
+    def piece(self, number: int) -> Piece:
+        """A piece with its diffusion map.
+
+        Every piece has a map of its own: in one of all cells the slow components are those of the most drawn-out piece and say
+        nothing of any other, and each piece adds a stationary component, which tells how dense the cells lie.
+
+        Raises
+        ------
+        DataError
+            If its cells are so few that there is no component but the stationary one.
+        """
         import scanpy as sc
 
-        work = self.work
-        work.uns["iroot"] = root
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sc.tl.dpt(work, n_dcs=min(self.n_dcs, work.obsm["X_diffmap"].shape[1]))
-        time = work.obs["dpt_pseudotime"].to_numpy(dtype=np.float32)
-        # scanpy gives other pieces infinity, or where eigenvectors mix pieces a number that means nothing.
-        return np.where(np.isfinite(time) & (self.pieces == self.pieces[root]), time, np.float32(np.nan))
+        if number not in self._mapped:
+            rows = np.flatnonzero(self.pieces == number)
+            if len(rows) < _FEWEST_ORDERED:
+                raise DataError(
+                    f"The root lies in a piece of {plural(len(rows), 'cell', 'cells')} ({self.work.obs_names[rows[0]]} and its "
+                    "neighbours) that is joined to no other, too few for an order; choose another root, or more n_neighbors."
+                )
+            work = self.work if len(rows) == self.work.n_obs else self.work[rows].copy()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                sc.tl.diffmap(work, n_comps=min(self.n_dcs + 1, len(rows) - 2), random_state=self.seed)
+            self._mapped[number] = Piece(rows, work)
+        return self._mapped[number]
+
+    def n_dcs_used(self, root: int) -> int:
+        """Components that the order from a root is made of: those asked for, or as many as its piece has."""
+        return min(self.n_dcs, self.piece(int(self.pieces[root])).work.obsm["X_diffmap"].shape[1])
+
+    def diffusion(self, number: int) -> NDArray[np.float32]:
+        """Coordinates of a piece's cells without the stationary component; NaN for the cells of other pieces."""
+        piece = self.piece(number)
+        own = piece.work.obsm["X_diffmap"][:, 1:]
+        out = np.full((self.work.n_obs, own.shape[1]), np.nan, dtype=own.dtype)
+        out[piece.rows] = own
+        return out
+
+    def pseudotime(self, root: int) -> NDArray[np.float32]:
+        """Diffusion pseudotime from a cell, scaled to 1 at the farthest; NaN for what cannot be reached.
+
+        The distance of Haghverdi et al. (2016): each component but the stationary one counts λ / (1 − λ), the sum over walks of
+        every length. scanpy's own leaves the components above 0.9994 as they are, which are the ones that order a long
+        continuum, and adds the stationary one, which is the density.
+        """
+        piece = self.piece(int(self.pieces[root]))
+        used = slice(1, self.n_dcs_used(root))
+        values = piece.work.uns["diffmap_evals"][used].astype(np.float64)
+        basis = piece.work.obsm["X_diffmap"][:, used].astype(np.float64)
+        gap = basis - basis[np.searchsorted(piece.rows, root)]
+        far = np.linalg.norm(gap * (values / np.maximum(1 - values, _CLOSEST_TO_1)), axis=1)
+        out = np.full(self.work.n_obs, np.nan, dtype=np.float32)
+        out[piece.rows] = far / far.max() if far.max() > 0 else np.nan
+        return out
 
 
 def neighbour_graph(
@@ -69,7 +128,7 @@ def neighbour_graph(
     n_dcs: int,
     seed: int,
 ) -> Graph:
-    """Neighbours, diffusion map and groups of cells (scanpy's).
+    """Neighbours and groups of cells (scanpy's).
 
     Raises
     ------
@@ -92,14 +151,15 @@ def neighbour_graph(
             sc.tl.leiden(work, flavor="igraph", n_iterations=2, random_state=seed)
         groups = group_column(work, name, min_values=2).astype(str)
         work.obs[name] = groups.astype("category")
-        sc.tl.diffmap(work, n_comps=min(n_dcs + 1, len(vectors) - 2, 15), random_state=seed)
     _, piece = connected_components(work.obsp["connectivities"], directed=False)
     rank = np.argsort(np.argsort(-np.bincount(piece), kind="stable"), kind="stable")
-    return Graph(work, groups.to_numpy(dtype=object), name, n_dcs, rank[piece].astype(np.int64))
+    return Graph(work, groups.to_numpy(dtype=object), name, n_dcs, rank[piece].astype(np.int64), seed)
 
 
 def find_root(graph: Graph, root: str) -> int:
-    """Row of the root: the cell so called, or of a group the cell that lies farthest from all other groups.
+    """Row of the root: the cell so called, or of a group the cell that lies farthest from all other groups of its piece.
+
+    Where the piece holds no other group, farthest is meant by the vectors themselves, from the groups of other pieces.
 
     Raises
     ------
@@ -116,13 +176,15 @@ def find_root(graph: Graph, root: str) -> int:
             f"The root {root!r} is neither a cell nor a group of {graph.group_name!r}; groups: {', '.join(known[:12])}."
             + did_you_mean(root, [*known, *work.obs_names[:5000]])
         )
-    diffusion = work.obsm["X_diffmap"][:, 1:]
-    others = np.flatnonzero(labels != root)
     # A group that lies in several pieces begins where most of it is.
-    main = np.bincount(graph.pieces[members]).argmax()
-    members = members[graph.pieces[members] == main]
-    centres = np.array([diffusion[labels == g].mean(axis=0) for g in sorted(set(labels[others]))])
-    far = np.linalg.norm(diffusion[members][:, None, :] - centres[None, :, :], axis=2).mean(axis=1)
+    main = int(np.bincount(graph.pieces[members]).argmax())
+    inside = graph.pieces == main
+    members = members[inside[members]]
+    near = inside & (labels != root)
+    space = graph.diffusion(main) if near.any() else work.obsm["rep"]
+    near = near if near.any() else labels != root
+    centres = np.array([space[near & (labels == g)].mean(axis=0) for g in sorted(set(labels[near]))])
+    far = np.linalg.norm(space[members][:, None, :] - centres[None, :, :], axis=2).mean(axis=1)
     return int(members[far.argmax()])
 
 
@@ -148,7 +210,7 @@ def other_roots(graph: Graph, root: int, n: int) -> NDArray[np.int64]:
     members = members[members != root]
     if not len(members) or n < 1:
         return np.empty(0, np.int64)
-    diffusion = graph.work.obsm["X_diffmap"][:, 1:]
+    diffusion = graph.diffusion(int(graph.pieces[root]))
     chosen: list[int] = [root]
     # The centre of the group first, then whatever is farthest from those chosen.
     centre = diffusion[members].mean(axis=0)

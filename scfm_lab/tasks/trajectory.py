@@ -55,7 +55,7 @@ def trajectory(
     key_added: str = "trajectory",
     seed: int = 0,
 ) -> TrajectoryResult:
-    """Diffusion pseudotime from a root, PAGA's graph of the groups (both scanpy's), and fate probabilities.
+    """Diffusion pseudotime from a root (on scanpy's diffusion map), PAGA's graph of the groups (scanpy's), and fate probabilities.
 
     The direction is assumed from the root: nothing in an embedding says which way time runs. So other plausible roots are tried
     beside it, and the same is done on principal components of the same cells.
@@ -86,7 +86,8 @@ def trajectory(
         Transition probabilities between cells, sparse (cells, cells), of something that knows the direction, such as
         ``cellrank.kernels.VelocityKernel(...).transition_matrix``. None: neighbours, without edges back in pseudotime.
     n_neighbors, n_dcs
-        Of the graph of neighbours and of the diffusion map.
+        Of the graph of neighbours and of the diffusion map of the root's piece, of which the first component is the stationary
+        one. The record tells how many were used, should the piece have fewer.
     basis
         Plane for the paths; None takes ``X_umap``, else principal components.
     layer
@@ -162,7 +163,7 @@ def trajectory(
             "direction": "assumed from the root" if transition is None else "given",
             "fate_share_lost": lost,
             "n_neighbors": n_neighbors,
-            "n_dcs": n_dcs,
+            "n_dcs": graph.n_dcs_used(at),
             "cells_without_vector": int(adata.n_obs - len(seen)),
             "seed": seed,
             "arguments": provenance.arguments(
@@ -197,8 +198,11 @@ def trajectory(
 def _vectors(
     adata: AnnData, use_rep: str, n_neighbors: int, n_dcs: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    if n_neighbors < 2 or n_dcs < 1:
-        raise DataError(f"n_neighbors is {n_neighbors} and n_dcs {n_dcs}; at least 2 and 1 are needed.")
+    if n_neighbors < 2 or n_dcs < 2:
+        raise DataError(
+            f"n_neighbors is {n_neighbors} and n_dcs {n_dcs}; at least 2 of each are needed (the first diffusion component is "
+            "the stationary one, which orders nothing)."
+        )
     if use_rep not in adata.obsm:
         known = ", ".join(map(repr, adata.obsm)) or "none"
         raise DataError(
@@ -289,7 +293,10 @@ def _twin(
     if not known.all():
         return None, f"{plural(int((~known).sum()), 'cell has', 'cells have')} no counts"
     obs = graph.work.obs[[graph.group_name]].copy()
-    other = neighbour_graph(vectors, obs, groupby=graph.group_name, **how).pseudotime(at)
+    try:
+        other = neighbour_graph(vectors, obs, groupby=graph.group_name, **how).pseudotime(at)
+    except DataError as error:
+        return None, f"there it cannot be had ({str(error).split(';', maxsplit=1)[0]})"
     time_ = _spread_out(other, seen, adata.n_obs)
     plane = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
     plane[seen] = principal_plane(vectors)

@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import sparse
+from scipy import sparse, stats
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
@@ -174,6 +174,74 @@ def test_pieces_out_of_reach_are_named(fork):
     assert "60 in a piece with island (60)" in result.summary()
     assert result.fates.iloc[:60].isna().all().all()
     assert not np.isfinite(result.between("start", "island").length)
+
+
+@pytest.fixture(scope="module")
+def two_pieces():
+    """A compact piece of 100 cells, denser towards its start, beside a long one of 2,000; the order within each is known."""
+    rng = np.random.default_rng(0)
+    truth = np.concatenate([rng.uniform(size=100) ** 2, rng.uniform(size=2000)])
+    small = np.arange(2100) < 100
+    x = rng.normal(scale=0.3, size=(2100, 5))
+    x[:, 0] += np.where(small, 500 + 12 * truth, 200 * truth)
+    part = np.where(small, np.where(truth < 0.3, "seed", "sprout"), np.where(truth < 0.3, "early", "late"))
+    obs = pd.DataFrame({"part": part, "truth": truth, "small": small}, index=[f"c{i}" for i in range(2100)])
+    return ad.AnnData(obs=obs, obsm={"X_made": x.astype(np.float32)})
+
+
+def _ordered(adata, root, **more):
+    asked = {"use_rep": "X_made", "groupby": "part", "twin": False, "n_roots": 0}
+    return sl.trajectory(adata.copy(), root=root, **{**asked, **more})
+
+
+@pytest.mark.parametrize(("root", "end", "small"), [("seed", "sprout", True), ("early", "late", False)])
+def test_the_order_within_a_piece_is_that_of_its_own_cells(two_pieces, root, end, small):
+    own = (two_pieces.obs["small"] == small).to_numpy()
+    truth = two_pieces.obs["truth"].to_numpy()
+    result = _ordered(two_pieces, root, n_roots=4)
+    assert np.isfinite(result.pseudotime[own]).all()
+    assert np.isnan(result.pseudotime[~own]).all()
+    assert stats.spearmanr(result.pseudotime[own], truth[own])[0] > 0.95
+    # It is the order of these cells alone, and so are the root and the others that could be it.
+    alone = _ordered(two_pieces[own], root, n_roots=4)
+    assert result.root == alone.root
+    assert truth[two_pieces.obs_names.get_loc(result.root)] < 0.1
+    np.testing.assert_allclose(result.pseudotime[own], alone.pseudotime, atol=1e-3)
+    assert result.roots["root"].tolist() == alone.roots["root"].tolist()
+    late = result.fates.loc[own & (two_pieces.obs["part"] == end).to_numpy(), end]
+    assert late.min() > 0.9
+
+
+def test_a_group_that_is_a_piece_begins_where_it_is_farthest_from_the_others(two_pieces):
+    adata = two_pieces.copy()
+    adata.obs["part"] = np.where(adata.obs["small"], "island", adata.obs["part"])
+    result = _ordered(adata, "island")
+    # The others lie below 200, this one from 500 on.
+    assert adata.obs["truth"][result.root] > 0.9
+    assert result.pseudotime[adata.obs_names.get_loc(result.root)] == 0
+
+
+def test_a_root_in_a_piece_too_small_for_an_order_is_refused(two_pieces):
+    adata = two_pieces[:103].copy()
+    adata.obsm["X_made"][100:] += 9000 + np.arange(3)[:, None]
+    with pytest.raises(DataError, match=r"The root lies in a piece of 3 cells \(c100 and its neighbours\)"):
+        _ordered(adata, "c100", n_neighbors=2)
+
+
+def test_the_record_tells_the_components_that_were_used(two_pieces):
+    adata = two_pieces[:100].copy()
+    many, few = _ordered(adata, "seed", n_dcs=20), _ordered(adata, "seed", n_dcs=14)
+    assert (many.provenance["n_dcs"], few.provenance["n_dcs"]) == (20, 14)
+    assert (many.pseudotime != few.pseudotime).any()
+    # A piece of 12 cells has ten.
+    short = two_pieces[:112].copy()
+    short.obsm["X_made"][100:] += 9000
+    result = _ordered(short, "c105", n_dcs=40, n_neighbors=5)
+    assert np.isfinite(result.pseudotime).sum() == 12
+    assert result.provenance["n_dcs"] == 10
+    assert result.provenance["arguments"]["n_dcs"] == 40
+    with pytest.raises(DataError, match="n_dcs 1; at least 2"):
+        _ordered(adata, "seed", n_dcs=1)
 
 
 def test_a_board_reads_ordered_categories_as_stages_and_says_why_it_cannot_read_names(fork):
