@@ -92,6 +92,12 @@ def check_doses(doses: Any, set_to: Any = None) -> None:
             check(str(gene), value)
 
 
+def check_draws(n_draws: int) -> None:
+    """Refuse to average over no draws at all (a DataError)."""
+    if n_draws < 1:
+        raise DataError(f"n_draws is {n_draws}; at least one draw is needed.")
+
+
 def is_random(doses: Mapping[Any, float]) -> bool:
     """Whether some dose needs draws (0 and 1 do not)."""
     return any(d not in (0.0, 1.0) for d in doses.values())
@@ -205,13 +211,18 @@ def perturb_counts(
     Cells
         Library sizes and digests are those of the unperturbed cells.
     """
+    change = count_changes(cells, doses, groups=groups, set_to=set_to, seed=seed, draw=draw)
+    return cells.with_counts(changed_counts(cells.counts, change))
+
+
+def changed_counts(counts: csr_matrix, change: csr_matrix) -> csr_matrix:
+    """Counts with what is added to them, in the form that :class:`~scfm_lab.cells.cells.Cells` has them."""
     from scipy import sparse
 
-    change = count_changes(cells, doses, groups=groups, set_to=set_to, seed=seed, draw=draw)
-    counts = sparse.csr_matrix(cells.counts + change)
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    return cells.with_counts(counts)
+    out = sparse.csr_matrix(counts + change)
+    out.eliminate_zeros()
+    out.sort_indices()
+    return out
 
 
 def count_changes(

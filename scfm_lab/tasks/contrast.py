@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scfm_lab.cells import provenance
+from scfm_lab.cells.dose import check_draws
 from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.nulls import benjamini_hochberg
 from scfm_lab.tasks.baseline import Baseline, labels_of
@@ -43,6 +44,7 @@ __all__ = [
     "contrasted",
     "design",
     "exchange_test",
+    "flips",
 ]
 
 _MOST_EXCHANGES = 9999
@@ -199,7 +201,7 @@ def exchange_test(first: NDArray[np.float64], second: NDArray[np.float64], plan:
         values = first - second
         effect = float(values.mean())
         half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n >= 2 else np.nan
-        null = _flips(n, seed) @ values / n
+        null = flips(n, seed) @ values / n
         centre, spread = 0.0, float(np.sqrt((null**2).mean()))
         least = 2.0 ** (1 - n)
     else:
@@ -225,8 +227,8 @@ def exchange_test(first: NDArray[np.float64], second: NDArray[np.float64], plan:
 
 
 @lru_cache(maxsize=8)
-def _flips(n: int, seed: int) -> NDArray[np.float64]:
-    """Signs of the donors, one row per exchange, the real one first."""
+def flips(n: int, seed: int) -> NDArray[np.float64]:
+    """Signs of the donors, (exchanges, donors), the real one first: all of them, or 9,999 drawn."""
     if 2 ** (n - 1) <= _MOST_EXCHANGES:
         # A row and its negative give the same two-sided answer, so that the first donor keeps its sign.
         return np.array([(1, *rest) for rest in product((1, -1), repeat=n - 1)], dtype=np.float64)
@@ -347,6 +349,7 @@ def contrast_of_one(
 ) -> ContrastResult:
     """Whether conditions respond differently to one perturbation; parameters are those of :func:`scfm_lab.perturb`."""
     started = time.perf_counter()
+    check_draws(n_draws)
     conditions = Conditions.of(adata, contrast, options.get("sample_key"))
     lab = Baseline(adata, model, progress=progress, cancel=cancel, **options)
     by_column, levels, names = lab.resolve(doses, set_to)

@@ -10,10 +10,11 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.score import bootstrap_interval, macro, spearman_brown
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.responses import Responses, cosine, halves
+from scfm_lab.tasks.contrast import MIN_DONORS, flips
+from scfm_lab.tasks.responses import Responses, cosine, halves, jackknife
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,12 +30,19 @@ ALL = "all"
 _NULLS = 200
 
 
+def _interval(low: float, high: float) -> str:
+    return f" [{low:.2g}, {high:.2g}]" if np.isfinite(low) and np.isfinite(high) else ""
+
+
 @dataclass(frozen=True, repr=False)
 class DrugSignature(Result):
     """Directions of treatments in an embedding."""
 
     table: pd.DataFrame
-    """treatment, context, n_treated, n_control, n_samples, norm, null_norm, p_value, replicates, dose_tau, dose_low, dose_high."""
+    """treatment, context, n_treated, n_control, n_samples, norm (length of the direction) with norm_low and norm_high (jackknife
+    over samples), null_norm and p_value (labels of whole samples exchanged: NaN below six samples), cell_null_norm and cell_p_value
+    (labels shuffled among the cells of each sample: cells are the replicates there), replicates with replicates_low and
+    replicates_high, dose_tau, dose_low, dose_high."""
     doses: pd.DataFrame | None
     """treatment, context, dose, sample, projection (0 control, 1 the highest dose elsewhere); None without doses."""
     responses: Responses
@@ -66,21 +74,36 @@ class DrugSignature(Result):
             f"Directions in {self.space}, treated minus {self.control!r}; replicates are {self.responses.replicates}."
         ]
         for row in self.table.itertuples():
-            moved = "more than relabelled cells" if row.p_value <= 0.05 else "no more than relabelled cells"
+            if np.isfinite(row.p_value):
+                more = "more" if row.p_value <= 0.05 else "no more"
+                moved = f"{more} than with the labels of samples exchanged (p = {row.p_value:.2g} over {row.n_samples} samples)"
+            elif self.responses.parts is not None:
+                moved = "without samples, so that there is no p over them"
+            else:
+                n = plural(row.n_samples, "sample", "samples")
+                moved = f"in {n}, too few for a p over them (at least {MIN_DONORS})"
             agree = (
-                f"replicates agree at {row.replicates:.2f} (cosine, stepped up from halves)"
+                f"replicates agree at {row.replicates:.2f}{_interval(row.replicates_low, row.replicates_high)} (cosine, stepped up "
+                "from halves)"
                 if np.isfinite(row.replicates)
                 else "replicates: not measured (fewer than two samples with enough cells)"
             )
-            text = f"{row.treatment} in {row.context}: moves cells by {row.norm:.3g}, {moved} (p = {row.p_value:.2g}); {agree}"
+            text = (
+                f"{row.treatment} in {row.context}: moves cells by {row.norm:.3g}{_interval(row.norm_low, row.norm_high)}, {moved}; "
+                f"relabelled cells {row.cell_null_norm:.3g} (p over cells = {row.cell_p_value:.2g}); {agree}"
+            )
             if np.isfinite(row.dose_tau):
                 interval = f" [{row.dose_low:+.2f}, {row.dose_high:+.2f}]" if np.isfinite(row.dose_low) else ""
                 text += f"; with the dose: Kendall's tau-b {row.dose_tau:+.2f}{interval}"
             lines.append(text + ".")
+        lines.append(
+            "p over cells takes cells for replicates: whatever sets treated and control cells of a sample apart, such as their "
+            "libraries, passes it. Intervals leave out one sample at a time."
+        )
         return "\n".join(lines)
 
     def plot(self) -> Any:
-        """Norm against what relabelled cells give; with doses, the projection at each dose (Altair)."""
+        """Norm with its interval, against exchanged samples (orange) and relabelled cells (grey); with doses, the projection at each (Altair)."""
         alt = charts()
         if self.doses is not None and len(self.doses):
             base = alt.Chart(self.doses).encode(
@@ -92,7 +115,9 @@ class DrugSignature(Result):
         bar = base.mark_bar(opacity=0.7).encode(
             x=alt.X("norm:Q", title="distance moved"), tooltip=list(self.table.columns)
         )
-        return bar + base.mark_tick(color="#D55E00", thickness=3).encode(x="null_norm:Q")
+        reach = base.mark_rule(color="#0072B2").encode(x="norm_low:Q", x2="norm_high:Q")
+        cells = base.mark_tick(color="#757575", thickness=3).encode(x="cell_null_norm:Q")
+        return bar + reach + cells + base.mark_tick(color="#D55E00", thickness=3).encode(x="null_norm:Q")
 
     def write(self, adata: AnnData) -> None:
         """Each cell's place along the direction of each treatment in its own context: 0 the control's mean, 1 the treated's.
@@ -136,9 +161,11 @@ def drug_signature(
 ) -> DrugSignature:
     """The direction in which each treatment moves cells, in each context.
 
-    A direction is the mean of treated minus the mean of control cells of the same sample, averaged over samples. Beside its
-    length stand the length that relabelled cells give (treated and control shuffled within samples), and how far halves of the
-    replicates agree: samples in halves, each with its own control cells, the cosine stepped up by Spearman and Brown.
+    A direction is the mean of treated minus the mean of control cells of the same sample, averaged over samples, which are the unit
+    of replication. Beside its length stand the length with the labels of whole samples exchanged (p from six samples on), the
+    length that relabelled cells give (treated and control shuffled among the cells of each sample: any difference between their
+    libraries is beyond it), and how far halves of the replicates agree: samples in halves, each with its own control cells, the
+    cosine stepped up by Spearman and Brown. Intervals are a jackknife over samples, from four on.
 
     Parameters
     ----------
@@ -152,7 +179,7 @@ def drug_signature(
         Column of contexts, such as cell types or cell lines; None: all cells are one.
     sample_key
         Column of donors, samples or plates: the replicates. Without it random parts of the cells stand in for them, which says
-        nothing about differences between donors.
+        nothing about differences between donors, so that there is no interval and no p but that over cells.
     dose_key
         Column of doses, numbers (control cells' are not read): directions are then those of the highest dose, and each sample's
         projections on the direction of the *other* samples are compared with the dose by Kendall's tau-b.
@@ -274,19 +301,18 @@ def _row(
     seed: int,
 ) -> dict[str, Any]:
     way = responses.direction(name, where)
-    norm = float(np.linalg.norm(way)) if way is not None else np.nan
+    norm = _length(way)
     own = responses.rows(name, where)
     inside = np.isfinite(vectors).all(axis=1) & (context == where) & np.isin(treatment, [name, control])
     if dose is not None:
         inside &= (treatment == control) | (dose == responses.doses(name, where)[-1])
-    null = _null_norms(vectors, treatment == name, inside, sample, seed)
-    agree = [
-        cosine(a, b)
-        for one, two in halves(responses.usable(name, where), seed)
-        if (a := responses.direction(name, where, one)) is not None
-        and (b := responses.direction(name, where, two)) is not None
-    ]
-    tau, low, high = _monotone(doses, name, where)
+    cells = _null_norms(vectors, treatment == name, inside, sample, seed)
+    swapped, p = _exchanged(responses, own, norm, seed)
+    agree = _agreement(responses, name, where, responses.usable(name, where), seed)
+    samples = () if responses.parts is not None else tuple(sorted(responses.keys[i][3] for i in own))
+    norm_low, norm_high = jackknife(samples, norm, lambda rest: _length(responses.direction(name, where, rest)))
+    low, high = jackknife(samples, agree, lambda rest: _agreement(responses, name, where, rest, seed))
+    tau, dose_low, dose_high = _monotone(doses, name, where)
     return {
         "treatment": name,
         "context": where,
@@ -294,13 +320,46 @@ def _row(
         "n_control": int(responses.n_control[own].sum()),
         "n_samples": len(own),
         "norm": norm,
-        "null_norm": float(np.mean(null)),
-        "p_value": float((1 + np.sum(null >= norm)) / (1 + len(null))),
-        "replicates": float(spearman_brown(macro(agree))) if agree else np.nan,
+        "norm_low": float(np.clip(norm_low, 0, None)),
+        "norm_high": norm_high,
+        "null_norm": swapped,
+        "p_value": p,
+        "cell_null_norm": float(np.mean(cells)),
+        "cell_p_value": float((1 + np.sum(cells >= norm)) / (1 + len(cells))),
+        "replicates": agree,
+        "replicates_low": float(np.clip(low, -1, 1)),
+        "replicates_high": float(np.clip(high, -1, 1)),
         "dose_tau": tau,
-        "dose_low": low,
-        "dose_high": high,
+        "dose_low": dose_low,
+        "dose_high": dose_high,
     }
+
+
+def _length(way: NDArray[np.float64] | None) -> float:
+    return np.nan if way is None else float(np.linalg.norm(way))
+
+
+def _agreement(responses: Responses, name: str, where: str, samples: tuple[str, ...], seed: int) -> float:
+    """Cosine of halves of some samples, stepped up; NaN where there are no two halves with enough cells."""
+    agree = [
+        cosine(a, b)
+        for one, two in halves(samples, seed)
+        if (a := responses.direction(name, where, one)) is not None
+        and (b := responses.direction(name, where, two)) is not None
+    ]
+    return float(spearman_brown(macro(agree))) if agree else np.nan
+
+
+def _exchanged(responses: Responses, own: NDArray[np.int64], norm: float, seed: int) -> tuple[float, float]:
+    """Mean length with the labels of whole samples exchanged, and how often it is as long; NaN below six samples.
+
+    To exchange treated and control of a sample turns its difference round: what every sample does alike is then lost.
+    """
+    if responses.parts is not None or len(own) < MIN_DONORS:
+        return np.nan, np.nan
+    weight = responses.weight[own]
+    null = np.linalg.norm(flips(len(own), seed) @ (weight[:, None] * responses.shift[own] / weight.sum()), axis=1)
+    return float(null.mean()), float((null >= norm * (1 - 1e-12)).mean())
 
 
 def _null_norms(

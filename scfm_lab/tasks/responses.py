@@ -13,10 +13,14 @@ import numpy as np
 from scfm_lab.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 FEWEST = 3
 """Treated, and control, cells of a sample that make a difference worth a mean."""
+FEWEST_SAMPLES = 4
+"""Samples of an interval: without one of them there are still two unlike halves."""
 UNTOLD = -1.0
 _PARTS = 4
 _MOST_SPLITS = 20
@@ -215,6 +219,26 @@ def _drawn(samples: tuple[str, ...], n_draws: int, seed: int) -> list[tuple[str,
         rest = rng.choice(np.arange(fixed, len(samples)), len(samples) // 2 - fixed, replace=False)
         drawn[tuple(samples[i] for i in sorted([*range(fixed), *rest.tolist()]))] = None
     return list(drawn)
+
+
+def jackknife(
+    samples: tuple[str, ...], value: float, without: Callable[[tuple[str, ...]], float]
+) -> tuple[float, float]:
+    """95 % interval of a value by leaving out one sample at a time, with Student's quantile; NaN with fewer than four samples.
+
+    Parameters
+    ----------
+    without
+        The value from the samples that are left.
+    """
+    from scipy.stats import t
+
+    n = len(samples)
+    if n < FEWEST_SAMPLES:
+        return np.nan, np.nan
+    left = np.array([without(tuple(s for s in samples if s != out)) for out in samples])
+    reach = float(t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.sum((left - left.mean()) ** 2)))
+    return value - reach, value + reach
 
 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

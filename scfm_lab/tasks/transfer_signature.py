@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.provenance import storable
-from scfm_lab.errors import DataError, did_you_mean
+from scfm_lab.errors import DataError, did_you_mean, plural
 from scfm_lab.evaluation.score import bootstrap_interval, macro
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.responses import cosine, halves
+from scfm_lab.tasks.responses import FEWEST_SAMPLES, cosine, halves, jackknife
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,8 @@ class TransferResult(Result):
     table: pd.DataFrame
     """One row per treatment, source and target: cosine with low and high (jackknife over samples), mean_treatment and random (the
     floors' cosines), random_high (their 97.5 % quantile), p_value, above_mean_treatment and above_random (cosine minus each),
-    ceiling, relative_error (length of predicted minus measured over that of the measured; no change gives 1), n_splits, missing."""
+    ceiling, relative_error (length of predicted minus measured over that of the measured; no change gives 1), n_splits, missing (what
+    could not be had, and why)."""
     space: str
     replicates: str
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +87,12 @@ class TransferResult(Result):
         ]
         if len(known) > 12:
             lines.append(f"… and {len(known) - 12} more in .table.")
+        short = known["missing"].str.contains("interval: ")
+        if short.any():
+            lines.append(
+                f"{plural(int(short.sum()), 'pair has', 'pairs have')} no interval, as that takes {FEWEST_SAMPLES} samples with enough "
+                "cells; .table says of each what is missing."
+            )
         lost = self.table[self.table["missing"] != ""]
         lines += [
             f"{r.treatment}, {r.source} → {r.target}: {r.missing}."
@@ -256,16 +263,25 @@ def _pair(
         empty = dict.fromkeys(_COLUMNS[3:-2], np.nan)
         why = "no two halves of the replicates have enough treated and control cells in both contexts"
         return {**common, **empty, "n_splits": 0, "missing": why}
-    low, high = _jackknife(here, there, treatment, source, target, samples, noise, seed, found["cosine"])
-    others = [t for t in here.treatments if t != treatment]
+
+    def without(rest: tuple[str, ...]) -> float:
+        again = _over_halves(here, there, treatment, source, target, rest, noise[:1], seed)
+        return np.nan if again is None else float(again["cosine"])
+
+    low, high = jackknife(samples, found["cosine"], without)
+    missing = [] if len(here.treatments) > 1 else ["mean treatment: there is one treatment only"]
+    if len(samples) < FEWEST_SAMPLES:
+        missing.append(f"interval: {len(samples)} samples, and {FEWEST_SAMPLES} are needed")
+    elif not np.isfinite(low):
+        missing.append("interval: without one of the samples too few cells are left for halves")
     return {
         **common,
         **found,
-        "low": low,
-        "high": high,
+        "low": float(np.clip(low, -1, 1)),
+        "high": float(np.clip(high, -1, 1)),
         "above_mean_treatment": found["cosine"] - found["mean_treatment"],
         "above_random": found["cosine"] - found["random"],
-        "missing": "" if others else "mean treatment: there is one treatment only",
+        "missing": "; ".join(missing),
     }
 
 
@@ -316,34 +332,3 @@ def _mean_treatment(
     others = [here.direction(t, source, samples) for t in here.treatments if t != treatment]
     known = [d for d in others if d is not None]
     return np.mean(known, axis=0) if known else None
-
-
-def _jackknife(
-    here: Responses,
-    there: Responses,
-    treatment: str,
-    source: str,
-    target: str,
-    samples: tuple[str, ...],
-    noise: NDArray[np.float64],
-    seed: int,
-    value: float,
-) -> tuple[float, float]:
-    """95 % interval by leaving out one sample at a time, with Student's quantile; NaN with fewer than four samples."""
-    from scipy.stats import t
-
-    n = len(samples)
-    if n < 4:
-        return np.nan, np.nan
-    left = []
-    for out in samples:
-        found = _over_halves(
-            here, there, treatment, source, target, tuple(s for s in samples if s != out), noise[:1], seed
-        )
-        if found is not None:
-            left.append(found["cosine"])
-    if len(left) < n:
-        return np.nan, np.nan
-    error = np.sqrt((n - 1) / n * np.sum((np.array(left) - np.mean(left)) ** 2))
-    reach = float(t.ppf(0.975, n - 1) * error)
-    return max(-1.0, value - reach), min(1.0, value + reach)

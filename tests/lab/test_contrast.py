@@ -171,3 +171,10 @@ def test_bad_contrasts_are_answered_in_words(cells, kwargs, words):
     cells.obs["alone"] = [f"s{i}" for i in range(cells.n_obs)]
     with pytest.raises(DataError, match=words):
         sl.screen(cells, "pca", ["LYZ"], progress=False, **kwargs)
+
+
+@pytest.mark.parametrize("dose", [0.0, 0.5])
+def test_a_contrast_of_no_draws_is_refused(cells, dose):
+    asked = {"contrast": "condition", "sample_key": "donor", "n_draws": 0}
+    with pytest.raises(DataError, match="n_draws is 0; at least one draw is needed"):
+        sl.perturb(cells, "pca", {"CD3D": dose}, progress=False, **asked)

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
@@ -14,17 +15,23 @@ from scfm_lab.tasks.responses import cosine, halves
 WIDTH, DONORS = 20, ("d1", "d2", "d3", "d4")
 
 
-def _planted(effects, *, doses=(1.0,), n=12, seed=0, noise=0.2):
-    """Vectors of cells: treatment → context → direction at the highest dose; every donor has an offset of its own."""
+def _planted(effects, *, doses=(1.0,), n=12, seed=0, noise=0.2, donors=DONORS, library=0.0):
+    """Vectors of cells: treatment → context → direction at the highest dose; every donor has an offset of its own.
+
+    With `library` each donor's treated cells are off by a vector of that length on average, drawn for each donor.
+    """
     rng = np.random.default_rng(seed)
     rows, vectors = [], []
     contexts = sorted({c for e in effects.values() for c in e})
-    for donor in DONORS:
+    for donor in donors:
         offset = rng.normal(size=WIDTH)
+        batch = rng.normal(size=WIDTH) * library / np.sqrt(WIDTH) if library else np.zeros(WIDTH)
         for context in contexts:
             where = rng.normal(size=WIDTH) * 3
             for treatment, dose in [("none", 0.0), *((t, d) for t in effects for d in doses)]:
-                way = np.zeros(WIDTH) if treatment == "none" else effects[treatment][context] * dose / max(doses)
+                way = (
+                    np.zeros(WIDTH) if treatment == "none" else effects[treatment][context] * dose / max(doses) + batch
+                )
                 for _ in range(n):
                     rows.append((treatment, dose, context, donor))
                     vectors.append(offset + where + way + noise * rng.normal(size=WIDTH))
@@ -58,12 +65,65 @@ def test_a_planted_direction_is_found_and_nothing_is_found_where_nothing_is(two_
     assert cosine(found.direction("a", "K562"), _axis(0)) > 0.98
     own = found.table.set_index(["treatment", "context"])
     assert own.loc[("a", "A549"), "norm"] == pytest.approx(2, abs=0.3)
-    assert (own["p_value"] < 0.01).all()
+    assert (own["cell_p_value"] < 0.01).all()
     assert (own["replicates"] > 0.9).all()
+    assert (own["norm_low"] < own["norm"]).all()
+    assert (own["norm"] < own["norm_high"]).all()
+    assert (own["norm_low"] > 1.5).all()
+    assert (own["replicates_low"] <= own["replicates"]).all()
     idle = _signature(_planted({"water": {"A549": 0 * _axis(0), "K562": 0 * _axis(0)}}, seed=3))
-    assert (idle.table["p_value"] > 0.02).all()
-    assert (idle.table["norm"] < 2 * idle.table["null_norm"]).all()
+    assert (idle.table["cell_p_value"] > 0.02).all()
+    assert (idle.table["norm"] < 2 * idle.table["cell_null_norm"]).all()
     assert (idle.table["replicates"].abs() < 0.9).all()
+
+
+def test_libraries_are_no_treatment_and_samples_are_the_unit():
+    none = {"a": {"A549": 0 * _axis(0)}}
+    two = _signature(_planted(none, donors=("d1", "d2"), library=3))
+    row = two.table.iloc[0]
+    assert row["cell_p_value"] == pytest.approx(1 / 201), "beyond relabelled cells, as any difference of libraries is"
+    assert np.isnan(row["p_value"])
+    assert row[["norm_low", "norm_high", "replicates_low", "replicates_high"]].isna().all()
+    assert "in 2 samples, too few for a p over them (at least 6)" in two.summary()
+    assert "p over cells takes cells for replicates" in two.summary()
+    seven = [f"d{i}" for i in range(7)]
+    p = [_signature(_planted(none, donors=seven, library=3, n=4, seed=s)).table["p_value"].item() for s in range(60)]
+    assert 0.2 < np.mean(np.array(p) <= 0.5) < 0.8
+    assert np.mean(np.array(p) <= 0.05) <= 0.12
+    found = _signature(_planted({"a": {"A549": 3 * _axis(0)}}, donors=seven, library=3))
+    row = found.table.iloc[0]
+    # The labels of each of seven samples exchanged, or not: 64 different lengths.
+    assert row["p_value"] == pytest.approx(1 / 64)
+    assert row["norm"] > 1.5 * row["null_norm"]
+    assert row["norm_low"] < 3 < row["norm_high"]
+    assert "more than with the labels of samples exchanged (p = 0.016 over 7 samples)" in found.summary()
+    layers = found.plot().to_dict()["layer"]
+    assert {one["encoding"]["x"]["field"] for one in layers} == {"norm", "norm_low", "cell_null_norm", "null_norm"}
+
+
+def test_the_interval_is_the_jackknife_over_samples(two_drugs):
+    found = _signature(two_drugs)
+    row = found.table.set_index(["treatment", "context"]).loc[("b", "K562")]
+    left = []
+    for donor in DONORS:
+        rest = two_drugs[two_drugs.obs["donor"] != donor].copy()
+        left.append(_signature(rest).table.set_index(["treatment", "context"]).loc[("b", "K562")])
+    for what in ("norm", "replicates"):
+        values = np.array([one[what] for one in left])
+        half = stats.t.ppf(0.975, 3) * np.sqrt(3 / 4 * np.sum((values - values.mean()) ** 2))
+        assert row[f"{what}_low"] == pytest.approx(row[what] - half)
+        assert row[f"{what}_high"] == pytest.approx(min(row[what] + half, 1.0 if what == "replicates" else np.inf))
+
+
+def test_a_transfer_over_three_samples_says_why_it_has_no_interval(two_drugs):
+    three = _signature(two_drugs[two_drugs.obs["donor"] != "d4"].copy())
+    moved = sl.transfer_signature(three, n_random=20)
+    assert moved.table["low"].isna().all()
+    assert (moved.table["missing"] == "interval: 3 samples, and 4 are needed").all()
+    assert "4 pairs have no interval, as that takes 4 samples" in moved.summary()
+    four = sl.transfer_signature(_signature(two_drugs), n_random=20)
+    assert (four.table["missing"] == "").all()
+    assert "no interval" not in four.summary()
 
 
 def test_a_shared_direction_transfers_and_an_opposite_one_does_not(two_drugs):
@@ -206,7 +266,9 @@ def test_every_split_is_there_in_both_orders_and_no_more(n):
 def test_a_real_model_and_cells_without_samples(pbmc68k):
     pbmc68k.obs["drug"] = np.where(np.arange(700) % 2, "placebo", "none")
     found = sl.drug_signature(pbmc68k, "pca", treatment_key="drug", control="none", progress=False)
-    assert found.table["p_value"].item() > 0.01
+    assert found.table["cell_p_value"].item() > 0.01
+    assert np.isnan(found.table["p_value"].item())
+    assert "without samples, so that there is no p over them" in found.summary()
     assert "random parts of the cells" in found.summary()
     assert found.provenance["model"] == "pca"
 
@@ -221,7 +283,7 @@ def test_without_samples_noise_is_no_longer_than_that_of_relabelled_cells(n):
         adata.obs["drug"] = ["a", "none"] * n
         adata.obsm["X_made"] = rng.normal(size=(2 * n, WIDTH)).astype(np.float32)
         found = sl.drug_signature(adata, use_rep="X_made", treatment_key="drug", control="none", seed=n)
-        p.append(found.table["p_value"].item())
+        p.append(found.table["cell_p_value"].item())
         assert found.table["n_treated"].item() == n
         x = adata.obsm["X_made"].astype(float)
         np.testing.assert_allclose(found.direction("a"), x[::2].mean(axis=0) - x[1::2].mean(axis=0))
