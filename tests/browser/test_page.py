@@ -245,6 +245,50 @@ def test_cells_are_selected_by_key_alone(bench: Callable[..., Any], cells: AnnDa
     assert not selected(page, lab, lambda n: n == 160)[picked].any()
 
 
+def test_keys_go_from_cell_to_cell_and_read_and_select_them(
+    bench: Callable[..., Any], cells: AnnData, pictures: Path
+) -> None:
+    page, lab = bench(cells, colour="cell_type")
+    settled(page)
+    before = steady(plane(page))
+    plane(page).locator("[role=application]").focus()
+    heard = plane(page).locator("p[aria-live=polite]")
+
+    def cell(words: str) -> int:
+        """The row of the cell that is read out, once that has been said."""
+        said = heard.filter(has_text=re.compile(rf"^{words}$"))
+        said.wait_for(state="attached")
+        return int(said.text_content().partition("cell")[2].partition(",")[0])
+
+    at = cells.obsm["X_umap"]
+    page.keyboard.press("c")
+    first = cell(r"cell\d+, cell_type .*, not selected")
+    other_than(plane(page), before)
+    page.keyboard.press("Space")
+    assert selected(page, lab, lambda n: n == 1)[first]
+    assert cell(r"cell\d+, .*, selected") == first
+    page.keyboard.press("ArrowRight")
+    assert at[cell(r"cell\d+, .*, not selected"), 0] > at[first, 0]
+    page.keyboard.press("Escape")
+    until(page, lambda: heard.text_content() == "")
+    # It goes on where it was; a box by its two corners.
+    page.keyboard.press("c")
+    corner = cell(r"cell\d+, .*, not selected")
+    page.keyboard.press("x")
+    cell(r"From the corner of a box to cell\d+, .*, not selected")
+    for key in ("Shift+ArrowRight", "Shift+ArrowUp"):
+        last = heard.text_content()
+        page.keyboard.press(key)
+        until(page, lambda last=last: heard.text_content() not in ("", last))
+    other = cell(r"From the corner of a box to cell\d+, .*, not selected")
+    page.locator(".scfm-lab").screenshot(path=pictures / "cell-cursor.png")
+    page.keyboard.press("x")
+    picked = selected(page, lab, lambda n: n > 1)
+    low, high = np.minimum(at[corner], at[other]), np.maximum(at[corner], at[other])
+    assert picked[((at >= low) & (at <= high)).all(axis=1)].all()
+    assert not picked[((at < low - 0.2) | (at > high + 0.2)).any(axis=1)].any()
+
+
 def test_what_goes_leaves_the_focus_in_the_bench_and_each_act_is_one_step(
     bench: Callable[..., Any], host: Host, cells: AnnData
 ) -> None:

@@ -9,7 +9,7 @@ import type { Choice } from "../render/probe.ts";
 import { MISSING } from "../render/renderer.ts";
 import type { Store } from "../store.ts";
 import type { Column, SessionState } from "../types.ts";
-import { clicked, escaped } from "./clicks.ts";
+import { clicked, escaped, turned } from "./clicks.ts";
 import { MISSING_LABEL } from "./Legend.tsx";
 import { type Marks, paintOverlay } from "./overlay.ts";
 import { Pointer } from "./pointer.ts";
@@ -105,6 +105,7 @@ export function Plane(props: Props) {
       trajectory: null,
       root: null,
       hovered: -1,
+      cursor: -1,
       drawing: null,
       field: false,
       scrub: null,
@@ -130,6 +131,12 @@ export function Plane(props: Props) {
         setHover(cell < 0 ? null : { cell, x, y });
         store.setHovered(cell);
       },
+      onCursor: (cell, x, y, corner) => {
+        marks.cursor = cell;
+        setHover(cell < 0 ? null : { cell, x, y, spoken: corner ? "From the corner of a box to " : "" });
+        store.setHovered(cell);
+      },
+      onPick: (cell) => (store.rooting ? clicked(store, cell, "replace") : turned(store, cell)),
     });
     live.current = { scene, pointer, marks, tool: "pan", mode: "replace", onAll, onInvert };
     scene.setT(store.t);
@@ -202,7 +209,7 @@ export function Plane(props: Props) {
         class={`sl-canvas sl-tool-${store.rooting ? "root" : tool}`}
         role="application"
         aria-roledescription="scatter plot"
-        aria-label={`${store.n} cells in the plane${info?.title ? ` (${info.title})` : ""}, coloured by ${colourName}${selected ? `, ${selected} selected` : ""}. Arrow keys move, plus and minus zoom, 0 shows all, L draws a lasso, B a box, R a brush, A selects all that is shown, I inverts, Escape clears the selection; in the legend S selects a group, O shows it alone.`}
+        aria-label={`${store.n} cells in the plane${info?.title ? ` (${info.title})` : ""}, coloured by ${colourName}${selected ? `, ${selected} selected` : ""}. Arrow keys move, plus and minus zoom, 0 shows all, L draws a lasso, B a box, R a brush, C goes from cell to cell by arrow keys, A selects all that is shown, I inverts, Escape clears the selection; in the legend S selects a group, O shows it alone.`}
         // biome-ignore lint/a11y/noNoninteractiveTabindex: an application takes keys
         tabIndex={0}
       />

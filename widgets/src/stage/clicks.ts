@@ -14,6 +14,13 @@ export function clicked(store: Store, cell: number, mode: Combine) {
   }
 }
 
+/** One cell more in the selection, or one less. */
+export function turned(store: Store, cell: number) {
+  const mask = store.selection.slice();
+  mask[cell] = mask[cell] ? 0 : 1;
+  store.setSelection(mask);
+}
+
 /** Escape leaves one thing at a time: first the picking of a root, then the selection. */
 export function escaped(store: Store) {
   if (store.rooting) store.setRooting(false);

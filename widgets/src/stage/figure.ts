@@ -63,7 +63,7 @@ function overlay({ scene, marks }: PlaneHandle): string {
     measure.font = font;
     return measure.measureText(text);
   });
-  paintOverlay(pen, scene, { ...marks, hovered: -1, drawing: null });
+  paintOverlay(pen, scene, { ...marks, hovered: -1, cursor: -1, drawing: null });
   return pen.toString();
 }
 

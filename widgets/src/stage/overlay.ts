@@ -16,6 +16,8 @@ export interface Marks {
   trajectory: Paths | null;
   root: number | null;
   hovered: number;
+  /** To which cell keys have gone; -1 = they go to none. */
+  cursor: number;
   drawing: Drawing | null;
   /** Arrows instead of trails. */
   field: boolean;
@@ -77,6 +79,10 @@ export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
     };
     if (marks.root !== null && marks.root < cells) ring(marks.root, 8, 2.5);
     if (marks.hovered >= 0 && marks.hovered < cells) ring(marks.hovered, 6, 1.5);
+    if (marks.cursor >= 0 && marks.cursor < cells) {
+      const [px, py] = toScreen(camera, frame, ...scene.place(marks.cursor));
+      crosshair(context, frame, px, py, colours);
+    }
   }
   for (const label of placed(context, camera, frame, marks.labels)) {
     context.font = FONT;
@@ -92,6 +98,30 @@ export function paintOverlay(context: Pen, scene: Scene, marks: Marks) {
   if (marks.drawing) outline(context, marks.drawing, colours.accent);
 }
 
+/** Lines through all of the plane that meet at a place, and leave the cell there to be seen. */
+function crosshair(context: Pen, frame: Frame, px: number, py: number, { accent, halo }: Ink) {
+  const lines = [
+    [0, py, px - CROSS_PX, py],
+    [px + CROSS_PX, py, frame.width, py],
+    [px, 0, px, py - CROSS_PX],
+    [px, py + CROSS_PX, px, frame.height],
+  ];
+  for (const [width, colour] of [
+    [3, halo],
+    [1, accent],
+  ] as const) {
+    context.beginPath();
+    for (const [x0, y0, x1, y1] of lines) {
+      context.moveTo(x0, y0);
+      context.lineTo(x1, y1);
+    }
+    context.lineWidth = width;
+    context.strokeStyle = colour;
+    context.stroke();
+  }
+}
+
+const CROSS_PX = 9;
 const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
 /** Names on the screen; one that would lie over another is moved a line up or down, or left out. */

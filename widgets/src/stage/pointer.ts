@@ -2,7 +2,8 @@
 
 import { boxOutline, nearPath, type Outline, selectInside, thin } from "../lasso.ts";
 import { type Combine, combineMode } from "../reducers.ts";
-import { toPlane, unit } from "../render/camera.ts";
+import { toPlane, toScreen, unit } from "../render/camera.ts";
+import { nearestCell, nextCell, type Towards } from "./cursor.ts";
 import type { Mode, Scene, Tool } from "./scene.ts";
 
 export interface Gestures {
@@ -19,6 +20,10 @@ export interface Gestures {
   /** Select all cells that are shown; or those of them that are not selected. */
   onAll: () => void;
   onInvert: () => void;
+  /** The cell to which keys have gone and its place on the screen, and whether a box begins at some cell; -1 = at none. */
+  onCursor: (cell: number, px: number, py: number, corner: boolean) => void;
+  /** The key that picks the cell there. */
+  onPick: (cell: number) => void;
 }
 
 const CLICK_PX = 4;
@@ -27,6 +32,17 @@ export const BRUSH_PX = 18;
 const THIN_PX = 2;
 const PAN_PX = 48;
 const ZOOM_STEP = 1.35;
+/** How far a leap from cell to cell goes at least, and how near to the edge the cell may come to lie. */
+const LEAP_PX = 48;
+const EDGE_PX = 24;
+/** By how much a box reaches beyond the cells at its corners: they are in it. */
+const AROUND_PX = 3;
+const ARROWS: Record<string, Towards> = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, 1],
+  ArrowDown: [0, -1],
+};
 
 /** The outline being drawn, in CSS pixels, for the overlay. */
 export interface Drawing {
@@ -40,6 +56,11 @@ export class Pointer {
   #begin: { x: number; y: number } | null = null;
   #last = { x: 0, y: 0 };
   #dragged = false;
+  /** The cell to which keys have gone, while they go from cell to cell; and at which they were last. */
+  #cell: number | null = null;
+  #was = -1;
+  /** The cell at one corner of a box. */
+  #corner: number | null = null;
 
   constructor(
     private readonly target: HTMLElement,
@@ -55,6 +76,7 @@ export class Pointer {
     this.#listen("dblclick", (event) => event.stopPropagation());
     this.#listen("contextmenu", (event) => event.stopPropagation());
     this.#listen("keydown", (event) => this.#key(event));
+    this.#listen("blur", () => this.#leave());
   }
 
   dispose() {
@@ -80,6 +102,7 @@ export class Pointer {
     const [x, y] = this.#place(event);
     this.target.setPointerCapture(event.pointerId);
     this.target.focus({ preventScroll: true });
+    this.#leave();
     this.#begin = { x, y };
     this.#last = { x, y };
     this.#dragged = false;
@@ -175,12 +198,106 @@ export class Pointer {
       r: () => this.gestures.setTool("brush"),
       a: () => this.gestures.onAll(),
       i: () => this.gestures.onInvert(),
+      c: () => (this.#cell === null ? this.#enter() : this.#leave()),
       Escape: () => (this.drawing ? this.#cancel() : this.gestures.onClear()),
     };
-    const move = moves[event.key];
+    const move = (this.#cell === null ? null : this.#step(event, this.#cell)) ?? moves[event.key];
     if (!move) return;
     event.preventDefault();
     event.stopPropagation();
     move();
+    if (this.#cell !== null) this.#point();
+  }
+
+  // -------------------------------------------------------------------------- from cell to cell
+
+  #shown = (cell: number): boolean => {
+    const { codes, lookup } = this.scene.picture!;
+    return lookup[4 * codes[cell] + 3] !== 0;
+  };
+
+  #enter() {
+    const { scene } = this;
+    if (!scene.picture) return;
+    const before = this.#was >= 0 && this.#was < scene.picture.codes.length && this.#shown(this.#was);
+    const cell = before
+      ? this.#was
+      : nearestCell(scene.places(), this.#shown, scene.camera.x, scene.camera.y);
+    if (cell >= 0) this.#cell = cell;
+  }
+
+  #leave() {
+    if (this.#cell === null) return;
+    this.#was = this.#cell;
+    this.#cell = this.#corner = null;
+    this.drawing = null;
+    this.gestures.onCursor(-1, 0, 0, false);
+    this.scene.redraw();
+  }
+
+  /** What a key does while keys go from cell to cell; null where it does what it always does. */
+  #step(event: KeyboardEvent, cell: number): (() => void) | null {
+    const { scene } = this;
+    const towards = ARROWS[event.key];
+    if (towards)
+      return () => {
+        const least = event.shiftKey ? LEAP_PX / unit(scene.camera, scene.frame) : 0;
+        this.#cell = nextCell(scene.places(), this.#shown, cell, towards, least);
+      };
+    switch (event.key.toLowerCase()) {
+      case " ":
+      case "enter":
+        return () => this.gestures.onPick(cell);
+      case "x":
+        return () => this.#box(cell, event);
+      case "escape":
+        return () => {
+          if (this.#corner === null) this.#leave();
+          this.#corner = this.drawing = null;
+        };
+      default:
+        return null;
+    }
+  }
+
+  /** One corner of a box, and then the other. */
+  #box(cell: number, event: KeyboardEvent) {
+    if (this.#corner === null) {
+      this.#corner = cell;
+      return;
+    }
+    const path = this.#between(this.#corner, cell);
+    this.#corner = this.drawing = null;
+    const held = combineMode(event);
+    this.#select({ tool: "box", path }, held === "replace" ? this.gestures.mode() : held);
+  }
+
+  #between(one: number, other: number): number[] {
+    const [[x0, y0], [x1, y1]] = [one, other].map((cell) => this.#at(cell));
+    return [
+      Math.min(x0, x1) - AROUND_PX,
+      Math.min(y0, y1) - AROUND_PX,
+      Math.max(x0, x1) + AROUND_PX,
+      Math.max(y0, y1) + AROUND_PX,
+    ];
+  }
+
+  #at(cell: number): [number, number] {
+    return toScreen(this.scene.camera, this.scene.frame, ...this.scene.place(cell));
+  }
+
+  /** Show where the keys are; what lies beyond the edge is brought in. */
+  #point() {
+    const { scene } = this;
+    const cell = this.#cell!;
+    const { width, height } = scene.frame;
+    let [px, py] = this.#at(cell);
+    if (px < EDGE_PX || py < EDGE_PX || px > width - EDGE_PX || py > height - EDGE_PX) {
+      scene.panBy(width / 2 - px, height / 2 - py);
+      [px, py] = this.#at(cell);
+    }
+    if (this.#corner !== null) this.drawing = { tool: "box", path: this.#between(this.#corner, cell) };
+    this.gestures.onCursor(cell, px, py, this.#corner !== null);
+    scene.redraw();
   }
 }

@@ -263,7 +263,17 @@ const KEYS: [string, [string, string][]][] = [
       ["P L B R", "pointer: pan, lasso, box, brush"],
       ["Shift, Alt", "while drawing: add, take away"],
       ["A, I", "select all that is shown, invert"],
+      ["C", "go from cell to cell; again leaves"],
       ["Escape", "leave the picking of a root; clear the selection"],
+    ],
+  ],
+  [
+    "From cell to cell",
+    [
+      ["← ↑ → ↓", "to the next one, which is read out; with Shift farther on"],
+      ["Space", "select it, or take it out of the selection; pick it as the root"],
+      ["X", "one corner of a box, then the other; Shift adds, Alt takes away"],
+      ["Escape", "leave the box, then the cells"],
     ],
   ],
   [
