@@ -43,6 +43,7 @@ _ORDER = (
     "annotate",
     "perturb",
     "screen",
+    "response-curves",
     "impute",
     "trajectory",
     "trends",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from scfm_lab.cli import options
@@ -11,11 +13,28 @@ from scfm_lab.cli.output import progress_bar, say
 
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab compare cells.h5ad --model starter --against pca --groupby cell_type\n"
-    "  scfm-lab compare cells.h5ad --model models:/blood/2 --against models:/blood/1 -o groups.csv"
+    "  scfm-lab compare cells.h5ad --model models:/blood/2 --against models:/blood/1 -o groups.csv\n"
+    "  scfm-lab compare cells.h5ad --model scGPT_human --option max_length=2048 --against scGPT_human --against-option max_length=1200"
 )
 @options.h5ad_argument("path", "IN.h5ad")
 @options.model_option
+@options.model_options
 @click.option("--against", metavar="SOURCE", required=True, help="The other model, named as for --model.")
+@click.option(
+    "--against-config",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=options.parse_settings,
+    help="As --config, for the other model.",
+)
+@click.option(
+    "--against-option",
+    "against_options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=options.parse_settings,
+    help="As --option, for the other model.",
+)
 @click.option("--groupby", metavar="COL", help="An obs column with groups that a good model keeps apart.")
 @click.option(
     "--neighbours", type=click.IntRange(min=1), default=15, show_default=True, help="Neighbours of a cell to compare."
@@ -28,7 +47,11 @@ from scfm_lab.cli.output import progress_bar, say
 def compare(
     path: str,
     source: str,
+    config: dict[str, Any],
+    model_options: dict[str, Any],
     against: str,
+    against_config: dict[str, Any],
+    against_options: dict[str, Any],
     groupby: str | None,
     neighbours: int,
     out: str | None,
@@ -49,7 +72,10 @@ def compare(
 
     target = check_target(out, TABLE_SUFFIXES, [path]) if out else None
     adata = read_h5ad(path)
-    pair = [sl.load_model(one, device=device, precision=precision) for one in (source, against)]
+    pair = [
+        sl.load_model(one, device=device, precision=precision, config=said or None)
+        for one, said in ((source, config), (against, against_config))
+    ]
     with progress_bar(progress, "cells") as show:
         result = compare_models(
             adata,
@@ -57,6 +83,8 @@ def compare(
             groupby=groupby,
             layer=layer,
             n_neighbors=neighbours,
+            options=model_options or None,
+            options_against=against_options or None,
             seed=seed,
             progress=show or False,
         )

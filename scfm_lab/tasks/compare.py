@@ -13,7 +13,7 @@ from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -103,6 +103,8 @@ def compare(
     layer: str | None = None,
     n_neighbors: int = 15,
     key_added: tuple[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    options_against: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
@@ -127,6 +129,8 @@ def compare(
     key_added
         Keys in ``obsm`` of both models' vectors; default ``"X_<model's name>"``. Where both are called the same the version is
         added (``"X_blood_v1"``, ``"X_blood_v2"``), or a number to the second one's key if there is none.
+    options, options_against
+        Options of the families of `model` and of `against`, as for :func:`scfm_lab.embed`.
     seed
         Draws the cells where there are more than 5,000.
     progress, cancel
@@ -153,10 +157,12 @@ def compare(
     labels = None if groupby is None else group_column(adata, groupby).astype(str).to_numpy(dtype=object)
     pair = [as_model(model), as_model(against)]
     check_given(adata, function="compare", call="compare(adata, model, against)")
-    keys = _keys(adata, *pair, given=key_added)
+    # With other options one model's vectors are two models' as far as a key goes.
+    alike = dict(options or {}) == dict(options_against or {})
+    keys = _keys(adata, *pair, alike=alike, given=key_added)
     found = [
-        embed(adata, one, layer=layer, key_added=key, progress=progress, cancel=cancel)
-        for one, key in zip(pair, keys, strict=True)
+        embed(adata, one, layer=layer, key_added=key, options=asked, progress=progress, cancel=cancel)
+        for one, key, asked in zip(pair, keys, (options, options_against), strict=True)
     ]
     seen = np.flatnonzero(np.isfinite(found[0].vectors).all(axis=1) & np.isfinite(found[1].vectors).all(axis=1))
     if len(seen) <= n_neighbors:
@@ -189,17 +195,19 @@ def compare(
             "n_neighbors": n_neighbors,
             "cells_compared": len(seen),
             "seed": seed,
-            "arguments": provenance.arguments(layer=layer, n_neighbors=n_neighbors, seed=seed),
+            "arguments": provenance.arguments(
+                layer=layer, n_neighbors=n_neighbors, options=options, options_against=options_against, seed=seed
+            ),
             "packages": provenance.package_versions(),
             "seconds": time.perf_counter() - began,
         },
     )
 
 
-def _keys(adata: AnnData, a: Model, b: Model, *, given: tuple[str, str] | None) -> tuple[str, str]:
+def _keys(adata: AnnData, a: Model, b: Model, *, alike: bool, given: tuple[str, str] | None) -> tuple[str, str]:
     """Keys in ``obsm`` for the vectors of both models: one for each, unless it is one model twice."""
     told = ("version", "digest", "settings_digest", "precision")
-    same = a is b or (bool(a.digest) and all(getattr(a, name) == getattr(b, name) for name in told))
+    same = alike and (a is b or (bool(a.digest) and all(getattr(a, name) == getattr(b, name) for name in told)))
     if given is not None:
         if isinstance(given, str) or len(given) != 2 or (given[0] == given[1] and not same):
             raise DataError(f"key_added must be two keys, one for the vectors of each model; it is {given!r}.")

@@ -48,6 +48,14 @@ def cells(pbmc68k: ad.AnnData, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def few_cells(pbmc68k: ad.AnnData, tmp_path: Path) -> Path:
+    """A file with each seventh of them."""
+    path = tmp_path / "few.h5ad"
+    pbmc68k[::7].copy().write_h5ad(path)
+    return path
+
+
+@pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], example_plugins: Path):
     """Run a command line; give its exit code, standard output and standard error."""
 
@@ -163,6 +171,7 @@ def test_every_command_that_prints_a_result_offers_json(run):
         ("embed",),
         ("annotate",),
         ("perturb",),
+        ("response-curves",),
         ("impute",),
         ("trajectory",),
         ("compare",),
@@ -602,6 +611,53 @@ def test_compare_writes_the_librarys_table(run, cells, pbmc68k, tmp_path):
     code, _, err = run(*words[:4], "--against", "sctopp")
     assert code == 1
     assert "sctopp" in err
+    assert is_one_sentence(err)
+
+
+def test_compare_opens_and_asks_each_model_in_its_own_way(run, few_cells):
+    words = ["compare", few_cells, "--model", "pca", "--against", "starter"]
+    overlap = []
+    for asked in ([], ["--against-option", "max_length=24"]):
+        code, out, err = run(*words, *asked, "--json")
+        assert (code, err) == (0, "")
+        told = json.loads(out)
+        overlap.append(told["table"][0]["overlap"])
+    assert told["provenance"]["of"][1]["options"]["max_length"] == 24
+    assert overlap[0] != overlap[1], "with fewer genes it is another embedding"
+    code, _, err = run(*words, "--option", "max_length=24")
+    assert code == 1
+    assert "max_length" in err, "pca has no such option"
+    for option in ("--config", "--against-config"):
+        code, _, err = run(*words, option, "nowhere=1")
+        assert code == 1
+        assert "nowhere" in err
+        assert is_one_sentence(err)
+
+
+def test_response_curves_writes_the_librarys_table(run, few_cells, pbmc68k, tmp_path):
+    words = ["response-curves", few_cells, "--model", "pca", "--gene", "CD3D", "--gene", "LYZ", "--cells", "20"]
+    asked = ["--dose", "0", "--dose", "0.5", "--dose", "2", "--check-dose", "0.25", "--draws", "1", "--seed", "3"]
+    code, out, err = run(*words, *asked, "-o", tmp_path / "o.csv", "--json")
+    assert (code, err) == (0, "")
+    few = pbmc68k[::7].copy()
+    wanted = sl.response_curves(
+        few,
+        "pca",
+        ["CD3D", "LYZ"],
+        doses=(0, 0.5, 2),
+        check_doses=(0.25,),
+        cells=20,
+        n_draws=1,
+        seed=3,
+        progress=False,
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "o.csv"), wanted.table, check_dtype=False, rtol=1e-6)
+    told = json.loads(out)
+    assert [row["dose"] for row in told["error"]] == [0.25, 0.25]
+    assert told["error"][0]["error"] == pytest.approx(wanted.error["error"].iloc[0])
+    assert told["provenance"]["genes"] == ["CD3D", "LYZ"]
+    code, _, err = run(*words[:4], "--gene", "CD33D")
+    assert code == 1
     assert is_one_sentence(err)
 
 
