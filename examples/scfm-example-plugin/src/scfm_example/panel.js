@@ -67,7 +67,8 @@ export function render({ session, el }) {
       const top = Math.max(...content.selected, ...content.all, 1e-6);
       content.modules.forEach((name, i) => row(name, content.selected[i], content.all[i], top));
     } catch (error) {
-      note.textContent = error.message;
+      // Also of a question whose place a newer one has taken.
+      if (mine === asked) note.textContent = error.message;
     }
   }
 

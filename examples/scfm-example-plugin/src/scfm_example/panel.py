@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import scfm_lab as sl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
 
 
 class ModuleProfile:
@@ -28,14 +32,31 @@ class ModuleProfile:
         -------
         For the selection ``modules`` (names), ``selected`` and ``all`` (means, one per module) and ``n`` (cells selected).
         For the highest ``n`` and, as a buffer, one byte per cell: 1 for the tenth of the cells with the highest scores.
+        Either as a future as long as the scores are not there: a model is opened and reads all cells, which the notebook does
+        not wait for.
         """
-        if message.get("of") == "highest":
-            return self._highest(str(message.get("module")))
-        if message.get("of") != "selection":
+        asked = message.get("of")
+        if asked == "highest":
+            return self._once_scored(lambda scores: self._highest(scores, str(message.get("module"))))
+        if asked != "selection":
             raise ValueError('this panel answers {"of": "selection"} and {"of": "highest", "module": name}')
-        scores = self.scores()
-        # Nothing selected means everything: a profile of no cells tells nothing.
+        # Who is selected is read here: by the time the scores are there it may be others.
         selected = np.asarray(self.session.selection, dtype=bool)
+        return self._once_scored(lambda scores: self._profile(scores, selected))
+
+    def _once_scored(self, tell: Callable[[np.ndarray], Any]) -> Any:
+        """What is told of the scores: at once where they are there, else by a job that shows how far it is and can be stopped."""
+        if self._scores is not None:
+            return tell(self._scores)
+
+        def work(progress: Callable[..., None], cancel: Event) -> Any:
+            return tell(self.scores(progress, cancel))
+
+        # A lane: of several questions that wait, only the newest is answered.
+        return self.session.submit("modules", work, label="Scoring modules", lane="modules", quiet=True, of="")
+
+    def _profile(self, scores: np.ndarray, selected: np.ndarray) -> dict[str, Any]:
+        # Nothing selected means everything: a profile of no cells tells nothing.
         rows = selected if selected.any() else np.ones(len(scores), dtype=bool)
         return {
             "modules": self._modules,
@@ -44,18 +65,29 @@ class ModuleProfile:
             "n": int(rows.sum()),
         }
 
-    def _highest(self, module: str) -> tuple[dict[str, Any], list[bytes]]:
-        scores = self.scores()
+    def _highest(self, scores: np.ndarray, module: str) -> tuple[dict[str, Any], list[bytes]]:
         if module not in self._modules:
             raise ValueError(f"there is no module {module!r}; there are {', '.join(self._modules)}")
         values = scores[:, self._modules.index(module)]
         mask = values >= np.nanquantile(values, 0.9)
         return {"n": int(mask.sum())}, [mask.astype(np.uint8).tobytes()]
 
-    def scores(self) -> np.ndarray:
-        """Cells × modules, float32; computed once, since a session's cells do not change."""
+    def scores(self, progress: Callable[..., None] | None = None, cancel: Event | None = None) -> np.ndarray:
+        """Cells × modules, float32; computed once, since a session's cells do not change.
+
+        Parameters
+        ----------
+        progress, cancel
+            As a job is given them by ``session.submit``.
+        """
         if self._scores is None:
             model = sl.load_model("example.modules", device="cpu")
-            self._scores = model.encode(model.tokenize(self.session.adata)).cell
-            self._modules = list(model.modules)
+            tokens = model.tokenize(self.session.adata)
+            # The engine looks at `cancel` between batches and raises where it is set.
+            states = model.encode(
+                tokens,
+                progress=progress and (lambda done, total, *_: progress(done, total, "scoring the cells")),
+                cancel=cancel,
+            )
+            self._scores, self._modules = states.cell, list(model.modules)
         return self._scores
