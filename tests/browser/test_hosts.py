@@ -47,6 +47,16 @@ def try_out(page: Page) -> None:
     page.locator(".sl-legend-title", has_text="LYZ").wait_for(timeout=60_000)
     page.locator(".scfm-lab").get_by_role("tab", name="Genes").click()
     page.get_by_role("combobox", name="Gene to look at").wait_for()
+    # What is selected is known to Python before it is asked about it.
+    page.locator(".scfm-lab .sl-plane [role=application]").focus()
+    page.keyboard.press("a")
+    page.locator(".sl-selected", has_text="700").wait_for()
+    page.get_by_role("button", name=re.compile("^Share")).click()
+    page.get_by_role("menuitem", name="Copy as code…").press("Enter")
+    text = page.get_by_role("dialog").get_by_role("textbox")
+    text.wait_for(timeout=60_000)
+    assert "# the 700 cells that are selected" in text.input_value()
+    page.keyboard.press("Escape")
 
 
 @pytest.mark.skipif(find_spec("notebook") is None, reason="needs the package notebook")

@@ -88,10 +88,12 @@ function render({ model, el }: RenderProps) {
   const root = document.createElement("div");
   root.className = "scfm-lab";
   root.dataset.theme = currentTheme();
-  // JupyterLab looks for this attribute when a key arrives at the document, so it is set right before, at the window.
+  // JupyterLab looks for this attribute when a key arrives at the document, so it is set right before, at the window. It looks
+  // at each element before it looks for its parent's attribute, and a notebook's keys are for whatever has the focus.
   const divide = (event: KeyboardEvent) => {
-    if (event.composedPath().includes(root))
-      root.toggleAttribute("data-lm-suppress-shortcuts", !isHosts(event));
+    if (!event.composedPath().includes(root)) return;
+    for (const element of [root, event.target as Element])
+      element.toggleAttribute("data-lm-suppress-shortcuts", !isHosts(event));
   };
   window.addEventListener("keydown", divide, true);
   const keep = (event: Event) => {
