@@ -85,8 +85,12 @@ def cell_digests(cells: Cells) -> NDArray[Any]:
 
 
 def _hashed(name: str, values: NDArray[Any]) -> NDArray[np.uint64]:
-    text = np.asarray(values).astype(str)
+    values = np.asarray(values)
+    text = values.astype(str)
     unique, places = np.unique(text, return_inverse=True)
+    # A model computes with numbers as they are: in float32 otherwise than in float64.
+    if values.dtype.kind in "biufc":
+        name = f"{name}:{values.dtype.str}"
     return hash_names([f"{name}={value}" for value in unique])[places.ravel()]
 
 

@@ -138,6 +138,22 @@ def test_fields_that_a_model_reads_are_part_of_a_cell(pbmc68k):
         np.testing.assert_array_equal(other == before, same)
 
 
+def test_numbers_of_another_precision_are_another_cell(pbmc68k):
+    pbmc68k.obs["n_counts"] = np.arange(1000, 1700, dtype=np.float64)
+    pbmc68k.obs["assay"] = pbmc68k.obs["louvain"].astype(str)
+    digests = {}
+    for kind in ("float64", "float32", "int64"):
+        pbmc68k.obs["n_counts"] = pbmc68k.obs["n_counts"].astype(kind)
+        digests[kind] = cell_digests(sl.Cells.from_anndata(pbmc68k, fields=("n_counts", "assay")))
+    # The very same numbers: but what is divided by them is rounded otherwise.
+    assert not (digests["float64"] == digests["float32"]).any()
+    assert not (digests["int64"] == digests["float32"]).any()
+    # Words are the same words, however they are kept.
+    words = sl.Cells.from_anndata(pbmc68k, fields=("assay",))
+    pbmc68k.obs["assay"] = pbmc68k.obs["assay"].astype("category")
+    np.testing.assert_array_equal(cell_digests(words), cell_digests(sl.Cells.from_anndata(pbmc68k, fields=("assay",))))
+
+
 def test_it_is_switched_off_where_asked(pbmc68k, monkeypatch):
     monkeypatch.setenv("SCFM_CACHE_GB", "0")
     embedded(pbmc68k, "pca")
