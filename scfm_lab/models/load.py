@@ -65,6 +65,8 @@ def load_model(
     for name, given in (("config", config), ("files", files)):
         if given is not None and not isinstance(given, Mapping):
             raise ModelError(f"{name}= takes names and values, such as {{'name': value}}; this is {given!r}.")
+    # What is read later, or by another process, is not to depend on the working directory.
+    files = None if files is None else _from_here(dict(files))
     text = str(source)
     resolved = from_source(text)
     if resolved is not None:
@@ -80,6 +82,26 @@ def load_model(
     model.source = text
     model.opened = {"config": dict(config or {}), "files": dict(files or {})}
     return model.to(device, precision)
+
+
+def _from_here(given: Any) -> Any:
+    """What ``files=`` was given, with the paths in it absolute; names of genes and numbers stay."""
+    if isinstance(given, Mapping):
+        return {name: _from_here(value) for name, value in given.items()}
+    if isinstance(given, (list, tuple)):
+        paths = bool(given) and all(_is_there(value) for value in given)
+        return type(given)(_from_here(value) for value in given) if paths else given
+    if isinstance(given, Path):
+        return given.absolute()
+    return str(Path(given).absolute()) if _is_there(given) else given
+
+
+def _is_there(given: Any) -> bool:
+    try:
+        return isinstance(given, (str, Path)) and bool(str(given)) and Path(given).exists()
+    # A text may be no path at all.
+    except (OSError, ValueError):
+        return False
 
 
 def as_model(model: Model | str | Path) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle  # noqa: TID251 - a published format
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -19,11 +20,11 @@ import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.inference import cluster, precision
 from scfm_lab.models.identity import _Reader
+from scfm_lab.models.load import _from_here
 from scfm_lab.models.tokens import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -179,6 +180,40 @@ def test_files_are_kept_as_they_were_given_so_that_they_open_again(
     again = sl.load_model(one.path, device="cpu", **one.opened)
     assert (again.digest, again.settings_digest) == (one.digest, one.settings_digest)
     assert one.settings_digest != family.open().settings_digest or one.digest != family.open().digest
+
+
+@pytest.mark.parametrize(("name", "given"), [("uce", _new_species), ("transcriptformer", _embeddings)])
+def test_files_given_from_the_working_directory_open_from_another(
+    name: str,
+    given: Callable[[Family], dict[str, Any]],
+    tmp_path: Path,
+    pbmc68k: AnnData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = write_family(name, tmp_path / "model", pbmc68k)
+
+    def from_here(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value.relative_to(family.root))
+        if isinstance(value, dict):
+            return {key: from_here(one) for key, one in value.items()}
+        return [from_here(one) for one in value] if isinstance(value, list) else value
+
+    files = from_here(given(family))
+    monkeypatch.chdir(family.root)
+    one = family.open(files=files)
+    # As the workers of a cluster do, and the readers of a provenance.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = sl.load_model(one.path, device="cpu", **one.opened)
+    assert (again.digest, again.settings_digest) == (one.digest, one.settings_digest)
+
+
+def test_names_among_files_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "CD3D").write_text("")
+    genes = {"gene_order": ["CD3D", "CD4"], "taxon": 9606, "label": "somewhere else", "table": "CD3D"}
+    assert _from_here(genes) == genes | {"table": str(tmp_path / "CD3D")}
 
 
 def test_vectors_of_one_model_under_other_settings_in_one_anndata_are_warned_about(
