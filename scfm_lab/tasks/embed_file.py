@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.stored import open_stored
 from scfm_lab.errors import DataError, StorageError
+from scfm_lab.inference.shards import runs_home
 from scfm_lab.tasks.embed import describe
 from scfm_lab.tasks.embed_run import Asked, check_reference, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scfm_lab.models.contract import Model
     from scfm_lab.tasks.embed import EmbedResult
@@ -65,27 +67,57 @@ def embed_file(
     asked["options"] = dict(asked.get("options") or {})
     check_reference(model, like_reference, asked["options"], asked.get("batch_size"))
     started = time.perf_counter()
-    # The suffix stays, since some readers choose the format by it.
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    writer = _Writer(path, temporary, key)
     call = Asked(source, model, **asked)
+    with _place_beside(target) as temporary:
+        writer = _Writer(path, temporary, key)
+        try:
+            done = run(call, progress=progress, cancel=cancel, make=writer.make)
+            result, mixed = describe(call, done, key, source, seconds=time.perf_counter() - started)
+            writer.finish({**result.provenance, "remarks": [*result.provenance["remarks"], *mixed]})
+            temporary.replace(target)
+            done.finished()
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+            why = "the disk is full" if full else error.strerror or str(error)
+            raise StorageError(f"{target} cannot be written: {why}; nothing was changed.") from error
+        finally:
+            writer.close()
+    return writer.opened(result, target)
+
+
+@contextmanager
+def _place_beside(target: Path) -> Iterator[Path]:
+    """A name beside the target, the same for every process that writes it, and this one the only one at it.
+
+    What a process that was killed has left there is removed, which under a name of its own it never would be: a copy of all cells.
+    """
+    from filelock import FileLock, Timeout
+
+    home = runs_home()
+    # Locks lie under the data home; whoever has another one has another name too.
+    name = hashlib.sha256(f"{home.resolve()}\n{target.resolve()}".encode()).hexdigest()[:12]
+    # The suffix stays, since some readers choose the format by it.
+    temporary = target.with_name(f".{name}.{target.name}")
+    lock = FileLock(home / f"{name}.file.lock")
     try:
-        done = run(call, progress=progress, cancel=cancel, make=writer.make)
-        result, mixed = describe(call, done, key, source, seconds=time.perf_counter() - started)
-        writer.finish({**result.provenance, "remarks": [*result.provenance["remarks"], *mixed]})
-        temporary.replace(target)
-        done.finished()
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StorageError(f"Another process is writing {target} now; wait for it, or name another file.") from None
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        why = "the disk is full" if full else error.strerror or str(error)
-        raise StorageError(f"{target} cannot be written: {why}; nothing was changed.") from error
-    finally:
-        writer.close()
+        raise StorageError(
+            f"The run cannot be kept in {home} ({error.strerror or error}). Set SCFM_HOME to a directory you can write to."
+        ) from error
+    try:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return writer.opened(result, target)
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        lock.release()
 
 
 class _Writer:

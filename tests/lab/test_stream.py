@@ -367,3 +367,46 @@ def test_a_file_is_embedded_into_its_copy(home, cells, pbmc68k, plain, tmp_path)
     again = embed_file(target, tmp_path / "again.h5ad", sl.load_model("pca"), key_added="X_starter", cache=False)
     assert ad.read_h5ad(tmp_path / "again.h5ad").obsm["X_starter"].shape == again.vectors.shape == (420, 50)
     assert list_runs() == []
+
+
+WRITING = """
+import os, signal, sys
+import scfm_lab as sl
+from scfm_lab.tasks.embed_file import embed_file
+def progress(done, total):
+    if done >= 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+embed_file(sys.argv[1], sys.argv[2], sl.load_model("pca"), cache=False, chunk_size=50, progress=progress)
+"""
+
+
+def test_what_a_killed_process_was_writing_does_not_stay(home, cells, tmp_path):
+    target = tmp_path / "written" / "out.h5ad"
+    target.parent.mkdir()
+    for _ in range(2):
+        command = [sys.executable, "-c", WRITING, str(cells), str(target)]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+        # A copy of all cells, of which there is never more than one.
+        assert len(list(target.parent.iterdir())) == 1
+    embed_file(cells, target, sl.load_model("starter"), cache=False)
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_two_processes_do_not_write_one_file(home, cells, tmp_path):
+    from scfm_lab.tasks.embed_file import _place_beside
+
+    target = tmp_path / "out.h5ad"
+    code = f"""
+from pathlib import Path
+from scfm_lab.tasks.embed_file import _place_beside
+with _place_beside(Path({str(target)!r})):
+    print("in", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(StorageError, match=r"Another process is writing .*out\.h5ad now"):
+            embed_file(cells, target, sl.load_model("pca"))
+        with _place_beside(tmp_path / "other.h5ad"):
+            other.communicate(b"\n")
+    embed_file(cells, target, sl.load_model("pca"))
