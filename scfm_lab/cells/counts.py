@@ -20,6 +20,7 @@ _COUNT_LAYERS = ("counts", "raw_counts", "count", "spliced_counts")
 TOTAL_COLUMN = "total_counts_all_genes"
 _INTEGER_TOLERANCE = 1e-3
 _PROBE_ROWS = 600
+_PROBE_VALUES = 1 << 17
 _DENSE_BLOCK = 1 << 24
 _MOST = float(np.finfo(np.float32).max)
 
@@ -175,6 +176,12 @@ def _sample_values(matrix: Any) -> np.ndarray:
     if n > _PROBE_ROWS:
         # Three contiguous stretches: backed matrices read these fast.
         third = _PROBE_ROWS // 3
+        if in_file(matrix) and matrix.format == "csc":
+            # Rows would be read out of all of it.
+            data = matrix.group["data"]
+            m = data.shape[0]
+            last = max(0, m - _PROBE_VALUES)
+            return np.concatenate([np.asarray(data[a : a + _PROBE_VALUES]) for a in sorted({0, last // 2, last})])
         starts = (0, (n - third) // 2, n - third)
         if sp.issparse(matrix) and matrix.format == "csr":
             return np.concatenate([matrix.data[matrix.indptr[a] : matrix.indptr[a + third]] for a in starts])

@@ -11,7 +11,7 @@ import numpy as np
 from scfm_lab.cells.cells import Cells, check_cell_names
 from scfm_lab.cells.counts import TOTAL_COLUMN, CountsPlace, find_counts, library_sizes, read_csr, to_csr
 from scfm_lab.cells.genes import Genes
-from scfm_lab.cells.sound import checked, rows_of
+from scfm_lab.cells.sound import checked, in_file, rows_of
 from scfm_lab.cells.stored import StoredCells, file_behind, is_stored, open_view
 from scfm_lab.errors import DataError, ScfmError, StorageError
 
@@ -103,7 +103,9 @@ class CellReader:
             If the file cannot be read.
         """
         try:
-            return read_csr(self.place.matrix if rows is None else self._by_rows, rows)
+            # Single rows of a file by columns are picked while it is read, so that it is never in memory.
+            picked = isinstance(rows, np.ndarray) and self.by_columns and "_by_rows" not in self.__dict__
+            return read_csr(self.place.matrix if rows is None or picked else self._by_rows, rows)
         # HDF5 tells of a damaged chunk and of a file that was closed by other exceptions than the system's.
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ScfmError) or not self.stored:
@@ -134,17 +136,41 @@ class CellReader:
         """The file or Zarr folder that the counts are read from; None for counts in memory."""
         return file_behind(self.place.matrix) if self.stored else None
 
+    @property
+    def by_columns(self) -> bool:
+        """Whether the counts lie in a file by columns (CSC)."""
+        return self.stored and getattr(self.place.matrix, "format", None) == "csc"
+
     @cached_property
     def counts_per_cell(self) -> float:
-        """Non-zero counts of a cell, of up to 1,000 spread over the file."""
+        """Non-zero counts of a cell; where a file does not say how many it holds, of up to 1,000 spread over it."""
         matrix = self.place.matrix
         n = len(self)
+        if in_file(matrix):
+            return float(matrix.group["data"].shape[0] / max(n, 1))
         if not self.stored and hasattr(matrix, "nnz"):
             return float(matrix.nnz / max(n, 1))
         third = max(1, min(_PROBED, n) // 3)
         starts = {0, (n - third) // 2, n - third}
-        nnz = [read_csr(self._by_rows, slice(start, start + third)).nnz for start in starts]
+        nnz = [read_csr(matrix, slice(start, start + third)).nnz for start in starts]
         return float(sum(nnz) / (len(nnz) * third))
+
+    @cached_property
+    def turned_bytes(self) -> tuple[int, int]:
+        """Bytes of the copy by rows that is kept once some rows of a matrix by columns were read, and what its making takes.
+
+        0 of any other matrix, whose rows are read as they are.
+        """
+        matrix = self.place.matrix
+        if getattr(matrix, "format", None) != "csc":
+            return 0, 0
+        parts = [matrix.group[name] if self.stored else getattr(matrix, name) for name in ("data", "indices", "indptr")]
+        data, indices, pointers = parts
+        copy = (
+            data.shape[0] * (data.dtype.itemsize + indices.dtype.itemsize) + (len(self) + 1) * pointers.dtype.itemsize
+        )
+        # In a file, what lies there is read whole first.
+        return int(copy), int(copy * (2 if self.stored else 1))
 
     @cached_property
     def _by_rows(self) -> Any:
@@ -156,9 +182,7 @@ class CellReader:
             return checked(matrix, self.place.where).tocsr()
         from scfm_lab.inference.hardware import GIB, Hardware
 
-        group = matrix.group
-        need = 2.5 * (group["data"].nbytes + group["indices"].nbytes) / GIB
-        free = Hardware.detect().free_gib
+        need, free = self.turned_bytes[1] / GIB, Hardware.detect().free_gib
         if need > free:
             raise DataError(
                 f"{self.place.where} is stored by columns (CSC): its rows can be read only with all of it in memory, which "

@@ -15,6 +15,9 @@ from scfm_lab.errors import CountsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Counts of the columns that are in memory at once.
+_BLOCK = 1 << 22
+
 
 def fault(matrix: Any) -> str | None:
     """What is wrong with the pointers or indices of a CSR or CSC matrix in memory, in words; None where all is well."""
@@ -52,23 +55,46 @@ def in_file(matrix: Any) -> bool:
 
 
 def rows_of(matrix: Any, rows: slice | NDArray[Any] | None) -> Any:
-    """Some rows of a sparse matrix in a file, checked; of one that lies there by columns, all is read first.
+    """Some rows of a sparse matrix in a file, checked; of one that lies there by columns, all is read, some columns at a time.
 
     Raises
     ------
     CountsError
         The matrix in the file is damaged.
     """
-    whole = matrix.format == "csc" or rows is None
     try:
-        block = matrix.to_memory() if whole else matrix[rows]
+        if matrix.format == "csc" and rows is not None:
+            return _picked(matrix, rows)
+        return checked(matrix.to_memory() if rows is None else matrix[rows], _place(matrix))
     except ValueError as error:
         if not matrix.group:  # of a file that was closed
             raise
         # scipy's, of arrays that make no matrix
         raise CountsError(f"{_place(matrix)} is damaged: {str(error).rstrip('.')}. Get the file again.") from error
-    checked(block, _place(matrix))
-    return block[rows] if whole and rows is not None else block
+
+
+def _picked(matrix: Any, rows: slice | NDArray[Any]) -> Any:
+    """Some rows of a matrix that lies in a file by columns; never more of it in memory than a block of columns."""
+    from scipy import sparse
+
+    group, (n, columns) = matrix.group, matrix.shape
+    pointers = np.asarray(group["indptr"][:], dtype=np.int64)
+    frame = sparse.csc_matrix((n, columns), dtype=group["data"].dtype)
+    if len(pointers) != columns + 1 or pointers[0] != 0 or (np.diff(pointers) < 0).any():
+        raise CountsError(f"{_place(matrix)} is damaged: its columns end before they begin. Get the file again.")
+    if pointers[-1] > min(group["indices"].shape[0], group["data"].shape[0]):
+        raise CountsError(f"{_place(matrix)} is damaged: its columns end behind its values. Get the file again.")
+    blocks, first = [frame[rows][:, :0].tocsc()], 0
+    while first < columns:
+        last = max(int(np.searchsorted(pointers, pointers[first] + _BLOCK, side="right")) - 1, first + 1)
+        part = slice(int(pointers[first]), int(pointers[last]))
+        block = sparse.csc_matrix((n, last - first), dtype=group["data"].dtype)
+        # Set, not given: what makes a matrix looks at all of it, in words of its own.
+        block.data, block.indices = np.asarray(group["data"][part]), np.asarray(group["indices"][part])
+        block.indptr = (pointers[first : last + 1] - pointers[first]).astype(block.indices.dtype)
+        blocks.append(checked(block, _place(matrix))[rows].tocsc())
+        first = last
+    return sparse.hstack(blocks, format="csr")
 
 
 def _place(matrix: Any) -> str:

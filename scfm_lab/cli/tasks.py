@@ -105,7 +105,11 @@ def embed(
         raise click.UsageError(message)
     target = None if out is None else check_target(out, _H5AD, [path])
     check_h5ad(path)
-    model = sl.load_model(source, device=device, precision=precision, config=config or None)
+    # The workers of a cluster have the device, and this machine may have none of the kind.
+    by_workers = cluster is not None and not only_plan and device.split(":")[0] in ("auto", "cpu", "cuda", "mps")
+    here = "cpu" if by_workers else device
+    model = sl.load_model(source, device=here, precision=precision, config=config or None)
+    model.asked_device = device
     if target is None or only_plan:
         tell_plan(path, model, layer=layer, model_options=model_options, budget=budget, as_json=as_json)
         return

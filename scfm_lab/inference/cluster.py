@@ -4,30 +4,86 @@ A worker is told where the file is, which rows, and which model by source and di
 model and file once, computes rows as one machine would, and writes them into the run's
 folder under another name before it renames them. Cells never pass through the scheduler.
 What a lost worker was at is given to another; what it had finished is there.
+
+The machine that asks may be another kind than the workers are: a head node has no GPU. One
+worker therefore says first what device all are to have, which precision is fast there, and how
+many cells are a part; each cuts its batches for the memory that it has itself.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from scfm_lab.cells.genes import Match
+    from scfm_lab.cells.reader import CellReader
+    from scfm_lab.inference.plan import Sizes
     from scfm_lab.inference.shards import Part, RunFolder
     from scfm_lab.inference.stream import Job
     from scfm_lab.models.contract import Model
+    from scfm_lab.tasks.embed_run import Way
 
 _CONNECT_SECONDS = 20
 _LOOK_EVERY = 0.2
 # Waiting for the next part, a worker has one in hand: more would be lost with it.
 _AHEAD = 2
-_opened: dict[str, Job] = {}
+_opened: dict[str, Here] = {}
 _opening = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Here:
+    """What a worker opens once in its process, and how it cuts its batches."""
+
+    model: Model
+    reader: CellReader
+    match: Match
+    sizes: Sizes
+
+
+def scout(asked: Any, reader: CellReader, options: Mapping[str, Any], longest: int, *, cancel: Any = None) -> Way:
+    """Have one worker open the model and the file, and say how it would compute them.
+
+    Parameters
+    ----------
+    asked
+        The call (:class:`~scfm_lab.tasks.embed_run.Asked`); its ``cluster`` is an address or a ``distributed.Client``.
+    options
+        Complete ones.
+    longest
+        Tokens of the longest cell, as far as is known.
+
+    Raises
+    ------
+    DataError
+        If the cluster cannot be reached, or has no workers, or the cells do not lie in a file.
+    ModelError
+        If workers cannot open the same model.
+    """
+    order = _order(asked, reader, options, longest)
+    with _client(asked.cluster) as client:
+        from distributed import as_completed
+
+        _workers(client)
+        waiting = as_completed([client.submit(look, order, pure=False, retries=2)], loop=client.loop)
+        try:
+            for future in _as_they_come(waiting, cancel):
+                found: Way = _result(future)
+                return found
+        except BaseException:
+            client.cancel(list(waiting.futures), force=True)
+            raise
+    raise DataError("No worker of the cluster answered; see whether they run, then run it again.")
 
 
 def spread(
@@ -36,6 +92,8 @@ def spread(
     spans: Sequence[tuple[int, int]],
     folder: RunFolder,
     *,
+    device: str,
+    longest: int,
     done: int = 0,
     progress: Callable[..., None] | None = None,
     cancel: Any = None,
@@ -45,34 +103,31 @@ def spread(
     Parameters
     ----------
     asked
-        The call (:class:`~scfm_lab.tasks.embed_run.Asked`); its ``cluster`` is an address or a ``distributed.Client``.
+        The call.
     spans
         First and last row (exclusive) of each part that is missing.
     folder
         Where the workers write, at the same path for all.
+    device, longest
+        Of :func:`scout`.
 
     Raises
     ------
-    DataError
-        If the cluster cannot be reached, or has no workers.
-    ModelError
-        If workers cannot open the same model.
+    DataError, ModelError
+        As :func:`scout`.
     """
     total = len(job.reader)
     if progress is not None:
         progress(done, total)
     if not spans:
         return
-    order = _order(job, asked, folder)
-    with _client(asked.cluster) as client:
+    order = _order(asked, job.reader, job.options, longest)
+    with _client(asked.cluster) as client, _wanted(folder) as sign:
         from distributed import as_completed
 
+        order |= {"folder": str(folder.path), "wanted": sign, "device": device, "precision": str(job.precision)}
         todo = list(spans)
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        if workers == 0:
-            raise DataError(
-                f"The Dask cluster at {client.scheduler.address} has no workers; start some, then run it again."
-            )
+        workers = _workers(client)
         # Not pure: a part that was removed as unsound is computed anew, and not taken from the scheduler's memory.
         first = [client.submit(work, order, *span, pure=False, retries=2) for span in todo[: _AHEAD * workers]]
         left = iter(todo[len(first) :])
@@ -93,20 +148,108 @@ def spread(
             raise
 
 
-def work(order: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
-    """One part of a run, on a worker: computed and written.
+def look(order: dict[str, Any]) -> Way:
+    """What a worker says before a run: its device, the precision that is fast there, and how it cuts the cells.
 
     Parameters
     ----------
     order
         Of :func:`_order`.
     """
-    from scfm_lab.inference.shards import write_part
-    from scfm_lab.inference.stream import compute, prepare
+    import torch
 
-    job = _job(order)
-    write_part(Path(order["folder"]), compute(job, prepare(job, start, stop)))
+    from scfm_lab.inference.engine import tokens_at_once
+    from scfm_lab.inference.plan import some
+    from scfm_lab.inference.precision import SAMPLE, for_run
+    from scfm_lab.models.tokens import Request
+    from scfm_lab.tasks.embed_run import Way
+
+    here = _here(order)
+    kind = here.model.device.split(":")[0]
+    with tokens_at_once(here.sizes.batch_tokens):
+        precision, found = for_run(
+            here.model,
+            Request(**order["request"]),
+            order["options"],
+            lambda: here.model.tokenize(some(here.reader, SAMPLE), options=order["options"], seed=order["seed"]),
+            cells=len(here.reader),
+            # Whichever worker is asked the next time gives the same answer.
+            machine=f"workers {kind} torch {torch.__version__}",
+        )
+    return Way(kind, str(precision), found, here.sizes)
+
+
+def work(order: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
+    """One part of a run, on a worker: computed and written.
+
+    Parameters
+    ----------
+    order
+        Of :func:`_order`, with the run's folder, device and precision.
+    """
+    from scfm_lab.inference.precision import Precision
+    from scfm_lab.inference.shards import write_part
+    from scfm_lab.inference.stream import Job, chunks, compute, joined, prepare
+    from scfm_lab.models.tokens import Request
+
+    here, folder = _here(order), Path(order["folder"])
+    kind, stopped = here.model.device.split(":")[0], _NotWanted(folder / order["wanted"])
+    if kind != order["device"]:
+        raise ModelError(
+            f"A worker computes on {kind} where another computes on {order['device']}, so that the vectors would differ; let all "
+            "workers have the same, or open the model with the device that all of them have (device='cpu')."
+        )
+    job = Job(
+        here.model,
+        here.reader,
+        here.match,
+        order["options"],
+        Request(**order["request"]),
+        order["seed"],
+        Precision.parse(order["precision"]),
+        order["batch_size"],
+        here.sizes.batch_tokens,
+    )
+    parts = []
+    for first, last in chunks(stop - start, here.sizes.chunk_cells):
+        stopped.check()
+        parts.append(compute(job, prepare(job, start + first, start + last), cancel=stopped))
+    stopped.check()
+    write_part(folder, joined(parts, here.model.spec.width))
     return start, stop
+
+
+class _NotWanted:
+    """Set once nobody waits for a part any more: the driver's sign is gone from the run's folder."""
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def is_set(self) -> bool:
+        """Whether to stop, asked between batches."""
+        return not self.sign.exists()
+
+    def check(self) -> None:
+        """Stop if so."""
+        if self.is_set():
+            raise Cancelled("Stopped; the run that this part was for is over.")
+
+
+@contextmanager
+def _wanted(folder: RunFolder) -> Iterator[str]:
+    """Name of a file in the run's folder that is there as long as the driver waits.
+
+    Dask takes no thread from what it runs: without this, workers would compute on after the driver has left, beside those
+    that a repeated call asks for the same rows.
+    """
+    sign = folder.path / f"{folder.SIGN}{uuid.uuid4().hex}"
+    with folder.writing():
+        sign.write_text(str(os.getpid()), encoding="utf-8")
+    try:
+        yield sign.name
+    finally:
+        with suppress(OSError):
+            sign.unlink(missing_ok=True)
 
 
 def check_model(model: Model) -> None:
@@ -124,37 +267,61 @@ def check_model(model: Model) -> None:
         )
 
 
-def _order(job: Job, asked: Any, folder: RunFolder) -> dict[str, Any]:
+def check_spreadable(asked: Any, reader: CellReader, *, alone: bool) -> None:
+    """Refuse what the workers of a cluster could not compute.
+
+    Raises
+    ------
+    ModelError, DataError
+        The model was made in this session, or the cells do not lie in a file.
+    """
+    check_model(asked.model)
+    if reader.path is None or not alone:
+        raise DataError(
+            "cluster= needs cells that lie in a file which the workers can open: give the path of an .h5ad file or a Zarr "
+            "folder, or an AnnData opened with backed='r' (and no like_reference)."
+        )
+
+
+def _order(asked: Any, reader: CellReader, options: Mapping[str, Any], longest: int) -> dict[str, Any]:
     """What a worker is told, as plain values."""
-    model = job.model
+    from scfm_lab.tasks.embed_run import cells_digest, file_state
+
+    model = asked.model
     assert model.opened is not None
+    assert reader.path is not None
     return {
-        "path": str(job.reader.path),
-        "file": folder.identity["file"],
-        "cells": folder.identity["asked"]["obs"],
+        "path": str(reader.path),
+        "file": file_state(reader.path, len(reader)),
+        "cells": cells_digest(reader),
         "layer": asked.layer,
         "model": {
             "source": str(model.path) if model.path is not None else model.source,
             "digest": model.digest,
             "settings": model.settings_digest,
-            "device": model.device,
-            "precision": str(job.precision),
+            # As the user gave them: what "auto" means, each worker finds for itself.
+            "device": model.asked_device,
+            "precision": "auto" if model.auto_precision else str(model.compute),
             **model.opened,
         },
-        "options": dict(job.options),
-        "request": {"hidden_layer": job.request.hidden_layer, "pooling": job.request.pooling},
-        "seed": job.seed,
-        "batch_size": job.batch_size,
-        "batch_tokens": job.batch_tokens,
-        "folder": str(folder.path),
+        "options": dict(options),
+        "request": {"hidden_layer": asked.request.hidden_layer, "pooling": asked.request.pooling},
+        "seed": asked.seed,
+        "batch_size": asked.batch_size,
+        "budget_gib": asked.budget_gib,
+        "chunk_size": asked.chunk_size,
+        "longest": longest,
     }
 
 
-def _job(order: dict[str, Any]) -> Job:
+_OF_A_RUN = ("folder", "wanted", "device", "precision", "request", "seed", "batch_size")
+
+
+def _here(order: dict[str, Any]) -> Here:
     """The model and the file of an order, opened once in a process."""
     import json
 
-    key = json.dumps({k: v for k, v in order.items() if k != "folder"}, sort_keys=True, default=str)
+    key = json.dumps({k: v for k, v in order.items() if k not in _OF_A_RUN}, sort_keys=True, default=str)
     with _opening:
         if key not in _opened:
             _opened.clear()
@@ -162,12 +329,11 @@ def _job(order: dict[str, Any]) -> Job:
         return _opened[key]
 
 
-def _open(order: dict[str, Any]) -> Job:
+def _open(order: dict[str, Any]) -> Here:
     from scfm_lab.cells.stored import open_stored
-    from scfm_lab.inference.precision import Precision
-    from scfm_lab.inference.stream import Job
+    from scfm_lab.inference.plan import cut
+    from scfm_lab.inference.precision import all_that_may_be
     from scfm_lab.models.load import load_model
-    from scfm_lab.models.tokens import Request
     from scfm_lab.tasks.embed_run import cells_digest, file_state
 
     wanted = order["model"]
@@ -196,17 +362,27 @@ def _open(order: dict[str, Any]) -> Job:
             f"A worker finds another {order['path']} than the machine that asked, or its annotations were changed in memory; "
             "let all of them see the same file."
         )
-    return Job(
+    sizes = cut(
         model,
         reader,
-        model.known_genes(reader.genes, options),
-        options,
-        Request(**order["request"]),
-        order["seed"],
-        Precision.parse(wanted["precision"]),
-        order["batch_size"],
-        order["batch_tokens"],
+        device=model.device,
+        budget_gib=order["budget_gib"],
+        longest=order["longest"],
+        chunk_size=order["chunk_size"],
+        in_memory=False,
+        precisions=all_that_may_be(model, options),
     )
+    return Here(model, reader, model.known_genes(reader.genes, options), sizes)
+
+
+def _workers(client: Any) -> int:
+    """Workers of a cluster, at least one."""
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    if workers == 0:
+        raise DataError(
+            f"The Dask cluster at {client.scheduler.address} has no workers; start some, then run it again."
+        )
+    return workers
 
 
 @contextmanager
@@ -245,10 +421,9 @@ def _as_they_come(waiting: Any, cancel: Any) -> Iterator[Any]:
         yield next(waiting)
 
 
-def _result(future: Any) -> tuple[int, int]:
+def _result(future: Any) -> Any:
     try:
-        start, stop = future.result()
-        return start, stop
+        return future.result()
     except ScfmError:
         raise
     # A worker's fault can be any exception; it is told with its name.

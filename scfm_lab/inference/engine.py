@@ -41,6 +41,16 @@ planned_tokens: ContextVar[int | None] = ContextVar("planned_tokens", default=No
 _turn = threading.Lock()
 
 
+@contextlib.contextmanager
+def tokens_at_once(tokens: int | None) -> Iterator[None]:
+    """Have batches hold so many tokens meanwhile; None: what is fast on the device."""
+    planned = planned_tokens.set(tokens)
+    try:
+        yield
+    finally:
+        planned_tokens.reset(planned)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some cells, flat: the tokens of one after those of the other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,15 @@ from scfm_lab.errors import DataError
 from scfm_lab.inference.hardware import GIB, Fit, Hardware, Needs, fits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model
+    from scfm_lab.models.tokens import Tokens
 
 #: Share of the free memory that a run may take, unless it is told otherwise.
 SHARE = 0.6
@@ -35,6 +37,8 @@ _PREPARED, _WAITING = 68, 24
 _FEWEST_TOKENS = 512
 # What allocators keep for later, and what PyTorch takes on other machines.
 _MARGIN = 1.25
+#: Cells, spread over all, that tell how long cells are.
+LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,30 @@ class Sizes:
     """Vectors of all cells."""
     base: int
     """What libraries take once they work."""
+    turned: int = 0
+    """Counts by rows that are kept of a matrix that lies by columns."""
+    turning: int = 0
+    """All of that matrix while it is turned."""
+    copies: int = 0
+    """Copies of the weights in a lower precision."""
 
     def peak(self, device: str) -> int:
         """Bytes on a device at most; on the CPU everything is in the same memory."""
         if device.split(":")[0] == "cuda":
             return self.running(device)
-        # While a checkpoint is opened, its weights may be there twice.
-        return max(self.running(device), int(_MARGIN * (2 * self.weights + self.base)) + self.chunk + self.output)
+        return max(
+            self.running(device),
+            # While a checkpoint is opened, its weights may be there twice.
+            int(_MARGIN * (2 * self.weights + self.base)) + self.chunk + self.output,
+            int(_MARGIN * (self.weights + self.copies + self.base)) + self.turning + self.output,
+        )
 
     def running(self, device: str) -> int:
         """Bytes on a device while cells are computed."""
         if device.split(":")[0] == "cuda":
-            return int(_MARGIN * (self.weights + self.batch))
-        return int(_MARGIN * (self.weights + self.batch + self.base)) + self.chunk + self.output
+            return int(_MARGIN * (self.weights + self.copies + self.batch))
+        working = self.weights + self.copies + self.batch + self.base
+        return int(_MARGIN * working) + self.chunk + self.turned + self.output
 
 
 @dataclass(frozen=True)
@@ -156,15 +171,22 @@ def planned(
     own_precision: bool = False,
 ) -> Plan:
     """:func:`plan`; with `own_precision` for what runs in the model's precision, as perturbations do, not in the one embed chose."""
+    from scfm_lab.inference.engine import tokens_at_once
+    from scfm_lab.inference.precision import expected
+    from scfm_lab.models.tokens import Request
+
     options = model.check_options(options)
     reader = model.cell_reader(adata, layer=layer, options=options)
     n = len(reader)
-    rows = np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int))
-    tokens = model.tokenize(reader(rows), options=options)
+    cells = some(reader, sample)
+    tokens = model.tokenize(cells, options=options)
     here = hardware is None
-    hardware = hardware or Hardware.detect()
+    hardware = hardware or with_loaded(model)
     device = model.device if here else hardware.device
-    longest = int(tokens.lengths.max(initial=1))
+    longest = longest_of(tokens)
+    precision, untried = (
+        (model.compute, False) if own_precision else _precision(model, options, None if here else hardware, n)
+    )
     sizes = cut(
         model,
         reader,
@@ -173,17 +195,18 @@ def planned(
         budget_gib=budget_gib,
         longest=longest,
         together=not model.cells_alone(options),
-    )
-    precision, untried = (
-        (model.compute, False) if own_precision else _precision(model, options, None if here else hardware)
+        precisions=expected(model, Request(), options, tokens, n) if here and untried else (precision,),
     )
     if here:
-        model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
-        started = time.perf_counter()
-        model.encode(model.tokenize(reader(rows), options=options), precision=precision)
-        seconds = (time.perf_counter() - started) / len(rows) * n
+        with tokens_at_once(sizes.batch_tokens):
+            model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
+            started = time.perf_counter()
+            # A file by columns is read once for all of a run's cells, and not for these again.
+            again = cells if reader.by_columns else some(reader, sample)
+            model.encode(model.tokenize(again, options=options), precision=precision)
+        seconds = (time.perf_counter() - started) / len(cells) * n
     else:
-        seconds = _seconds(model, hardware, tokens.lengths) / len(rows) * n
+        seconds = _seconds(model, hardware, tokens.lengths) / len(cells) * n
     peak = sizes.peak(device) / GIB
     needs: Any = Needs(model.spec.parameters, model.spec.width, estimated_gib=peak)
     return Plan(
@@ -202,7 +225,31 @@ def planned(
     )
 
 
-def _precision(model: Model, options: Mapping[str, Any], elsewhere: Hardware | None) -> tuple[Precision, bool]:
+def some(reader: CellReader, n: int = LOOKED_AT) -> Cells:
+    """Cells spread over all."""
+    return reader(np.unique(np.linspace(0, len(reader) - 1, min(n, len(reader))).astype(np.int64)))
+
+
+def longest_of(tokens: Tokens | None) -> int:
+    """Tokens of the longest cell, by which a run is cut: as its plan says, and as it is; 0 where nothing is known."""
+    return 0 if tokens is None else int(tokens.lengths.max(initial=1))
+
+
+def with_loaded(model: Model) -> Hardware:
+    """This machine with the memory that is free now, and with what an opened model takes of it: a plan counts that again."""
+    hardware = Hardware.detect()
+    held = model.held_bytes() / GIB
+    if model.device.split(":")[0] == "cuda":
+        return replace(hardware, device_free_gib=min(hardware.device_gib, hardware.device_free_gib + held))
+    free = min(hardware.ram_gib, hardware.free_gib + held)
+    if hardware.device == "cuda":
+        return replace(hardware, free_gib=free)
+    return replace(hardware, free_gib=free, device_free_gib=min(hardware.device_gib, hardware.device_free_gib + held))
+
+
+def _precision(
+    model: Model, options: Mapping[str, Any], elsewhere: Hardware | None, cells: int
+) -> tuple[Precision, bool]:
     """What :func:`scfm_lab.embed` takes, as far as that is known before it has tried anything; whether it has still to choose.
 
     Of a machine that is not here the first that it would try; what a processor would try is timed there and not known.
@@ -215,7 +262,7 @@ def _precision(model: Model, options: Mapping[str, Any], elsewhere: Hardware | N
     if elsewhere is not None:
         first = on_accelerator(elsewhere.device.split(":")[0], bf16=elsewhere.bf16)
         return (first[0] if first else model.compute), True
-    found = known(model, Request())
+    found = known(model, Request(), cells)
     return (model.compute, True) if found is None else (found.choice, False)
 
 
@@ -238,13 +285,14 @@ def cut(
     chunk_size: int | None = None,
     in_memory: bool = True,
     together: bool = False,
+    precisions: Sequence[Precision] = (),
 ) -> Sizes:
     """Chunks and batches that keep within the memory.
 
     Parameters
     ----------
     hardware
-        Whose free memory counts; default: this machine's.
+        Whose free memory counts; default: this machine's, and what the model has taken of it already.
     budget_gib
         Memory the run may take; default: 60 % of what is free.
     longest
@@ -255,6 +303,8 @@ def cut(
         Whether all vectors are to be in memory.
     together
         Whether all cells must be tokenised together.
+    precisions
+        Those that the run may take; default: the model's own.
 
     Raises
     ------
@@ -263,7 +313,8 @@ def cut(
     """
     from scfm_lab.inference.engine import TOKENS_PER_BATCH
 
-    hardware = hardware or Hardware.detect()
+    hardware = hardware or with_loaded(model)
+    precisions = precisions or (model.compute,)
     kind = device.split(":")[0]
     budget = _budget(budget_gib, hardware.free_gib)
     on_device = budget if kind == "cpu" else _budget(budget_gib, hardware.room_gib)
@@ -271,6 +322,7 @@ def cut(
     per_cell = max(1.0, reader.counts_per_cell)
     length = longest or int(min(per_cell * 2, spec.max_length or np.inf)) + 4
     weights = model.weight_bytes()
+    copies = max(model.copies_bytes(one) for one in precisions)
     output = 4 * n * spec.width if in_memory else 0
     base = model.base_bytes()
 
@@ -280,9 +332,11 @@ def cut(
     a_minute = int(_MINUTE.get(kind, _MINUTE["cpu"]) / _operations(model, length))
     usual = min(usual, max(_FEWEST_CELLS, a_minute, n // _MOST_PARTS))
     rows = n if together else min(n, chunk_size or usual)
-    resident = output + int(_MARGIN * (base + (weights if kind == "cpu" else 0)))
+    resident = output + int(_MARGIN * (base + (weights + copies if kind == "cpu" else 0)))
 
-    forward_bytes = model.gpu_batch_bytes if kind == "cuda" else model.batch_bytes
+    def forward_bytes(tokens: int, longest: int) -> int:
+        work = model.gpu_batch_bytes if kind == "cuda" else model.batch_bytes
+        return work(tokens, longest) + max(model.scores_bytes(one, tokens, longest) for one in precisions)
 
     def batch_bytes(tokens: int) -> int:
         return int(_MARGIN * forward_bytes(tokens, length))
@@ -292,7 +346,7 @@ def cut(
         return int(cells * per_cell * (_PREPARED + ahead * _WAITING))
 
     on_host = resident + chunk(1) + (batch_bytes(length) if kind == "cpu" else 0)
-    one = int(_MARGIN * weights) + batch_bytes(length)
+    one = int(_MARGIN * (weights + copies)) + batch_bytes(length)
     if on_host > budget or (kind != "cpu" and one > on_device):
         need = (on_host if kind == "cpu" else max(one, on_host)) / GIB
         raise DataError(
@@ -306,10 +360,21 @@ def cut(
             f"The {n:,} cells must be tokenised together (like_reference, or bulk samples), which takes {chunk(n) / GIB:.1f} GiB "
             f"of the {budget / GIB:.1f} GiB allowed; take fewer cells, or leave that option out."
         )
+    turned = turning = 0
+    if rows < n or chunk(rows) > room:
+        # Some rows of a matrix by columns are read of a copy of it by rows, which is kept.
+        turned, turning = reader.turned_bytes
+        if turned and (turned + chunk(1) > room or resident + turning > budget):
+            raise DataError(
+                f"{reader.place.where} is stored by columns (CSC): its rows can be read only with all of it in memory, which takes "
+                f"{turning / GIB:.2f} GiB beside the {(on_host - chunk(1)) / GIB:.2f} GiB of the model{' and all vectors' if in_memory else ''}; "
+                f"{budget / GIB:.2f} GiB may be taken. Store it by rows first (CSR), or give a larger budget_gib."
+            )
+    resident, room = resident + turned, room - turned
     while not together and rows > 1 and chunk(rows) > room:
         rows = (rows + 1) // 2
     tokens = TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH["cpu"])
-    free = (budget - resident - chunk(rows)) if kind == "cpu" else on_device - _MARGIN * weights
+    free = (budget - resident - chunk(rows)) if kind == "cpu" else on_device - _MARGIN * (weights + copies)
     while tokens > _FEWEST_TOKENS and batch_bytes(tokens) > free:
         tokens //= 2
     # Few cells do not fill a batch.
@@ -322,6 +387,9 @@ def cut(
         chunk=chunk(rows),
         output=output,
         base=base,
+        turned=turned,
+        turning=turning,
+        copies=copies,
     )
 
 

@@ -99,11 +99,19 @@ class Verified:
     cells: int
     speedup: float
     """Measured on those cells."""
+    failed: str = ""
+    """Why it does not run here; ``""`` where it does."""
 
     @property
     def holds(self) -> bool:
-        """Whether it is close enough to float32, and faster."""
-        return self.overlap >= MIN_OVERLAP and self.cosine >= MIN_COSINE and self.speedup >= _WORTH
+        """Whether it runs, is close enough to float32, and faster."""
+        close = self.overlap >= MIN_OVERLAP and self.cosine >= MIN_COSINE
+        return not self.failed and close and self.speedup >= _WORTH
+
+    @property
+    def says_enough(self) -> bool:
+        """Whether so many cells were looked at that all their neighbours were: what fewer show says little of the next dataset."""
+        return self.cells > 3 * NEIGHBOURS
 
     @property
     def choice(self) -> Precision:
@@ -113,7 +121,7 @@ class Verified:
     def as_provenance(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "precision_tried": self.precision,
+            "precision_tried": self.precision + (f" (does not run here: {self.failed})" if self.failed else ""),
             "precision_overlap": round(self.overlap, 4),
             "precision_cosine": round(self.cosine, 6),
             "precision_cells": self.cells,
@@ -131,15 +139,45 @@ def may_be_lower(model: Model, options: Mapping[str, Any]) -> bool:
     )
 
 
-def known(model: Model, request: Request) -> Verified | None:
-    """What was found on this machine for this kind of output; None where nothing was tried yet."""
-    found = _load().get(_where(model, request))
+def known(model: Model, request: Request, cells: int = SAMPLE, *, machine: str | None = None) -> Verified | None:
+    """What was found on this machine for this kind of output.
+
+    Parameters
+    ----------
+    cells
+        Of the run: what was found on a few cells is an answer for as few only.
+    machine
+        What stands for this machine; None: its own name and parts.
+
+    Returns
+    -------
+    Verified or None
+        None where nothing was tried yet that says enough.
+    """
+    found = _load().get(_where(model, request, machine))
     with contextlib.suppress(ScfmError, TypeError):
         if found is not None:
             verified = Verified(**found)
             Precision.parse(verified.precision)
-            return verified
+            return verified if verified.says_enough or cells <= verified.cells else None
     return None
+
+
+def all_that_may_be(model: Model, options: Mapping[str, Any]) -> tuple[Precision, ...]:
+    """The precisions that take the most memory of those that a run may take, before anything is known of it."""
+    if not may_be_lower(model, options):
+        return (model.compute,)
+    return (Precision("bfloat16", "float32", explicit=model.device == "cpu"),)
+
+
+def expected(
+    model: Model, request: Request, options: Mapping[str, Any], tokens: Tokens | None, cells: int
+) -> tuple[Precision, ...]:
+    """The precisions that a run of so many `cells` here may take: the one that was found, or those that it will try."""
+    if tokens is None or not may_be_lower(model, options):
+        return (model.compute,)
+    found = known(model, request, cells)
+    return (found.choice,) if found is not None else (*candidates(model, tokens), FLOAT32)
 
 
 def for_run(
@@ -148,6 +186,8 @@ def for_run(
     options: Mapping[str, Any],
     sample: Callable[[], Tokens],
     *,
+    cells: int,
+    machine: str | None = None,
     cancel: Any = None,
 ) -> tuple[Precision, dict[str, Any]]:
     """Precision of a run, and how it was found (for provenance).
@@ -155,16 +195,21 @@ def for_run(
     What the model was opened with, unless that was ``"auto"``: then the lower precision that is
     fast on this machine, if it holds on a sample of the run's cells, else float32. Networks of
     less than 5 million parameters and ``like_reference`` stay in float32. The choice is kept per
-    machine, PyTorch, model and kind of output, so that the same call gives the same answer again.
+    machine, PyTorch, model and kind of output, so that the same call gives the same answer again;
+    one that was found on 45 cells or fewer is tried again when a run has more.
 
     Parameters
     ----------
     sample
         Gives the tokens of :data:`SAMPLE` cells of the run, or of all; called only if something has to be tried.
+    cells
+        Of the run.
+    machine
+        What stands for this machine, where others take what is found here; None: its own name and parts.
     """
     if not may_be_lower(model, options):
         return model.compute, {}
-    verified = known(model, request)
+    verified = known(model, request, cells, machine=machine)
     earlier = verified is not None
     if verified is None:
         tokens = sample()
@@ -177,30 +222,43 @@ def for_run(
             verified = found if verified is None or found.holds else max(verified, found, key=lambda v: v.overlap)
             if found.holds:
                 break
+            # Copies of the weights in a precision that is not taken would stay for nothing.
+            model.forget_copies()
         assert verified is not None
-        # What few cells seem to lose says little about the next dataset.
-        if verified.holds or len(rows) > 3 * NEIGHBOURS:
-            _keep(_where(model, request), asdict(verified))
+        # What few cells seem to lose says little about the next dataset; a failure may be one of the moment.
+        if (verified.holds or verified.says_enough) and not verified.failed:
+            _keep(_where(model, request, machine), asdict(verified))
     # What was kept was found on other cells, as far as anybody knows.
     found_on = "cells of an earlier run" if earlier else "cells of this run"
     return verified.choice, verified.as_provenance() | {"precision_found_on": found_on}
 
 
 def verify(model: Model, tokens: Tokens, request: Request, precision: Precision, *, cancel: Any = None) -> Verified:
-    """Run cells in float32 and in another precision, and compare speed and vectors."""
+    """Run cells in float32 and in another precision, and compare speed and vectors.
+
+    A precision that does not run on this device, in any of its operators, does not hold.
+    """
     from scfm_lab.inference.engine import encode
 
     n = len(tokens)
     if precision == FLOAT32:
         return Verified(str(precision), 1.0, 1.0, n, 1.0)
+    if model.device != "cpu" and (why := fails_on(model.device, precision)):
+        return Verified(str(precision), 0.0, 0.0, n, 0.0, why)
     # First calls allocate, choose kernels and make the copies of the weights. A GPU chooses and loads kernels for each size,
     # which takes longer than the cells themselves; there the whole is computed twice.
     few = tokens if model.device != "cpu" else tokens.take(np.arange(min(n, 2)))
     vectors, seconds = [], []
     for one in (FLOAT32, precision):
-        encode(model, few, request, precision=one, cancel=cancel)
-        started = time.perf_counter()
-        vectors.append(encode(model, tokens, request, precision=one, cancel=cancel).cell)
+        try:
+            encode(model, few, request, precision=one, cancel=cancel)
+            started = time.perf_counter()
+            vectors.append(encode(model, tokens, request, precision=one, cancel=cancel).cell)
+        # An operator or a dtype that the device lacks, or too little memory: whatever it is, float32 remains.
+        except _NOT_RUN as error:
+            if one == FLOAT32:
+                raise
+            return Verified(str(precision), 0.0, 0.0, n, 0.0, _in_short(error))
         seconds.append(time.perf_counter() - started)
     exact, low = (np.asarray(v, dtype=np.float64) for v in vectors)
     if not np.isfinite(low).all():
@@ -248,11 +306,17 @@ def for_effects(
     where = f"{_where(model, Request())} perturbations"
     before = _load().get(where, {})
     tried = Precision.parse(before["precision"]) if before else fast[0]
-    model.encode(tokens.take(np.arange(1)), precision=tried)
     found, seconds = [], []
     for one in (FLOAT32, tried):
-        started = time.perf_counter()
-        found.append([np.asarray(effects, np.float64) for effects in measure(one)])
+        try:
+            if one == tried:
+                model.encode(tokens.take(np.arange(1)), precision=tried)
+            started = time.perf_counter()
+            found.append([np.asarray(effects, np.float64) for effects in measure(one)])
+        except _NOT_RUN as fault:
+            if one == FLOAT32:
+                raise
+            return FLOAT32, {"precision_tried": f"{tried} (does not run here: {_in_short(fault)})"}
         seconds.append(time.perf_counter() - started)
     error = max(_effect_error(exact, low) for exact, low in zip(*found, strict=True))
     speedup = float(before["speedup"]) if before else seconds[0] / max(seconds[1], 1e-9)
@@ -298,6 +362,34 @@ def on_accelerator(kind: str, *, bf16: bool) -> tuple[Precision, ...]:
         # Both are fast; float16 keeps three more bits, and overflows sooner.
         return (Precision("bfloat16", "bfloat16"), half) if bf16 else (half,)
     return (half,) if kind == "mps" else ()
+
+
+# What PyTorch raises where a device lacks an operator (NotImplementedError among them) or a dtype, or has too little memory.
+_NOT_RUN = (RuntimeError, TypeError)
+
+
+@cache
+def fails_on(device: str, precision: Precision) -> str:
+    """Why a layer of a transformer does not run on a device in a precision, tried on a small one; ``""`` where it does."""
+    import torch
+
+    from scfm_lab.models.layers import PackedEncoder
+    from scfm_lab.models.products import running
+
+    lengths = np.array([4, 7], np.int64)
+    try:
+        # Weights are drawn, and nobody's random numbers are to be others for that.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(), running(precision):
+            layer = PackedEncoder(1, 32, 4, 64, activation="gelu").to(device).eval()
+            states = layer(torch.zeros(int(lengths.sum()), 32, device=device), lengths)
+            return "" if bool(torch.isfinite(states.float()).all().cpu()) else "a small layer gives no numbers"
+    except _NOT_RUN as error:
+        return _in_short(error)
+
+
+def _in_short(error: Exception) -> str:
+    text = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:160]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @cache
@@ -362,9 +454,9 @@ def _machine(device: str) -> str:
     return f"{platform.node()} {kind} {name} torch {torch.__version__}"
 
 
-def _where(model: Model, request: Request) -> str:
+def _where(model: Model, request: Request, machine: str | None = None) -> str:
     made = f"{model.digest} {model.settings_digest}"
-    return f"{_machine(model.device)} {made} {request.hidden_layer} {request.pooling} {request.genes}"
+    return f"{machine or _machine(model.device)} {made} {request.hidden_layer} {request.pooling} {request.genes}"
 
 
 def _store() -> Path:

@@ -17,7 +17,7 @@ import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class RunFolder:
         What the run is: cells and their file, model, options.
     """
 
+    SIGN: ClassVar[str] = ".wanted-"
+    """Begin of the names of files that say, to workers elsewhere, that a process waits for parts."""
     path: Path
     identity: dict[str, Any]
     remarks: list[str] = field(default_factory=list)
@@ -119,7 +121,8 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
             self._replace(_MANIFEST, json.dumps({**self.identity, "begun": time.time()}, indent=1).encode())
-        for left in self.path.glob(".writing-*"):
+        # Whoever was here before was killed: nobody waits for what its workers are at.
+        for left in (*self.path.glob(".writing-*"), *self.path.glob(f"{self.SIGN}*")):
             left.unlink(missing_ok=True)
 
     def _manifest(self) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ folder, where there is one.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from scfm_lab.inference.hardware import give_back_memory
 from scfm_lab.inference.shards import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -115,10 +115,9 @@ def compute(
 
 
 def _encode(job: Job, tokens: Tokens, **kwargs: Any) -> States:
-    from scfm_lab.inference.engine import planned_tokens
+    from scfm_lab.inference.engine import tokens_at_once
 
-    planned = planned_tokens.set(job.batch_tokens)
-    try:
+    with tokens_at_once(job.batch_tokens):
         return job.model.encode(
             tokens,
             hidden_layer=job.request.hidden_layer,
@@ -127,8 +126,6 @@ def _encode(job: Job, tokens: Tokens, **kwargs: Any) -> States:
             batch_size=job.batch_size,
             **kwargs,
         )
-    finally:
-        planned_tokens.reset(planned)
 
 
 def _merged(
@@ -198,6 +195,17 @@ class Collected:
             self.vectors = self.make(self.n, width)
         else:
             self.vectors = np.full((self.n, width), np.nan, dtype=np.float32)
+
+
+def joined(parts: Sequence[Part], width: int) -> Part:
+    """Neighbouring parts as one; `width` of the vectors, where no cell tells."""
+    if len(parts) == 1:
+        return parts[0]
+    start, stop = parts[0].start, parts[-1].stop
+    whole = Collected(stop - start, width)
+    for part in parts:
+        whole.add(replace(part, start=part.start - start, stop=part.stop - start))
+    return Part(start, stop, whole.finish(), whole.cell, whole.tally, whole.cached)
 
 
 def chunks(n: int, rows: int) -> list[tuple[int, int]]:

@@ -69,6 +69,7 @@ class Model(TakesOptions, Able, Trainable):
             "settings_digest",
             "finetuning",
             "device",
+            "asked_device",
             "compute",
             "auto_precision",
             "hidden_width",
@@ -88,6 +89,8 @@ class Model(TakesOptions, Able, Trainable):
     opened: dict[str, Any] | None = None
     """``config`` and ``files`` as :func:`scfm_lab.load_model` was given them; None where it was made otherwise."""
     device: str = "cpu"
+    asked_device: str = "auto"
+    """:attr:`device` as it was asked for: another machine may have another best one."""
     compute: Precision = FLOAT32
     """What products and attention are computed in, unless a call says otherwise."""
     auto_precision: bool = False
@@ -304,6 +307,34 @@ class Model(TakesOptions, Able, Trainable):
         }
         return sum(held.values()) or 4 * self.spec.parameters
 
+    def held_bytes(self) -> int:
+        """Memory that the opened model takes already: weights and their copies, but not what is only mapped from its files."""
+        from scfm_lab.models.products import held_bytes
+
+        return held_bytes(self._modules())
+
+    def copies_bytes(self, precision: Precision) -> int:
+        """Memory of the copies of weights that products in a lower precision are taken of."""
+        from scfm_lab.models.products import copies_bytes
+
+        return copies_bytes(self._modules(), precision)
+
+    def forget_copies(self) -> None:
+        """Give back the memory of those copies; they are made again when they are needed."""
+        from scfm_lab.models.products import forget
+
+        forget(self._modules())
+
+    def scores_bytes(self, precision: Precision, tokens: int, longest: int) -> int:
+        """Memory of attention scores in a batch as for :meth:`batch_bytes`, where a precision writes them out."""
+        from scfm_lab.models.layers import MOST_SCORES
+
+        if not precision.explicit:
+            return 0
+        # Scores and their softmax.
+        size = 4 if precision.attention == "float32" else 2
+        return 2 * size * min(self.spec.heads * tokens * longest, MOST_SCORES)
+
     def base_bytes(self) -> int:
         """Memory that does not grow with cells, besides the weights: vocabularies, libraries at work (as measured)."""
         return (96 << 20) if self.spec.layers else (20 << 20)
@@ -440,7 +471,7 @@ class Model(TakesOptions, Able, Trainable):
         from scfm_lab.inference.hardware import choose_device
 
         compute = FLOAT32 if precision == "auto" else Precision.parse(precision)
-        self.device = choose_device(device)
+        self.device, self.asked_device = choose_device(device), device
         self.compute, self.auto_precision = compute, precision == "auto"
         for module in self._modules():
             # Weights stay in float32; products are taken of copies (scfm_lab.models.products).

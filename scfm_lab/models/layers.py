@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+#: Attention scores that are written out at once, where they are: of long cells they would take gigabytes.
+MOST_SCORES = 1 << 24
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": F.gelu,
@@ -132,12 +135,30 @@ def attention_weights(
 def explicit_attention(
     query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """softmax(QKᵀ)V by two matrix products instead of PyTorch's fused kernel, with its arguments."""
+    """softmax(QKᵀ)V by two matrix products instead of PyTorch's fused kernel, with its arguments.
+
+    At most :data:`MOST_SCORES` of them are in memory at once: cells, then heads, then queries are taken one after the other.
+    """
+    scores = query.shape[:-1].numel() * key.shape[-2]
+    split = next((i for i, n in enumerate(query.shape[:-1]) if n > 1), None)
+    if scores > MOST_SCORES and split is not None:
+        step = max(1, query.shape[split] * MOST_SCORES // scores)
+        queries_only = split == query.ndim - 2
+        out = []
+        for first in range(0, query.shape[split], step):
+            part = slice(first, first + step)
+            at = (*[slice(None)] * split, part)
+            own = (slice(None),) if queries_only else at
+            mask = attn_mask
+            if mask is not None and mask.shape[split] > 1:
+                mask = mask[at]
+            out.append(explicit_attention(query[at], key[own], value[own], attn_mask=mask, scale=scale))
+        return torch.cat(out, split)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query * factor) @ key.transpose(-1, -2)
+    found = (query * factor) @ key.transpose(-1, -2)
     if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
-    return scores.softmax(-1) @ value
+        found = found.masked_fill(~attn_mask, float("-inf"))
+    return found.softmax(-1) @ value
 
 
 class PackedSelfAttention(Lowered):

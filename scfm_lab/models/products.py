@@ -16,10 +16,11 @@ import torch  # noqa: TID253  (this module is imported only where a network is n
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import nn  # noqa: TID253
 
+from scfm_lab.inference.hardware import mapped_files
 from scfm_lab.inference.precision import FLOAT32, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -75,6 +76,41 @@ class Lowered(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._copies[key] = weight.detach().to(dtype)
         return self._copies[key]
+
+
+def copies_bytes(modules: Sequence[nn.Module], precision: Precision) -> int:
+    """Bytes of all copies that products in a precision are taken of."""
+    dtype = getattr(torch, precision.products)
+    held = {
+        parameter.data_ptr(): parameter.numel() * dtype.itemsize
+        for module in _lowered(modules)
+        for parameter in module.parameters(recurse=False)
+        if parameter.dtype != dtype
+    }
+    return sum(held.values())
+
+
+def held_bytes(modules: Sequence[nn.Module]) -> int:
+    """Bytes of weights and of the copies that were made; not of weights that are mapped from a file, whose memory is free."""
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    tensors += [copy for module in _lowered(modules) for copy in module._copies.values()]  # noqa: SLF001
+    mapped = mapped_files() if any(t.device.type == "cpu" for t in tensors) else []
+    held = {
+        t.data_ptr(): t.numel() * t.element_size()
+        for t in tensors
+        if t.device.type != "cpu" or not any(first <= t.data_ptr() < last for first, last in mapped)
+    }
+    return sum(held.values())
+
+
+def forget(modules: Sequence[nn.Module]) -> None:
+    """Drop all copies."""
+    for module in _lowered(modules):
+        module._copies.clear()  # noqa: SLF001
+
+
+def _lowered(modules: Sequence[nn.Module]) -> list[Lowered]:
+    return [part for module in modules for part in module.modules() if isinstance(part, Lowered)]
 
 
 class Linear(Lowered, nn.Linear):

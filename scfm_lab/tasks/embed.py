@@ -162,7 +162,9 @@ def embed(
         network and the memory.
     cluster
         Address of a Dask scheduler, or a ``distributed.Client``: parts of the file are computed by its workers, which must
-        see the file, the model and the data directory (``SCFM_HOME``) at the same paths.
+        see the file, the model and the data directory (``SCFM_HOME``) at the same paths. Each computes on the device that the
+        model was opened with: with ``"auto"`` on its own best one, also where this machine has no GPU; batches, and
+        `budget_gib`, are for the memory of each worker.
     progress
         True shows a bar, False nothing; or a callable ``(done, total)``.
     cancel
@@ -261,7 +263,7 @@ def describe(asked: Asked, done: Done, key: str, target: Any, *, seconds: float)
         **truncation(cell, tally.kept),
         **done.precision,
     )
-    record["precision"] = str(job.precision)
+    record["precision"], record["device"] = str(job.precision), done.device
     record["arguments"] = provenance.arguments(
         layer=asked.layer,
         hidden_layer=request.hidden_layer,

@@ -14,7 +14,8 @@ import numpy as np
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.inference import stream
 from scfm_lab.inference.cache import VERSION, VectorCache
-from scfm_lab.inference.plan import cut
+from scfm_lab.inference.plan import cut, longest_of, some
+from scfm_lab.inference.precision import Precision
 from scfm_lab.inference.shards import RunFolder, runs_home
 from scfm_lab.models.tokens import Request
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from scfm_lab.cells.genes import Genes
     from scfm_lab.cells.reader import CellReader
     from scfm_lab.inference.plan import Sizes
-    from scfm_lab.inference.precision import Precision
     from scfm_lab.models.contract import Model
     from scfm_lab.models.tokens import Tokens
 
@@ -48,11 +48,26 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a run is computed, by this machine or by the workers of a cluster."""
+
+    device: str
+    """A torch device; of workers, its kind."""
+    precision: str
+    found: dict[str, Any]
+    """How the precision was found (for provenance)."""
+    sizes: Sizes
+    """How the run is cut."""
+
+
+@dataclass(frozen=True)
 class Done:
     """What came of it."""
 
     collected: stream.Collected
     job: stream.Job
+    device: str
+    """What the vectors were computed on; that of the workers, where a cluster computed them."""
     sizes: Sizes
     precision: dict[str, Any]
     """How the precision was found."""
@@ -86,16 +101,16 @@ def run(
     alone = model.cells_alone(full)
     if asked.batch_size is not None and asked.batch_size < 1:
         raise DataError(f"batch_size is {asked.batch_size}; a batch holds at least one cell.")
-    sizes = cut(
-        model,
-        reader,
-        device=model.device,
-        budget_gib=asked.budget_gib,
-        chunk_size=asked.chunk_size,
-        in_memory=make is None,
-        together=not alone,
+    if asked.cluster is not None:
+        from scfm_lab.inference.cluster import check_spreadable
+
+        check_spreadable(asked, reader, alone=alone)
+    # Of a few cells alone, the reference's own ways may make nothing.
+    tokens = None if full.get("like_reference") else model.tokenize(some(reader), options=full, seed=asked.seed)
+    way = (_over_cluster if asked.cluster is not None else _by_this_machine)(
+        asked, reader, full, tokens, together=not alone, in_memory=make is None, cancel=cancel
     )
-    precision, found = _precision(asked, reader, full, cancel)
+    precision, sizes = Precision.parse(way.precision), way.sizes
     job = stream.Job(
         model, reader, match, full, asked.request, asked.seed, precision, asked.batch_size, sizes.batch_tokens
     )
@@ -105,7 +120,7 @@ def run(
     # Digests of all gene names take a while, and are of no use where nothing is kept.
     depends = None
     if alone and (keep or reader.path is not None):
-        depends = depends_on(model, full, asked.request, asked.seed, precision, reader.genes)
+        depends = depends_on(model, full, asked.request, asked.seed, precision, reader.genes, way.device)
     folder = None
     if depends is not None and reader.path is not None:
         folder = RunFolder.open(runs_home(), {**depends, **_cells_of(reader, asked.layer)}, file_state(reader.path, n))
@@ -113,7 +128,7 @@ def run(
     if keep and depends is not None:
         cache = VectorCache.at_home(depends)
     try:
-        _work(asked, job, folder, cache, collected, sizes.chunk_cells, progress, cancel)
+        _work(asked, job, folder, cache, collected, way, longest_of(tokens), progress, cancel)
         if folder is not None and reader.path is not None:
             _unchanged(folder, reader.path, n)
     finally:
@@ -122,7 +137,7 @@ def run(
         if folder is not None:
             folder.release()
     remarks = [] if folder is None else folder.remarks
-    return Done(collected, job, sizes, found, remarks, folder)
+    return Done(collected, job, way.device, sizes, way.found, remarks, folder)
 
 
 def _work(
@@ -131,11 +146,12 @@ def _work(
     folder: RunFolder | None,
     cache: VectorCache | None,
     collected: stream.Collected,
-    rows: int,
+    way: Way,
+    longest: int,
     progress: Callable[..., None] | None,
     cancel: Any,
 ) -> None:
-    n = collected.n
+    n, rows = collected.n, way.sizes.chunk_cells
     spans = stream.chunks(n, rows)
     if folder is not None:
         for part in folder.parts():
@@ -144,15 +160,24 @@ def _work(
         collected.resumed = collected.filled
         spans = folder.missing(n, rows)
     if asked.cluster is not None:
-        from scfm_lab.inference.cluster import check_model, spread
+        from scfm_lab.inference.cluster import spread
 
-        check_model(job.model)
         if folder is None:
-            raise DataError(
-                "cluster= needs cells that lie in a file which the workers can open: give the path of an .h5ad file or a Zarr "
-                "folder, or an AnnData opened with backed='r' (and no like_reference)."
+            raise ModelError(
+                f"The workers of a cluster cannot compute this {job.model.spec.name}: nothing tells its weights from others "
+                "(it has no digest), so that nobody could see whether they open the same."
             )
-        parts = spread(job, asked, spans, folder, done=collected.filled, progress=progress, cancel=cancel)
+        parts = spread(
+            job,
+            asked,
+            spans,
+            folder,
+            device=way.device,
+            longest=longest,
+            done=collected.filled,
+            progress=progress,
+            cancel=cancel,
+        )
     else:
         parts = stream.run(
             job,
@@ -168,22 +193,61 @@ def _work(
         collected.add(part)
 
 
-def _precision(
-    asked: Asked, reader: CellReader, options: Mapping[str, Any], cancel: Any
-) -> tuple[Precision, dict[str, Any]]:
-    """The precision of the run, verified on cells spread over the whole of it."""
-    from scfm_lab.inference.precision import SAMPLE, for_run
+def _by_this_machine(
+    asked: Asked,
+    reader: CellReader,
+    options: Mapping[str, Any],
+    tokens: Tokens | None,
+    *,
+    together: bool,
+    in_memory: bool,
+    cancel: Any,
+) -> Way:
+    """How this machine computes the cells; the precision is verified on cells spread over the whole of them."""
+    from scfm_lab.inference.engine import tokens_at_once
+    from scfm_lab.inference.precision import SAMPLE, expected, for_run
 
-    def sample() -> Tokens:
-        n = len(reader)
-        rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(np.int64))
-        return asked.model.tokenize(reader(rows), options=options, seed=asked.seed)
+    model, n = asked.model, len(reader)
+    sizes = cut(
+        model,
+        reader,
+        device=model.device,
+        budget_gib=asked.budget_gib,
+        longest=longest_of(tokens),
+        chunk_size=asked.chunk_size,
+        in_memory=in_memory,
+        together=together,
+        precisions=expected(model, asked.request, options, tokens, n),
+    )
+    with tokens_at_once(sizes.batch_tokens):
+        precision, found = for_run(
+            model,
+            asked.request,
+            options,
+            lambda: model.tokenize(some(reader, SAMPLE), options=options, seed=asked.seed),
+            cells=n,
+            cancel=cancel,
+        )
+    return Way(model.device, str(precision), found, sizes)
 
-    return for_run(asked.model, asked.request, options, sample, cancel=cancel)
+
+def _over_cluster(
+    asked: Asked, reader: CellReader, options: Mapping[str, Any], tokens: Tokens | None, *, cancel: Any, **_: Any
+) -> Way:
+    """How the workers compute the cells, as one of them says."""
+    from scfm_lab.inference.cluster import scout
+
+    return scout(asked, reader, options, longest_of(tokens), cancel=cancel)
 
 
 def depends_on(
-    model: Model, options: Mapping[str, Any], request: Request, seed: int, precision: Precision, genes: Genes
+    model: Model,
+    options: Mapping[str, Any],
+    request: Request,
+    seed: int,
+    precision: Precision,
+    genes: Genes,
+    device: str,
 ) -> dict[str, Any] | None:
     """Everything besides a cell that its vector depends on; None for a model whose making is not known."""
     import torch
@@ -202,7 +266,7 @@ def depends_on(
         "pooling": request.pooling,
         "seed": seed,
         "precision": str(precision),
-        "device": model.device.split(":")[0],
+        "device": device.split(":")[0],
         "torch": torch.__version__,
         "genes": _genes_digest(genes),
     }
@@ -245,7 +309,7 @@ def cells_digest(reader: CellReader) -> str:
     """Digest of the cells' names and of the columns that are read."""
     import pandas as pd
 
-    obs = hashlib.sha256("\n".join(map(str, reader.obs.columns)).encode())
+    obs = hashlib.sha256("\n".join(f"{name} {kind}" for name, kind in reader.obs.dtypes.items()).encode())
     table = reader.obs.astype({c: str for c in reader.obs.columns if reader.obs[c].dtype.kind not in "biuf"})
     obs.update(np.ascontiguousarray(pd.util.hash_pandas_object(table, index=True).to_numpy()).tobytes())
     return obs.hexdigest()[:32]

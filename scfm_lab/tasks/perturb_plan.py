@@ -174,6 +174,7 @@ class _InMemory:
     """Of cells that are in memory, what the planner asks a reader."""
 
     cells: Cells
+    turned_bytes: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.cells)

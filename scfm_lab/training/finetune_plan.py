@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
-from scfm_lab.inference.hardware import GIB, Hardware
+from scfm_lab.inference.hardware import GIB
+from scfm_lab.inference.plan import with_loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +115,7 @@ def plan_of(job: Job, *, budget_gib: float | None = None) -> FineTunePlan:
     weights = sum(p.numel() for p in parameters.values())
     alone = recipe.freeze == ALL
     kind = model.device.split(":")[0]
-    hardware = Hardware.detect()
+    hardware = with_loaded(model)
     free = hardware.free_gib if kind == "cpu" else hardware.room_gib
     if budget_gib is not None and not 0 < budget_gib < float("inf"):
         raise DataError(f"budget_gib is {budget_gib!r}; give the GiB of memory that the run may take.")

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -16,13 +17,18 @@ import numpy as np
 import pytest
 
 import scfm_lab as sl
+from scfm_lab.cells.stored import open_stored
 from scfm_lab.cli import main
-from scfm_lab.errors import DataError, ModelError
-from scfm_lab.inference.shards import list_runs
+from scfm_lab.errors import Cancelled, DataError, ModelError
+from scfm_lab.inference import cluster as worker
+from scfm_lab.inference import hardware
+from scfm_lab.inference.hardware import GIB, Hardware
+from scfm_lab.inference.plan import SHARE, cut
+from scfm_lab.inference.shards import RunFolder, list_runs, runs_home
+from scfm_lab.tasks.embed_run import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install 'scfm-lab[cluster]'")
 
@@ -82,6 +88,94 @@ def same(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def order(home, cells, monkeypatch):
+    """What the workers are told, as :func:`scfm_lab.embed` tells them, with a run's folder."""
+
+    def make(**given):
+        model = given.pop("model", None) or sl.load_model("starter", precision="float32")
+        asked = Asked(open_stored(cells), model, options=model.check_options(None), cluster="", **given)
+        reader = model.cell_reader(asked.source)
+        told = worker._order(asked, reader, asked.options, longest=1000)
+        folder = RunFolder.open(runs_home(), {"run": "this"}, told["file"])
+        (folder.path / ".wanted-now").write_text("")
+        folder.release()
+        return told | {
+            "folder": str(folder.path),
+            "wanted": ".wanted-now",
+            "device": "cpu",
+            "precision": "float32",
+        }
+
+    yield make
+    worker._opened.clear()
+
+
+def machine(monkeypatch, free_gib: float) -> None:
+    """Have this process be a worker on a machine with so much free memory."""
+    there = Hardware("a worker", cores=2, ram_gib=512, free_gib=free_gib, device_gib=512, device_free_gib=free_gib)
+    monkeypatch.setattr(Hardware, "detect", classmethod(lambda cls: there))
+    worker._opened.clear()
+
+
+def test_a_worker_cuts_its_batches_for_its_own_memory(order, cells, monkeypatch):
+    serial = sl.embed(cells, "starter", cache=False, progress=False).vectors
+    told = order()
+    machine(monkeypatch, 200)
+    roomy = worker._here(told)
+    need = (
+        cut(roomy.model, roomy.reader, device="cpu", longest=1000, chunk_size=1, in_memory=False).running("cpu") / GIB
+    )
+    machine(monkeypatch, (need + 0.005) / SHARE - roomy.model.held_bytes() / GIB)
+    small = worker._here(told)
+    assert small.sizes.chunk_cells < 350 < roomy.sizes.chunk_cells
+    assert small.sizes.batch_tokens < roomy.sizes.batch_tokens
+    # A part that is more than this worker holds at once is computed in pieces, and is the part it should be.
+    assert worker.work(told, 100, 700) == (100, 700)
+    part = RunFolder(Path(told["folder"]), {}).read(100, 700)
+    same(part.vectors, serial[100:])
+    assert part.tally.seen.shape == (600,)
+    # The budget that the user gave is one of the workers, too.
+    machine(monkeypatch, 200)
+    assert worker._here(order(budget_gib=need + 0.005)).sizes.batch_tokens == small.sizes.batch_tokens
+
+
+def test_each_worker_takes_the_device_that_was_asked_for(order, monkeypatch):
+    assert order(model=sl.load_model("starter", device="cpu"))["model"]["device"] == "cpu"
+    told = order()
+    assert told["model"]["device"] == "auto"
+    # A worker whose best device is another than that of the machine that asks.
+    monkeypatch.setattr(hardware, "choose_device", lambda device: {"auto": "meta", "cpu": "cpu"}[device])
+    worker._opened.clear()
+    assert worker._here(told).model.device == "meta"
+    assert worker.look(told).device == "meta"
+    # One run is computed on one kind of device.
+    with pytest.raises(ModelError, match=r"A worker computes on meta where another computes on cpu, .*device='cpu'"):
+        worker.work(told, 0, 10)
+
+
+def test_a_worker_stops_within_a_batch_once_nobody_waits(order):
+    told = order(batch_size=10)
+    here = worker._here(told)
+    forward, sign, batches = here.model._forward, Path(told["folder"]) / ".wanted-now", []
+
+    def step(*args):
+        batches.append(1)
+        if len(batches) == 3:
+            sign.unlink()
+        return forward(*args)
+
+    here.model._forward = step
+    with pytest.raises(Cancelled):
+        worker.work(told, 0, 700)
+    assert len(batches) == 3
+    assert not list(Path(told["folder"]).glob("rows-*"))
+    # Whoever opens the run next has its workers alone: those of a driver that was killed have lost their sign.
+    sign.write_text("")
+    RunFolder.open(runs_home(), {"run": "this"}, told["file"]).release()
+    assert not sign.exists()
+
+
 def test_two_workers_one_killed_give_what_one_machine_gives(home, cells, tmp_path):
     serial = sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False)
     seen: list[int] = []
@@ -125,6 +219,8 @@ def test_what_a_cluster_had_finished_one_machine_goes_on_from(home, cells, tmp_p
         renamed.obs_names = [f"other {i}" for i in range(700)]
         with pytest.raises(DataError, match="annotations were changed in memory"):
             sl.embed(renamed, "pca", progress=False, cluster=address)
+    # What tells the workers that somebody waits is gone, so that those at work stop.
+    assert not [*runs_home().glob("*/.wanted-*")]
     left = sum(run["cells"] for run in list_runs() if run["model"] == "starter")
     assert left >= 200
     result = sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False)

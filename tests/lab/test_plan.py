@@ -7,15 +7,18 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import anndata as ad
 import numpy as np
 import pytest
+import torch
 
 import scfm_lab as sl
+from scfm_lab.cells import sound
 from scfm_lab.errors import DataError, ScfmError
 from scfm_lab.inference import hardware
 from scfm_lab.inference.engine import TOKENS_PER_BATCH
 from scfm_lab.inference.hardware import GIB, Hardware, Needs, fits
-from scfm_lab.inference.plan import SHARE, Sizes, cut
+from scfm_lab.inference.plan import SHARE, Sizes, cut, with_loaded
 
 M4 = Hardware(
     "Darwin arm64", cores=10, ram_gib=32, free_gib=22, device="mps", device_name="Apple M4", device_gib=22,
@@ -131,6 +134,104 @@ def test_a_gpu_is_planned_by_a_figure_of_its_own(pbmc68k, large, monkeypatch):
     assert planned.batch % 3 == 0
     assert planned.batch <= 3 * TOKENS_PER_BATCH["cuda"]
     assert cut(large, reader, device="cpu", hardware=SERVER).batch > planned.batch
+
+
+def test_weights_that_are_in_memory_are_not_counted_twice(pbmc68k, large, monkeypatch):
+    weights = 4 * large.spec.parameters
+    large.held_bytes = lambda: weights
+    reader = large.cell_reader(pbmc68k)
+    need = cut(large, reader, device="cpu", hardware=SERVER).running("cpu") / GIB
+    # What is left of a machine in which everything fitted before the model was opened.
+    free = need / SHARE - weights / GIB + 0.1
+    assert SHARE * free < 1.25 * weights / GIB, "after it was opened, its weights alone would seem too much"
+    left = replace(LAPTOP, free_gib=free, device_free_gib=free)
+    monkeypatch.setattr(Hardware, "detect", classmethod(lambda cls: left))
+    assert cut(large, reader, device="cpu") == cut(large, reader, device="cpu", hardware=SERVER)
+    # A machine that somebody describes has what is said.
+    with pytest.raises(DataError, match="too small for one cell"):
+        cut(large, reader, device="cpu", hardware=left)
+    # On a GPU the weights are in its memory, and not in the machine's.
+    large.device = "cuda"
+    monkeypatch.setattr(Hardware, "detect", classmethod(lambda cls: replace(SERVER, device_free_gib=4.0)))
+    assert with_loaded(large).free_gib == SERVER.free_gib
+    assert with_loaded(large).device_free_gib == pytest.approx(4.0 + weights / GIB)
+    large.held_bytes = lambda: 500 * GIB
+    assert with_loaded(large).device_free_gib == SERVER.device_gib
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped from files is read from /proc, which Linux has")
+def test_weights_that_are_mapped_from_their_file_take_nothing_of_what_is_free(tmp_path):
+    from scfm_lab.models.products import held_bytes
+
+    layer = torch.nn.Linear(64, 32)
+    own = held_bytes([layer])
+    assert own == 4 * (64 * 32 + 32)
+    torch.save({"weight": layer.weight.detach()}, tmp_path / "weights.pt")
+    mapped = torch.load(tmp_path / "weights.pt", mmap=True, weights_only=True)  # noqa: TID251 - written by this test
+    layer.load_state_dict(mapped, assign=True, strict=False)
+    assert held_bytes([layer]) == 4 * 32
+
+
+def by_columns(path, adata):
+    """A file whose counts lie by columns, and a reader of it."""
+    columns = adata.copy()
+    columns.X = columns.X.tocsc()
+    columns.write_h5ad(path / "columns.h5ad")
+    return ad.read_h5ad(path / "columns.h5ad", backed="r")
+
+
+def test_a_matrix_by_columns_is_in_the_plan_and_within_the_budget(pbmc68k, starter, tmp_path):
+    stored = by_columns(tmp_path, pbmc68k)
+    memory = pbmc68k.copy()
+    memory.X = memory.X.tocsc()
+    copy = pbmc68k.X.data.nbytes + pbmc68k.X.indices.nbytes + pbmc68k.X.indptr.nbytes
+    for source, turning in ((stored, 2 * copy), (memory, copy)):
+        reader = starter.cell_reader(source)
+        parts = cut(starter, reader, device="cpu", hardware=SERVER, chunk_size=100)
+        assert (parts.turned, parts.turning) == (copy, turning)
+        rows = cut(starter, starter.cell_reader(pbmc68k), device="cpu", hardware=SERVER, chunk_size=100)
+        assert parts.running("cpu") == rows.running("cpu") + copy
+        # All at once needs no copy that is kept.
+        assert cut(starter, reader, device="cpu", hardware=SERVER).turned == 0
+        # Enough for the model and a cell, as it is of rows.
+        longest = sl.plan(pbmc68k, starter, hardware=SERVER).longest
+        one = cut(starter, reader, device="cpu", hardware=SERVER, longest=longest, chunk_size=1)
+        enough = (one.running("cpu") - one.turned) / GIB
+        asked = {"budget_gib": enough, "chunk_size": 1, "progress": False, "copy": source is memory}
+        with pytest.raises(
+            DataError, match=r"X is stored by columns \(CSC\): .*Store it by rows first \(CSR\), or give a"
+        ):
+            sl.embed(source, starter, **asked)
+        few = pbmc68k[:3].copy()
+        assert len(sl.embed(few, starter, **asked | {"copy": True}).vectors) == 3
+        # What is opened there is larger than what is needed then.
+        large = replace(parts, weights=0, turning=10 * GIB)
+        assert large.peak("cpu") > 10 * GIB > large.running("cpu")
+
+
+def test_a_plan_does_not_load_a_file_by_columns(pbmc68k, starter, tmp_path, monkeypatch):
+    stored = by_columns(tmp_path, pbmc68k)
+
+    def whole(self):
+        raise AssertionError("the whole file is read")
+
+    monkeypatch.setattr(type(stored.X), "to_memory", whole)
+    monkeypatch.setattr(sound, "_BLOCK", 2000)
+    plan = sl.plan(stored, starter, hardware=LAPTOP)
+    assert plan.median_length == sl.plan(pbmc68k, starter, hardware=LAPTOP).median_length
+    assert starter.cell_reader(stored).counts_per_cell == pytest.approx(pbmc68k.X.nnz / 700)
+    assert np.isfinite(sl.plan(stored, starter).seconds)
+
+
+@pytest.mark.parametrize("block", [1, 300, 1 << 22])
+def test_rows_of_a_file_by_columns_are_picked_some_columns_at_a_time(pbmc68k, tmp_path, monkeypatch, block):
+    stored = by_columns(tmp_path, pbmc68k)
+    monkeypatch.setattr(sound, "_BLOCK", block)
+    for rows in (np.array([5, 3, 699, 3]), slice(10, 30), np.array([], dtype=int), slice(0, 0)):
+        found = sound.rows_of(stored.X, rows)
+        assert found.shape == pbmc68k.X[rows].shape
+        assert (found != pbmc68k.X[rows]).nnz == 0
+        assert found.dtype == pbmc68k.X.dtype
 
 
 def test_a_small_budget_means_small_chunks(pbmc68k, starter):

@@ -7,13 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import writers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.inference import precision as p
 from scfm_lab.inference.hardware import Hardware
+from scfm_lab.inference.plan import cut
 from scfm_lab.inference.precision import FLOAT32, Precision, Verified, neighbour_overlap, verify
+from scfm_lab.models import layers
+from scfm_lab.models.layers import MOST_SCORES
 from scfm_lab.models.tokens import Request
 
 NAMES = [
@@ -166,6 +171,146 @@ def test_small_networks_stay_exact(model, few):
     told = sl.embed(few, model, progress=False, copy=True).provenance
     assert told["precision"] == "float32"
     assert "precision_tried" not in told
+
+
+def test_what_few_cells_showed_is_tried_again_on_more(large, pbmc68k, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    few = Verified("bfloat16", overlap=1.0, cosine=1.0, cells=8, speedup=9.0)
+    p._keep(p._where(model, Request()), vars(few))
+    assert p.known(model, Request(), 8) == few
+    assert p.known(model, Request(), 9) is None
+    assert sl.plan(pbmc68k[:8].copy(), model).precision == "bfloat16"
+    assert sl.plan(pbmc68k, model).untried
+    told = sl.embed(pbmc68k, model, progress=False, copy=True, cache=False).provenance
+    assert told["precision_found_on"] == "cells of this run"
+    assert told["precision_cells"] == p.SAMPLE
+    assert p.known(model, Request(), 10**6).cells == p.SAMPLE
+
+
+class Lacks(TorchDispatchMode):
+    """A device that lacks an operator in some dtype, as MPS does: its name, and what PyTorch says."""
+
+    def __init__(self, operator: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.operator, self.dtype = operator, dtype
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, torch.Tensor)]
+        if self.operator in str(func) and any(a.dtype == self.dtype for a in given):
+            raise NotImplementedError(
+                f"The operator '{func}' is not currently implemented for the MPS device. If you want this op to be added"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_precision_that_does_not_run_is_not_taken_and_told(large, pbmc68k, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: p.on_accelerator("mps", bf16=False))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    exact = sl.embed(pbmc68k, sl.load_model(large, precision="float32"), progress=False, copy=True, cache=False)
+    with Lacks("linear", torch.float16):
+        found = sl.embed(pbmc68k, model, progress=False, copy=True, cache=False)
+    assert found.provenance["precision"] == "float32"
+    tried = found.provenance["precision_tried"]
+    assert tried.startswith("float16 (does not run here: NotImplementedError: The operator 'aten.linear")
+    np.testing.assert_array_equal(found.vectors, exact.vectors)
+    # It may have been a fault of the moment, such as a full memory: nothing is kept.
+    assert p.known(model, Request()) is None
+    # What float32 cannot do, nothing can.
+    with Lacks("linear", torch.float32), pytest.raises(NotImplementedError):
+        sl.embed(pbmc68k, model, progress=False, copy=True, cache=False)
+
+
+def test_a_device_is_asked_once_whether_it_runs_a_layer(monkeypatch):
+    half = Precision("float16", "float16")
+    p.fails_on.cache_clear()
+    before = torch.get_rng_state()
+    try:
+        assert p.fails_on("cpu", half) == ""
+        assert torch.equal(torch.get_rng_state(), before)
+        with Lacks("", torch.float16):
+            assert p.fails_on("cpu", half) == "", "asked before"
+            p.fails_on.cache_clear()
+            why = p.fails_on("cpu", half)
+            assert why.startswith("NotImplementedError: The operator")
+            assert p.fails_on("cpu", FLOAT32) == ""
+    finally:
+        p.fails_on.cache_clear()
+
+
+def test_cells_are_not_tried_where_a_layer_does_not_run(large, few, monkeypatch):
+    model = sl.load_model(large, device="cpu", precision="auto")
+    tokens = model.tokenize(few)
+    monkeypatch.setattr(p, "fails_on", lambda device, precision: f"{device} has no {precision}")
+    model.device = "mps"
+    found = verify(model, tokens, Request(), Precision("float16", "float16"))
+    assert found.failed == "mps has no float16"
+    assert found.choice == FLOAT32
+
+
+def test_effects_are_float32_where_a_precision_does_not_run(geneformer, pbmc68k, monkeypatch):
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: p.on_accelerator("mps", bf16=False))
+    model = sl.load_model(geneformer, device="cpu", precision="auto")
+    tokens = model.tokenize(pbmc68k[:2].copy())
+    with Lacks("linear", torch.float16):
+        precision, told = p.for_effects(model, tokens, lambda precision: [np.arange(20.0)])
+    assert precision == FLOAT32
+    assert "does not run here: NotImplementedError" in told["precision_tried"]
+
+
+def test_copies_of_weights_and_scores_of_attention_are_in_the_plan(geneformer, pbmc68k, monkeypatch):
+    low = Precision("bfloat16", "float32", explicit=True)
+    model = sl.load_model(geneformer, device="cpu", precision="auto")
+    held = model.held_bytes()
+    assert held == model.weight_bytes()
+    # The layer that is the last as published is not the network's last.
+    model.encode(model.tokenize(pbmc68k[:2].copy()), precision=low, hidden_layer=-1)
+    assert model.copies_bytes(FLOAT32) == 0
+    assert model.held_bytes() - held == model.copies_bytes(low) > 0.2 * held
+    model.forget_copies()
+    assert model.held_bytes() == held
+    reader = model.cell_reader(pbmc68k)
+    there = Hardware("there", 8, 64, 60)
+    sizes = {
+        one: cut(model, reader, device="cpu", hardware=there, longest=4096, precisions=(one,)) for one in (FLOAT32, low)
+    }
+    assert sizes[low].copies == model.copies_bytes(low)
+    assert sizes[low].batch - sizes[FLOAT32].batch == 8 * MOST_SCORES
+    more = 1.25 * (sizes[low].copies + 8 * MOST_SCORES)
+    assert sizes[low].running("cpu") - sizes[FLOAT32].running("cpu") == pytest.approx(more, abs=2)
+    # What is not known yet is planned with all that may be tried.
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: (low,))
+    assert sl.plan(pbmc68k, model).sizes.copies == model.copies_bytes(low)
+
+
+class Largest(TorchDispatchMode):
+    """The largest scores that a softmax was taken of."""
+
+    scores = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "softmax" in str(func):
+            self.scores = max(self.scores, args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("most", [1 << 24, 5000, 2000, 100])
+def test_explicit_attention_never_holds_more_scores_than_that(monkeypatch, most):
+    monkeypatch.setattr(layers, "MOST_SCORES", most)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 4, 40, 8, generator=generator) for _ in range(3))
+    mask = torch.rand(3, 1, 1, 40, generator=generator) > 0.2
+    for given in (None, mask):
+        with Largest() as largest:
+            found = layers.explicit_attention(query, key, value, attn_mask=given)
+        torch.testing.assert_close(
+            found,
+            torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=given),
+            atol=1e-5,
+            rtol=0,
+        )
+        assert 0 < largest.scores <= most
 
 
 @pytest.fixture(scope="module", params=["V1", "V2"])

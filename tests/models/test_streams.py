@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from families import FAMILIES
 
 import scfm_lab as sl
+from scfm_lab.inference.plan import cut
+from scfm_lab.tasks.embed_run import Asked, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,3 +53,32 @@ def test_plans_and_precisions_reckon_with_the_width_between_the_layers(model):
     # The feed-forward part is wider than the layer's input and output, and nothing has fewer biases or scales than those.
     width = min(len(vector) for vector in layers[0].parameters() if vector.ndim == 1)
     assert (model.hidden_width or model.spec.width) == width
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cells_are_cut_as_the_plan_says(every_opened: Callable[[str], Any], name: str, pbmc68k: AnnData) -> None:
+    model = every_opened(name)
+    # As few counts as cells of a panel have: families that read every gene, or draw so many, have as many tokens as ever.
+    cells = pbmc68k[:, np.arange(pbmc68k.n_vars) % 4 == 0][:60].copy()
+    planned = sl.plan(cells, model, budget_gib=4.0)
+    done = run(Asked(cells, model, cache=False, budget_gib=4.0))
+    assert done.sizes == planned.sizes
+    longest = int(done.job.model.tokenize(cells).lengths.max())
+    assert planned.longest <= longest
+    # A batch is planned for what a cell has tokens, and not for what it has counts.
+    assert done.sizes.batch >= model.batch_bytes(planned.longest, planned.longest)
+
+
+def test_a_network_of_many_tokens_loses_a_minute_at_most(every_opened: Callable[[str], Any], pbmc68k: AnnData) -> None:
+    """scBERT reads all of its genes whatever a cell expresses; at its published size 423 cells took a quarter of an hour."""
+    model = every_opened("scbert")
+    small = model.spec
+    try:
+        model.spec = replace(small, parameters=9_000_000, layers=6, width=200, heads=10, feed_forward=800)
+        tokens = 16_907
+        reader = model.cell_reader(pbmc68k)
+        few = cut(model, reader, device="cpu", budget_gib=8.0, longest=tokens)
+        counts = cut(model, reader, device="cpu", budget_gib=8.0)
+    finally:
+        model.spec = small
+    assert few.chunk_cells == 64 < counts.chunk_cells
