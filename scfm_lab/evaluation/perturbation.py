@@ -136,7 +136,8 @@ def perturbation(
 
     check_given(adata, function="sl.evaluate.perturbation", call="sl.evaluate.perturbation(adata, models)")
     started = time.perf_counter()
-    opened = [as_model(m) for m in _listed(models)]
+    apart = named(as_model(m) for m in _listed(models))
+    opened = list(apart.values())
     for model in opened:
         model.require("gene_embeddings")
     if splits < 1:
@@ -144,8 +145,8 @@ def perturbation(
     data = once("profiles", Profiles.of, adata, perturbation_key=perturbation_key, control=control, layer=layer)
     flags = check_unseen(opened, adata, seen=seen, layer=layer)
     given = {name: _aligned(name, frame, data) for name, frame in (predictions or {}).items()}
-    tables = {name: floors.reduced(model.gene_embeddings()) for name, model in named(opened).items()}
     genes = sorted({t for name in data.names for t in data.targets(name)})
+    tables = {name: _table_of(model, genes) for name, model in apart.items()}
     parts = _parts(data, folds, seed)
     predicted, centroid = _held_out(data, tables, parts)
     skip = _skipped(data)
@@ -165,18 +166,20 @@ def perturbation(
         more, more_notes = s_scores(data, asked, seed=seed)
         scores += more
         notes += more_notes
-    record = {
-        "task": "evaluate.perturbation",
-        "perturbation_key": perturbation_key,
-        "control": control,
-        "perturbations": len(data.names),
-        "folds": folds or ("each alone" if len(data.names) <= _LEAVE_ONE_OUT else _FOLDS),
-        "splits": splits,
-        "normalised_by": data.total,
-        "seed": seed,
-        "models": [provenance.of_model(m) for m in opened],
-        "seconds": time.perf_counter() - started,
-    }
+    record = provenance.of_scores(
+        apart,
+        task="evaluate.perturbation",
+        perturbation_key=perturbation_key,
+        control=control,
+        perturbations=len(data.names),
+        predictions=list(given),
+        folds=folds or ("each alone" if len(data.names) <= _LEAVE_ONE_OUT else _FOLDS),
+        splits=splits,
+        normalised_by=data.total,
+        layer=layer,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+    )
     return PerturbationScores(
         scores=flagged(scores, flags),
         title=f"{len(data.names)} perturbations held out, {len(data.genes):,} genes, counts per 10,000 of {data.total}.",
@@ -186,6 +189,19 @@ def perturbation(
         targets=_targets(data),
         predicted=predicted,
     )
+
+
+def _table_of(model: Model, genes: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """A model's embedding of each target that it knows, by the name that the data has for the gene."""
+    table = model.gene_embeddings()
+    literal, by_id = (
+        {key: row for row, key in reversed(list(enumerate(keys)))}
+        for keys in (table.index.astype(str), model.vocabulary.ids_of(table.index).tolist())
+    )
+    # A table may name its genes by Ensembl id and the data by symbol, or by one that is out of use.
+    rows = {gene: literal.get(gene, by_id.get(model.vocabulary.id_of(gene))) for gene in genes}
+    vectors = floors.reduced(table)
+    return {gene: vectors[row] for gene, row in rows.items() if row is not None}
 
 
 def _listed(models: Any) -> list[Any]:

@@ -131,8 +131,8 @@ def _weights(
     return left @ p @ np.linalg.inv(p.T @ p + ridge * np.eye(p.shape[1]))
 
 
-def reduced(table: Any, *, k: int = K) -> dict[str, NDArray[np.float64]]:
-    """A table of gene embeddings as its first `k` principal components, each gene's of length about 1.
+def reduced(table: Any, *, k: int = K) -> NDArray[np.float64]:
+    """A table of gene embeddings as its first `k` principal components, (genes, k), each gene's of length about 1.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def reduced(table: Any, *, k: int = K) -> dict[str, NDArray[np.float64]]:
     _, vectors = np.linalg.eigh(centred.T @ centred)
     scores = centred @ vectors[:, ::-1][:, :k]
     scores /= max(np.sqrt((scores**2).sum(axis=1).mean()), 1e-12)
-    return dict(zip(table.index.astype(str), scores, strict=True))
+    return np.asarray(scores, dtype=np.float64)
 
 
 def random_table(genes: Sequence[str], *, k: int = K, seed: int | Sequence[int] = 0) -> dict[str, NDArray[np.float64]]:

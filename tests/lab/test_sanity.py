@@ -274,6 +274,13 @@ def test_two_versions_of_a_model_are_two_rows(cells):
     for scores in scored:
         assert {"mine/1", "mine/2"} <= {s.model for s in scores}, scores.title
         assert "starter" not in {s.model for s in scores}
+        # Of each score it can be told which weights gave it, by which options.
+        told = scores.provenance["models"]
+        assert {name: entry["version"] for name, entry in told.items()} == {"mine/1": "mine/1", "mine/2": "mine/2"}
+        assert all(entry["weights_sha256"] == one.digest for entry in told.values())
+        assert all(entry["options"]["max_length"] == 16 for entry in told.values())
+        assert scores.provenance["packages"]["scfm-lab"] == sl.__version__
+    assert len({scores.provenance["task"] for scores in scored}) == len(scored)
     assert {"mine/1", "mine/2"} <= set(scored[1].random_sets["model"])
     # Once more the same is the same; what is alike in all but its settings is not.
     other.version, other.settings_digest = "mine/1", "sha256:other settings"

@@ -138,3 +138,26 @@ def test_genes_of_uce_are_required_in_a_sentence(every_opened: Callable[[str], A
     other.var_names = [f"Qq{i}" for i in range(other.n_vars)]
     with pytest.raises(GenesError, match="None of the"):
         model.require_genes(Cells.from_anndata(other).genes)
+
+
+@pytest.mark.parametrize("name", ["transcriptformer"])
+def test_targets_are_found_in_a_table_by_id_whatever_the_data_calls_them(model, pbmc68k):
+    vocabulary = model.vocabulary
+    alias, number = next(
+        (a, i) for a, i in vocabulary.aliases.items() if vocabulary.symbols[i] not in ("", "CST3", "CD3D")
+    )
+    ids = [vocabulary.id_of(gene) for gene in ("CST3", "CD3D", "LYZ")]
+    called = {"symbols": ["CST3", "CD3D", "LYZ", alias], "ids": [str(vocabulary.ensembl[i]) for i in (*ids, number)]}
+    groups = np.arange(pbmc68k.n_obs) % 5
+    found = {}
+    for way, genes in called.items():
+        pbmc68k.obs["perturbation"] = np.array(["control", *genes], dtype=object)[groups]
+        scores = sl.evaluate.perturbation(pbmc68k, model, splits=1, progress=False)
+        assert "Its table holds the targets" not in scores.of("Pearson-Δ", model.name).remark
+        order = [list(dict.fromkeys(scores.targets["perturbation"])).index(gene) for gene in genes]
+        found[way] = {who: scores.predicted[who][order] for who in (model.name, "mean")}
+    np.testing.assert_allclose(found["symbols"][model.name], found["ids"][model.name], atol=1e-6)
+    # It is not the mean of the others, which is what a gene without an embedding gets.
+    apart = np.abs(found["symbols"][model.name] - found["symbols"]["mean"]).max(axis=1)
+    assert (apart > 1e-4).all()
+    assert scores.provenance["models"][model.name]["weights_sha256"] == model.digest
