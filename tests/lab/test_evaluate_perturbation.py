@@ -56,7 +56,44 @@ _CELL_EVAL = textwrap.dedent("""
     def of(model):
         return {s.metric.removeprefix("cell-eval2 "): s.value for s in scores if s.model == model}
     one = next(s for s in scores if s.metric.endswith("pds_cosine"))
+
+    # Cells of which everything can be said beforehand: those of a perturbation are the control's, with counts moved from one gene
+    # of a pair to the other. Each has five pairs of its own, and all share five, which C moves the other way and less.
+    moved = {name: {5 * i + j: 0.3 for j in range(5)} for i, name in enumerate("ABC", start=1)}
+    for name, part in (("A", 0.6), ("B", 0.6), ("C", -0.2)):
+        moved[name] |= dict.fromkeys(range(5), part)
+    control = rng.poisson(100, size=(100, 80))
+    parts, labels = [control], ["control"] * 100
+    for name, pairs in moved.items():
+        made = control.copy()
+        for pair, part in pairs.items():
+            up, down = (2 * pair, 2 * pair + 1) if part > 0 else (2 * pair + 1, 2 * pair)
+            taken = np.round(abs(part) * made[:, down]).astype(int)
+            made[:, up] += taken
+            made[:, down] -= taken
+        parts.append(made)
+        labels += [name] * 100
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(400)])
+    toy = anndata.AnnData(np.concatenate(parts).astype(np.float32), obs, pd.DataFrame(index=[f"G{i}" for i in range(80)]))
+    known = Profiles.of(toy, perturbation_key="perturbation", control="control")
+    response = np.tile(known.mean.mean(axis=0), (3, 1))
+    told, _ = cell_eval.s_scores(known, {"mean": response}, splits=2)
+    # Half of the cells as the prediction of the other half, each with its own half of the control.
+    half = rng.permutation(np.repeat([True, False], 50))
+    half = np.concatenate([half[rng.permutation(100)] for _ in range(4)])
+    everything = cell_eval.cells_of(known, known.names)
+    own = replace(cell_eval._config(ce, known), control_source="pred")
+    halves = ce.aggregate_metrics(ce.compute_metrics(everything[half].copy(), everything[~half].copy(), config=own))
+    halves = dict(zip(halves["metric"], halves["mean"]))
+    folds = np.log2(np.expm1(known.mean) / np.expm1(known.control))
+    there = np.array([[g // 2 in moved[name] for g in range(80)] for name in known.names])
+    off = np.abs(np.log2(np.expm1(response) / np.expm1(known.control)) - folds)
     print(json.dumps({
+        "toy floor": {s.metric.removeprefix("cell-eval2 "): s.value for s in told},
+        "toy positions": {s.metric.removeprefix("cell-eval2 "):
+                          [s.position, replace(s, value=halves[s.metric.removeprefix("cell-eval2 ")]).position] for s in told},
+        "error by hand": [float(((response - known.mean) ** 2).sum() / ((known.control - known.mean) ** 2).sum()),
+                          float(np.mean([o[t].mean() / abs(f[t]).mean() for o, f, t in zip(off, folds, there)]))],
         "itself": {m: itself[m] for m in cell_eval.members()},
         "turned": of("turned"), "mean": of("mean"),
         "oracle position": {s.metric.removeprefix("cell-eval2 "): s.position for s in scores if s.model == "oracle"},
@@ -301,8 +338,25 @@ def test_cell_eval2_gives_what_is_worked_out_by_hand(tmp_path):
     # A replicate half is 1, the mean response is 0: what cell-eval2 calls s is the position between floor and ceiling.
     assert found["position of the ceiling"] == 1.0
     assert found["position of the floor"] == 0.0
-    # The mean profile, emitted as cells, is about the mean response.
-    assert abs(found["mean"]["pds_cosine"] - 0.5) <= 0.5
+    # A half of the cells as the prediction of the other half is a replicate, 1; the mean response is 0: by all six.
+    assert len(found["toy positions"]) == 6
+    for metric, (mean, replicate) in found["toy positions"].items():
+        assert mean == 0, metric
+        assert replicate == pytest.approx(1, abs=0.1), metric
+    mse, nmae = found["error by hand"]
+    by_hand = {
+        # One prediction for all three is once the nearest, once the second and once the last.
+        "pds_cosine": 0.5,
+        "expr_mse_unbiased_capped_norm": pytest.approx(mse, rel=0.03),
+        "de_wilcoxon_lfc_nmae": pytest.approx(nmae, rel=0.03),
+        # Twenty genes change in each, and forty in the mean of the three.
+        "de_wilcoxon_sig_jaccard": 0.5,
+        # The shared genes come first; they change as in A and in B, and against C.
+        "de_wilcoxon_direction_reach_raw": pytest.approx(2 / 3),
+        # Of the twenty genes that change in C half go the right way, in A and in B all.
+        "de_wilcoxon_direction_fidelity_yield_raw": pytest.approx((1 + 1 + 0.5) / 3),
+    }
+    assert found["toy floor"] == by_hand
     assert found["oracle position"]["pds_cosine"] > 0.9
     # The mean response of two of the three is its own floor: that one is of the same two.
     assert len(found["part"]) >= 5
