@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +63,9 @@ class Leaderboard(Result):
             raise DataError(f"There are no scores of {part!r}; parts here: {known}.")
         metrics = list(dict.fromkeys(metric for metric, _ in found))
         ordered = sorted(found.values(), key=lambda s: (metrics.index(s.metric), _badness(s)))
-        return Scores(tuple(ordered), title=self.titles.get(part, part))
+        # Those of the data are the same for every model, and told once.
+        notes = dict.fromkeys(note for one in self.finished if one.part == part for note in one.notes)
+        return Scores(tuple(ordered), title=self.titles.get(part, part), notes=tuple(notes))
 
     @property
     def parts(self) -> list[str]:
@@ -81,10 +83,12 @@ class Leaderboard(Result):
         return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
     def summary(self) -> str:
-        """Each part's scores in a line each, and what was left out and why."""
+        """Each part's scores in a line each with its notes, and what was left out and why."""
         lines = []
         for part in self.parts:
-            lines += [f"{self.titles[part]} ({part})", *(f"  {score}." for score in self.scores(part))]
+            scores = self.scores(part)
+            lines += [f"{self.titles[part]} ({part})", *(f"  {score}." for score in scores)]
+            lines += [f"  {note}" for note in scores.notes]
         if not self.finished:
             lines.append("No part could be scored.")
         again = sum(one.resumed for one in self.finished)
@@ -111,6 +115,7 @@ class Leaderboard(Result):
         runs = [{"part": one.part, "version": one.version, "run": one.run} for one in self.finished if one.run]
         return {
             **super().to_json(),
+            "notes": {part: list(self.scores(part).notes) for part in self.parts},
             "left_out": self.left_out.to_dict(orient="records"),
             "runs": runs,
             "resumed": sum(one.resumed for one in self.finished),
@@ -367,8 +372,9 @@ def _finished(
     if kept is not None:
         return key, kept
     started = time.perf_counter()
-    scores = tuple(part.run(adata, model, columns, seed))
-    found = Finished(part.name, Identity.of(model), scores, time.perf_counter() - started, resumed=False)
+    scores, notes = part.run(adata, model, columns, seed)
+    seconds = time.perf_counter() - started
+    found = Finished(part.name, Identity.of(model), tuple(scores), seconds, resumed=False, notes=tuple(notes))
     store.write(key, found)
     return key, found
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from scfm_lab.evaluation.score import Score
     from scfm_lab.models.contract import Model
 
+    Told = tuple[list[Score], tuple[str, ...]]
+    """Scores, and notes on how they came about."""
+    _Ordered = tuple[list[Score], NDArray[Any], tuple[str, ...]]
+
 #: Columns that are taken for what they are usually called, where none is named.
 USUAL = {
     "labels_key": ("cell_type", "celltype", "cell_types"),
@@ -57,7 +61,8 @@ class Part:
     """What a model must be able to do."""
     missing: Callable[[AnnData, Columns], str]
     """Why these cells cannot answer it; empty where they can."""
-    run: Callable[[AnnData, Model, Columns, int], list[Score]]
+    run: Callable[[AnnData, Model, Columns, int], Told]
+    """Scores of a model, and what holds for all of them."""
 
 
 def parts() -> dict[str, Part]:
@@ -111,25 +116,25 @@ def _no_perturbations(adata: AnnData, columns: Columns) -> str:
     return "" if there else f"no cell is {columns.control!r} in {columns.perturbation_key!r} (control)"
 
 
-def _annotation(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+def _annotation(adata: AnnData, model: Model, columns: Columns, seed: int) -> Told:
     from scfm_lab.evaluation.annotation import annotation
 
     assert columns.labels_key is not None
     held = columns.sample_key or columns.batch_key
-    return list(
-        annotation(adata, [model], labels_key=columns.labels_key, sample_key=held, layer=columns.layer, seed=seed)
-    )
+    found = annotation(adata, [model], labels_key=columns.labels_key, sample_key=held, layer=columns.layer, seed=seed)
+    return list(found), found.notes
 
 
-def _clustering(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+def _clustering(adata: AnnData, model: Model, columns: Columns, seed: int) -> Told:
     from scfm_lab.evaluation.clustering import clustering
 
     assert columns.labels_key is not None
     keys: dict[str, Any] = {"labels_key": columns.labels_key, "sample_key": columns.sample_key}
-    return list(clustering(adata, [model], **keys, layer=columns.layer, seed=seed))
+    found = clustering(adata, [model], **keys, layer=columns.layer, seed=seed)
+    return list(found), found.notes
 
 
-def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> Told:
     from dataclasses import replace
 
     from scfm_lab.evaluation.mixing import BATCH
@@ -150,7 +155,7 @@ def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> l
     assert result.scores is not None
     own = result.scores.scores[0].model
     names = {own: model.name, f"{own} + Harmony": f"{model.name} + Harmony"}
-    return [
+    scores = [
         replace(
             score,
             model=names.get(score.model, score.model),
@@ -158,9 +163,10 @@ def _integration(adata: AnnData, model: Model, columns: Columns, seed: int) -> l
         )
         for score in result.scores
     ]
+    return scores, result.scores.notes
 
 
-def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> Told:
     from dataclasses import replace
 
     from scfm_lab.cells.provenance import UNS
@@ -172,11 +178,11 @@ def _trajectory(adata: AnnData, model: Model, columns: Columns, seed: int) -> li
     key = embed(own, model, layer=columns.layer, seed=seed, progress=False).key
     # Its training record was read above; the model need not be opened again for it.
     own.uns[UNS].pop(key)
-    found = _beside_floor(adata, own, key, columns, seed)
-    return [replace(s, model=model.name) if s.model == key else s for s in found]
+    found, notes = _beside_floor(adata, own, key, columns, seed)
+    return [replace(s, model=model.name) if s.model == key else s for s in found], notes
 
 
-def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed: int) -> list[Score]:
+def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed: int) -> Told:
     """Scores of the order by ``own.obsm[key]``, and of the order on principal components of `adata`."""
     from dataclasses import replace
 
@@ -186,12 +192,12 @@ def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed
     from scfm_lab.tasks.trajectory import known_stages
 
     assert columns.stage_key is not None
-    scores, order = _ordered(own, key, columns, seed)
+    scores, order, notes = _ordered(own, key, columns, seed)
     # The order on principal components of all cells, from a root that lies there: one floor for every model.
     floor = once(("trajectory", columns, seed, tuple(adata.obs_names)), _trajectory_floor, adata, columns, seed)
     if isinstance(floor, str):
-        return [_without_floor(s, floor.rstrip(".")) for s in scores]
-    floors, by_components = floor
+        return [_without_floor(s, floor.rstrip(".")) for s in scores], notes
+    floors, by_components, _ = floor
     stage = known_stages(adata, columns.stage_key)
     value = floor_over(order, by_components, stage)
     if np.isfinite(value):
@@ -203,7 +209,7 @@ def _beside_floor(adata: AnnData, own: AnnData, key: str, columns: Columns, seed
         scores = [replace(s, floor=value, floor_name=FLOOR, gain_low=low, gain_high=high) for s in scores]
     else:
         scores = [_without_floor(s, f"{FLOOR} orders too few of these cells") for s in scores]
-    return [*scores, *floors]
+    return [*scores, *floors], notes
 
 
 def _without_floor(score: Score, why: str) -> Score:
@@ -212,22 +218,21 @@ def _without_floor(score: Score, why: str) -> Score:
     return replace(score, missing="; ".join(filter(None, [score.missing, f"no floor: {why}"])))
 
 
-def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> tuple[list[Score], NDArray[Any]] | str:
+def _trajectory_floor(adata: AnnData, columns: Columns, seed: int) -> _Ordered | str:
     """Scores of the order on principal components, and that order; in words why there is none."""
-    from scfm_lab.errors import CountsError, DataError, GenesError
-    from scfm_lab.evaluation.once import principal_components
+    from scfm_lab.evaluation.once import CANNOT_BE_HAD, principal_components
     from scfm_lab.evaluation.ordering import FLOOR
 
     own = subset(adata)
     try:
         own.obsm[FLOOR] = principal_components(adata, layer=columns.layer)
         return _ordered(own, FLOOR, columns, seed)
-    except (CountsError, GenesError, DataError) as error:
+    except CANNOT_BE_HAD as error:
         return str(error)
 
 
-def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> tuple[list[Score], NDArray[Any]]:
-    """Scores of the order of cells by some vectors, beside known stages; and the order."""
+def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> _Ordered:
+    """Scores of the order of cells by some vectors, beside known stages; the order; and notes on the scores."""
     from scfm_lab.tasks.trajectory import trajectory
 
     assert columns.root is not None
@@ -243,21 +248,21 @@ def _ordered(adata: AnnData, key: str, columns: Columns, seed: int) -> tuple[lis
         layer=columns.layer,
         seed=seed,
     )
-    return list(result.agreement or ()), result.pseudotime
+    found = result.agreement
+    return list(found or ()), result.pseudotime, () if found is None else found.notes
 
 
-def _perturbation(adata: AnnData, model: Model, columns: Columns, seed: int) -> list[Score]:
+def _perturbation(adata: AnnData, model: Model, columns: Columns, seed: int) -> Told:
     from scfm_lab.evaluation.perturbation import perturbation
 
     assert columns.perturbation_key is not None
-    return list(
-        perturbation(
-            adata,
-            [model],
-            perturbation_key=columns.perturbation_key,
-            control=columns.control,
-            layer=columns.layer,
-            seed=seed,
-            progress=False,
-        )
+    found = perturbation(
+        adata,
+        [model],
+        perturbation_key=columns.perturbation_key,
+        control=columns.control,
+        layer=columns.layer,
+        seed=seed,
+        progress=False,
     )
+    return list(found), found.notes

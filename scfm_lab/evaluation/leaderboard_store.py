@@ -28,6 +28,8 @@ class Finished:
     """Whether it was finished before, and not computed now."""
     run: str = ""
     """Id of the run that keeps its scores; empty where none does."""
+    notes: tuple[str, ...] = ()
+    """What holds for all of the scores: how the data was split, what could not be had."""
 
     @property
     def model(self) -> str:
@@ -69,7 +71,8 @@ class Store:
         try:
             told = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
             scores = tuple(_score(row) for row in told.pop("scores"))
-            return Finished(**{**told, "identity": Identity(*told["identity"])}, scores=scores, resumed=True)
+            told |= {"identity": Identity(*told["identity"]), "notes": tuple(map(str, told["notes"]))}
+            return Finished(**told, scores=scores, resumed=True)
         except (OSError, ValueError, TypeError, KeyError):
             # Not there, or not ours: it is computed.
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ from scfm_lab.cli import main
 from scfm_lab.errors import DataError, ModelError, StorageError
 from scfm_lab.evaluation import once
 from scfm_lab.evaluation.leaderboard_parts import parts
-from scfm_widgets.leaderboard import PARTS
+from scfm_widgets.leaderboard import PARTS, write_page
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,14 @@ def test_two_baselines_are_scored_kept_recorded_and_shown(few, tmp_path, capfd, 
     page = out.read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert all(words in page for words in ("Labels of held-out cells", "Left out, and why", "pca (fitted)", "<img"))
+    # What a number is worth stands beside it: what its interval is over, and how the cells were split.
+    over = "95 % bootstrap over cells (fewer than five samples, so that differences between donors are not in it)"
+    assert f"<td>{over}</td>" in page
+    assert any("Whole samples are held out" in note for note in first["notes"]["annotation"])
+    for part, notes in first["notes"].items():
+        assert len(set(notes)) == len(notes), f"notes of {part} are told once for both models"
+        assert all(html.escape(note) in html.escape(html.unescape(page)) for note in notes)
+        assert all(f"  {note}" in first["summary"] for note in notes)
 
     # Each part of each model is an evaluation of that version, and the same call computes and records nothing again.
     assert len(first["runs"]) == 6
@@ -61,10 +70,28 @@ def test_two_baselines_are_scored_kept_recorded_and_shown(few, tmp_path, capfd, 
     assert {row["metric"] for row in kept} >= {"macro-F1", "adjusted Rand index", "Kendall's tau-b with stage"}
     again = _board(capfd, path, out, *asked)
     assert (again["resumed"], again["runs"], again["table"]) == (6, first["runs"], first["table"])
+    assert again["notes"] == first["notes"]
     # What a kill would have lost is the one part that was not finished.
     lost = max((private_home / "leaderboards").glob("*.json"), key=lambda p: p.stat().st_mtime)
     lost.unlink()
     assert _board(capfd, path, out, *asked)["resumed"] == 5
+
+
+def test_what_flatters_every_method_is_told_with_every_score(few, tmp_path):
+    own = few[::2].copy()
+    asked = {"parts": "annotation", "record": False, "resume": tmp_path}
+    board = sl.evaluate.leaderboard(own, "pca", **asked)
+    leak = "Cells of one donor are on both sides, which flatters every method"
+    assert all(score.remark == leak for score in board.scores("annotation"))
+    assert board.table["remark"].tolist() == [leak] * len(board.table)
+    write_page(board, tmp_path / "board.html", name="cells")
+    page = (tmp_path / "board.html").read_text(encoding="utf-8")
+    assert page.count(f"{leak}</td>") == len(board.table)
+    assert "Name the donors with sample_key." in page
+    # As it was kept, and as it was computed.
+    again = sl.evaluate.leaderboard(own, "pca", **asked)
+    assert again.finished[0].resumed
+    assert again.scores("annotation").notes == board.scores("annotation").notes
 
 
 def test_parts_and_columns_that_are_not_there_are_told(few):

@@ -132,7 +132,11 @@ def _sections(found: Leaderboard) -> list[dict[str, Any]]:
                 "heading": scores.title,
                 "svg": svg(scores.plot(), width=420)["light"],
                 "alt": f"{scores.title}: each model's scores from floor to ceiling",
-                "table": [["metric", "model", "score", "floor", "ceiling", "verdict", "remark"], *map(_row, scores)],
+                "table": [
+                    ["metric", "model", "score", "interval", "floor", "ceiling", "verdict", "remark"],
+                    *map(_row, scores),
+                ],
+                "text": "\n".join(scores.notes),
             }
         )
     if len(found.left_out):
@@ -161,4 +165,6 @@ def _row(score: Score) -> list[str]:
     ceiling = f"{score.ceiling:.3f} ({score.ceiling_name})" if np.isfinite(score.ceiling) else "–"
     value = f"{score.value:.3f}{interval}" if np.isfinite(score.value) else "not measured"
     remark = ". ".join(filter(None, [score.missing, score.remark]))
-    return [score.metric, score.model, value, floor, ceiling, score.verdict, remark]
+    # What it is over says what it is worth: cells of two donors hide how donors differ.
+    over = score.interval if interval or score.difference else "–"
+    return [score.metric, score.model, value, over or "–", floor, ceiling, score.verdict, remark]
