@@ -20,7 +20,7 @@ from scfm_lab.evaluation.nulls import (
 from scfm_lab.tasks.perturb_result import MIN_CHANGED, group_rows
 from scfm_lab.tasks.progress import as_progress
 from scfm_lab.tasks.readouts import SCALES, Shift
-from scfm_lab.tasks.sweep import Question, effects
+from scfm_lab.tasks.sweep import Effect, Question, effects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -91,13 +91,12 @@ def gene_null(
             wanted.setdefault(one, []).append(chosen)
     work = {one: np.unique(np.concatenate(rows)) for one, rows in wanted.items()}
     read = [Shift(), *readouts]
-    found = _null_readings(lab, doses, set_to, targets, work, read, progress, cancel)
+    null = _null_readings(lab, doses, set_to, targets, work, read, progress, cancel)
     out = {}
     for i, (readout, values) in enumerate(zip(read, [shift, *readings], strict=True)):
         for group, (rows, *plan) in plans.items():
             there = rows[np.isfinite(values[rows])]
-            null = {one: own[i] for one, own in found.items()}
-            out[readout.name, group] = _test(values, shift, targets, (there, *plan), null, SCALES[readout.name])
+            out[readout.name, group] = _test(values, shift, targets, (there, *plan), null, i, SCALES[readout.name])
     return out
 
 
@@ -141,8 +140,8 @@ def _null_readings(
     readouts: Sequence[Readout],
     progress: bool | Callable[..., None],
     cancel: Any,
-) -> dict[tuple[int, ...], NDArray[np.float32]]:
-    """Of each null set what is read off each cell, (read-outs, cells)."""
+) -> dict[tuple[int, ...], Effect]:
+    """Of each null set what is read off each cell that it changes; a row for all cells would be gigabytes."""
     draws = NULL_DRAWS if is_random(doses) or set_to else 1
     asked = sorted(work.items())
     questions = []
@@ -153,11 +152,7 @@ def _null_readings(
         )
     with as_progress(progress, "Comparable genes", unit="genes") as report:
         found = effects(lab, questions, readouts=readouts, draws=draws, progress=report, cancel=cancel)
-    out = {}
-    for (one, _), effect in zip(asked, found, strict=True):
-        out[one] = np.zeros((len(readouts), len(lab.cells)), dtype=np.float32)
-        out[one][:, effect.rows] = effect.values
-    return out
+    return {one: effect for (one, _), effect in zip(asked, found, strict=True)}
 
 
 def _test(
@@ -165,7 +160,8 @@ def _test(
     shift: NDArray[np.float32],
     targets: list[int],
     plan: tuple[NDArray[np.int64], Features | None, list[tuple[int, ...]]],
-    null: dict[tuple[int, ...], NDArray[np.float32]],
+    null: Mapping[tuple[int, ...], Effect],
+    readout: int,
     scale: str,
 ) -> Tested:
     rows, f, sets = plan
@@ -177,7 +173,7 @@ def _test(
         test = test_against_null(
             effect,
             x[targets].mean(axis=0),
-            np.array([null[s][rows].mean() for s in sets]),
+            np.array([null[s].over(rows, readout).mean() for s in sets]),
             np.array([x[list(s)].mean(axis=0) for s in sets]),
             scale=scale,
         )

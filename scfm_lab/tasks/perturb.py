@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.cells.dose import check_doses, is_random, perturb_counts
+from scfm_lab.cells.dose import changed_counts, check_doses, check_draws, count_changes, is_random
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, benjamini_hochberg, check_n_null
 from scfm_lab.tasks.baseline import Baseline, groups_of
 from scfm_lab.tasks.gene_null import Tested, gene_null
 from scfm_lab.tasks.layout import Layout, Projector, find_plane
+from scfm_lab.tasks.perturb_plan import WAITING_COPIES
 from scfm_lab.tasks.perturb_result import MAX_TESTED, MIN_CHANGED, PerturbResult, effect_table, verdict
 from scfm_lab.tasks.readouts import make_readouts
 from scfm_lab.tasks.sweep import Question, effects
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
     from scfm_lab.cells.cells import Cells
     from scfm_lab.models.contract import Model
@@ -83,10 +85,12 @@ def perturb(
     target
         A group (of `labels_key`, else `groupby`), or a label of the `reference`: adds the read-out ``towards_target``.
     reference
-        Cells, annotated in `labels_key`, among which the target is.
+        Cells, annotated in `labels_key`, among which the target is, and which then vote for the read-out ``label``. Their counts
+        are where those of the cells are (`layer`).
     readouts
         Besides ``"shift"``, which is always told: ``"towards_target"``, ``"expression"`` (models that predict expression),
-        ``"label"`` (whether the label of the nearest cells changes; `labels_key`, else `groupby`). Each has rows of its own.
+        ``"label"`` (whether the label of the nearest cells changes; `labels_key`, else `groupby`; of the reference where there
+        is one). Each has rows of its own.
     n_draws
         Draws over which a dose other than 0 or 1 is averaged.
     null
@@ -222,10 +226,9 @@ class Perturber(Baseline):
     ) -> PerturbResult:
         """The exact effect of a perturbation, without its null; `readouts` are read off besides the shift."""
         check_doses(doses, set_to)
+        check_draws(n_draws)
         started = time.perf_counter()
         by_column, levels, names = self.resolve(doses, set_to)
-        if n_draws < 1:
-            raise DataError(f"n_draws is {n_draws}; at least one draw is needed.")
         random = is_random(by_column) or bool(levels)
         draws = n_draws if random else 1
         rows, perturbed, shift = self.effects(by_column, levels, draws=draws, cancel=cancel)
@@ -379,44 +382,44 @@ class Perturber(Baseline):
         averaged over draws after taking the distance, so that its expectation does not
         depend on how many draws are taken.
         """
-        parts = [self.perturbed(doses, set_to, draw=d, rows=rows) for d in range(draws)]
-        states = self.encode_many([cells for _, cells in parts], cancel=cancel)
-        touched = np.unique(np.concatenate([r for r, _ in parts])) if parts else np.empty(0, np.int64)
-        place = np.full(len(self.cells), -1)
-        place[touched] = np.arange(len(touched))
+        changes = [self._changes(doses, set_to, draw=d, rows=rows) for d in range(draws)]
+        touched = np.unique(np.concatenate([changed for changed, _ in changes]))
         before = self.baseline[touched]
         total = np.zeros((len(touched), self.baseline.shape[1]), dtype=np.float64)
         shift = np.zeros(len(touched))
-        for (changed, _), vectors in zip(parts, states, strict=True):
-            at = place[changed]
-            delta = vectors - self.baseline[changed]
-            total[at] += delta
-            shift[at] += np.linalg.norm(delta, axis=1)
+        for changed, change in changes:
+            # Never more perturbed copies at a time than the plan says, however many cells and draws there are.
+            for first in range(0, len(changed), WAITING_COPIES):
+                block = slice(first, first + WAITING_COPIES)
+                own = changed[block]
+                delta = self.encode(self._moved(own, change[block]), cancel=cancel).cell - self.baseline[own]
+                at = np.searchsorted(touched, own)
+                total[at] += delta
+                shift[at] += np.linalg.norm(delta, axis=1)
         return touched, (before + total / draws).astype(np.float32), (shift / draws).astype(np.float32)
 
-    def perturbed(
+    def _changes(
         self,
         doses: Mapping[int, float],
         set_to: Mapping[int, float],
         *,
         draw: int,
-        rows: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.int64], Cells]:
-        """Rows whose counts change at one draw, and those cells perturbed."""
+        rows: NDArray[np.int64] | None,
+    ) -> tuple[NDArray[np.int64], csr_matrix]:
+        """Rows whose counts change at one draw, and what is added to theirs."""
         codes = None if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
-        cells = perturb_counts(self.cells, doses, groups=codes, set_to=set_to, seed=self.seed, draw=draw)
-        columns = np.array(sorted({*doses, *set_to}), dtype=np.int64)
-        difference = (cells.counts[:, columns] != self.cells.counts[:, columns]).tocsr()
-        changed = np.flatnonzero(np.diff(difference.indptr))
+        change = count_changes(self.cells, doses, groups=codes, set_to=set_to, seed=self.seed, draw=draw)
+        changed = np.flatnonzero(np.diff(change.indptr))
         if rows is not None:
             changed = np.intersect1d(changed, rows)
         # A cell that the model cannot see before has no effect to measure.
-        changed = changed[np.isfinite(self.baseline[changed]).all(axis=1)]
-        return changed, cells.take(changed)
+        changed = changed[self.seen[changed]]
+        return changed, change[changed]
 
-    def encode_many(self, parts: list[Cells], *, cancel: Any = None) -> list[NDArray[np.float32]]:
-        """Vectors of several sets of cells."""
-        return [self.encode(part, cancel=cancel).cell for part in parts]
+    def _moved(self, rows: NDArray[np.int64], change: csr_matrix) -> Cells:
+        """Perturbed copies of some cells."""
+        some = self.cells.take(rows)
+        return some.with_counts(changed_counts(some.counts, change))
 
     def _layout(self, after: NDArray[np.float32], rows: NDArray[np.int64]) -> Layout:
         return self.projector.move(after[rows], rows)

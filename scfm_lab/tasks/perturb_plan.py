@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from scfm_lab.models.contract import Model
     from scfm_lab.tasks.sweep import Question
 
-#: Perturbed copies that wait for the network at most (of :mod:`scfm_lab.tasks.sweep`).
-_WAITING_COPIES = 8192
+#: Perturbed copies that wait for the network at most (here and in :mod:`scfm_lab.tasks.sweep`).
+WAITING_COPIES = 8192
 # Bytes of a count that is in memory with what is made of it, as in scfm_lab.inference.plan.
 _PREPARED = 68
 
@@ -200,7 +200,7 @@ def peak_gib(
     reader: Any = _InMemory(cells)
     device = model.device if hardware is None else hardware.device
     sizes = cut(model, reader, device=device, hardware=hardware, budget_gib=budget_gib, longest=longest)
-    waiting = min(copies, _WAITING_COPIES) * reader.counts_per_cell
+    waiting = min(copies, WAITING_COPIES) * reader.counts_per_cell
     return replace(sizes, chunk=int(_PREPARED * (cells.counts.nnz + waiting))).peak(device) / GIB
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
+from scfm_lab.cells.blocks import blocks
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
 from scfm_lab.evaluation.nulls import benjamini_hochberg
 from scfm_lab.results import Result, charts
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 KINDS = ("input", "contextual")
 _FEWEST_CELLS = 10
 _HUB_QUERIES = 1000
+_STATES = 1 << 16
+"""Tokens whose states are held at a time."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,23 +220,35 @@ def contextual_embeddings(
     """
     if data is None:
         raise DataError("Contextual vectors are states of genes in cells; give the cells with adata=.")
+    if not model.spec.layers:
+        raise _no_states(model)
     tokens = model.tokenize(data, options=options, seed=seed)
-    states = model.encode(tokens, genes=True, hidden_layer=hidden_layer).genes if model.spec.layers else None
-    if states is None:
-        raise ModelError(f"{model.spec.name} has no state of a gene in a cell; ask for kind='input'.")
-    ids = model.vocabulary_ids(tokens)
-    # Cells that are not read have tokens and no states.
-    read = np.flatnonzero((ids >= 0) & np.isfinite(states[:, 0]))
-    cell = np.repeat(np.arange(len(tokens)), tokens.lengths)
     size = len(model.vocabulary)
-    pairs, which, times = np.unique(cell[read] * size + ids[read], return_inverse=True, return_counts=True)
-    seen = np.bincount(pairs % size, minlength=size)
+    total, seen = np.zeros((size, 0)), np.zeros(size, dtype=np.int64)
+    # The states of all genes in all cells would be gigabytes; where cells depend on each other they have to stay together.
+    apart = not model.depends_on_others(model.check_options(options))
+    for first, last in blocks(tokens.lengths, _STATES) if apart else [(0, len(tokens))]:
+        some = tokens.take(np.arange(first, last))
+        states = model.encode(some, genes=True, hidden_layer=hidden_layer).genes
+        if states is None:
+            raise _no_states(model)
+        if not total.size:
+            total = np.zeros((size, states.shape[1]))
+        ids = model.vocabulary_ids(some)
+        # Cells that are not read have tokens and no states.
+        read = np.flatnonzero((ids >= 0) & np.isfinite(states[:, 0]))
+        cell = np.repeat(np.arange(len(some)), some.lengths)
+        pairs, which, times = np.unique(cell[read] * size + ids[read], return_inverse=True, return_counts=True)
+        seen += np.bincount(pairs % size, minlength=size)
+        np.add.at(total, ids[read], states[read] / times[which, None])
     often = np.flatnonzero(seen >= _FEWEST_CELLS)
     if len(often) < 3:
         raise GenesError(f"Fewer than three genes are expressed in {_FEWEST_CELLS} cells; give more cells.")
-    total = np.zeros((size, states.shape[1]))
-    np.add.at(total, ids[read], states[read] / times[which, None])
     return often, (total[often] / seen[often, None]).astype(np.float32)
+
+
+def _no_states(model: Model) -> ModelError:
+    return ModelError(f"{model.spec.name} has no state of a gene in a cell; ask for kind='input'.")
 
 
 def read_gene_sets(source: Mapping[str, Iterable[str]] | str | Path) -> dict[str, list[str]]:

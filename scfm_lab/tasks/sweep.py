@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.dose import count_changes, is_random
+from scfm_lab.cells.dose import changed_counts, count_changes, is_random
 from scfm_lab.errors import Cancelled
 from scfm_lab.tasks.readouts import Moved, Readout, Shift
 
@@ -70,6 +70,15 @@ class Effect:
     """Sorted."""
     values: NDArray[np.float32]
     """Mean over the draws, (read-outs, rows); a read-out of several numbers takes as many."""
+
+    def over(self, rows: NDArray[np.int64], readout: int) -> NDArray[np.float32]:
+        """One read-out over some cells; 0 in those that do not change."""
+        out = np.zeros(len(rows), dtype=np.float32)
+        place = np.searchsorted(self.rows, rows)
+        there = place < len(self.rows)
+        there[there] = self.rows[place[there]] == rows[there]
+        out[there] = self.values[readout, place[there]]
+        return out
 
 
 @dataclass
@@ -224,9 +233,7 @@ def _compute(lab: Baseline, block: list[_Piece], readouts: Sequence[Readout], ca
 
     rows = np.concatenate([piece.rows for piece in block])
     some = lab.cells.take(rows)
-    counts = sparse.csr_matrix(some.counts + sparse.vstack([piece.change for piece in block], format="csr"))
-    counts.eliminate_zeros()
-    counts.sort_indices()
+    counts = changed_counts(some.counts, sparse.vstack([piece.change for piece in block], format="csr"))
     tokens = lab.model.tokenize(some.with_counts(counts), options=lab.options, seed=lab.seed)
     after = lab.model.encode(tokens, cancel=cancel).cell
     lengths = [len(piece.rows) for piece in block]

@@ -17,8 +17,9 @@ from scfm_lab.evaluation.imputation import CORRELATION, LOSS, thinned
 from scfm_lab.evaluation.integration import FLOOR, score_integration
 from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, _lisi, _of_types, _with_self, measures
 from scfm_lab.evaluation.splits import proportional
+from scfm_lab.tasks import similar_genes
 from scfm_lab.tasks.integrate import harmony
-from scfm_lab.tasks.similar_genes import enrichment
+from scfm_lab.tasks.similar_genes import contextual_embeddings, enrichment
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,26 @@ def test_contextual_vectors_are_means_over_the_cells_that_express_a_gene(pbmc68k
     assert set(found.enrichment["gene_set"]) <= {"monocyte", "none"}
     other = sl.similar_genes(model, "LYZ", kind="contextual", adata=cells, n=5, hidden_layer=-2)
     assert other.table["cosine"].tolist() != found.table["cosine"].tolist()
+
+
+def test_contextual_vectors_are_summed_up_in_blocks(pbmc68k, monkeypatch):
+    model = sl.load_model("starter")
+    cells = pbmc68k[:120].copy()
+    ids, whole = contextual_embeddings(model, cells)
+    held = []
+    encode = type(model).encode
+
+    def told(self, tokens, **more):
+        held.append(len(tokens.ids))
+        return encode(self, tokens, **more)
+
+    monkeypatch.setattr(type(model), "encode", told)
+    monkeypatch.setattr(similar_genes, "_STATES", 2000)
+    own, parts = contextual_embeddings(model, cells)
+    tokens = model.tokenize(cells)
+    assert max(held) <= max(2000, tokens.lengths.max()) < len(tokens.ids) == sum(held)
+    np.testing.assert_array_equal(own, ids)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
 def test_enrichment_is_the_hypergeometric_tail():

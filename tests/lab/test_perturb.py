@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 import scfm_lab as sl
+from scfm_lab.cells.dose import perturb_counts
 from scfm_lab.errors import Cancelled, DataError, GenesError
 from scfm_lab.models.pca import PCA
+from scfm_lab.tasks.gene_null import _null_readings, null_sets
 from scfm_lab.tasks.perturb import Perturber
 from scfm_lab.tasks.perturb_result import MIN_CHANGED
+from scfm_lab.tasks.readouts import Shift
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,57 @@ def test_null_genes_are_given_the_same_dose_on_the_same_cells(small):
     assert row["n_null"] == 20
 
 
+@pytest.mark.parametrize("dose", [0.0, 2.0])
+def test_perturbed_copies_wait_for_the_model_in_blocks(small, monkeypatch, dose):
+    from scfm_lab.tasks import perturb as module
+
+    lab = Perturber(small[::2].copy(), "starter", groupby="cell_type")
+    whole = lab.run({"LYZ": dose}, n_draws=3)
+    held = []
+    encode = Perturber.encode
+
+    def told(self, cells, **more):
+        held.append(len(cells))
+        return encode(self, cells, **more)
+
+    monkeypatch.setattr(Perturber, "encode", told)
+    monkeypatch.setattr(module, "WAITING_COPIES", 40)
+    parts = lab.run({"LYZ": dose}, n_draws=3)
+    assert max(held) == 40
+    assert sum(held) >= whole.changed.sum() > 40
+    np.testing.assert_array_equal(parts.changed, whole.changed)
+    # As far as vectors depend on their company at all.
+    np.testing.assert_allclose(parts.shift, whole.shift, atol=1e-5)
+    np.testing.assert_allclose(parts.perturbed, whole.perturbed, atol=1e-5)
+
+
+def test_draws_are_averaged_as_if_each_were_run_alone(small):
+    lab = Perturber(small, "pca", groupby="cell_type")
+    result = lab.run({"LYZ": 2.0}, n_draws=3)
+    codes = np.unique(lab.groups, return_inverse=True)[1]
+    delta = []
+    for draw in range(3):
+        cells = perturb_counts(lab.cells, {lab.cells.genes.find("LYZ"): 2.0}, groups=codes, seed=lab.seed, draw=draw)
+        delta.append(lab.encode(cells).cell - lab.baseline)
+    np.testing.assert_allclose(result.perturbed - result.baseline, np.mean(delta, axis=0), atol=1e-5)
+    np.testing.assert_allclose(result.shift, np.linalg.norm(delta, axis=2).mean(axis=0), atol=1e-5)
+
+
+def test_a_null_holds_what_changes_and_no_row_of_all_cells(small):
+    lab = Perturber(small, "pca")
+    column = lab.cells.genes.find("MS4A1")
+    rows = np.arange(0, len(lab.cells), 9)
+    _, sets = null_sets(lab, [column], rows, 20)
+    found = _null_readings(lab, {column: 0.0}, {}, [column], dict.fromkeys(sets, rows), [Shift()], False, None)
+    assert set(found) == set(sets)
+    assert sum(one.values.size for one in found.values()) <= len(sets) * len(rows)
+    for (gene,), one in found.items():
+        changed, _, shift = lab.effects({gene: 0.0}, {}, rows=rows)
+        every = np.zeros(len(lab.cells), dtype=np.float32)
+        every[changed] = shift
+        np.testing.assert_allclose(one.over(np.arange(len(lab.cells)), 0), every, atol=1e-5)
+
+
 def test_random_doses_repeat_and_draws_reduce_noise(small):
     lab = Perturber(small, "pca", seed=3)
     first, second = lab.run({"LYZ": 0.5}), lab.run({"LYZ": 0.5})
@@ -279,6 +333,18 @@ def test_cancelling_the_null(small):
 def test_bad_questions_are_answered_in_words(small, doses, kwargs, error, words):
     with pytest.raises(error, match=words):
         sl.perturb(small, "pca", doses, progress=False, **kwargs)
+
+
+def test_a_group_that_is_called_as_all_cells_are_is_refused(small):
+    adata = small.copy()
+    adata.obs["part"] = np.where(np.arange(adata.n_obs) % 2, "all", "rest")
+    words = r"cells are in a group called 'all' in obs\['part'\], and so is the row of all cells"
+    for ask in (
+        lambda: sl.perturb(adata, "pca", {"CD3D": 0.0}, groupby="part", progress=False),
+        lambda: sl.screen(adata, "pca", ["CD3D"], groupby="part", n_null=19, progress=False),
+    ):
+        with pytest.raises(DataError, match=words):
+            ask()
 
 
 def test_a_gene_that_lies_in_two_columns_is_not_knocked_out_by_half(small):
