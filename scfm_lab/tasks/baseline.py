@@ -56,7 +56,7 @@ class Baseline:
         self.groups = groups_of(adata, groupby)
         self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
         self.groupby, self.sample_key = groupby, sample_key
-        self.options, self.seed = dict(options or {}), seed
+        self.options, self.seed, self.layer = dict(options or {}), seed, layer
         self.arguments = provenance.arguments(
             groupby=groupby, sample_key=sample_key, layer=layer, options=self.options, seed=seed
         )
@@ -144,9 +144,32 @@ def _summed_columns(match: Match, cells: Cells) -> dict[int, list[int]]:
     }
 
 
+ALL = "all"
+"""How the row of all cells together is called in a table of groups."""
+
+
 def groups_of(adata: AnnData, key: str | None) -> NDArray[Any] | None:
-    """The group of each cell as text; None where no column is named."""
-    return None if key is None else _texts(group_column(adata, key))
+    """The group of each cell as text; None where no column is named.
+
+    Raises
+    ------
+    DataError
+        As for :func:`~scfm_lab.cells.cells.group_column`; also if a group is called as the row of all cells is.
+    """
+    if key is None:
+        return None
+    groups = _texts(group_column(adata, key))
+    refuse_all(groups, f"obs[{key!r}]")
+    return groups
+
+
+def refuse_all(groups: NDArray[Any], where: str) -> None:
+    """Refuse groups one of which would stand in the table under the name of all cells together."""
+    if (groups == ALL).any():
+        raise DataError(
+            f"{int((groups == ALL).sum()):,} cells are in a group called {ALL!r} in {where}, and so is the row of all cells "
+            "together called in the table; rename that group first."
+        )
 
 
 def _texts(column: Any) -> NDArray[Any]:

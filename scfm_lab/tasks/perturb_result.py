@@ -11,6 +11,7 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
+from scfm_lab.tasks.baseline import ALL
 from scfm_lab.tasks.not_read import blind_sentence, truncated_sentence
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from scfm_lab.tasks.layout import Layout
 
-ALL = "all"
 MIN_CHANGED = 10
 """Fewer changed cells in a group are not tested: their mean says little."""
 MIN_CELLS = 5
@@ -99,24 +99,23 @@ def effect_table(
 
 
 def _over_samples(values: NDArray[np.float32], seen: NDArray[np.int64], samples: NDArray[Any]) -> dict[str, Any]:
-    """Mean over the samples' means with its 95 % t-interval: donors are the replicates, not cells, and count alike."""
-    from scipy import stats
-
+    """Mean over the samples' means with its interval: donors are the replicates, not cells, and count alike."""
     names, sizes = np.unique(samples[seen].astype(str), return_counts=True)
     kept = names[sizes >= MIN_CELLS]
     means = np.array([values[seen[samples[seen] == s]].mean() for s in kept])
-    n = len(means)
-    out = {
-        "effect_samples": float(means.mean()) if n else np.nan,
-        "effect_low": np.nan,
-        "effect_high": np.nan,
-        "n_samples": n,
-        "n_samples_few": len(names) - n,
-    }
-    if n >= 2:
-        half = stats.t.ppf(0.975, n - 1) * means.std(ddof=1) / np.sqrt(n)
-        out |= {"effect_low": float(means.mean() - half), "effect_high": float(means.mean() + half)}
-    return out
+    found = {name: float(value) for name, value in interval_over_samples(means).items()}
+    return {**found, "n_samples": len(kept), "n_samples_few": len(names) - len(kept)}
+
+
+def interval_over_samples(means: NDArray[Any]) -> dict[str, Any]:
+    """Mean over the last axis, the samples, with its 95 % t-interval; NaN where there are too few of them."""
+    from scipy import stats
+
+    n = means.shape[-1]
+    nothing = np.full(means.shape[:-1], np.nan)
+    mean = means.mean(axis=-1) if n else nothing
+    half = stats.t.ppf(0.975, n - 1) * means.std(axis=-1, ddof=1) / np.sqrt(n) if n >= 2 else nothing
+    return {"effect_samples": mean, "effect_low": mean - half, "effect_high": mean + half}
 
 
 @dataclass(frozen=True, repr=False)

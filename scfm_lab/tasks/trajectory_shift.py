@@ -10,6 +10,7 @@ import numpy as np
 from scfm_lab.errors import Cancelled, DataError
 from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, NullTest, check_n_null, test_against_null
 from scfm_lab.results import Result, charts
+from scfm_lab.tasks.baseline import ALL, refuse_all
 from scfm_lab.tasks.gene_null import null_sets, subsample
 from scfm_lab.tasks.neighbours import nearest
 from scfm_lab.tasks.perturb_result import MIN_CHANGED
@@ -49,7 +50,7 @@ class TrajectoryShift(Result):
 
     def summary(self) -> str:
         """How far along and how far off, beside comparable genes."""
-        told = self.table[self.table["group"] == "all"].set_index("readout")
+        told = self.table[self.table["group"] == ALL].set_index("readout")
         along, off = told.loc["along"], told.loc["off"]
         lines = [
             f"{self.gene}: {int(along['n_changed']):,} of {int(along['n_cells']):,} cells change. Mean shift along the trajectory "
@@ -137,6 +138,8 @@ def trajectory_shift(
         check_n_null(n_null)
     if adata.n_obs != len(trajectory.pseudotime):
         raise DataError(f"The AnnData has {adata.n_obs:,} cells, the trajectory {len(trajectory.pseudotime):,}.")
+    labels = _labels(trajectory)
+    refuse_all(labels, f"obs[{trajectory.groupby!r}]")
     lab = Perturber(adata, model, layer=layer, options=options, seed=seed, progress=progress, cancel=cancel)
     _check_space(trajectory, adata, lab)
     placer = _Placer(lab.baseline, trajectory.pseudotime)
@@ -153,7 +156,6 @@ def trajectory_shift(
     if null and len(changed) >= MIN_CHANGED:
         means = (float(along[rows].mean()), float(off[rows].mean()))
         tests = _tests(lab, placer, means, columns, list(doses.values()), draws, rows, n_null, progress, cancel)
-    labels = _labels(trajectory)
     return TrajectoryShift(
         gene=result.gene,
         table=_table(result.gene, along, off, rows, changed, labels, tests),
@@ -271,8 +273,8 @@ def _table(
     import pandas as pd
 
     out = []
-    for group in ["all", *sorted(set(labels[rows]) - {""})]:
-        members = rows if group == "all" else rows[labels[rows] == group]
+    for group in [ALL, *sorted(set(labels[rows]) - {""})]:
+        members = rows if group == ALL else rows[labels[rows] == group]
         for i, (readout, values) in enumerate((("along", along), ("off", off))):
             row: dict[str, Any] = {
                 "gene": gene,
@@ -286,7 +288,7 @@ def _table(
                 "n_cells": len(members),
                 "n_changed": int(np.isin(members, changed).sum()),
             }
-            if group == "all":
+            if group == ALL:
                 row |= {name: getattr(tests[i], name) for name in ("null_mean", "null_sd", "p_value", "n_null")}
             out.append(row)
     return pd.DataFrame(out)

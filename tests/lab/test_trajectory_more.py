@@ -349,6 +349,9 @@ def test_knockouts_are_placed_on_the_trajectory_beside_comparable_genes(pbmc68k)
     assert (same.along[np.isfinite(same.along)] == 0).all()
     with pytest.raises(DataError, match="does not hold the vectors of sctop"):
         path.knockout(pbmc68k, "sctop", {"LYZ": 0.0}, null=False)
+    path.graph.labels[:5] = "all"
+    with pytest.raises(DataError, match=r"5 cells are in a group called 'all' in obs\['cell_type'\]"):
+        path.knockout(pbmc68k, "pca", {"LYZ": 0.0}, null=False)
 
 
 @pytest.mark.parametrize(
