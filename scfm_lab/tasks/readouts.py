@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.models.tokens import Tokens
     from scfm_lab.tasks.baseline import Baseline
 
@@ -160,22 +162,48 @@ class Expression(Readout):
 
 
 class Label(Readout):
-    """Whether the label that the nearest unperturbed cells vote for has changed: 1 or 0."""
+    """Whether the label that the nearest unperturbed cells vote for has changed: 1 or 0.
+
+    Parameters
+    ----------
+    labels
+        Of the cells that vote.
+    voters
+        Their vectors and digests, where they are those of a reference; None: the cells themselves vote.
+    """
 
     name = "label"
 
-    def __init__(self, lab: Baseline, labels: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        lab: Baseline,
+        labels: NDArray[Any],
+        voters: tuple[NDArray[np.float32], NDArray[np.uint64]] | None = None,
+    ) -> None:
+        import hashlib
+
         from sklearn.neighbors import NearestNeighbors
 
-        self.known = np.flatnonzero(lab.seen)
+        whose = "" if voters is None else "of the reference "
+        vectors, names = (lab.baseline, np.arange(len(lab.cells))) if voters is None else voters
+        self.names = np.arange(len(lab.cells)) if voters is None else lab.cells.keys
+        known = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        self.voters = names[known]
         self.types, codes = np.unique(labels.astype(str), return_inverse=True)
-        self.codes = codes[self.known]
-        self.k = min(_NEIGHBOURS, len(self.known) - 1)
-        if len(self.types) < 2 or self.k < 1:
-            raise DataError("All cells have one label, so that no perturbation can change it; name another labels_key.")
-        self.search = NearestNeighbors(n_neighbors=self.k + 1).fit(lab.baseline[self.known])
+        self.codes = codes[known]
+        self.k = min(_NEIGHBOURS, len(known) - 1)
+        if len(np.unique(self.codes)) < 2 or self.k < 1:
+            raise DataError(
+                f"All cells {whose}have one label, so that no perturbation can change it; name another labels_key."
+            )
+        self.search = NearestNeighbors(n_neighbors=self.k + 1).fit(vectors[known])
         self.before = np.full(len(lab.cells), -1)
-        self.before[self.known] = self._vote(lab.baseline[self.known], self.known)
+        seen = np.flatnonzero(lab.seen)
+        self.before[seen] = self._vote(lab.baseline[seen], seen)
+        # The cells' own vectors are those of the model and the cells; those of a reference are told apart by themselves.
+        self.told = hashlib.sha256(self.codes.tobytes() + self.before.tobytes())
+        if voters is not None:
+            self.told.update(vectors[known].tobytes())
 
     def values(self, moved: Moved) -> NDArray[np.float32]:
         """1 where the label is another one."""
@@ -183,8 +211,8 @@ class Label(Readout):
 
     def _vote(self, vectors: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
         far, near = self.search.kneighbors(vectors)
-        # A cell does not vote for its own label.
-        weights = np.where(self.known[near] == own[:, None], 0.0, 1 / np.maximum(far, 1e-9))
+        # A cell does not vote for its own label, also where it is in the reference.
+        weights = np.where(self.voters[near] == self.names[own][:, None], 0.0, 1 / np.maximum(far, 1e-9))
         votes = np.zeros((len(vectors), len(self.types)))
         np.add.at(votes, (np.arange(len(vectors))[:, None], self.codes[near]), weights)
         found: NDArray[np.int64] = votes.argmax(axis=1)
@@ -192,9 +220,7 @@ class Label(Readout):
 
     def identity(self) -> str:
         """The votes."""
-        import hashlib
-
-        return f"{self.name}:{hashlib.sha256(self.codes.tobytes() + self.before.tobytes()).hexdigest()}"
+        return f"{self.name}:{self.told.hexdigest()}"
 
 
 def make_readouts(
@@ -225,10 +251,12 @@ def make_readouts(
             )
     if target is not None and "towards_target" not in wanted:
         wanted.append("towards_target")
-    if reference is not None and target is None:
+    if reference is not None and target is None and "label" not in wanted:
         raise DataError(
-            "A reference was given without a target; name the label of the cells to move towards with target=."
+            "A reference was given without a target; name the label of the cells to move towards with target=, or ask for the "
+            "read-out 'label'."
         )
+    cells = None if reference is None else _Reference(lab, reference, labels_key, "label" in wanted, progress, cancel)
     made: list[Readout] = []
     for name in dict.fromkeys(wanted):
         if name == "shift":
@@ -238,25 +266,64 @@ def make_readouts(
                 raise DataError(
                     "The read-out 'towards_target' needs a target: a group of groupby, or a label of the reference."
                 )
-            made.append(_towards(lab, adata, target, reference, labels_key, progress, cancel))
+            made.append(_towards(lab, adata, target, cells, labels_key))
         elif name == "expression":
             made.append(Expression(lab))
+        elif cells is not None:
+            made.append(Label(lab, cells.labels, (cells.vectors, cells.keys)))
         else:
-            key = labels_key if reference is None and labels_key else lab.groupby
+            key = labels_key or lab.groupby
             if key is None:
                 raise DataError("The read-out 'label' needs labels; name their column with labels_key= or groupby=.")
             made.append(Label(lab, labels_of(adata, key)))
     return made
 
 
+class _Reference:
+    """Annotated cells of another dataset, in the vectors of the model; each is encoded once."""
+
+    def __init__(
+        self,
+        lab: Baseline,
+        adata: AnnData,
+        labels_key: str | None,
+        whole: bool,
+        progress: bool | Callable[..., None],
+        cancel: Any,
+    ) -> None:
+        self.lab, self.adata, self.whole, self.progress, self.cancel = lab, adata, whole, progress, cancel
+        key = labels_key or lab.groupby or "cell_type"
+        self.labels = labels_of(adata, key, what="The label column of the reference")
+        self.where = f"the reference's obs[{key!r}]"
+
+    @cached_property
+    def cells(self) -> Cells:
+        """With their counts."""
+        whole = subset(self.adata) if self.adata.is_view else self.adata
+        return self.lab.model.read_cells(whole, layer=self.lab.layer, options=self.lab.options)
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Digests of all cells."""
+        return self.cells.keys
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """Of all cells."""
+        return self._encoded(self.cells, "Cells of the reference")
+
+    def vectors_of(self, label: str) -> NDArray[np.float32]:
+        """Of the cells of a label; no others are encoded, unless all are wanted anyway."""
+        rows = np.flatnonzero(self.labels == label)
+        return self.vectors[rows] if self.whole else self._encoded(self.cells.take(rows), "Cells of the target")
+
+    def _encoded(self, cells: Cells, what: str) -> NDArray[np.float32]:
+        with as_progress(self.progress, f"{what}, with {self.lab.model.spec.name}") as report:
+            return self.lab.encode(cells, progress=report, cancel=self.cancel).cell
+
+
 def _towards(
-    lab: Baseline,
-    adata: AnnData,
-    target: str,
-    reference: AnnData | None,
-    labels_key: str | None,
-    progress: bool | Callable[..., None],
-    cancel: Any,
+    lab: Baseline, adata: AnnData, target: str, reference: _Reference | None, labels_key: str | None
 ) -> TowardsTarget:
     own = np.zeros(len(lab.cells), dtype=bool)
     if reference is None:
@@ -265,24 +332,17 @@ def _towards(
             raise DataError(
                 f"Which cells are {target!r}? Name the obs column that holds it with groupby= or labels_key=."
             )
-        labels, vectors = labels_of(adata, key), lab.baseline
+        labels, where = labels_of(adata, key), f"obs[{key!r}]"
         own = labels == target
-        where = f"obs[{key!r}]"
     else:
-        key = labels_key or lab.groupby or "cell_type"
-        labels = labels_of(reference, key, what="The label column of the reference")
-        where = f"the reference's obs[{key!r}]"
-        cells = lab.model.read_cells(subset(reference) if reference.is_view else reference, options=lab.options)
-        cells = cells.take(np.flatnonzero(labels == target))
-        with as_progress(progress, f"Cells of the target, with {lab.model.spec.name}") as report:
-            vectors = lab.encode(cells, progress=report, cancel=cancel).cell
+        labels, where = reference.labels, reference.where
     if not (labels == target).any():
         known = sorted(set(labels))
         raise DataError(
             f"No cell is {target!r} in {where}; values there: {', '.join(map(repr, known[:12]))}."
             + did_you_mean(target, known)
         )
-    vectors = vectors[own] if reference is None else vectors
+    vectors = lab.baseline[own] if reference is None else reference.vectors_of(target)
     vectors = vectors[np.isfinite(vectors).all(axis=1)]
     if not len(vectors):
         raise DataError(f"In no cell of the target {target!r} does {lab.model.spec.name} see a gene.")
