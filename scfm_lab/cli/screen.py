@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 )
 @click.option("--dose", type=float, default=0.0, show_default=True, help="0 is a knockout, 2 twice the level.")
 @click.option("--groupby", metavar="COL", help="Measure effects in each group of this obs column too.")
-@click.option("--sample", "sample_key", metavar="COL", help="The obs column of donors or samples, for --contrast.")
+@click.option(
+    "--sample", "sample_key", metavar="COL", help="The obs column of donors or samples: the unit of replication."
+)
 @click.option(
     "--contrast", metavar="COL", help="Ask whether the two conditions of this obs column respond differently."
 )

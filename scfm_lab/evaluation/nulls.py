@@ -70,8 +70,10 @@ def features(counts: csr_matrix, total: NDArray[np.float64]) -> Features:
     seen = np.bincount(counts.indices, minlength=counts.shape[1])
     ranks = ragged_ranks(counts.data, counts.indptr) / np.repeat(np.maximum(lengths, 1), lengths)
     rank_sum = np.bincount(counts.indices, weights=ranks, minlength=counts.shape[1])
+    # Of no cells there is no mean; no gene is seen in them.
+    mean = np.asarray(scaled.mean(axis=0)).ravel() if counts.shape[0] else np.zeros(counts.shape[1])
     with np.errstate(divide="ignore"):
-        log_mean = np.log(np.asarray(scaled.mean(axis=0)).ravel())
+        log_mean = np.log(mean)
     return Features(log_mean, seen / n, rank_sum / np.maximum(seen, 1))
 
 

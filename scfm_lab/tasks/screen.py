@@ -80,16 +80,19 @@ def screen(
         0 knockout, between 0 and 1 knock-down, above 1 over-expression (see :func:`scfm_lab.perturb`).
     groupby
         Column of ``obs``: effects and nulls are told for each of its values too.
-    sample_key, contrast
-        With `contrast`, a column of two conditions, or (column, condition, baseline condition), another question is asked: do
-        the conditions respond differently? See :class:`~scfm_lab.tasks.contrast.ContrastResult`.
+    sample_key
+        Column of ``obs`` with the donor or sample, the unit of replication: adds an interval over samples to each effect.
+    contrast
+        A column of two conditions, or (column, condition, baseline condition): another question is asked, do the conditions
+        respond differently, over the samples of `sample_key`? See :class:`~scfm_lab.tasks.contrast.ContrastResult`.
     target
         A group (of `labels_key`, else `groupby`), or a label of the `reference`: adds the read-out ``towards_target``.
     reference
-        Cells, annotated in `labels_key`, among which the target is.
+        Cells, annotated in `labels_key`, among which the target is, and which then vote for the read-out ``label``. Their counts
+        are where those of the cells are (`layer`).
     readouts
         ``"shift"`` (default), ``"towards_target"``, ``"expression"`` (models that predict expression), ``"label"``
-        (whether the label of the nearest cells changes; `labels_key`, else `groupby`).
+        (whether the label of the nearest cells changes; `labels_key`, else `groupby`; of the reference where there is one).
     n_null
         Most null genes of each gene; None: up to 500 comparable ones where all genes are screened, since they are computed
         anyway, else 59. At least 19.
@@ -105,7 +108,8 @@ def screen(
     Returns
     -------
     ScreenResult
-        ``.table`` has the columns gene, group, readout, effect, null_mean, null_sd, p_value, q_value, n_cells.
+        ``.table`` has the columns gene, group, readout, effect, null_mean, null_sd, p_value, q_value, n_cells; with
+        `sample_key` also effect_samples, effect_low, effect_high, n_samples, n_samples_few.
     ContrastResult
         With `contrast`.
 
@@ -232,7 +236,7 @@ class Screen(Questions):
             cancel=cancel,
         )
         self.target, self.draws, self.pairs, self.max_cells = target, n_draws, pairs, max_cells
-        self.groups = self._groups()
+        self.groups, self.unseen = self._groups()
         self.used = np.unique(np.concatenate([g.rows for g in self.groups]))
         self.skipped: dict[str, str] = {}
         self.whole = genes is None
@@ -382,6 +386,7 @@ class Screen(Questions):
             whole=self.whole,
             skipped=self.skipped,
             provenance=self._provenance("screen"),
+            notes=tuple(self._notes()),
         )
 
     def _contrast(self, found: dict[str, Effect]) -> ContrastResult:
@@ -395,6 +400,6 @@ class Screen(Questions):
             conditions=self.conditions,
             dose=self.dose,
             skipped=self.skipped,
-            notes=tuple(notes),
+            notes=(*self._notes(), *notes),
             provenance=self._provenance("screen, contrast"),
         )

@@ -73,7 +73,15 @@ def pair_rows(
                 for i, q in enumerate(asked)
             ]
             rows = rows_of(
-                names, group.name, readout, effect, tests, n_cells=n, n_expressing=expressing, n_changed=changed
+                names,
+                group.name,
+                readout,
+                effect,
+                tests,
+                n_cells=n,
+                n_expressing=expressing,
+                n_changed=changed,
+                over_samples=measured.over_samples(readout, group.rows, screen.lab.samples),
             )
             rows["sum_of_singles"] = [alone[a] + alone[b] for a, b in pairs]
             parts.append(rows)

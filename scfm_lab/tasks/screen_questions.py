@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.errors import GenesError
+from scfm_lab.errors import GenesError, plural
 from scfm_lab.evaluation.nulls import comparable_genes
 from scfm_lab.tasks.gene_null import subsample
 from scfm_lab.tasks.perturb_result import ALL, group_rows
@@ -34,6 +34,7 @@ class Questions:
     n_null: int
     readouts: list[Any]
     groups: list[Group]
+    unseen: dict[str, int]
     used: NDArray[np.int64]
     singles: list[Question]
     null: list[Question]
@@ -44,20 +45,29 @@ class Questions:
     arguments: dict[str, Any]
     given_reference: bool
 
-    def _groups(self) -> list[Group]:
-        found = []
+    def _groups(self) -> tuple[list[Group], dict[str, int]]:
+        """The groups with the cells that are asked about; and those in none of whose cells the model sees a gene, with their size."""
         lab = self.lab
         rows_of = list(group_rows(lab.groups, len(lab.cells)))
-        chosen = {}
-        for name, rows in rows_of[1:] or rows_of:
-            rows = rows[lab.seen[rows]]
+        chosen: dict[str, NDArray[np.int64]] = {}
+        unseen: dict[str, int] = {}
+        for name, members in rows_of[1:] or rows_of:
+            rows = members[lab.seen[members]]
+            if not len(rows):
+                unseen[name] = len(members)
+                continue
             chosen[name] = rows if self.max_cells is None else subsample(rows, lab.cells.keys, self.max_cells)
         if ALL not in chosen:
             # All cells together are those of all groups, so that nothing is computed for them alone.
             chosen = {ALL: np.sort(np.concatenate(list(chosen.values()))), **chosen}
-        for name, rows in chosen.items():
-            found.append(Group(name, rows))
-        return found
+        return [Group(name, rows) for name, rows in chosen.items()], unseen
+
+    def _notes(self) -> list[str]:
+        """What of the cells could not be asked, in sentences."""
+        named = [f"{group} ({plural(n, 'cell', 'cells')})" for group, n in self.unseen.items()]
+        if not named:
+            return []
+        return [f"Left out, as {self.lab.model.spec.name} sees a gene in none of their cells: {', '.join(named)}."]
 
     def _singles(self, genes: Sequence[str] | None) -> list[Question]:
         lab = self.lab

@@ -11,7 +11,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError, did_you_mean, plural
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.perturb_result import ALL, VERDICT_COLOURS
-from scfm_lab.tasks.screen_tests import COLUMNS
+from scfm_lab.tasks.screen_tests import COLUMNS, SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +40,17 @@ class ScreenResult(Result):
     skipped: dict[str, str]
     """Genes of the list that were left out, and why."""
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What of the cells could not be asked, in sentences."""
 
     @property
     def table(self) -> pd.DataFrame:
-        """gene, group, readout, effect, null_mean, null_sd, p_value, q_value, n_cells; best first."""
-        return self.details[list(COLUMNS)]
+        """gene, group, readout, effect, null_mean, null_sd, p_value, q_value, n_cells; best first.
+
+        Where samples were named also effect_samples (the mean over the samples' means) with its 95 % interval effect_low and
+        effect_high, n_samples, and n_samples_few (left out with fewer than 5 cells of the group).
+        """
+        return self.details[[*COLUMNS, *(c for c in SAMPLE_COLUMNS if c in self.details)]]
 
     def best(self, n: int = 10, *, readout: str | None = None, group: str = ALL) -> pd.DataFrame:
         """The first rows of a read-out (None: the first one) in a group."""
@@ -87,6 +93,7 @@ class ScreenResult(Result):
                     f"  No p is below {smallest:.2g} (1 / (null genes + 1)), so that q ≤ 0.05 needs many genes at that limit: read "
                     "the list as a ranking."
                 )
+            lines += self._over_samples(can.head(5))
         if self.whole:
             lines.append(
                 "All genes were screened, so that they are each other's null: most are taken to be nothing special."
@@ -97,8 +104,21 @@ class ScreenResult(Result):
                 f"Left out, as no chosen cell expresses {'it' if len(some) == 1 else 'them'}: {', '.join(some[:8])}"
                 + (" …." if len(some) > 8 else ".")
             )
-        lines.append("These are the model's answers, not measurements.")
+        lines += [*self.notes, "These are the model's answers, not measurements."]
         return "\n".join(lines)
+
+    def _over_samples(self, rows: pd.DataFrame) -> list[str]:
+        if "effect_low" not in rows:
+            return []
+        n = int(rows["n_samples"].max())
+        if n < 2:
+            return [f"  {plural(n, 'sample has', 'samples have')} enough cells; an interval needs two."]
+        told = ", ".join(
+            f"{r.gene} {r.effect_samples:.3g} [{r.effect_low:.3g}, {r.effect_high:.3g}]" for r in rows.itertuples()
+        )
+        return [
+            f"  Over {n} samples, each counting alike: {told}; how the model's answers differ between them, not how wrong it is."
+        ]
 
     def plot(self, *, readout: str | None = None, group: str = ALL) -> Any:
         """Each gene's effect against that expected of a comparable gene (Altair)."""

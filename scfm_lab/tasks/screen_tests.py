@@ -16,11 +16,11 @@ from scfm_lab.evaluation.nulls import (
     features,
     test_against_null,
 )
-from scfm_lab.tasks.perturb_result import MIN_CHANGED, verdict
+from scfm_lab.tasks.perturb_result import MIN_CELLS, MIN_CHANGED, interval_over_samples, verdict
 from scfm_lab.tasks.readouts import SCALES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.sweep import Effect, Question
 
 COLUMNS = ("gene", "group", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells")
+SAMPLE_COLUMNS = ("effect_samples", "effect_low", "effect_high", "n_samples", "n_samples_few")
+"""What is told besides where samples are named."""
 
 
 @dataclass
@@ -110,6 +112,27 @@ class Measured:
         sums = np.asarray(total.sum(axis=1), dtype=np.float64).ravel()
         return sums / n if n else np.full(len(sums), np.nan), (self.changed @ mask).astype(np.int64), n
 
+    def over_samples(
+        self, readout: str, rows: NDArray[np.int64], samples: NDArray[Any] | None
+    ) -> dict[str, NDArray[Any] | int]:
+        """Mean over the samples' means of each perturbation with its interval, over some cells; empty without samples.
+
+        Samples with fewer than five of the cells are left out and counted.
+        """
+        from scipy import sparse
+
+        if samples is None:
+            return {}
+        rows = rows[self.applies[readout][rows]]
+        names, code, sizes = np.unique(samples[rows].astype(str), return_inverse=True, return_counts=True)
+        share = sparse.csr_matrix((1 / sizes[code], (rows, code)), shape=(self.changed.shape[1], len(names)))
+        values = self.effects[readout].astype(np.float64)
+        values.data = np.nan_to_num(values.data, nan=0.0)
+        kept = sizes >= MIN_CELLS
+        means = np.asarray((values @ share).todense())[:, kept]
+        n = int(kept.sum())
+        return {**interval_over_samples(means), "n_samples": n, "n_samples_few": len(names) - n}
+
 
 def tested(
     lab: Baseline, groups: Sequence[Group], asked: Measured, null: Measured, *, n_null: int, dose: float
@@ -163,6 +186,7 @@ def tested(
                     n_cells=n,
                     n_expressing=[int(expressing[list(c)].max()) for c in asked.columns],
                     n_changed=changed,
+                    over_samples=asked.over_samples(readout, group.rows, lab.samples),
                 )
             )
     return ranked(pd.concat(parts, ignore_index=True))
@@ -178,6 +202,7 @@ def rows_of(
     n_cells: int,
     n_expressing: Sequence[int],
     n_changed: NDArray[np.int64],
+    over_samples: Mapping[str, Any],
 ) -> pd.DataFrame:
     """The rows of one group and read-out, p-values corrected over them."""
     import pandas as pd
@@ -195,6 +220,7 @@ def rows_of(
             "n_cells": n_cells,
             "n_expressing": np.asarray(n_expressing, dtype=np.int64),
             "n_changed": np.asarray(n_changed, dtype=np.int64),
+            **over_samples,
         }
     )
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy(dtype=float))

@@ -84,6 +84,13 @@ def test_features_match_their_definitions(pbmc68k):
     assert f.rank[g] == pytest.approx(np.mean(ranks))
 
 
+def test_of_no_cells_no_gene_is_seen(pbmc68k):
+    cells = Cells.from_anndata(pbmc68k)
+    f = nulls.features(cells.counts[:0], cells.total[:0])
+    assert (f.detection == 0).all()
+    assert np.isneginf(f.log_mean).all()
+
+
 def test_comparable_genes_are_comparable_and_do_not_hold_the_gene(pbmc68k):
     cells = Cells.from_anndata(pbmc68k)
     f = nulls.features(cells.counts, cells.total)

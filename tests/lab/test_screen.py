@@ -124,6 +124,96 @@ def test_a_target_in_a_reference(small):
     assert row["n_cells"] == query.n_obs
 
 
+def test_the_cells_of_a_reference_vote_for_the_label_and_are_read_from_the_layer(small):
+    cells, reference = small[::2].copy(), small[1::2].copy()
+    counts = (cells.X.copy(), reference.X.copy())
+    for adata, own in zip((cells, reference), counts, strict=True):
+        adata.layers["molecules"], adata.X = own, own[:, ::-1]
+    # Labels that lie side by side, so that many a vote is close; the cells themselves do not have the column.
+    rng = np.random.default_rng(0)
+    reference.obs["kind"] = rng.choice(list("abcd"), reference.n_obs)
+    asked = {"readouts": ["label"], "n_null": 19, "progress": False, "layer": "molecules"}
+    table = sl.screen(cells, "pca", ["CD74"], reference=reference, labels_key="kind", **asked).table
+    run = Perturber(cells, "pca", layer="molecules").run({"CD74": 0.0})
+    vectors = sl.embed(reference, "pca", layer="molecules", progress=False).vectors
+    labels = reference.obs["kind"].to_numpy()
+
+    def vote(vector):
+        far = np.linalg.norm(vectors - vector, axis=1)
+        near = np.argsort(far, kind="stable")[:16]
+        return np.argmax([(1 / far[near])[labels[near] == name].sum() for name in "abcd"])
+
+    changed = [vote(after) != vote(before) for before, after in zip(run.baseline, run.perturbed, strict=True)]
+    assert 0.02 < np.mean(changed) < 0.9
+    assert table["readout"].tolist() == ["label"]
+    assert table["effect"][0] == pytest.approx(np.mean(changed), abs=2.5 / len(cells))
+    both = sl.perturb(
+        cells,
+        "pca",
+        {"CD74": 0.0},
+        readouts=["label"],
+        target="a",
+        reference=reference,
+        labels_key="kind",
+        null=False,
+        layer="molecules",
+        progress=False,
+    )
+    assert (both.readings["label"] == changed).mean() > 0.98
+    assert np.isfinite(both.readings["towards_target"]).all()
+    # A cell that is in the reference has no vote for itself.
+    cells.obs["kind"] = rng.choice(list("abcd"), cells.n_obs)
+    itself = sl.screen(cells, "pca", ["CD74"], labels_key="kind", **asked).table["effect"][0]
+    beside = sl.screen(cells, "pca", ["CD74"], labels_key="kind", reference=cells, **asked).table["effect"][0]
+    assert 0.02 < itself == pytest.approx(beside, abs=1e-6)
+    one = reference[reference.obs["kind"] == "a"].copy()
+    with pytest.raises(DataError, match="All cells of the reference have one label"):
+        sl.screen(cells, "pca", ["CD74"], labels_key="kind", reference=one, **asked)
+
+
+def test_a_group_in_which_the_model_sees_no_cell_is_left_out_and_told(small):
+    adata = small.copy()
+    x = adata.X.tolil()
+    x[:12] = 0
+    adata.X = x.tocsr()
+    adata.obs["part"] = ["blind"] * 12 + list(adata.obs["cell_type"].astype(str)[12:])
+    result = sl.screen(adata, "pca", GENES[:2], groupby="part", n_null=19, progress=False)
+    assert list(dict.fromkeys(result.table["group"])) == ["all", "CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
+    assert result.table.loc[result.table["group"] == "all", "n_cells"].eq(adata.n_obs - 12).all()
+    (note,) = result.notes
+    assert note.endswith("sees a gene in none of their cells: blind (12 cells).")
+    assert note in result.summary()
+    adata.obs["donor"] = [f"d{i % 3}" for i in range(adata.n_obs)]
+    adata.obs["when"] = np.where(np.arange(adata.n_obs) % 2, "late", "early")
+    told = sl.screen(adata, "pca", GENES[:2], groupby="part", contrast="when", sample_key="donor", progress=False).notes
+    assert note in told
+    assert not any(one.startswith("blind: ") for one in told)
+
+
+def test_samples_give_each_effect_an_interval_over_them(small):
+    adata = small.copy()
+    rng = np.random.default_rng(0)
+    donor = np.array([f"d{i}" for i in rng.choice(5, adata.n_obs, p=[0.5, 0.2, 0.15, 0.1, 0.05])])
+    donor[np.flatnonzero((adata.obs["cell_type"] == "CD19+ B").to_numpy())[:3]] = "few"
+    adata.obs["donor"] = donor
+    asked = {"groupby": "cell_type", "n_null": 19, "progress": False}
+    plain = sl.screen(adata, "pca", GENES, pairs=2, **asked)
+    result = sl.screen(adata, "pca", GENES, pairs=2, sample_key="donor", **asked)
+    pd.testing.assert_frame_equal(result.table[COLUMNS], plain.table)
+    more = ["effect_samples", "effect_low", "effect_high", "n_samples", "n_samples_few"]
+    assert list(result.table) == [*COLUMNS, *more]
+    lab = Perturber(adata, "pca", groupby="cell_type", sample_key="donor")
+    for gene in result.table["gene"].unique():
+        alone = lab.run(dict.fromkeys(gene.split("+"), 0.0)).table.set_index("group")
+        own = result.table[result.table["gene"] == gene].set_index("group").loc[alone.index]
+        np.testing.assert_allclose(own[more], alone[more].astype(float), rtol=1e-3, atol=1e-6)
+    assert (result.table["n_samples_few"] > 0).any()
+    assert "Over 5 samples, each counting alike: " in result.summary()
+    adata.obs["donor"] = "one"
+    alone = sl.screen(adata, "pca", GENES[:1], sample_key="donor", **asked)
+    assert "1 sample has enough cells; an interval needs two" in alone.summary()
+
+
 def test_label_is_the_share_of_cells_whose_neighbours_have_another_label(small):
     result = sl.screen(
         small, "pca", ["CD74", "CD79A"], readouts=["label"], groupby="cell_type", n_null=19, progress=False
