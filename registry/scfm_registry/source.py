@@ -127,4 +127,5 @@ def open_model(
     model = open_resolved(source, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
     model.registered_as, model.registered_digest = source.name, source.digest
+    model.asked = {"config": dict(config)} if config else {}
     return model.to(device, precision)

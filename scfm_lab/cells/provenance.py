@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         **({"options_of_cells": told} if (told := of_cells(model)) else {}),
         # Whoever scores these vectors later has a training record to look into.
         **({"config": dict(config)} if (config := (getattr(model, "opened", None) or {}).get("config")) else {}),
+        # As one text: it comes back from a file as it was, and with it the model can be opened in the same way.
+        **({"asked": json.dumps(dict(asked), default=str)} if (asked := getattr(model, "asked", None)) else {}),
         **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
         **more,
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -64,6 +65,7 @@ class Model(TakesOptions, Able, Trainable):
             "registered_digest",
             "opened",
             "opened_files",
+            "asked",
             "digest",
             "weight_files",
             "settings_digest",
@@ -88,6 +90,8 @@ class Model(TakesOptions, Able, Trainable):
     path: Path | None = None
     opened: dict[str, Any] | None = None
     """``config`` and ``files`` as :func:`scfm_lab.load_model` was given them; None where it was made otherwise."""
+    asked: Mapping[str, Any] = MappingProxyType({})
+    """What :func:`scfm_lab.load_model` was asked for besides the source and what :meth:`to` was, where that is not the default."""
     device: str = "cpu"
     asked_device: str = "auto"
     """:attr:`device` as it was asked for: another machine may have another best one."""
@@ -473,6 +477,9 @@ class Model(TakesOptions, Able, Trainable):
         compute = FLOAT32 if precision == "auto" else Precision.parse(precision)
         self.device, self.asked_device = choose_device(device), device
         self.compute, self.auto_precision = compute, precision == "auto"
+        said = {"device": device, "precision": precision}
+        kept = {name: value for name, value in self.asked.items() if name not in said}
+        self.asked = kept | {name: value for name, value in said.items() if value != "auto"}
         for module in self._modules():
             # Weights stay in float32; products are taken of copies (scfm_lab.models.products).
             module.to(self.device).eval()

@@ -68,6 +68,7 @@ def load_model(
     # What is read later, or by another process, is not to depend on the working directory.
     files = None if files is None else _from_here(dict(files))
     text = str(source)
+    asked = {name: dict(given) for name, given in (("config", config), ("files", files)) if given}
     resolved = from_source(text)
     if resolved is not None:
         config = {**getattr(resolved, "config", {}), **(config or {})} or None
@@ -81,6 +82,7 @@ def load_model(
         model = open_name(text, config=config, files=files)
     model.source = text
     model.opened = {"config": dict(config or {}), "files": dict(files or {})}
+    model.asked = asked
     return model.to(device, precision)
 
 
