@@ -124,11 +124,13 @@ class Worker:
     ----------
     report
         Called with a job whenever there is something new to show of it; from the worker's thread.
+    first
+        Number of the first job.
     """
 
-    def __init__(self, report: Callable[[Job], None]) -> None:
+    def __init__(self, report: Callable[[Job], None], *, first: int = 1) -> None:
         self._report = report
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(first)
         self._waiting: deque[Job] = deque()
         self._put_off: list[Job] = []
         self._running: Job | None = None
@@ -179,6 +181,7 @@ class Worker:
         :class:`~scfm_lab.errors.Cancelled` if it is stopped while it runs, :class:`Stopped` if a person did it.
         """
         job = Job(next(self._ids), kind, label or kind, work, lane, quiet, yields, again, of=of)
+        dropped: list[Job] = []
         with self._wake:
             # A newer job of the same lane takes the place of what was put off, too.
             self._put_off = [other for other in self._put_off if not lane or other.lane != lane]
@@ -186,7 +189,7 @@ class Worker:
                 self._waiting.remove(other)
                 if not (lane and other.lane == lane):
                     self._put_off.append(other)
-                other.future.cancel()
+                dropped.append(other)
             running = self._running
             if running is not None and (running.yields or (interrupt and lane and running.lane == lane)):
                 running.put_off = not (lane and running.lane == lane)
@@ -196,6 +199,7 @@ class Worker:
                 self._thread = threading.Thread(target=self._loop, name="scfm-bench", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
+        _drop(dropped)
         return job.future
 
     def cancel(self, job_id: int | None = None) -> None:
@@ -213,6 +217,12 @@ class Worker:
             job.status, job.reported = "cancelling", time.monotonic()
         self._report(job)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits."""
+        with self._wake:
+            return self._running is not None or bool(self._waiting)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing runs and nothing waits; False where `timeout` seconds were not enough."""
         with self._wake:
@@ -222,13 +232,13 @@ class Worker:
         """Drop what waits, stop what runs, and end the thread."""
         with self._wake:
             self._closed = True
-            for job in self._waiting:
-                job.future.cancel()
+            dropped = list(self._waiting)
             self._waiting.clear()
             self._put_off.clear()
             if self._running is not None:
                 self._running.cancel.set()
             self._wake.notify_all()
+        _drop(dropped)
 
     def _loop(self) -> None:
         while True:
@@ -238,16 +248,18 @@ class Worker:
                     return
                 job = self._running = self._waiting.popleft()
             self._run(job)
+            # Until it has come again it counts as running: whoever waits, waits for that too.
+            self._resume()
             with self._wake:
                 self._running = None
-                self._resume()
                 self._wake.notify_all()
 
     def _resume(self) -> None:
         """Where nothing waits any more, let what was put off come again."""
-        if self._waiting or self._closed:
-            return
-        put_off, self._put_off = self._put_off, []
+        with self._wake:
+            if self._waiting or self._closed:
+                return
+            put_off, self._put_off = self._put_off, []
         for job in put_off:
             if job.again is not None:
                 job.again()
@@ -305,6 +317,12 @@ class Worker:
     def _show_at_last(self, job: Job) -> None:
         job.reported = time.monotonic()
         self._report(job)
+
+
+def _drop(jobs: list[Job]) -> None:
+    """Tell whoever waits for jobs that they will not run; with no lock held, as that calls what others have left to be called."""
+    for job in jobs:
+        job.future.cancel()
 
 
 def abandonable(work: Callable[[], T], cancel: threading.Event, *, every: float = 0.05) -> T:
