@@ -241,6 +241,20 @@ class TestMethods:
         assert set(re.findall(r"^@\w+\{(\w+),", bibtex, re.M)) == cited
         assert bibtex.count("{") == bibtex.count("}")
 
+    def test_name_the_model_of_vectors_that_were_there_before(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        import scfm_lab as sl
+
+        sl.embed(pbmc68k, "sctop", key_added="X_old", progress=False)
+        lab = bench().lab
+        lab.result = sl.trajectory(pbmc68k, use_rep="X_old", root="CD34+", groupby="cell_type", twin=False)
+        told = sl.load_model("sctop")
+        assert (
+            f"Model sctop [sctop] was used (version {told.version}, weights SHA-256 {told.digest[7:19]}…"
+            in lab.methods()
+        )
+
     def test_of_an_idle_bench_say_so(self, bench: Callable[..., Bench]) -> None:
         assert "No result has been computed" in bench().lab.methods()
 

@@ -15,7 +15,7 @@ import pytest
 from looking import other_than, steady
 
 import scfm_lab as sl
-from scfm_lab.errors import DataError, GenesError, StorageError
+from scfm_lab.errors import DataError, GenesError, ModelError, StorageError
 from scfm_widgets import export
 from scfm_widgets.export import DOSES, payload_of, write_html
 
@@ -98,6 +98,60 @@ class TestPayload:
         assert traits["_perturbation"]["null"] == "none"
         assert len(opened.lab._models["rows"]) > 2
         assert [row["name"] for row in traits["_models"]["rows"]] == [MODEL]
+
+    def test_one_slider_is_of_one_model_and_its_groups(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        few = pbmc68k[::7].copy()
+        lab = bench(few, model="pca").lab
+        others = [
+            sl.perturb(few, MODEL, {GENE: 0.0}, groupby="cell_type", null=False, progress=False),
+            sl.perturb(few, "pca", {GENE: 0.0}, set_to={"LYZ": 5}, groupby="cell_type", null=False, progress=False),
+        ]
+        for other in others:
+            lab.result = other
+            lab.wait(60)
+            # Alone it goes along as it is, without sliders that would be answered otherwise.
+            alone = payload_of(lab)
+            assert alone.responses == alone.together == []
+            assert alone.traits["_perturbation"] == lab._perturbation
+            assert alone.buffers["_after"] == lab._after
+            assert "other doses than those that are shown" in alone.kernel_only
+            assert "perturb" in [row["component"] for row in alone.traits["_panels"]]
+            # Asked for by name, all answers are the picked model's.
+            asked = payload_of(lab, genes=[GENE])
+            own = sl.perturb(few, "pca", {GENE: 0.0}, groupby="cell_type", null=False, progress=False)
+            (knockout,) = [item for item in asked.responses if item["dose"] == 0.0]
+            told = {row["group"]: row["effect"] for row in knockout["perturbation"]["rows"]}
+            assert told == pytest.approx(dict(zip(own.table["group"], own.table["effect"], strict=True)))
+            assert asked.traits["_perturbation"] is None
+            assert any("set from Python" in words for words in asked.left_out)
+        # Several genes at once neither.
+        lab.result = sl.perturb(few, MODEL, {GENE: 0.0, "LYZ": 0.0}, groupby="cell_type", null=False, progress=False)
+        lab.wait(60)
+        assert payload_of(lab, genes=["MS4A1"]).together == []
+
+    def test_without_a_model_a_result_from_python_goes_along(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        few = pbmc68k[::7].copy()
+        lab = bench(few).lab
+        lab.result = sl.perturb(few, MODEL, {GENE: 0.0}, groupby="cell_type", null=False, progress=False)
+        payload = payload_of(lab)
+        assert payload.traits["_perturbation"]["rows"]
+        assert "other doses than those that are shown" in payload.kernel_only
+        with pytest.raises(ModelError, match="No model is picked"):
+            payload_of(lab, genes=["LYZ"])
+
+    def test_ends_beyond_the_first_are_listed(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lab = bench().lab
+        found = sl.trajectory(pbmc68k, use_rep="X_umap", root="CD34+", groupby="cell_type", basis="X_umap", twin=False)
+        lab.result = found
+        monkeypatch.setattr(export, "_MOST_ENDS", 0)
+        payload = payload_of(lab)
+        ends = [f"fate:{end}" for end in found.fates]
+        assert not {f"column:result:{end}" for end in ends} & payload.replies.keys()
+        assert f"of the trajectory: {', '.join(ends)}" in payload.left_out
 
     def test_a_gene_that_is_not_there_is_an_error_in_words(self, bench: Callable[..., Bench]) -> None:
         with pytest.raises(GenesError, match="CD33D"):

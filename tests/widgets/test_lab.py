@@ -80,7 +80,7 @@ class TestOpening:
         rows = {row["name"]: row for row in lab._models["rows"]}
         assert {"pca", "sctop", "starter"} <= set(rows)
         row = rows["starter"]
-        assert row["source"] == "models:/starter@champion"
+        assert row["source"] == "models:/starter/1", "by its number: an alias may be moved"
         assert row["aliases"] == ["champion"]
         assert row["fit"]["verdict"] in ("fits", "tight", "does not fit")
         assert row["fit"]["source"] in ("measured", "estimated")

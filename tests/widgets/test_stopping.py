@@ -35,7 +35,7 @@ def running(opened: Bench) -> str | None:
 
 def opening(opened: Bench, source: str) -> threading.Lock:
     """As long as this is held the model does not open, as where its files are large."""
-    return opened.lab.session._opening.setdefault(source, threading.Lock())
+    return opened.lab.session.shelf.opening.setdefault(source, threading.Lock())
 
 
 def test_the_opening_of_a_model_can_be_stopped_and_begun_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import inspect
+import json
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_widgets.codec import pack_mask
-from scfm_widgets.session import PRINCIPAL, REGISTRY
+from scfm_widgets.session import PRINCIPAL
+from scfm_widgets.shelf import REGISTRY, made_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from scfm_widgets.lab import Lab
 
+#: What :func:`scfm_lab.load_model` may have been asked for besides the source.
+_ASKED = ("device", "precision", "config", "files")
 #: Selected cells are named one by one up to here.
 _MOST_NAMES = 12
 
@@ -135,9 +139,27 @@ class _Writer:
         if how not in self.models:
             name = "model" if not self.models else f"model_{len(self.models) + 1}"
             self.models[how] = name
-            self.sources.setdefault(exact_source(record), name)
-            self.lines.append(f"{name} = {how}")
+            if how == _plainly(exact_source(record)):
+                self.sources.setdefault(exact_source(record), name)
+            if is_lost(record):
+                weights = str(record.get("weights_sha256") or "").removeprefix("sha256:")[:12]
+                self.lines.append(
+                    f"# {name}: the {record['model']} that was made in Python{f' (weights {weights}…)' if weights else ''}. How "
+                    f"cannot be written down here: call it {name} before you run this."
+                )
+            else:
+                self.lines.append(f"{name} = {how}")
         return self.models[how]
+
+    def _given(self, source: str | None) -> str | None:
+        """Give the variable of a model that was handed in opened, where its source alone does not open it again."""
+        model = self.lab.session.shelf.given(source) if source else None
+        if model is None:
+            return None
+        from scfm_lab.cells.provenance import of_model
+
+        record = of_model(model)
+        return None if opened(record) == _plainly(exact_source(record)) else self._model(record)
 
     def _call(self, target: str, function: Callable[..., Any], first: str, **given: Any) -> None:
         """Write a call with what differs from the function's defaults."""
@@ -224,10 +246,12 @@ class _Writer:
     def _bench(self) -> None:
         lab = self.lab
         state = {key: value for key, value in lab.state.items() if key != "panel" or value is not None}
-        source = self._pinned(state.pop("model"))
+        picked = state.pop("model")
+        source, given = self._pinned(picked), self._given(picked)
         state["against"] = self._pinned(state["against"])
         title = f", title={lab.title!r}" if lab.title != "scfm-lab" else ""
-        self.lines += ["", f"lab = Lab(adata, model={self.sources.get(source or '', repr(source))}{title})"]
+        model = given or self.sources.get(source or "", repr(source))
+        self.lines += ["", f"lab = Lab(adata, model={model}{title})"]
         newest = lab.session.newest
         for task in sorted(self.shown, key=lambda task: task == newest):
             self.lines.append(f"lab.result = {self.shown[task]}")
@@ -299,9 +323,34 @@ def arguments(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def opened(record: Mapping[str, Any]) -> str:
-    """How the model of a record is opened."""
-    source, config = exact_source(record), as_plain(record.get("config") or {})
-    return f"sl.load_model({source!r}{f', config={config!r}' if config and is_plain(config) else ''})"
+    """How the model of a record is opened; of one that was made in Python, what tells it from others."""
+    if is_lost(record):
+        return f"{record['model']} made in Python {record.get('weights_sha256')} {record.get('settings_sha256')}"
+    source, told = exact_source(record), _asked(record)
+    given = [f", {name}={told[name]!r}" for name in _ASKED if told.get(name) and is_plain(told[name])]
+    return f"sl.load_model({source!r}{''.join(given)})"
+
+
+def opens_anew(record: Mapping[str, Any]) -> bool:
+    """Whether the source of a record alone opens a model that answers as the one that made it."""
+    told = _asked(record)
+    return not (is_lost(record) or told.get("config") or told.get("files"))
+
+
+def _asked(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model was opened with besides its source; records of older versions tell the configuration alone."""
+    asked = record.get("asked")
+    told: dict[str, Any] = json.loads(str(asked)) if asked else {"config": as_plain(record.get("config") or {})}
+    return told
+
+
+def is_lost(record: Mapping[str, Any]) -> bool:
+    """Whether nothing opens the model of a record again: it was fitted, fine-tuned or put together in Python."""
+    return made_in_python(str(record.get("source") or ""))
+
+
+def _plainly(source: str) -> str:
+    return f"sl.load_model({source!r})"
 
 
 def as_plain(value: Any) -> Any:

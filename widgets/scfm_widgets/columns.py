@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import CountsError, DataError, GenesError, ScfmError, did_you_mean
+from scfm_lab.errors import DataError, GenesError, ScfmError, did_you_mean
 from scfm_widgets.checks import genes_of, has_groups
 from scfm_widgets.codec import Column, pack_categories, pack_numbers
+from scfm_widgets.gene_matrix import AS_IT_IS, GeneMatrix
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm_lab.cells.genes import Genes
     from scfm_lab.results import Result
+    from scfm_widgets.gene_matrix import Progress
 
 #: Columns that people colour by and group by first, where they are there.
 PREFERRED = ("cell_type", "celltype", "CellType", "cell_types", "labels", "label", "leiden", "louvain", "cluster")
 #: A column of texts with more values than this share of the cells names cells and does not group them.
 _TOO_MANY = 0.5
-
-#: Genes whose variance is taken together.
-_BLOCK = 1024
-
-#: Unit of genes of which there are no raw counts.
-_AS_IT_IS = "values in X"
 
 #: Before the name of an end of a trajectory: the probability of each cell to come there.
 FATE = "fate:"
@@ -48,11 +47,14 @@ class Columns:
 
     def __init__(self, adata: AnnData) -> None:
         self.adata = adata
-        self._matrix: Any = None
-        #: Column of each gene in that matrix, which need not have the genes of ``adata``.
-        self._place: dict[str, int] = {}
-        self._unit = ""
-        self._sizes: NDArray[np.float64] | None = None
+        self._matrix: GeneMatrix | None = None
+        self._opening = threading.Lock()
+
+    def forget(self) -> None:
+        """Read genes and counts anew: they are others than before."""
+        for name in ("genes", "names", "labels", "_known"):
+            self.__dict__.pop(name, None)
+        self._matrix = None
 
     @cached_property
     def genes(self) -> Genes:
@@ -183,22 +185,33 @@ class Columns:
             known = ", ".join(map(repr, self.adata.obs.columns[:12])) or "none"
             message = f"obs has no column {name!r}; there are: {known}.{did_you_mean(name, self.adata.obs.columns)}"
             raise DataError(message)
-        values = self.adata.obs[name]
-        if self._kind(name) == "number":
+        values, kind = self.adata.obs[name], self._kind(name)
+        if kind == "number":
             return pack_numbers(values.to_numpy(dtype=float, na_value=np.nan), title=name)
+        if not kind and not is_texts(values):
+            message = f"obs[{name!r}] holds neither numbers nor groups, so it colours no cells."
+            raise DataError(message)
         return pack_categories(values, title=name)
 
-    def of_gene(self, name: str) -> Column:
+    def of_gene(self, name: str, *, progress: Progress | None = None, cancel: Event | None = None) -> Column:
         """Expression of a gene: log(1 + counts per 10,000), or the values of ``X`` where there are no raw counts.
+
+        Parameters
+        ----------
+        progress, cancel
+            Of a job: to read a gene out of a large file takes time.
 
         Raises
         ------
         DataError
             There is no such gene; the nearest names are told.
+        Cancelled
+            `cancel` was set.
         """
         name = self.require_gene(name)
-        values = self.expression(name)
-        unit = self._unit if name in self._place else _AS_IT_IS
+        values = self.expression(name, progress=progress, cancel=cancel)
+        matrix = self._genes()
+        unit = matrix.unit if name in matrix.place else AS_IT_IS
         return pack_numbers(values, title=self.labels.get(name, name), low=0.0, unit=unit)
 
     def of_result(self, name: str, results: dict[str, Result]) -> Column:
@@ -243,44 +256,27 @@ class Columns:
         message = f"There is no result yet that says {name!r} of each cell."
         raise DataError(message)
 
-    def expression(self, name: str) -> NDArray[np.float64]:
+    def at_hand(self, name: str) -> bool:
+        """Whether the expression of a gene is there, or is read in no time."""
+        matrix = self._matrix
+        return matrix is not None and name in matrix.place and matrix.at_hand(matrix.place[name])
+
+    def expression(
+        self, name: str, *, progress: Progress | None = None, cancel: Event | None = None
+    ) -> NDArray[np.float64]:
         """Expression of a gene in each cell, as :meth:`of_gene` shows it."""
         matrix = self._genes()
         name = self.require_gene(name)
-        if name not in self._place:
-            return _dense(self.adata.X[:, int(np.flatnonzero(self.adata.var_names == name)[0])])
-        values = _dense(matrix[:, [self._place[name]]])
-        return values if self._sizes is None else np.log1p(values / self._sizes * 1e4)
+        if name not in matrix.place:
+            values = self.adata.X[:, int(np.flatnonzero(self.adata.var_names == name)[0])]
+            return np.asarray(values.todense() if hasattr(values, "todense") else values, dtype=np.float64).ravel()
+        return matrix.column(matrix.place[name], progress=progress, cancel=cancel)
 
     def spread(self) -> NDArray[np.float64]:
         """Variance of each of :attr:`names` over the cells as :meth:`of_gene` shows it; 0 for what has no counts."""
-        found = self._spread()
-        return np.array([found[self._place[name]] if name in self._place else 0.0 for name in self.names])
-
-    def _spread(self) -> NDArray[np.float64]:
-        """Variance of each column of the matrix; some genes at a time."""
         matrix = self._genes()
-        found = np.zeros(matrix.shape[1])
-        for start in range(0, matrix.shape[1], _BLOCK):
-            part = slice(start, start + _BLOCK)
-            found[part] = self._spread_of(matrix[:, part])
-        return found
-
-    def _spread_of(self, block: Any) -> NDArray[np.float64]:
-        n, genes = block.shape
-        if not hasattr(block, "indptr"):
-            values = np.asarray(block, dtype=np.float64)
-            shown = values if self._sizes is None else np.log1p(values / self._sizes[:, None] * 1e4)
-            dense: NDArray[np.float64] = np.nan_to_num(shown.var(axis=0))
-            return dense
-        values = block.data.astype(np.float64)
-        if self._sizes is not None:
-            values = np.log1p(values / self._sizes[block.indices] * 1e4)
-        # What is not stored is 0, so that it counts in the number of cells alone.
-        gene = np.repeat(np.arange(genes), np.diff(block.indptr))
-        mean = np.bincount(gene, values, genes) / n
-        variance: NDArray[np.float64] = np.bincount(gene, values**2, genes) / n - mean**2
-        return variance
+        found = matrix.spread()
+        return np.array([found[matrix.place[name]] if name in matrix.place else 0.0 for name in self.names])
 
     def cell(self, row: int, colour: dict[str, str] | None, results: dict[str, Result]) -> dict[str, Any]:
         """Name of a cell, and its exact value of the colour and of the first groups."""
@@ -304,6 +300,8 @@ class Columns:
         by, name = (colour.get("by"), colour["name"]) if colour else (None, "")
         if by == "gene":
             name = self.require_gene(name)
+            if not self.at_hand(name):
+                return []
             return [[self.labels.get(name, name), _shown(self.expression(name)[row])]]
         if by == "obs" and name in self.adata.obs:
             return [[name, _shown(self.adata.obs[name].iloc[row])]]
@@ -312,40 +310,45 @@ class Columns:
             return [[title, _shown(np.asarray(values)[row])]]
         return []
 
-    def _kind(self, name: str) -> str:
+    def _kind(self, name: Any) -> str:
+        """``"category"``, ``"number"``, or nothing for what colours no cells: names, lists, a name that two columns share."""
         import pandas as pd
 
         values = self.adata.obs[name]
+        if getattr(values, "ndim", 1) != 1:
+            return ""
         if isinstance(values.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(values):
             return "category"
+        if pd.api.types.is_complex_dtype(values):
+            return ""
         if pd.api.types.is_numeric_dtype(values):
             return "number"
-        return "category" if values.nunique() <= max(20, _TOO_MANY * len(values)) else ""
+        try:
+            return "category" if values.nunique() <= max(20, _TOO_MANY * len(values)) else ""
+        # Values that are no texts: lists, dictionaries, arrays.
+        except TypeError:
+            return ""
 
-    def _genes(self) -> Any:
-        """The matrix by columns: raw counts where there are any, else ``X`` as it is."""
-        if self._matrix is None:
-            from scfm_lab.cells.cells import Cells
-
-            try:
-                cells = Cells.from_anndata(self.adata)
-            except (CountsError, DataError):
-                # Cells of which there are no raw counts can still be looked at; models will say what is missing.
-                matrix, self._unit = self.adata.X, _AS_IT_IS
-                self.names = [str(name) for name in self.adata.var_names]
-                self.__dict__.pop("_known", None)
-                names: Any = self.names
-            else:
-                matrix, self._unit = cells.counts, "log(1 + counts per 10,000)"
-                names = cells.genes.names
-                self._sizes = np.maximum(cells.total, 1.0)
-            self._place = {str(name): at for at, name in enumerate(names)}
-            self._matrix = matrix.tocsc() if hasattr(matrix, "tocsc") else np.asarray(matrix)
-        return self._matrix
+    def _genes(self) -> GeneMatrix:
+        """The expression of all genes, to be read gene by gene."""
+        with self._opening:
+            if self._matrix is None:
+                self._matrix = GeneMatrix(self.adata)
+                if self._matrix.unit == AS_IT_IS:
+                    self.names = [str(name) for name in self.adata.var_names]
+                    self.__dict__.pop("_known", None)
+            return self._matrix
 
 
-def _dense(column: Any) -> NDArray[np.float64]:
-    return np.asarray(column.todense() if hasattr(column, "todense") else column, dtype=np.float64).ravel()
+def is_texts(values: Any) -> bool:
+    """Whether a column holds one text, or one other plain value, per cell."""
+    if getattr(values, "ndim", 1) != 1:
+        return False
+    try:
+        values.nunique()
+    except TypeError:
+        return False
+    return not np.iscomplexobj(values)
 
 
 def _shown(value: Any) -> str:

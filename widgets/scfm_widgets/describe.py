@@ -42,7 +42,13 @@ _EFFECT_FIELDS = (
 
 
 def perturbation(
-    result: Any, doses: Mapping[str, float], *, seq: int, null: str, expressing: Mapping[str, int], groupby: str | None
+    result: Any,
+    doses: Mapping[str, float],
+    *,
+    seq: int,
+    null: str,
+    expressing: Mapping[str, int],
+    of: str | None = None,
 ) -> dict[str, Any]:
     """Describe a :class:`~scfm_lab.tasks.perturb_result.PerturbResult`.
 
@@ -58,8 +64,8 @@ def perturbation(
         ``"pending"``, ``"ready"`` or ``"none"``.
     expressing
         For each gene of `doses`, in how many cells it is found.
-    groupby
-        The column whose groups the rows are.
+    of
+        The model that made it, in words, where it is another than the one that is picked.
     """
     fields = [name for name in _EFFECT_FIELDS if name in result.table]
     rows = plain(result.table[fields].to_dict(orient="records"))
@@ -76,9 +82,16 @@ def perturbation(
         "error_median": plain(float(np.nanmedian(error))) if np.isfinite(error).any() else None,
         "seconds": plain(float(result.provenance.get("seconds", np.nan))),
         "model": str(result.provenance.get("model", "")),
-        "groupby": groupby,
+        "of": of,
+        "groupby": groupby_of(result),
+        "set_to": {str(gene): float(level) for gene, level in dict(result.set_to).items()},
         "expressing": dict(expressing),
     }
+
+
+def groupby_of(result: Any) -> str | None:
+    """The column whose groups the rows of a result are; it is the result's own, whatever is picked on the bench."""
+    return str(result.provenance.get("groupby") or "") or None
 
 
 def trajectory(result: Any, frame: Frame, charts: Mapping[str, str] | None, *, version: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from scfm_widgets.codec import Column, plain
 from scfm_widgets.columns import FATE
 from scfm_widgets.panel_embedding import gene_lines
 from scfm_widgets.payload import Payload, Room, packed_size
-from scfm_widgets.together import add_together
+from scfm_widgets.together import add_together, leave_out_effect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
         The bench.
     genes
         Genes whose answers at :data:`DOSES` go along, beside those on the bench. They are computed now, with the model that
-        is picked.
+        is picked. Without any, an effect that this model does not answer just so (Python has set it) goes along alone.
     wait
         Wait first until nothing runs any more; a job of the bench itself must not.
     cancel
@@ -69,7 +69,7 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
     Cancelled
         `cancel` was set.
     DataError, GenesError, ModelError
-        A gene is unknown, or no model is picked that could answer.
+        A gene is unknown, or genes are named and no model is picked that could answer.
     """
     if wait:
         lab.wait()
@@ -78,22 +78,29 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
         traits={name: getattr(lab, name) for name in lab.SHARED},
         buffers={name: getattr(lab, name) for name in lab.BYTES},
     )
-    asked = list(dict.fromkeys([*_answered(lab), *genes]))
+    named_genes = list(genes)
+    asked = list(dict.fromkeys([*_answered(lab), *named_genes]))
     room = _room(payload)
     _add_colour(payload, lab, room)
     # A gene may be asked for by another name than that of its column.
     named = list(dict.fromkeys(name for gene in asked if (name := session.columns.gene(gene)) is not None))
     for gene in dict.fromkeys([*named, *lab.state["follow"]]):
         _add(payload, "gene", gene, session.columns.of_gene(gene), room)
-    answered = _add_responses(payload, lab, asked, room, cancel) if asked else []
+    if named_genes or _can_answer(lab):
+        answered = _add_responses(payload, lab, asked, room, cancel) if asked else []
+    else:
+        answered = []
+        payload.kernel_only.append("other doses than those that are shown")
     _add_columns(payload, lab, room)
     if "trajectory" in session.results:
-        results = ("pseudotime", "branch", *_beside(session.results["trajectory"]))
+        kept, further = _beside(session.results["trajectory"])
+        results = ("pseudotime", "branch", *kept)
         missed = [
             name
             for name in results
             if not _add(payload, "result", name, session.columns.of_result(name, session.results), room)
         ]
+        missed += further
         if missed:
             payload.left_out.append(f"of the trajectory: {', '.join(missed)}")
     _add_genes(payload, lab, named, room)
@@ -163,10 +170,15 @@ def _add_genes(payload: Payload, lab: Lab, asked: Sequence[str], room: Room) -> 
         payload.left_out.append(f"{len(names) - len(there):,} of {len(names):,} genes")
 
 
-def _beside(ordered: Any) -> list[str]:
-    """What a trajectory says of each cell beside its order: the order on principal components, and the first few ends."""
-    ends = [] if ordered.fates is None else [f"{FATE}{end}" for end in list(ordered.fates)[:_MOST_ENDS]]
-    return [*([] if ordered.twin is None else ["twin"]), *ends]
+def _beside(ordered: Any) -> tuple[list[str], list[str]]:
+    """What a trajectory says of each cell beside its order: the order on principal components, and the first few ends.
+
+    Returns
+    -------
+    These, and the further ends, which do not go along.
+    """
+    ends = [] if ordered.fates is None else [f"{FATE}{end}" for end in ordered.fates]
+    return [*([] if ordered.twin is None else ["twin"]), *ends[:_MOST_ENDS]], ends[_MOST_ENDS:]
 
 
 def _answered(lab: Lab) -> list[str]:
@@ -174,6 +186,12 @@ def _answered(lab: Lab) -> list[str]:
     shown = lab.session.results.get("perturb")
     refused = shown is None and any(dose != 1.0 for dose in lab.doses.values())
     return [] if refused else list(lab.doses)
+
+
+def _can_answer(lab: Lab) -> bool:
+    """Whether sliders would answer as the effect that is shown was computed: where not, it goes along alone."""
+    shown = lab.session.results.get("perturb")
+    return shown is None or (bool(lab.state["model"]) and lab.panel("perturb").is_own(shown))
 
 
 def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
@@ -193,7 +211,8 @@ def _settle(payload: Payload, lab: Lab, asked: list[str]) -> None:
     payload.traits["_errors"] = []
     payload.traits["_runs"] = []
     # Panels that ask Python have nobody to answer them here, and what they show stays with them.
-    kept = {"embedding", *(["perturb"] if asked else []), *(["trajectory"] if "trajectory" in lab.results else [])}
+    perturbed = asked or payload.traits["_perturbation"] is not None
+    kept = {"embedding", *(["perturb"] if perturbed else []), *(["trajectory"] if "trajectory" in lab.results else [])}
     panels = payload.traits["_panels"]
     payload.traits["_panels"] = [row for row in panels if row["component"] in kept]
     payload.traits |= dict.fromkeys(("_screen", "_compared"))
@@ -255,14 +274,13 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
     panel: PerturbPanel = lab.panel("perturb")
     ready = panel.prepare(cancel)
     shown: Any = session.results.get("perturb")
+    own = shown is not None and panel.is_own(shown)
     answered, without_null = [], False
     for gene in genes:
         expressing = panel.expressing([gene])
         responses: list[dict[str, Any]] = []
         for dose in DOSES:
-            known = (
-                shown is not None and dict(shown.doses) == {gene: dose} and shown.layout.basis == ready.projector.basis
-            )
+            known = own and dict(shown.doses) == {gene: dose} and shown.layout.basis == ready.projector.basis
             result = shown if known else ready.run({gene: dose}, cancel=cancel)
             described = describe.perturbation(
                 result,
@@ -270,7 +288,6 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
                 seq=0,
                 null="ready" if result.has_null else "none",
                 expressing=expressing,
-                groupby=session.groupby(),
             )
             after = session.frame.pack(result.layout.after)
             responses.append({"gene": gene, "dose": dose, "perturbation": described, "after": after})
@@ -284,6 +301,10 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
             payload.left_out.append(f"the answers of {gene}")
     if without_null:
         payload.kernel_only.append("what comparable genes do, at doses other than those on the bench")
+    if shown is not None and not own:
+        # Its doses and those of the sliders would be answered by two models, or for other groups.
+        payload.left_out.append("the effect that was set from Python, which is not what the sliders answer")
+        leave_out_effect(payload)
     add_together(payload, lab, answered, room)
     payload.traits["doses"] = {gene: payload.traits["doses"].get(gene, 1.0) for gene in answered}
     return answered

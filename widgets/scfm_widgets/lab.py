@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,7 @@ import numpy as np
 import traitlets
 
 from scfm_lab.errors import DataError, PluginError, ScfmError, did_you_mean, nearest
+from scfm_widgets.cell import replace_former
 from scfm_widgets.checks import as_mask, check_adata, check_groupby, groups_or_gaps, task_of
 from scfm_widgets.codec import pack_mask, unpack_mask
 from scfm_widgets.desk import Desk
@@ -21,6 +23,7 @@ from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
 from scfm_widgets.saved import bring_back, read_saved
 from scfm_widgets.session import Session
+from scfm_widgets.shelf import is_moving
 from scfm_widgets.small_state import check_followed, check_range
 from scfm_widgets.still import Still, put_out
 
@@ -149,18 +152,22 @@ class Lab(anywidget.AnyWidget):
     _second_info = _synced(traitlets.Dict())
     _selection = _Bytes()
     _data_version = _synced(traitlets.Int(0))
+    #: Grows when columns, planes or counts of the cells are others than they were told.
+    _cells_version = _synced(traitlets.Int(0))
 
     #: Everything the browser is told, for exporting it.
     SHARED: ClassVar[tuple[str, ...]] = (
         "state", "doses", "_meta", "_layouts", "_panels", "_models", "_hardware", "_plan", "_perturbation", "_trajectory",
-        "_compared", "_changed", "_screen", "_runs", "_errors", "_xy_info", "_after_info", "_second_info", "_data_version",
+        "_compared", "_changed", "_screen", "_runs", "_errors", "_xy_info", "_after_info", "_second_info", "_data_version", "_cells_version",
     )  # fmt: skip
     BYTES: ClassVar[tuple[str, ...]] = ("_xy", "_after", "_second", "_selection")
 
     # Set here already: a bench whose making fails is still taken away by Python.
     _session: Session | None = None
+    #: Cell of the notebook that has made it, and the run of that cell.
+    made_in: tuple[str, str] = ("", "")
+    is_open = True
     rows: list[PanelRow] = []  # noqa: RUF012 - replaced as a whole, never changed
-    _inside = 0
 
     def __init__(
         self,
@@ -175,6 +182,7 @@ class Lab(anywidget.AnyWidget):
     ) -> None:
         check_adata(adata)
         self.lock = threading.RLock()
+        self._here = threading.local()
         super().__init__()
         self._session = session = Session(adata, self)
         self._desk = Desk(self)
@@ -218,6 +226,7 @@ class Lab(anywidget.AnyWidget):
         self.on_msg(Messages(self).take)
         self.observe(self._on_state, "state")
         self.observe(self._on_doses, "doses")
+        replace_former(self)
         if isinstance(state, str | Path):
             bring_back(self, read_saved(state, adata.n_obs))
         elif state is not None:
@@ -254,6 +263,7 @@ class Lab(anywidget.AnyWidget):
 
     @result.setter
     def result(self, value: Result) -> None:
+        self.look_again()
         task = task_of(value, self.adata.n_obs)
         self.session.add_result(task, value)
 
@@ -283,6 +293,7 @@ class Lab(anywidget.AnyWidget):
         """
         if model is not None:
             self.state = {"model": model}
+        self.look_again()
         source = self.session.require_model()
         future: Future[Any] = self.panel("run").run(source, layout=layout)
         return future
@@ -304,6 +315,19 @@ class Lab(anywidget.AnyWidget):
 
         text, bibtex = methods_of(self)
         return f"{text}\n\n{bibtex}"
+
+    def refresh(self) -> None:
+        """Show the cells as they are now: columns, planes, genes and counts are read anew, and the effect is computed again.
+
+        The bench looks by itself before it answers and when it is shown; this is for what it does not see, such as single counts
+        that were changed in place.
+        """
+        self.look_again(at_all=True)
+
+    def look_again(self, *, at_all: bool = False) -> None:
+        """Follow what was changed of the cells in Python; see :meth:`scfm_widgets.session.Session.look_again`."""
+        if self.session.look_again(at_all=at_all):
+            self._tell_columns()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing runs any more; False where `timeout` seconds were not enough."""
@@ -333,22 +357,41 @@ class Lab(anywidget.AnyWidget):
     def close(self) -> None:
         """Stop what runs and take the bench away."""
         if self._session is not None:
+            self.is_open = False
             self._still.close()
             self._session.close()
         super().close()
+
+    @property
+    def shown_in(self) -> set[str]:
+        """Ids of the notebook's cells that show the bench."""
+        return self._still.cells
 
     # ------------------------------------------------------------------------------- for panels
 
     def publish(self, **traits: Any) -> None:
         """Set several traits as one message to the browser; may be called from any thread."""
         with self.lock:
-            self._inside += 1
+            before, self._here.publishing = self._inside, True
             try:
                 with self.hold_sync():
                     for name, value in traits.items():
                         setattr(self, name, value)
             finally:
-                self._inside -= 1
+                self._here.publishing = before
+
+    @property
+    def _inside(self) -> bool:
+        """Whether this thread is publishing: what other threads set meanwhile is a person's wish."""
+        return bool(getattr(self._here, "publishing", False))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what a person may assign waits until no other thread is in the middle of telling the browser."""
+        if name not in ("state", "doses"):
+            super().__setattr__(name, value)
+            return
+        with self.lock:
+            super().__setattr__(name, value)
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take traits from the browser, one message at a time.
@@ -420,9 +463,19 @@ class Lab(anywidget.AnyWidget):
             put_out(bundle[0], bundle[1])
 
     def _offer(self) -> None:
-        """Offer the columns and planes that have been added since."""
+        """Offer the columns and planes that have been added since, and those that were changed as they are now."""
+        try:
+            self.look_again()
+        except DataError as error:
+            # Whoever looks at the bench is told there.
+            self.session.fail(error, "cells")
+            return
+        self._tell_columns()
+
+    def _tell_columns(self) -> None:
         session = self.session
-        self.publish(_meta={**self._meta, "obs": session.columns.describe()}, _layouts=session.all_planes())
+        about = {"n_genes": len(session.columns.names), "symbols": bool(session.columns.labels)}
+        self.publish(_meta={**self._meta, **about, "obs": session.columns.describe()}, _layouts=session.all_planes())
 
     @traitlets.validate("state")
     def _check_state(self, proposal: Any) -> dict[str, Any]:
@@ -513,6 +566,9 @@ class Lab(anywidget.AnyWidget):
 
         if self._session is None:
             return
+        if not self._inside:
+            self.look_again()
+        self._follow_models(old, new)
         if changed("layout") and new["layout"] and new["layout"] != self._session.layout:
             self._session.use_layout(new["layout"])
         if changed("second"):
@@ -524,8 +580,24 @@ class Lab(anywidget.AnyWidget):
             else:
                 perturb.forget()
 
+    def _follow_models(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """An alias that is picked means what it means now, until another model is picked."""
+        named = {new.get("model"), new.get("against")}
+        for key in ("model", "against"):
+            source = old.get(key)
+            if source and source not in named:
+                self.session.shelf.forget(source)
+                if self._plan.get("model") == source and is_moving(source):
+                    self.publish(_plan={"model": None, "status": "none"})
+        picked = new.get("model")
+        if picked and picked != old.get("model") and is_moving(picked) and self.rows:
+            # The list says which version that is; somebody may have promoted another one since it was read.
+            with suppress(PluginError):
+                self.panel("models").refresh()
+
     def _on_doses(self, change: Any) -> None:
         if not self._inside:
+            self.look_again()
             self.panel("perturb").perturb(change["new"])
 
     def panel(self, kind: str) -> Any:

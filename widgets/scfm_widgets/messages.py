@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Messages whose refusal is told where the question was asked, and not above everything else.
 _SMALL = {"column", "cell", "known", "genes", "dismiss"}
+#: Messages that say nothing of the cells, or come many times a second.
+_AT_ONCE = {"pulse", "tour", "dismiss", "cancel", "state", "selection", "cell"}
 
 
 class Messages:
@@ -46,6 +48,9 @@ class Messages:
             self._reply(request, answer)
 
     def _route(self, kind: str, content: dict[str, Any]) -> Any:
+        if kind not in _AT_ONCE and content.get("commit", True):
+            # The answer is about the cells as they are now, and so is all that stands beside it.
+            self._lab.look_again()
         if kind == "dismiss":
             self._lab.session.dismiss(content.get("fault"))
             return {}

@@ -9,7 +9,7 @@ from scfm_lab.errors import plural
 from scfm_widgets.bibtex import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from scfm_widgets.lab import Lab
 
@@ -68,14 +68,10 @@ def methods_of(lab: Lab) -> tuple[str, str]:
         f"{cite('virshup2024anndata')}."
     ]
     models: dict[str, str] = {}
-    for task in ("embed", "perturb", "screen", "compare"):
-        if task not in results:
-            continue
-        record = results[task].provenance
-        for one in record["of"] if task == "compare" else [record]:
-            name = str(one.get("version") or one["model"])
-            if name not in models:
-                models[name] = _model(one, cited)
+    for one in _made_by(lab, results):
+        name = f"{one['model']} {one.get('version')} {one.get('weights_sha256')}"
+        if name not in models:
+            models[name] = _model(one, cited)
     told += models.values()
     for task, result in results.items():
         packages |= dict(result.provenance.get("packages", {}))
@@ -94,6 +90,19 @@ def methods_of(lab: Lab) -> tuple[str, str]:
         told.append(f"Versions: {', '.join(versions)}.")
     version = f" {packages['scfm-lab']}" if "scfm-lab" in packages else ""
     return " ".join(told).replace("{version}", version), "\n\n".join(cited.values())
+
+
+def _made_by(lab: Lab, results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Records of the models behind what is on the bench."""
+    for task in ("embed", "perturb", "screen", "compare"):
+        if task in results:
+            record = results[task].provenance
+            yield from record["of"] if task == "compare" else [record]
+    if "trajectory" in results:
+        # Along vectors that may have been made in an earlier session.
+        of = dict(dict(lab.adata.uns.get("scfm", {})).get(results["trajectory"].provenance["use_rep"], {}))
+        if of.get("model"):
+            yield of
 
 
 def _model(record: Mapping[str, Any], cited: dict[str, str]) -> str:
@@ -128,10 +137,16 @@ def _embedded(result: Any, cite: Any) -> str:
 
 def _perturbed(result: Any, cite: Any) -> str:
     told = result.provenance
-    doses = ", ".join(f"{gene} at dose {dose:g}" for gene, dose in result.doses.items())
+    asked = [f"{gene} at dose {dose:g}" for gene, dose in result.doses.items()]
+    asked += [f"{gene} set to {level:g} counts per 10,000" for gene, level in result.set_to.items()]
+    meaning = (
+        "; a dose of 0 removes a gene's counts, one below 1 thins them binomially and one above 1 adds Poisson counts at the "
+        "group's rate"
+        if result.doses
+        else ""
+    )
     text = (
-        f"Perturbation in silico: {doses}; a dose of 0 removes a gene's counts, one below 1 thins them binomially and one "
-        f"above 1 adds Poisson counts at the group's rate (draws: {told.get('draws', 1)}, seed {told.get('seed', 0)}). The "
+        f"Perturbation in silico: {', '.join(asked)}{meaning} (draws: {told.get('draws', 1)}, seed {told.get('seed', 0)}). The "
         "effect is the Euclidean distance by which a cell's vector moves."
     )
     if result.has_null:

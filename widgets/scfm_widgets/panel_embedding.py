@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.errors import DataError
+from scfm_lab.errors import Cancelled, DataError
 from scfm_widgets.codec import pack_mask
 from scfm_widgets.find_cells import find_cells
 from scfm_widgets.panels import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+    from threading import Event
 
     from scfm_widgets.codec import Column
     from scfm_widgets.columns import Columns
@@ -29,7 +31,10 @@ class EmbeddingPanel(Panel):
         """Answer ``column``, ``genes``, ``known``, ``find`` (cells by name) or ``cell``."""
         kind = message["type"]
         if kind == "column":
-            column = self.column(str(message["by"]), str(message["name"]))
+            by, name = str(message["by"]), str(message["name"])
+            if by == "gene" and not self.session.columns.at_hand(self.session.columns.require_gene(name)):
+                return self._read(name)
+            column = self.column(by, name)
             return {"column": column.about}, [column.codes]
         if kind == "genes":
             about, lines = gene_lines(self.session.columns, self.session.columns.names)
@@ -44,6 +49,23 @@ class EmbeddingPanel(Panel):
             raise DataError(message_)
         return self.session.columns.cell(row, message.get("colour"), self.session.results)
 
+    def _read(self, name: str) -> Future[Any]:
+        """Read a gene beside the notebook: what lies by rows, or in a file, is gone through as a whole."""
+        columns = self.session.columns
+
+        def work(progress: Callable[..., None], cancel: Event) -> Any:
+            try:
+                column = columns.of_gene(
+                    name, progress=lambda done, total: progress(done, total, f"reading {name}"), cancel=cancel
+                )
+            except Cancelled as error:
+                # Else the browser would ask again at once.
+                message = f"Reading {name} was stopped; lab.refresh() lets it be asked for again."
+                raise DataError(message) from error
+            return {"column": column.about}, [column.codes]
+
+        return self.session.submit("column", work, label=f"Reading {name}", quiet=True, aside=True)
+
     def column(self, by: str, name: str) -> Column:
         """A column by where it is: ``"obs"``, ``"gene"`` or ``"result"``."""
         columns = self.session.columns
@@ -51,6 +73,8 @@ class EmbeddingPanel(Panel):
             return columns.of_gene(name)
         if by == "result":
             return columns.of_result(name, self.session.results)
+        # First this: what is changed while it is read is another then.
+        self.session.watch.note(("obs", name))
         return columns.of_obs(name)
 
     def _find(self, typed: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class GenesPanel(Panel):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._similar: dict[tuple[str, str], dict[str, Any]] = {}
+        #: By model and gene; no model is kept for it.
+        self._similar: WeakKeyDictionary[Model, dict[str, dict[str, Any]]] = WeakKeyDictionary()
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``gene`` (expression by group; neighbours where the model is open), ``alike`` or ``attention``."""
@@ -89,9 +91,11 @@ class GenesPanel(Panel):
         source = session.state.get("model")
         if not source:
             return {"neighbours": [], "note": "Pick a model to see which genes it holds to be alike."}
-        if (source, gene) not in self._similar:
-            self._similar[source, gene] = self._told_similar(session.open_model(str(source), cancel), gene)
-        return self._similar[source, gene]
+        model = session.open_model(str(source), cancel)
+        known = self._similar.setdefault(model, {})
+        if gene not in known:
+            known[gene] = self._told_similar(model, gene)
+        return known[gene]
 
     def _told_similar(self, model: Model, gene: str) -> dict[str, Any]:
         """What :func:`scfm_lab.similar_genes` finds, in the names of the cells."""

@@ -11,6 +11,7 @@ from scfm_lab import plugins
 from scfm_lab.errors import Cancelled, ScfmError
 from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
+from scfm_widgets.shelf import is_moving
 from scfm_widgets.worker import abandonable
 
 if TYPE_CHECKING:
@@ -99,6 +100,12 @@ class ModelsPanel(Panel):
             self.session.fail(error, "models")
             rows = _contributed()
             notes.append("The registry cannot be read; these are the models that plugins bring.")
+        picked = str(self.session.state.get("model") or "")
+        for row in rows:
+            # What the list says of the picked model from now on is what runs.
+            if picked in row["sources"] and row["reference"] and is_moving(picked):
+                self.session.shelf.mean(picked, row["reference"])
+        notes += self.session.shelf.as_picked(rows)
         self.session.listed = rows
         self.session.publish(
             _models={"status": "ready", "rows": rows, "note": " ".join(notes)}, _hardware=hardware.describe()
@@ -224,7 +231,8 @@ def _row(item: ModelVersion, hardware: Hardware, families: set[str], retracted: 
     elif not fit:
         blocked = f"Does not fit: {fit.reason}."
     return {
-        "source": item.uri if not item.aliases else f"models:/{item.name}@{item.aliases[0]}",
+        # By its number: an alias may mean another version tomorrow.
+        "source": item.uri,
         # Whatever it may have been picked by: it bears several aliases, or none.
         "sources": [item.uri, *(f"models:/{item.name}@{alias}" for alias in item.aliases)],
         "name": item.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -9,19 +10,21 @@ import numpy as np
 
 from scfm_lab.errors import Cancelled, ScfmError
 from scfm_widgets import describe
-from scfm_widgets.code import exact_source
 from scfm_widgets.codec import plain
 from scfm_widgets.curves import AHEAD, MOST_CURVES, Answers, Curve, Key, Unless, key_of, pack
 from scfm_widgets.panels import Panel
-from scfm_widgets.worker import Stopped, outcome
+from scfm_widgets.watch import COUNTS, GENES
+from scfm_widgets.worker import Stopped, abandonable, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
 
+    from scfm_lab.models.contract import Model
     from scfm_lab.results import Result
     from scfm_lab.tasks.perturb import Perturber
     from scfm_widgets.session import Session
+    from scfm_widgets.watch import Thing
 
 #: Draws over which a random dose is averaged: while the slider moves, for response curves, and once it rests.
 PREVIEW_DRAWS = 1
@@ -29,6 +32,19 @@ CURVE_DRAWS = 2
 FINAL_DRAWS = 8
 #: Seconds in which the browser draws an answer before what follows takes the processor's cores.
 DRAW_FIRST = 0.3
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the cells that are kept ready were made of; digests tell what has the same name and was changed."""
+
+    source: str
+    model: Model
+    cells: Any
+    groupby: str | None
+    groups: Any
+    layout: str | None
+    plane: Any
 
 
 class PerturbPanel(Panel):
@@ -41,7 +57,7 @@ class PerturbPanel(Panel):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._ready: Perturber | None = None
-        self._ready_for: tuple[str, str | None, str | None] | None = None
+        self._made: _Made | None = None
         self._known = Answers()
         self._curves: dict[str, Curve] = {}
         #: The model that was picked when the effect that is shown came.
@@ -49,10 +65,13 @@ class PerturbPanel(Panel):
         #: The places after that the browser has.
         self._placed: Any = None
         self._showing = False
+        #: The result that Python has set, while it is shown: nobody here can compute it again.
+        self._given: Any = None
         self._wanted: Key | None = None
         self._seq = 0
         session.on_result.append(self._show)
         session.on_layout.append(self._follow_plane)
+        session.on_cells.append(self._follow_cells)
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``perturb``: all doses, and whether the hand has let go of the slider."""
@@ -84,7 +103,7 @@ class PerturbPanel(Panel):
             if not key[0]:
                 self._clear()
             ready = self._prepare(progress, cancel)
-            source = None if self._ready_for is None else self._ready_for[0]
+            source = None if self._made is None else self._made.source
             result = self._answer(ready, doses, draws, cancel) if key[0] else None
             if result is not None:
                 self._shown_for = source
@@ -119,12 +138,20 @@ class PerturbPanel(Panel):
         """
         shown: Any = self.session.results.get("perturb")
         found = {key_of(doses, FINAL_DRAWS): (doses, result) for doses, result in self._known.of_several(FINAL_DRAWS)}
-        if shown is not None and not shown.set_to and self._ready is not None:
+        if shown is not None and self._ready is not None and self.is_own(shown):
             doses = {gene: float(dose) for gene, dose in shown.doses.items() if dose != 1.0}
             if len(doses) > 1 and shown.layout.basis == self._ready.projector.basis:
                 key = key_of(doses, FINAL_DRAWS)
                 found = {key: (doses, shown), **{other: found[other] for other in found if other != key}}
         return list(found.values())
+
+    def is_own(self, result: Any) -> bool:
+        """Whether a result is what the bench itself answers now: of the model and the groups that are picked, and nothing else."""
+        told = result.provenance
+        asked = dict(told.get("arguments") or {})
+        # Of these the bench leaves all as they are by default; samples only add an interval.
+        other = bool(result.set_to or told.get("seed") or asked.get("layer") or asked.get("options"))
+        return not other and describe.groupby_of(result) == self.session.groupby() and self.session.is_picked(told)
 
     # ------------------------------------------------------------------------------- computing
 
@@ -133,30 +160,49 @@ class PerturbPanel(Panel):
         from scfm_lab.tasks.perturb import Perturber
 
         session = self.session
-        source = session.require_model()
-        wanted = (source, session.groupby(), session.layout)
-        if self._ready is not None and self._ready_for == wanted:
+        wanted = self._wanted_now(progress, cancel)
+        made = self._made
+        if self._ready is not None and made == wanted:
             return self._ready
-        if self._ready is not None and self._ready_for is not None and self._ready_for[0] == source:
-            ready = self._ready.regrouped(session.adata, groupby=wanted[1], basis=wanted[2])
+        if self._ready is not None and made and (made.model, made.cells) == (wanted.model, wanted.cells):
+            ready = self._ready.regrouped(session.adata, groupby=wanted.groupby, basis=wanted.layout)
         else:
-            progress(0, 0, "opening the model")
-            model = session.open_model(source, cancel)
+            # What is not needed any more makes room first.
+            self._ready = self._made = None
             ready = Perturber(
                 session.adata,
-                model,
-                groupby=wanted[1],
-                basis=wanted[2],
+                wanted.model,
+                groupby=wanted.groupby,
+                basis=wanted.layout,
                 progress=lambda done, total, *_: progress(done, total, "the cells as they are"),
                 cancel=cancel,
             )
         if session.layout is None:
             session.show_plane(ready.projector.plane, ready.projector.basis)
             self._placed = None
-        self._ready, self._ready_for = ready, wanted
+        self._ready, self._made = ready, wanted
         self._known = Answers()
         self._drop_curves()
         return ready
+
+    def _wanted_now(self, progress: Callable[..., None], cancel: Event) -> _Made:
+        """What the cells that are kept ready are to be made of."""
+        session, watch = self.session, self.session.watch
+        source, groupby, layout = session.require_model(), session.groupby(), session.layout
+        if session.shelf.get(source) is None:
+            progress(0, 0, "opening the model")
+        model = session.open_model(source, cancel)
+        if groupby is not None:
+            watch.note(("obs", groupby))
+        return _Made(
+            source=source,
+            model=model,
+            cells=(watch.stamp(*COUNTS), watch.stamp(*GENES)),
+            groupby=groupby,
+            groups=None if groupby is None else watch.stamp("obs", groupby),
+            layout=layout,
+            plane=None if layout is None else watch.stamp("obsm", layout),
+        )
 
     def _answer(self, ready: Perturber, doses: Mapping[str, float], draws: int, cancel: Any) -> Any:
         """Give the exact answer, computed now or a moment ago."""
@@ -248,8 +294,13 @@ class PerturbPanel(Panel):
 
     def _described(self, result: Any, doses: Mapping[str, float], *, seq: int, null: str) -> dict[str, Any]:
         return describe.perturbation(
-            result, doses, seq=seq, null=null, expressing=self.expressing(doses), groupby=self.session.groupby()
+            result, doses, seq=seq, null=null, expressing=self.expressing(doses), of=self.made_by(result)
         )
+
+    def made_by(self, result: Any) -> str | None:
+        """The model that made a result, in words, where it is not the one that is picked."""
+        told = result.provenance
+        return None if self.session.is_picked(told) else str(told.get("version") or told.get("model") or "") or None
 
     def _publish(self, result: Any, doses: Mapping[str, float], seq: int, *, null: str) -> None:
         session = self.session
@@ -257,6 +308,8 @@ class PerturbPanel(Panel):
         known: Any = session.results.get("perturb")
         session.results["perturb"] = result
         session.newest = "perturb"
+        if result is not self._given:
+            self._given = None
         if known is not None and known.layout is result.layout and self._placed is result.layout:
             # Only the null has come: the cells are where they were, and what is known of each is the same.
             session.publish(_perturbation=told)
@@ -305,10 +358,13 @@ class PerturbPanel(Panel):
             self._placed = None
             self._drop_curves()
         doses = {**dict.fromkeys(session.doses, 1.0), **dict(perturbed.doses)}
-        session.publish(doses=doses, _changed=None)
-        self._shown_for = session.state.get("model")
+        # Whatever follows is told for the same groups.
+        groupby = describe.groupby_of(perturbed)
+        state = {**session.state, "groupby": groupby} if session.grouping(groupby) == groupby else session.state
+        session.publish(doses=doses, state=state, _changed=None)
+        self._shown_for, self._given = session.state.get("model"), perturbed
         self._publish(perturbed, doses, self._seq, null="ready" if perturbed.has_null else "none")
-        if session.layout == basis and session.state.get("model") and not perturbed.set_to:
+        if session.layout == basis:
             self._follow_given(perturbed, doses, self._seq)
 
     def _follow_given(self, result: Any, doses: dict[str, float], seq: int) -> None:
@@ -318,9 +374,11 @@ class PerturbPanel(Panel):
         answer any more, the result stands alone.
         """
         session = self.session
+        if not session.state.get("model") or not doses:
+            return
 
         def behind(progress: Callable[..., None], cancel: Event) -> None:
-            if seq != self._seq or not session.same_model(session.require_model(), exact_source(result.provenance)):
+            if seq != self._seq or not self.is_own(result):
                 return
             try:
                 ready = self._prepare(progress, cancel)
@@ -345,8 +403,48 @@ class PerturbPanel(Panel):
         """Show what is perturbed on another plane; places that were computed ahead lie on the one before."""
         self._placed = None
         self._drop_curves()
-        if not self._showing and self.session.doses and self.session.state.get("model"):
+        if self._showing:
+            return
+        if self._given is not None:
+            self._lay_out_given()
+        elif self.session.doses and self.session.state.get("model"):
             self.perturb(self.session.doses)
+
+    def _lay_out_given(self) -> None:
+        """Show a result that Python has set on the plane that is shown now: its vectors are there, and it stays what it was."""
+        self._seq += 1
+        session, given, seq, key = self.session, self._given, self._seq, self.session.layout
+        doses = dict(session.doses)
+
+        def work(progress: Callable[..., None], cancel: Event) -> None:
+            from scfm_lab.tasks.layout import Projector, find_plane
+
+            progress(0, 0, "placing the perturbed cells")
+            plane, name = find_plane(session.adata, given.baseline, key)
+            rows = np.flatnonzero(given.changed)
+            moved = abandonable(
+                lambda: Projector(given.baseline, plane, basis=name).move(given.perturbed[rows], rows), cancel
+            )
+            if seq != self._seq:
+                return
+            self._given = replace(given, layout=moved)
+            self._publish(self._given, doses, seq, null="ready" if given.has_null else "none")
+            self._follow_given(self._given, doses, seq)
+
+        session.submit("perturb", work, label="Placing the cells", lane="perturb", quiet=True, interrupt=True)
+
+    def _follow_cells(self, changed: set[Thing]) -> None:
+        """Somebody has changed the cells: answers were of those before. A result that Python has set stays what it is."""
+        session = self.session
+        if not changed & {COUNTS, GENES, ("obs", str(session.state.get("groupby")))}:
+            return
+        if changed & {COUNTS, GENES}:
+            # Also where no digest tells: somebody has said so.
+            self._made = None
+        self._known = Answers()
+        self._drop_curves()
+        if self._given is None and session.doses and session.state.get("model"):
+            self.perturb(session.doses)
 
     def forget(self) -> None:
         """No model is picked any more: take away what the last one has answered."""
@@ -356,7 +454,7 @@ class PerturbPanel(Panel):
     def _leave_model(self) -> None:
         """Take away what another model than the picked one has answered: the picked one may have no answer."""
         picked = self.session.state.get("model")
-        if self._curves and self._ready_for is not None and self._ready_for[0] != picked:
+        if self._curves and self._made is not None and self._made.source != picked:
             self._drop_curves()
         if self._shown_for not in (None, picked):
             self._clear()
@@ -366,7 +464,7 @@ class PerturbPanel(Panel):
         self._publish_curves()
 
     def _clear(self) -> None:
-        self._shown_for = self._placed = None
+        self._shown_for = self._placed = self._given = None
         self.session.results.pop("perturb", None)
         self.session.show_after(None, _perturbation=None, _changed=None, _data_version=self.session.next_version())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +17,9 @@ from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, did_you
 from scfm_widgets.checks import has_groups
 from scfm_widgets.codec import Frame
 from scfm_widgets.columns import Columns
+from scfm_widgets.shelf import Shelf
 from scfm_widgets.twin import TITLE, TWIN, twin_plane
+from scfm_widgets.watch import COUNTS, GENES, Watch
 from scfm_widgets.worker import Job, Worker, abandonable
 
 if TYPE_CHECKING:
@@ -29,13 +32,12 @@ if TYPE_CHECKING:
     from scfm_lab.cells.genes import Genes
     from scfm_lab.models.contract import Model
     from scfm_lab.results import Result
+    from scfm_widgets.watch import Thing
 
 #: Most messages that stand on the screen together; older ones go.
 _MAX_FAULTS = 4
 #: Before the key of vectors: the plane of their first two principal components.
 PRINCIPAL = "pca:"
-#: Before the reference of a version in the registry.
-REGISTRY = "models:/"
 #: The view of the bench that has asked what is answered now: its jobs take no other view's place.
 ASKER: ContextVar[str] = ContextVar("asker", default="")
 #: Most runs of which the history tells.
@@ -85,6 +87,10 @@ class Session:
         Called when another plane is shown.
     on_second
         Called when the plane beside it changes.
+    on_cells
+        Called with what of the cells was changed by somebody else; see :meth:`look_again`.
+    watch
+        What of the cells has been told.
     """
 
     def __init__(self, adata: AnnData, board: Board) -> None:
@@ -92,22 +98,27 @@ class Session:
         written = adata.uns.get("scfm")
         self.found: dict[str, Any] = dict(written) if hasattr(written, "keys") else {}
         self.columns = Columns(adata)
+        self.watch = Watch(adata)
+        self.watch.note(GENES, COUNTS)
+        self._n = adata.n_obs
         self.results: dict[str, Result] = {}
         self.layout: str | None = None
         self.frame = Frame.around(np.zeros((0, 2)))
         self._board = board
         self.newest: str | None = None
-        self._models: dict[str, Model] = {}
-        #: By source, so that one that opens slowly, or is waited for no more, holds up no other.
-        self._opening: dict[str, threading.Lock] = {}
+        self.shelf = Shelf()
         self._worker = Worker(self._report)
-        self._reader = Worker(lambda job: None)
+        # Its numbers are no jobs' of the other one: what is stopped is the one that is shown.
+        self._reader = Worker(self._report_reading, first=1_000_000)
+        #: Of the last that was told.
+        self._shown_job = 0
         self._faults: list[dict[str, Any]] = []
         self._fault_ids = 0
         self._versions = 0
         self.on_result: list[Callable[[str, Result], None]] = []
         self.on_layout: list[Callable[[], None]] = []
         self.on_second: list[Callable[[], None]] = []
+        self.on_cells: list[Callable[[set[Thing]], None]] = []
         self.second_frame: Frame | None = None
         self._plane: tuple[Any, NDArray[np.float64]] | None = None
         self._runs: list[dict[str, Any]] = []
@@ -149,7 +160,7 @@ class Session:
     @property
     def model(self) -> Model | None:
         """The model that is picked, if it has been opened already."""
-        return self._models.get(self.state.get("model") or "")
+        return self.shelf.get(self.state.get("model") or "")
 
     @property
     def result(self) -> Result | None:
@@ -184,37 +195,35 @@ class Session:
         Cancelled
             `cancel` was set.
         """
-        if source in self._models:
-            return self._models[source]
-        return abandonable(lambda: self._opened(source), cancel or threading.Event())
-
-    def _opened(self, source: str) -> Model:
-        from scfm_lab.models.load import load_model
-
-        with self._opening.setdefault(source, threading.Lock()):
-            if source not in self._models:
-                self._models[source] = load_model(source)
-            return self._models[source]
+        known = self.shelf.get(source)
+        if known is not None:
+            return known
+        return abandonable(lambda: self.shelf.open(source), cancel or threading.Event())
 
     def version_of(self, source: str) -> str | None:
-        """The version in the registry, ``name/3``, that a source meant when it was opened here, or means now; else ``None``."""
-        if source in self._models:
-            return self._models[source].version if source.startswith(REGISTRY) else None
-        if not source.startswith(REGISTRY):
-            return None
-        from scfm_registry import Registry
-
-        try:
-            return Registry().get(source.removeprefix(REGISTRY)).reference
-        except ScfmError:
-            return None
+        """The version in the registry, ``name/3``, that a source meant when it was picked, or means now; else ``None``."""
+        return self.shelf.version_of(source)
 
     def same_model(self, one: str, other: str) -> bool:
         """Whether two sources mean the same model: the same text, or the same version in the registry."""
+        one, other = self.shelf.exact(one), self.shelf.exact(other)
         if one == other or any({one, other} <= set(row["sources"]) for row in self.listed):
             return True
         version = self.version_of(one)
         return version is not None and version == self.version_of(other)
+
+    def is_picked(self, record: Mapping[str, Any]) -> bool:
+        """Whether the model that is picked made what a record tells of."""
+        from scfm_widgets.code import exact_source, opens_anew
+
+        source = self.state.get("model")
+        if not source:
+            return False
+        model = self.shelf.get(source)
+        if model is not None and model.digest and record.get("weights_sha256"):
+            told = (str(record["weights_sha256"]), str(record.get("settings_sha256") or model.settings_digest))
+            return told == (model.digest, model.settings_digest)
+        return opens_anew(record) and self.same_model(source, exact_source(record))
 
     def adopt(self, model: str | Model | None) -> str | None:
         """Take a model that is open already, or the source of one; give the source by which the bench calls it.
@@ -229,15 +238,13 @@ class Session:
         if isinstance(model, str):
             self.check_model(model)
             return model
-        source = model.source or model.spec.name
-        self._models[source] = model
-        return source
+        return self.shelf.adopt(model)
 
     def check_model(self, source: str) -> None:
         """Refuse the source of a model that is nowhere, as :func:`scfm_lab.load_model` does; no weights are opened."""
         from scfm_lab.models.load import check_source
 
-        if source not in self._models:
+        if self.shelf.get(source) is None:
             check_source(source)
 
     @cached_property
@@ -277,24 +284,73 @@ class Session:
             raise ModelError(message)
         return str(source)
 
+    # ------------------------------------------------------------------------- what others change
+
+    def look_again(self, *, at_all: bool = False) -> bool:
+        """Follow what was changed of the cells in Python since it was told: columns, planes, genes, counts.
+
+        Parameters
+        ----------
+        at_all
+            Tell everything anew, also what seems to be as it was.
+
+        Returns
+        -------
+        Whether anything was.
+
+        Raises
+        ------
+        DataError
+            There are more or fewer cells than when the bench was opened.
+        """
+        if self.adata.n_obs != self._n:
+            message = (
+                f"The AnnData has {self.adata.n_obs:,} cells now, and had {self._n:,} when this bench was opened; open a new one: "
+                "Lab(adata)."
+            )
+            raise DataError(message)
+        try:
+            changed = self.watch.changed()
+        # Whoever changes it is in the middle of that; the next answer looks again.
+        except (RuntimeError, KeyError, ValueError):
+            changed = set()
+        if not changed and not at_all:
+            return False
+        if at_all:
+            changed |= {GENES, COUNTS, ("obsm", str(self.layout)), ("obs", str(self.state.get("groupby")))}
+        if changed & {GENES, COUNTS}:
+            self.columns.forget()
+            self.__dict__.pop("genes_by_id", None)
+            self.publish(_plan={"model": None, "status": "none"})
+        self.publish(_cells_version=self.next_version())
+        if self.layout is not None and ("obsm", self.layout) in changed:
+            # One that was taken away stays as it was shown.
+            with suppress(DataError):
+                self.use_layout(self.layout)
+        second = self.state.get("second")
+        if second and (at_all or ("obsm", second.removeprefix(PRINCIPAL)) in changed):
+            self._plane = None
+            with suppress(DataError):
+                self.show_second(second)
+        for follow in self.on_cells:
+            follow(changed)
+        return True
+
     # ------------------------------------------------------------------------------------- plane
 
     def layouts(self) -> list[dict[str, str]]:
         """Planes in ``obsm`` that can be shown: two columns, not a model's vectors."""
         found = []
         for key, values in self.adata.obsm.items():
-            shape: tuple[int, ...] = getattr(values, "shape", ())
-            if len(shape) == 2 and shape[1] == 2 and np.isfinite(np.asarray(values, dtype=float)).any():
-                found.append({"key": str(key), "title": plane_title(str(key))})
+            if _width(values) == 2:
+                plane = _numbers(values)
+                if plane is not None and np.isfinite(plane).any():
+                    found.append({"key": str(key), "title": plane_title(str(key))})
         return sorted(found, key=lambda item: "umap" not in item["key"].lower())
 
     def all_planes(self) -> list[dict[str, Any]]:
         """Planes for the browser: those of :meth:`layouts`, and principal components that only the second plane offers."""
-        wide = [
-            str(key)
-            for key, values in self.adata.obsm.items()
-            if np.ndim(values) == 2 and np.shape(values)[1] > 2 and str(key).startswith("X_")
-        ]
+        wide = [str(key) for key, values in self.adata.obsm.items() if str(key).startswith("X_") and _width(values) > 2]
         twins = [{"key": f"{PRINCIPAL}{key}", "title": plane_title(f"X_pca_{key.removeprefix('X_')}")} for key in wide]
         for twin in twins:
             twin["title"] = twin["title"].replace("PCA of pca", "PCA")
@@ -318,8 +374,9 @@ class Session:
         counts = twin_plane(self) if twins and key == TWIN else None
         if counts is not None:
             return counts
-        values = np.asarray(self.adata.obsm[key], dtype=float) if key in self.adata.obsm else np.zeros((0, 0))
-        if values.ndim != 2 or values.shape[1] < 2:
+        there = self.adata.obsm.get(key)
+        values = _numbers(there) if _width(there) >= 2 else None
+        if values is None:
             known = ", ".join(repr(item["key"]) for item in self.layouts()) or "none"
             message = f"obsm has no plane {key!r}; planes there: {known}.{did_you_mean(key, self.adata.obsm)}"
             raise DataError(message)
@@ -329,9 +386,13 @@ class Session:
         """First two principal components of vectors; PCA's own are there already."""
         from scfm_lab.tasks.layout import principal_plane
 
-        values = np.asarray(self.adata.obsm[key], dtype=np.float32)
+        numbers = _numbers(self.adata.obsm[key])
+        if numbers is None:
+            message = f"obsm[{key!r}] holds more than numbers, so it has no principal components."
+            raise DataError(message)
         if key == "X_pca":
-            return values[:, :2].astype(np.float64)
+            return numbers[:, :2]
+        values = numbers.astype(np.float32)
         if self._plane is None or self._plane[0] is not self.adata.obsm[key]:
             self._plane = (self.adata.obsm[key], principal_plane(values).astype(np.float64))
         return self._plane[1]
@@ -344,6 +405,7 @@ class Session:
         DataError
             There is no such plane.
         """
+        self.watch.note(("obsm", key))
         plane = self.plane_at(key)
         self.layout = key
         self.publish(_layouts=self.all_planes(), state={**self.state, "layout": key})
@@ -368,6 +430,7 @@ class Session:
             self.second_frame = None
             self.publish(_second=b"", _second_info=self._places(0))
         else:
+            self.watch.note(("obsm", key.removeprefix(PRINCIPAL)))
             plane = self.plane_at(key, twins=True)
             self.second_frame = Frame.around(plane)
             title = next((item["title"] for item in self.all_planes() if item["key"] == key), plane_title(key))
@@ -452,18 +515,22 @@ class Session:
     def cancel(self, job_id: int | None = None) -> None:
         """Stop what runs."""
         self._worker.cancel(job_id)
+        if job_id is not None:
+            self._reader.cancel(job_id)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing runs any more; False where `timeout` seconds were not enough."""
         return self._reader.wait(timeout) and self._worker.wait(timeout)
 
     def close(self) -> None:
-        """Stop everything and end the threads."""
+        """Stop everything, end the threads, and let the models go."""
         self._worker.close()
         self._reader.close()
+        self.shelf.close()
 
     def _report(self, job: Job) -> None:
         told = job.describe()
+        self._shown_job = job.id
         self.publish(_job=told)
         if job.status in ("done", "cancelled", "failed") and not job.quiet:
             run = {key: told[key] for key in ("id", "kind", "label", "status", "note", "seconds", "done")}
@@ -471,6 +538,15 @@ class Session:
             run |= {"model": model, "at": datetime.now().astimezone().strftime("%H:%M")}
             self._runs = [run, *self._runs][:_MAX_RUNS]
             self.publish(_runs=self._runs)
+
+    def _report_reading(self, job: Job) -> None:
+        """Of what is only read large columns are shown, while nothing else is."""
+        if job.kind != "column":
+            return
+        ended = job.status in ("done", "cancelled", "failed")
+        if self._shown_job == job.id if ended else not self._worker.busy:
+            self._shown_job = job.id
+            self.publish(_job=job.describe())
 
     # ------------------------------------------------------------------------------------ telling
 
@@ -525,6 +601,20 @@ class Session:
             return
         if error is not None and not isinstance(error, Cancelled):
             self.fail(error, kind)
+
+
+def _width(values: Any) -> int:
+    """Columns of what lies in ``obsm``; 0 of what is no table of one row per cell."""
+    shape = getattr(values, "shape", ())
+    return int(shape[1]) if isinstance(shape, tuple) and len(shape) == 2 else 0
+
+
+def _numbers(values: Any) -> NDArray[np.float64] | None:
+    """What lies in ``obsm`` as numbers; ``None`` where it holds texts or rows of several lengths."""
+    try:
+        return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=float)
+    except (TypeError, ValueError):
+        return None
 
 
 def plane_title(key: str) -> str:

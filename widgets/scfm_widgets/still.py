@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ScfmError
+from scfm_widgets.cell import running_cell, shell
 from scfm_widgets.picture import draw
 from scfm_widgets.saved import MIME, saved_of
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which nothing has changed before the picture is drawn again.
 _RESTS = 1.5
+#: Before the number of an output whose cell is not known, and most of these that are kept up to date.
+_UNKNOWN, _MOST_UNKNOWN = "output ", 4
 #: Most letters of code below a picture; only the masks of selections among millions of cells take more.
 _MOST_LETTERS = 200_000
 
@@ -39,7 +42,8 @@ class Still:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._uid = ""
-        self._shown: list[Any] = []
+        #: By the cell that shows it: another run of it has replaced the former output.
+        self._shown: dict[str, Any] = {}
         self._timer: threading.Timer | None = None
         self._picture: bytes | None = None
         self._stale = True
@@ -68,7 +72,12 @@ class Still:
             self._lab.observe(lambda _: self._later(), ["doses", "_selection", "_perturbation"])
         # The cells may have been changed by hand since it was shown last.
         self._stale, self._written = True, None
-        self._shown.append(put_out(self._page(), display_id=True))
+        cell = running_cell()[0]
+        place = cell or f"{_UNKNOWN}{len(self._shown)}"
+        self._shown.pop(place, None)
+        self._shown[place] = put_out(self._page(), display_id=True)
+        for old in [place for place in self._shown if place.startswith(_UNKNOWN)][:-_MOST_UNKNOWN]:
+            del self._shown[old]
         # The code may have to ask the registry, which takes its time at first: the bench does not wait for it.
         self._later()
         return True
@@ -77,7 +86,12 @@ class Still:
         """Draw no more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._shown = []
+        self._shown = {}
+
+    @property
+    def cells(self) -> set[str]:
+        """Ids of the cells that show it."""
+        return set(self._shown)
 
     def _later(self, *, stale: bool = False) -> None:
         self._stale |= stale
@@ -95,7 +109,7 @@ class Still:
             page = self._page(self._code())
             if page != self._written:
                 self._written = page
-                for shown in self._shown:
+                for shown in list(self._shown.values()):
                     shown.update(page, raw=True)
 
     def _code(self) -> str:
@@ -138,8 +152,7 @@ def _details(code: str) -> str:
 
 def in_notebook() -> bool:
     """Whether there is a cell whose output can be added to."""
-    ipython: Any = sys.modules.get("IPython")
-    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+    return shell() is not None
 
 
 def put_out(data: dict[str, Any], metadata: Any = None, **more: Any) -> Any:

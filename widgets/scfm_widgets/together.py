@@ -57,8 +57,13 @@ def add_together(payload: Payload, lab: Lab, answered: Sequence[str], room: Room
         held = set(on_bench) <= set(answered)
     if not held:
         payload.traits["doses"] = dict.fromkeys(lab.doses, 1.0)
-        payload.traits["_perturbation"], payload.buffers["_after"] = None, b""
-        payload.traits["_after_info"] = {"dtype": "uint16", "n": 0, "version": 0}
+        leave_out_effect(payload)
+
+
+def leave_out_effect(payload: Payload) -> None:
+    """Begin a page with the cells as they are."""
+    payload.traits["_perturbation"], payload.buffers["_after"] = None, b""
+    payload.traits["_after_info"] = {"dtype": "uint16", "n": 0, "version": 0}
 
 
 def _answer(lab: Lab, panel: PerturbPanel, doses: dict[str, float], result: Any) -> dict[str, Any]:
@@ -69,6 +74,5 @@ def _answer(lab: Lab, panel: PerturbPanel, doses: dict[str, float], result: Any)
         seq=0,
         null="ready" if result.has_null else "none",
         expressing=panel.expressing(doses),
-        groupby=session.groupby(),
     )
     return {"doses": doses, "perturbation": told, "after": session.frame.pack(result.layout.after)}

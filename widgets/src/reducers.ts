@@ -57,6 +57,22 @@ export function anyChange(doses: Doses | undefined): boolean {
   return !sameDoses(doses, {});
 }
 
+/** Whether a perturbation sets genes to absolute levels, which only Python does. */
+export function hasLevels(shown: { set_to?: Readonly<Record<string, number>> } | null): boolean {
+  return Object.keys(shown?.set_to ?? {}).length > 0;
+}
+
+/** What a perturbation changes, in words: doses that are not 1, and absolute levels. */
+export function changeWords(
+  shown: { doses: Doses; set_to?: Readonly<Record<string, number>> } | null,
+  between = " ",
+): string {
+  const levels = Object.entries(shown?.set_to ?? {}).map(
+    ([gene, level]) => `${gene}${between}set to ${Number(level.toPrecision(4))} per 10,000`,
+  );
+  return [dosesWords(shown?.doses, between), ...levels].filter(Boolean).join(", ");
+}
+
 /** A dose in words. */
 export function doseWords(dose: number): string {
   if (dose === 0) return "knocked out";

@@ -9,7 +9,7 @@ import { readGenes } from "./genes.ts";
 import { History, same } from "./history.ts";
 import { DosePacer } from "./pacer.ts";
 import { withRange } from "./range.ts";
-import { anyChange, type Doses, sameDoses } from "./reducers.ts";
+import { anyChange, type Doses, hasLevels, sameDoses } from "./reducers.ts";
 import { Refused, Requests, Superseded } from "./requests.ts";
 import { addUp, curveOf, type Estimate, type Response, reaches, respondTo } from "./response.ts";
 import type { ColourBy, Column, ColumnReply, Perturbation, SessionState, Traits } from "./types.ts";
@@ -163,6 +163,16 @@ export class Store {
       for (const known of [this.#columns, this.#fetching])
         for (const key of known.keys()) if (key.startsWith("result:")) known.delete(key);
       this.emit("columns");
+    });
+    this.#onTrait("_cells_version", () => {
+      this.#columns.clear();
+      this.#fetching.clear();
+      this.genes = null;
+      this.symbols = new Map();
+      this.known = null;
+      this.told = null;
+      this.emit("columns");
+      this.emit("genes");
     });
     const onMessage = (content: unknown, buffers: DataView[]) => {
       this.#heard = performance.now();
@@ -618,6 +628,8 @@ export class Store {
     if (changed.length === 1 && reaches(curveOf(this.#curves, gene), doses[gene]))
       return respondTo(this.#curves, gene, doses);
     const perturbation = this.get("_perturbation");
+    // Levels that were set in Python are no doses, and the answer to doses will be without them.
+    if (hasLevels(perturbation)) return null;
     const places = this.#exact(anyChange(perturbation?.doses) ? "after" : "before");
     return places && addUp(this.#curves, { doses: perturbation?.doses ?? {}, places, perturbation }, doses);
   }

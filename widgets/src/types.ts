@@ -163,6 +163,10 @@ export interface Perturbation {
   seconds: number | null;
   model: string | null;
   groupby: string | null;
+  /** Absolute levels, in counts per 10,000, of genes that have no dose; only Python sets them. */
+  set_to?: Record<string, number>;
+  /** The model that made it, where it is another than the one that is picked. */
+  of?: string | null;
   interpolated?: boolean;
   /** For each gene, in how many cells it is found. */
   expressing?: Record<string, number>;
@@ -329,6 +333,8 @@ export interface Traits {
   _selection: DataView;
   _selection_version: number;
   _data_version: number;
+  /** Grows when columns, planes or counts of the cells are others than they were told. */
+  _cells_version: number;
   state: SessionState;
   doses: Doses;
 }

@@ -102,6 +102,7 @@ export function model(more: Record<string, unknown> = {}, given: Response[] = re
     _after_info: { dtype: "uint16", n: 0, version: 0 },
     _selection: new DataView(new ArrayBuffer(1)),
     _data_version: 0,
+    _cells_version: 0,
     state: {
       model: "starter",
       colour: { by: "obs", name: "cell_type" },

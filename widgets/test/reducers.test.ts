@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { readGenes } from "../src/genes.ts";
 import {
   anyChange,
+  changeWords,
   colourBeside,
   columnShown,
   combine,
@@ -10,6 +11,7 @@ import {
   dosesWords,
   doseWords,
   groupingOf,
+  hasLevels,
   hiddenCodes,
   isBusy,
   isPicked,
@@ -310,5 +312,17 @@ describe("work that is heard", () => {
   it("is what somebody has started", () => {
     expect(spokenJob({ ...job, kind: "null" })).toBe("");
     expect(spokenJob(null)).toBe("");
+  });
+});
+
+describe("levels that Python has set", () => {
+  it("are a change, told beside the doses", () => {
+    const shown = { doses: { CD3D: 0, LYZ: 1 }, set_to: { GNLY: 5 } };
+    expect(hasLevels(shown)).toBe(true);
+    expect(changeWords(shown)).toBe("CD3D knocked out, GNLY set to 5 per 10,000");
+    expect(changeWords({ doses: {}, set_to: { GNLY: 2.5 } }, ": ")).toBe("GNLY: set to 2.5 per 10,000");
+    expect(hasLevels({ set_to: {} })).toBe(false);
+    expect(hasLevels(null)).toBe(false);
+    expect(changeWords(null)).toBe("");
   });
 });

@@ -57,6 +57,23 @@ describe("columns", () => {
     expect(store.column(cellType)).not.toBeNull();
   });
 
+  it("of whatever kind, and the names of genes, are asked for again when the cells are others than they were told", async () => {
+    const { store, behind } = bench();
+    const cellType = { by: "obs", name: "cell_type" } as const;
+    store.column(cellType);
+    store.genes = ["CD3D"];
+    await settle();
+    expect(store.column(cellType)).not.toBeNull();
+    let told = 0;
+    store.on("columns", () => told++);
+    await tell(behind, { _cells_version: 2 });
+    expect(told).toBe(1);
+    expect(store.genes).toBeNull();
+    expect(store.column(cellType)).toBeNull();
+    await settle();
+    expect(store.column(cellType)).not.toBeNull();
+  });
+
   it("of results that could not be had are asked for again when results change; others are not", async () => {
     const { store, behind } = bench();
     const asked: string[] = [];

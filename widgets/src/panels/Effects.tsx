@@ -3,7 +3,7 @@
 import { scaleLinear } from "d3-scale";
 import * as format from "../format.ts";
 import { useStore } from "../hooks.ts";
-import { anyChange, dosesWords } from "../reducers.ts";
+import { anyChange, changeWords, hasLevels } from "../reducers.ts";
 import type { EffectRow } from "../types.ts";
 
 const WIDTH = 272;
@@ -15,7 +15,7 @@ export function Effects() {
   const job = store.get("_job");
   const share = job?.kind === "null" && job.total > 0 ? ` ${format.percent(job.done / job.total)}` : "";
   const shown = store.shown;
-  if (!shown || !anyChange(shown.doses)) return null;
+  if (!shown || !(anyChange(shown.doses) || hasLevels(shown))) return null;
   const readouts = [...new Set(shown.rows.map(({ readout }) => readout))];
   const main = readouts.includes("shift") ? "shift" : readouts[0];
   const rows = shown.rows.filter(({ readout }) => readout === main);
@@ -41,7 +41,9 @@ export function Effects() {
           </span>
         )}
       </h2>
-      {outdated && <Outdated computing={computing} of={dosesWords(shown.doses)} />}
+      {outdated && <Outdated computing={computing} of={changeWords(shown)} />}
+      {hasLevels(shown) && <p class="sl-muted">{changeWords(shown)}</p>}
+      {shown.of && <p class="sl-muted">From {shown.of}, which is not the model that is picked.</p>}
       <p class="sl-muted sl-key">
         <span class="sl-key-dot" aria-hidden="true" /> mean {main}
         {(shown.null === "ready" || shown.null === "pending") && (

@@ -58,9 +58,18 @@ function DosePanel({ show }: { show: (component: string) => void }) {
             Pick a model
           </button>
         </div>
+        {/* One that Python has set is there without any. */}
+        <Effects />
       </div>
     );
   }
+  // A page without answers for sliders may hold an effect all the same.
+  if (meta.static && !meta.responses?.length)
+    return (
+      <div class="sl-panel">
+        <Effects />
+      </div>
+    );
 
   const set = (gene: string, dose: number, commit: boolean) => {
     if (store.t < 1) store.setT(1);

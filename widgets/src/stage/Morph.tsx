@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
-import { anyChange, dosesWords } from "../reducers.ts";
+import { anyChange, changeWords, hasLevels } from "../reducers.ts";
 import { Icon } from "../ui/icons.tsx";
 
 const PLAY_MS = 1400;
@@ -15,7 +15,7 @@ export function Morph({ moved }: { moved: () => number }) {
   const frame = useRef(0);
   const heard = useRef("");
   const shown = store.shown;
-  const active = anyChange(store.doses) || (shown && anyChange(shown.doses));
+  const active = anyChange(store.doses) || (shown && (anyChange(shown.doses) || hasLevels(shown)));
 
   useEffect(() => () => cancelAnimationFrame(frame.current), []);
   if (!active) return null;
@@ -38,7 +38,7 @@ export function Morph({ moved }: { moved: () => number }) {
     store.setT(t);
   };
 
-  const text = dosesWords(shown?.doses);
+  const text = changeWords(shown);
   const { computing } = store;
   const about =
     shown && text
@@ -48,7 +48,7 @@ export function Morph({ moved }: { moved: () => number }) {
       : "";
   // While the hand moves, what stands here changes many times a second: it is read once the answer is here.
   if (!computing && !store.pacer.busy)
-    heard.current = `${text ? dosesWords(shown?.doses, ": ") : "unchanged"}.${about}`;
+    heard.current = `${text ? changeWords(shown, ": ") : "unchanged"}.${about}`;
   return (
     <div class="sl-morph">
       <button
