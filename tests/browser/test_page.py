@@ -685,6 +685,9 @@ def test_a_kernel_that_dies_in_the_middle_of_a_run_is_told(
     page, lab = bench(cells, model="pca")
     settled(page)
     page.get_by_role("tab", name="Run").click()
+    # The plan that is made when the panel opens has been told of: where it takes long it is a job, too.
+    until(page, lambda: any(item.get("content", {}).get("type") == "plan" for item in host.received))
+    lab.wait(60)
     lab.publish(
         _job={"id": 1, "kind": "embed", "label": "Running pca", "status": "running", "done": 40, "total": 240, "note": "",
               "rate": 8.0, "left": 25.0, "seconds": 5.0}
