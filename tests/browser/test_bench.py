@@ -154,7 +154,10 @@ def test_the_whole_bench(jupyter: Server, page: Page, watch: Watch, pictures: Pa
     beside = page.get_by_label("Layout of the second plane")
     beside.wait_for()
     assert beside.locator("option:checked").inner_text() == "Principal components of the counts"
-    assert page.get_by_role("application", name=re.compile("by Pseudotime on principal components")).count() == 1
+    # Its colours are asked of the kernel; only one plane has them.
+    of_twin = page.get_by_role("application", name=re.compile("by Pseudotime on principal components"))
+    of_twin.wait_for()
+    assert of_twin.count() == 1
     page.screenshot(path=pictures / "trajectory.png")
     # All of it is state: undone one by one, and in Python.
     page.keyboard.press("Control+z")
