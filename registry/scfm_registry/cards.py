@@ -12,7 +12,6 @@ from scfm_registry import hardware_tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from jinja2 import Template
 
@@ -47,8 +46,8 @@ This version came without a card of its own: what it was trained on, and what it
 {% endif %}"""
 
 
-def render(item: ModelVersion, folder: Path, about: About | None = None) -> str:
-    """Render the card of a version whose files lie in `folder`, as Markdown.
+def render(item: ModelVersion, body: str, about: About | None = None) -> str:
+    """Render the card of a version, as Markdown.
 
     What others wrote (tags, the card among the files) is text: control characters are taken out, and a vertical line cannot
     break the table. Whoever shows Markdown as HTML must still sanitise it.
@@ -57,20 +56,18 @@ def render(item: ModelVersion, folder: Path, about: About | None = None) -> str:
     ----------
     item
         The version.
-    folder
-        Its checked files.
+    body
+        The card that came with its files; empty where none did.
     about
         What is on record elsewhere.
     """
-    from scfm_registry.importing import card_of
-
     rows = [(label, _cell(value)) for label, value in facts(item).items()]
     return _template().render(
         title=_cell(str(item)),
         retracted=_cell(item.retracted),
         rows=rows,
         sections=list(sections(item, about or About()).items()),
-        body=clean(card_of(folder)).strip(),
+        body=clean(body).strip(),
     )
 
 

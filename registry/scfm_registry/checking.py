@@ -218,8 +218,9 @@ def _last_written(folder: Path) -> float:
 
 def _hashes(folder: Path, found: ModelVersion) -> Finding:
     try:
-        states = manifest.check(folder, found.digest, found.reference)
-        require_family(folder, found)
+        listed = manifest.registered(folder, found.digest, found.reference)
+        states = manifest.compare(folder, listed)
+        require_family(listed, found)
     except ScfmError as error:
         return Finding(found.reference, "fault", str(error))
     wrong = [f"{file} {state}" for file, state in states.items() if state != "ok"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import files, hardware_tags, names, scores
+from scfm_registry import first_opening, hardware_tags, names, scores
 from scfm_registry.opening import Opener
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Comparer(Opener):
 
     def _checked(self, reference: str) -> tuple[ModelVersion, Any, Path]:
         found, record = self._find(names.parse(reference))
-        return found, record, files.checked(self._store, found, record)
+        return found, record, first_opening.ready(self, found, record)[0]
 
     def _settings(
         self, one: tuple[ModelVersion, Path], two: tuple[ModelVersion, Path], remarks: list[str]
@@ -86,7 +86,7 @@ class Comparer(Opener):
     def _with_settings(self, item: ModelVersion, folder: Path) -> Path:
         while _is_partial(folder):
             item, record = self.find_digest(item.tags.get("scfm.parent_digest", ""))
-            folder = files.checked(self._store, item, record)
+            folder, _ = first_opening.ready(self, item, record)
         return folder
 
     def _store_scores(self, found: ModelVersion, record: Any) -> list[dict[str, Any]]:

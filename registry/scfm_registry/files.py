@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,13 @@ from scfm_registry import manifest, version
 from scfm_registry.store.place import make_folder, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pandas as pd
 
     from scfm_registry.certificate import PanelCheck
+    from scfm_registry.manifest import Manifest
     from scfm_registry.store.facade import Store
     from scfm_registry.version import ModelVersion, Record
 
@@ -155,11 +156,56 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
         with storing(folder):
             folder.rename(folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
         _fetch(store, found, record, folder)
-    require_family(folder, found)
+    require_family(manifest.registered(folder, found.digest, found.reference), found)
     return folder
 
 
-def require_family(folder: Path, found: ModelVersion) -> None:
+def contents(store: Store, found: ModelVersion, record: Record, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Give the bytes of some of a version's files, each as it was hashed, by relative path.
+
+    Of a server's version nothing else is fetched, and on this machine nothing else is hashed: who reads a card or a record needs no
+    weights for that.
+
+    Parameters
+    ----------
+    store, found, record
+        Where, and which version.
+    wanted
+        Of which of the files that the version has.
+
+    Raises
+    ------
+    ModelError
+        One of them is not what was registered, or the version's tag names another family than its files.
+    StorageError
+        The server or this machine's disk fails.
+    """
+    folder = store.files(record)
+    if folder is not None:
+        return _read(folder, found, wanted)
+    if (kept := _kept(found)).is_dir():
+        # A copy that was damaged since is put aside by whoever opens it; here the server is asked.
+        with suppress(ModelError):
+            return _read(kept, found, wanted)
+    with workshop(data_home() / "cache") as private:
+        store.download(record, private, [manifest.FILENAME])
+        listed = manifest.registered(private, found.digest, found.reference)
+        if asked := list(filter(wanted, listed.files)):
+            store.download(record, private, asked)
+        return _read(private, found, wanted)
+
+
+def _read(folder: Path, found: ModelVersion, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    listed = manifest.registered(folder, found.digest, found.reference)
+    require_family(listed, found)
+    told = {}
+    for name in filter(wanted, listed.files):
+        told[name], state = manifest.read(folder / name, listed.files[name])
+        require_ok({name: state}, folder, found.reference)
+    return told
+
+
+def require_family(listed: Manifest, found: ModelVersion) -> None:
     """Refuse a version whose tag names another family than its manifest: the tag, which is not hashed, chooses no adapter.
 
     Raises
@@ -167,11 +213,10 @@ def require_family(folder: Path, found: ModelVersion) -> None:
     ModelError
         They differ.
     """
-    hashed = manifest.registered(folder, found.digest, found.reference).family
-    if found.family != hashed:
+    if found.family != listed.family:
         message = (
             f"{found.reference} is refused: its tag scfm.family says {version.shown(found.family or 'nothing')!r}, and its files were "
-            f"registered as {version.shown(hashed)!r}. Somebody has changed the tag; set it to that again."
+            f"registered as {version.shown(listed.family)!r}. Somebody has changed the tag; set it to that again."
         )
         raise ModelError(message)
 

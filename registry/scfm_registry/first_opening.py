@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from scfm_registry.manifest import Manifest
     from scfm_registry.reading import Reader
+    from scfm_registry.version import ModelVersion, Record
 
 
 def remember(digest: str) -> None:
@@ -61,14 +62,39 @@ def look(folder: Path, listed: Manifest, digest: str, registry: Callable[[], Rea
         "licence": None,
         "as_registered": True,
         "hashes": {path: entry.sha256 for path, entry in listed.files.items()},
-        "parents": _parents(folder, registry),
+        "parents": opens_with(folder, registry),
     }
     importing.locked(folder, folder, request)
     remember(digest)
 
 
-def _parents(folder: Path, registry: Callable[[], Reader]) -> dict[str, dict[str, str]]:
-    """Checked files of what a version opens with, as of :func:`scfm_registry.sharing.parents.places`."""
+def ready(registry: Reader, found: ModelVersion, record: Record, *, weights: bool = True) -> tuple[Path, Manifest]:
+    """Give the folder of a version's files and their list, for whoever opens or reads the model in them here.
+
+    Parameters
+    ----------
+    registry, found, record
+        Where, and which version.
+    weights
+        As for :func:`scfm_registry.files.checked`.
+
+    Raises
+    ------
+    ModelError
+        As for :func:`scfm_registry.files.checked` and :func:`look`.
+    StorageError
+        The server or this machine's disk fails.
+    """
+    from scfm_registry import files, manifest
+
+    folder = files.checked(registry._store, found, record, weights=weights)  # noqa: SLF001 - the registry's own parts
+    listed = manifest.registered(folder, found.digest, found.reference)
+    look(folder, listed, found.digest, lambda: registry)
+    return folder, listed
+
+
+def opens_with(folder: Path, registry: Callable[[], Reader]) -> dict[str, dict[str, str]]:
+    """Checked files of what the version in a folder opens with, as of :func:`scfm_registry.sharing.parents.places`."""
     from scfm_lab.models import finetuned
     from scfm_registry import files, manifest
     from scfm_registry.sharing import parents

@@ -54,7 +54,8 @@ _TRAINING = ("optimizer*", "rng_state*", "scaler*", "scheduler*", "training_args
 RECORD = "import.json"
 #: Tag of a version whose files were read by a process that the network was not kept from.
 ISOLATION = "scfm.isolation"
-_CARDS = ("card.md", "README.md")
+#: Names of the card that comes with files; the first that is there counts.
+CARDS = ("card.md", "README.md")
 _TIMEOUT = 3600
 
 
@@ -101,8 +102,8 @@ def import_checkpoint(
     with files.workshop(registry.scratch) as private:
         copy({**places, **beside(family, path)}, private, path, cancel=cancel)
         base, parents = tuned.settle(registry, private, path)
-        if card is not None and not any((private / known).exists() for known in _CARDS):
-            (private / _CARDS[0]).write_text(card, encoding="utf-8")
+        if card is not None and not any((private / known).exists() for known in CARDS):
+            (private / CARDS[0]).write_text(card, encoding="utf-8")
         terms = licence if licence is not None or base is None else base.licence or None
         request = {"family": family.id, "kind": kind, "licence": terms, "left_out": left_out, "parents": parents}
         answer = locked(private, path, {**request, "config": dict(config or {})})
@@ -270,7 +271,7 @@ def weight_bytes(folder: Path) -> int:
 
 def card_of(folder: Path) -> str:
     """The card that came with the files, or nothing."""
-    for name in _CARDS:
+    for name in CARDS:
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8", errors="replace")
     return ""

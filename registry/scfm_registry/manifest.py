@@ -28,6 +28,7 @@ _LONGEST_NOTE = 4096
 MAX_FILES = 2_000
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_DAMAGED = "is damaged: its bytes are not those that were registered"
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,15 @@ def compare(folder: Path, manifest: Manifest, *, deferred: str = "") -> dict[str
     return states
 
 
+def read(path: Path, entry: FileEntry) -> tuple[bytes, str]:
+    """Read a file that is listed as `entry`: its bytes, which are those that were hashed, and ``"ok"``; else nothing, and what is wrong."""
+    state = _state(path, entry, hashed=False)
+    content = path.read_bytes() if state == "ok" else b""
+    if state == "ok" and hashlib.sha256(content).hexdigest() != entry.sha256:
+        state = _DAMAGED
+    return (content if state == "ok" else b""), state
+
+
 def registered(folder: Path, digest: str, label: str) -> Manifest:
     """Read the manifest in `folder`, which must be the one whose digest is `digest`.
 
@@ -271,5 +281,5 @@ def _state(path: Path, entry: FileEntry, *, hashed: bool) -> str:
         kind = "truncated" if size < entry.size else "too long"
         return f"is {kind}: {size} bytes instead of {entry.size}"
     if hashed and sha256(path) != entry.sha256:
-        return "is damaged: its bytes are not those that were registered"
+        return _DAMAGED
     return "ok"

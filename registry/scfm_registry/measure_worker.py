@@ -108,12 +108,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 def _open(request: dict[str, Any], device: str, precision: str) -> Model:
     from scfm_lab.models.load import open_files
+    from scfm_lab.models.pinned import pinned
     from scfm_registry.importing import config_of
     from scfm_registry.sharing.parents import beside
 
     folder = Path(request["folder"])
-    # What it was made from is where the registry that asks has it, and not where the environment would look.
-    with beside(request["parents"]):
+    # As it is opened by whoever loads it: what is read was hashed. What it was made from is where the registry that asks has it, and
+    # not where the environment would look.
+    pins = {folder / path: digest for path, digest in request["hashes"].items()}
+    with beside(request["parents"]), pinned(pins, request["label"]):
         model: Model = open_files(folder, request["family"], config=config_of(folder) or None)
     return model.to(device, precision)
 

@@ -89,6 +89,7 @@ def run(
     folder: Path,
     found: ModelVersion,
     *,
+    hashes: Mapping[str, str] | None = None,
     parents: Mapping[str, Mapping[str, str]] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -96,7 +97,7 @@ def run(
     repeats: int = 3,
     timeout: float = 1800,
 ) -> Measurement:
-    """Measure the model in `folder`; `parents` has the folders of what it was made from, by digest.
+    """Measure the model in `folder`: files with these SHA-256 by relative path; `parents` has what it opens with, by digest.
 
     The other parameters are those of :meth:`scfm_registry.Registry.measure`.
 
@@ -111,6 +112,8 @@ def run(
     request = {
         "folder": str(folder),
         "family": found.family,
+        "label": found.reference,
+        "hashes": dict(hashes or {}),
         "parents": dict(parents or {}),
         "device": device,
         "precision": precision,

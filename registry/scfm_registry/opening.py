@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from scfm_registry import files, first_opening, manifest, names, retracting
+from scfm_registry import files, first_opening, names, retracting
 from scfm_registry.names import CHAMPION
 from scfm_registry.retracting import Retractor
 
@@ -86,9 +86,7 @@ class Opener(Retractor):
 
         asked = names.parse(reference)
         found, record = self._find(asked)
-        folder = files.checked(self._store, found, record, weights=weights)
-        listed = manifest.registered(folder, found.digest, found.reference)
-        first_opening.look(folder, listed, found.digest, lambda: self)
+        folder, listed = first_opening.ready(self, found, record, weights=weights)
         return ResolvedSource(
             path=folder,
             name=found.name,
@@ -111,12 +109,14 @@ class Opener(Retractor):
     def card(self, reference: str) -> str:
         """Give a version's model card as Markdown: what is on record about it, then the card that came with its files."""
         from scfm_registry import cards, scores
+        from scfm_registry.importing import CARDS
 
         found, record = self._find(names.parse(reference))
-        folder = files.checked(self._store, found, record)
+        told = files.contents(self._store, found, record, {*CARDS, scores.FINETUNING}.__contains__)
         about = cards.About(
-            scores=scores.of(self, found, record),
+            scores=scores.of(self, found, record, told),
             measurements=self._store.runs("measure", {"scfm.digest": found.digest}),
             parents=[item.reference for item in self.with_digest(found.tags.get("scfm.parent_digest", ""))],
         )
-        return cards.render(found, folder, about)
+        body = next((told[name] for name in CARDS if name in told), b"")
+        return cards.render(found, body.decode("utf-8", errors="replace"), about)

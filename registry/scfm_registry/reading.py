@@ -214,6 +214,19 @@ class Reader:
         own = None if self._place.read_only else self._place.folder
         return own if own is not None else data_home() / "cache"
 
+    def check_writable(self) -> None:
+        """Refuse a mirror, before anything is computed that could not be kept.
+
+        Raises
+        ------
+        StorageError
+            It is one.
+        """
+        if self._place.read_only:
+            from scfm_registry.store.mirror import read_only
+
+            raise read_only(self._place)
+
     def writing(self) -> AbstractContextManager[None]:
         """Hold the lock under which this machine's processes change the registry."""
         return self._place.locked()

@@ -17,7 +17,6 @@ from scfm_registry.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from scfm_lab.evaluation.score import Score
     from scfm_registry.version import ModelVersion, Record
@@ -83,10 +82,14 @@ class Evaluator(Reader):
         return of(self, found, record)
 
 
-def of(registry: Reader, found: ModelVersion, record: Record) -> list[dict[str, Any]]:
-    """All scores of a version; see :meth:`Evaluator.scores`."""
+def of(
+    registry: Reader, found: ModelVersion, record: Record, contents: Mapping[str, bytes] | None = None
+) -> list[dict[str, Any]]:
+    """All scores of a version; see :meth:`Evaluator.scores`. `contents` has the record of its fine-tuning, where it was read already."""
     store = registry._store  # noqa: SLF001 - the registry's own parts
-    rows = finetuned(files.local(store, found, record))
+    if contents is None:
+        contents = files.contents(store, found, record, FINETUNING.__eq__)
+    rows = finetuned(contents.get(FINETUNING, b""))
     for run in store.runs(TASK, {"scfm.digest": found.digest}):
         try:
             with files.workshop(registry.scratch) as folder:
@@ -100,14 +103,14 @@ def of(registry: Reader, found: ModelVersion, record: Record) -> list[dict[str, 
     return rows
 
 
-def finetuned(folder: Path) -> list[dict[str, Any]]:
+def finetuned(content: bytes) -> list[dict[str, Any]]:
     """Scores that the record of a fine-tuning holds: the model beside its parent's head alone, and the best floor."""
     try:
-        record = json.loads((folder / FINETUNING).read_text(encoding="utf-8"))
+        record = json.loads(content)
         table = {what: [row for row in record["metrics"] if row["what"] == what] for what in ("model", "head", "floor")}
         (model,) = table["model"]
         digest = str(record["data"]["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     found = []
     for metric in _METRICS:

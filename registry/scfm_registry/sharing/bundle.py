@@ -18,7 +18,7 @@ from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import manifest, names
 from scfm_registry.sharing import packing, unpacking
 from scfm_registry.sharing.keys import Keyring, Signer, check_signer, public_key, verify
-from scfm_registry.sharing.licensing import licence_of, obligations, page
+from scfm_registry.sharing.licensing import in_folder, licence_of, obligations, page
 from scfm_registry.sharing.parents import Parent
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def write(
     sources = {FILES: folder, **{parent.folder: place for parent, place in parents if carry and place}}
     licence = page(
         *(found.name, found.family, found.digest, found.licence, found.commercial),
-        [folder, *(place for _, place in parents if place)],
+        map(in_folder, [folder, *(place for _, place in parents if place)]),
     )
     texts = {LICENCE: licence.encode(), CARD: card.encode(), **{f"{EVIDENCE}{k}": v for k, v in evidence.items()}}
     placed: dict[str, tuple[Path, manifest.FileEntry]] = {}

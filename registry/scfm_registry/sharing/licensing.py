@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from scfm_registry.version import is_line, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path, PurePath
 
 #: Beginnings of the names under which licences lie beside published weights, in any case.
 NAMES = ("copying", "licence", "license", "model_license", "model_licence", "notice")
@@ -17,7 +18,7 @@ _ENDINGS = ("", ".md", ".txt")
 _LONGEST = 200_000
 
 
-def is_licence(path: Path) -> bool:
+def is_licence(path: PurePath) -> bool:
     """Whether a file is, by its name, a licence or a notice: plain text, also without an ending."""
     stem = path.name.lower().removesuffix(path.suffix.lower()) if path.suffix.lower() in _ENDINGS else ""
     return stem.startswith(NAMES) and stem.replace("-", "").replace("_", "").isalpha()
@@ -46,23 +47,31 @@ def obligations(licence: str, commercial: bool | None) -> str:
     return f"Licence: {named}. {may} Keep the licence and the authors' names with it."
 
 
-def page(name: str, family: str, digest: str, licence: str, commercial: bool | None, folders: Sequence[Path]) -> str:
+def page(
+    name: str, family: str, digest: str, licence: str, commercial: bool | None, beside: Iterable[Mapping[str, bytes]]
+) -> str:
     """Write the page about the licence that goes with every copy of a version.
 
     Parameters
     ----------
     name, family, digest, licence, commercial
         Of the version.
-    folders
-        Its files, and those of the versions that it was made from: licences that lie there are given in full.
+    beside
+        Licences among its files, and among those of the versions that it was made from, by relative path: they are given in full.
     """
     return (
         f"# {name}\n\n{obligations(licence, commercial)}\n\n- family: {family}\n- identity: {digest}\n\n"
-        f"This page goes with every copy.\n\n## The licence in full\n\n{text(licence, folders)}\n"
+        f"This page goes with every copy.\n\n## The licence in full\n\n{text(licence, beside)}\n"
     )
 
 
-def text(licence: str, folders: Sequence[Path]) -> str:
+def in_folder(folder: Path) -> dict[str, bytes]:
+    """The licences among the files of a folder, by relative path."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and is_licence(path))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def text(licence: str, beside: Iterable[Mapping[str, bytes]]) -> str:
     """Give the full text: of the files that came with the weights, and of every licence named that is known here.
 
     Examples
@@ -71,10 +80,9 @@ def text(licence: str, folders: Sequence[Path]) -> str:
     '### BSD-3-Clause'
     """
     parts = []
-    for path in (item for folder in folders for item in sorted(folder.rglob("*")) if item.is_file()):
-        if is_licence(path):
-            content = path.read_bytes()[:_LONGEST].decode("utf-8", errors="replace").strip()
-            parts.append(f"### {path.name}, as it came with the files\n\n{content}")
+    for path, content in (item for files in beside for item in files.items()):
+        words = content[:_LONGEST].decode("utf-8", errors="replace").strip()
+        parts.append(f"### {PurePosixPath(path).name}, as it came with the files\n\n{words}")
     for known in resources.files("scfm_registry.sharing").joinpath("licences").iterdir():
         identifier = known.name.removesuffix(".txt")
         if identifier in _words(licence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,11 +137,15 @@ def _holders(registry: Reader, digest: str, weights: str) -> list[Record]:
 
 def _takes_parent(registry: Reader, found: ModelVersion, record: Record) -> bool:
     """Whether a version is kept as what changed, and not whole."""
-    from scfm_lab.models import finetuned
-    from scfm_lab.models.files import read_config
+    from scfm_lab.models.finetuned import RECORD
 
-    folder = files.local(registry._store, found, record)  # noqa: SLF001 - the registry's own parts
-    return finetuned.is_finetuned(folder) and read_config(folder, finetuned.RECORD).get("storage") != "full"
+    told = files.contents(registry._store, found, record, RECORD.__eq__).get(RECORD)  # noqa: SLF001 - the registry's own parts
+    if told is None:
+        return False
+    try:
+        return bool(json.loads(told)["storage"] != "full")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True
 
 
 def places(registry: Reader, found: ModelVersion, record: Record) -> dict[str, dict[str, str]]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from scfm_registry import files, names
 from scfm_registry.opening import Opener
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scfm_lab.models.finetuned_files import PublishedFolder
+    from scfm_registry.version import ModelVersion, Record
 
 #: The page about the licence that goes with every copy.
 LICENCE = "LICENCE.md"
@@ -90,7 +93,7 @@ class Publisher(Opener):
         self.check_usable(found)
         chain = ancestry.of(self, found, record)
         check_may_leave(self, found)
-        own = [files.checked(self._store, item, known) for item, known in [(found, record), *chain]]
+        own = self._licences([(found, record), *chain])
         terms = (found.licence, found.commercial)
         told = page(found.name, found.family, found.digest, *terms, own)
         with source.using(self):
@@ -119,9 +122,16 @@ class Publisher(Opener):
             return Published(said, save_published(model, target), "")
         nearest, record = kept[0]
         terms = (nearest.licence, nearest.commercial)
-        # For the licences beside the weights, which have been read.
-        own = [files.checked(self._store, item, known, weights=False) for item, known in kept]
-        told = page(model.name, model.spec.family, model.digest, *terms, own)
+        told = page(model.name, model.spec.family, model.digest, *terms, self._licences(kept))
         written = save_published(model, target, more={LICENCE: told})
         self.note("export", record, {"to": target.name, "format": "published", "from": place.name}, must=False)
         return Published(said, written, obligations(*terms))
+
+    def _licences(self, kept: Iterable[tuple[ModelVersion, Record]]) -> list[dict[str, bytes]]:
+        """The licences among the files of versions, whose weights are hashed by whoever opens them."""
+        from scfm_registry.sharing.licensing import is_licence
+
+        return [
+            files.contents(self._store, item, record, lambda name: is_licence(PurePosixPath(name)))
+            for item, record in kept
+        ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError
-from scfm_registry import files, names
+from scfm_registry import files, first_opening, names
 from scfm_registry.evidence import Measurer
 from scfm_registry.registering import Registrar
 
@@ -91,9 +91,10 @@ class Sharer(Registrar, Measurer):
         chain = ancestry.of(self, found, record)
         check_may_leave(self, found)
         self.check_usable(found)
-        folder = files.checked(self._store, found, record)
+        # What is signed was looked through.
+        folder, _ = first_opening.ready(self, found, record)
         signer = Keyring().signer(sign if isinstance(sign, str) else None) if sign else None
-        told = [(_as_parent(item), files.checked(self._store, item, known)) for item, known in chain]
+        told = [(_as_parent(item), first_opening.ready(self, item, known)[0]) for item, known in chain]
         beyond = (chain[-1][0] if chain else found).tags.get(ancestry.TAG, "")
         written = bundle.write(
             Path(file).expanduser(),

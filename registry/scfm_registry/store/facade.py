@@ -175,8 +175,8 @@ class Store(Runs):
             return None
         return self.place.artifacts / "models" / self._model_id(record) / "artifacts"
 
-    def download(self, record: Record, target: Path) -> None:
-        """Copy a version's files from the server into the existing, empty folder `target`.
+    def download(self, record: Record, target: Path, wanted: Iterable[str] = ("",)) -> None:
+        """Copy a version's files from the server into the existing folder `target`; `wanted` names some, and no other comes.
 
         Raises
         ------
@@ -185,7 +185,9 @@ class Store(Runs):
         """
         with self._speaking(target):
             logged = self.client.get_logged_model(self._model_id(record))
-            self._repository(logged.artifact_location).download_artifacts("", str(target))
+            repository = self._repository(logged.artifact_location)
+            for path in wanted:
+                repository.download_artifacts(path, str(target))
 
     def document(self, run: str, name: str, target: Path) -> Path:
         """Fetch a file of a run into the existing folder `target` and give its path."""
