@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scfm_registry import files, measuring, names
+from scfm_registry import files, first_opening, measuring, names, together
 from scfm_registry.reading import Reader
 from scfm_registry.store.words import Denied, tell_denied
 
@@ -45,13 +45,18 @@ class Measurer(Reader):
         timeout
             Seconds after which it is given up.
         """
-        from scfm_registry.sharing import parents
-
+        self.check_writable()
         found, record = self._find(names.parse(reference))
+        folder, listed = first_opening.ready(self, found, record, weights=False)
+        parents = first_opening.opens_with(folder, lambda: self)
+        for digest in parents:
+            # Its process opens them as well.
+            first_opening.ready(self, *self.find_digest(digest), weights=False)
         result = measuring.run(
-            files.checked(self._store, found, record),
+            folder,
             found,
-            parents=parents.places(self, found, record),
+            hashes={path: entry.sha256 for path, entry in listed.files.items()},
+            parents=parents,
             device=device,
             precision=precision,
             cells=cells,
@@ -71,10 +76,10 @@ class Measurer(Reader):
             result.metrics,
             {measuring.DOCUMENT: result.evidence},
         )
-        with self._place.locked():
-            current = self._store.record(found.name, found.version)
+        # On a server, too, of two machines one after the other: the larger peak stays.
+        with together.alone(self._store, record) as current:
             try:
-                self._store.set_tags(record, measuring.tags(result, run, (current or record).tags))
+                together.write(self._store, current, measuring.tags(result, run, together.settled(current.tags)))
             except Denied:
                 # The run is the evidence, and anybody may add one; the tags are only its index.
                 tell_denied("tagged", [found.reference], f"Its card tells of the measurement all the same (run {run}).")
@@ -82,6 +87,6 @@ class Measurer(Reader):
         return replace(result, run=run)
 
     def evidence(self, run: str) -> dict[str, Any]:
-        """Read the record of a measurement back, by the id of its run (tag ``scfm.speed.<device>.run``)."""
+        """Read the record of a measurement back, by the id of its run (tags ``scfm.mem.<device>.run``, ``scfm.speed.<device>.run``)."""
         with files.workshop(self.scratch) as folder:
             return dict(json.loads(self._store.document(run, measuring.DOCUMENT, folder).read_text(encoding="utf-8")))

@@ -154,17 +154,20 @@ def tags(result: Measurement, run_id: str, current: Mapping[str, str]) -> dict[s
     A peak only grows and a speed only rises: several machines measure the same device kind, and the tag must hold for all.
     """
     device = result.device
-    peak = math.ceil(result.metrics["peak_mib"])
-    if current.get(f"scfm.mem.{device}.source") == "measured":
-        peak = max(peak, hardware_tags.number(current, "mem", device) or 0)
     found = {
         f"scfm.device.{device}": "verified",
         f"scfm.dtype.{result.evidence['settings']['precision']}": "verified",
-        f"scfm.mem.{device}.peak_mib": str(peak),
-        f"scfm.mem.{device}.source": "measured",
-        f"scfm.mem.{device}.run": run_id,
-        **version.fits_tags(device, peak),
     }
+    peak = math.ceil(result.metrics["peak_mib"])
+    known = current.get(f"scfm.mem.{device}.source") == "measured" and hardware_tags.number(current, "mem", device)
+    if peak > (known or 0):
+        # The run is that of the peak: the evidence of a tag is what it names.
+        found |= {
+            f"scfm.mem.{device}.peak_mib": str(peak),
+            f"scfm.mem.{device}.source": "measured",
+            f"scfm.mem.{device}.run": run_id,
+            **version.fits_tags(device, peak),
+        }
     speed = math.floor(result.metrics["cells_per_minute_best"])
     if speed > (hardware_tags.number(current, "speed", device) or 0):
         found[f"scfm.speed.{device}.best_cpm"] = str(speed)

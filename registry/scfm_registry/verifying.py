@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError
-from scfm_registry import certificate, files, manifest, names, panel
+from scfm_registry import certificate, files, manifest, names, panel, together
 from scfm_registry.files import Verification
 from scfm_registry.opening import Opener
 from scfm_registry.store.words import Denied, tell_denied
@@ -115,6 +115,7 @@ class Verifier(Opener):
         >>> registry.certify("starter").record["cells"]
         64
         """
+        self.check_writable()
         found, record = self._find(names.parse(reference))
         model = self.open_anyway(found.reference, device, precision)
         with files.workshop(self.scratch) as private:
@@ -161,12 +162,10 @@ class Verifier(Opener):
         return files.checked(self._store, found, record)
 
     def _certified(self, made: Certificate, record: Record, details: dict[str, str]) -> None:
-        with self._place.locked():
+        with together.alone(self._store, record) as current:
             try:
-                # Tags are set one by one; the run last, which says that there is a certificate.
-                self._store.set_tags(
-                    record, {certificate.HASH: certificate.digest_of(made.record), certificate.RUN: made.run}
-                )
+                tags = {certificate.HASH: certificate.digest_of(made.record), certificate.RUN: made.run}
+                together.write(self._store, current, tags)
             except Denied:
                 kept = (
                     f"Its certificate is kept (run {made.run}), and is what it is compared with where it has no other."

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import hardware_tags
+from scfm_registry import hardware_tags, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -350,7 +350,7 @@ def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:
     trashed
         Read deleted versions, and no others.
     """
-    found = record.tags
+    found = together.settled(record.tags)
     if "scfm.digest" not in found or (TRASHED in found) != trashed:
         return None
     return ModelVersion(
@@ -373,7 +373,7 @@ def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:
         origin=found.get("scfm.origin", ""),
         card=record.description,
         created=record.created,
-        tags=dict(found),
+        tags=found,
     )
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from scfm_lab import load_model
 from scfm_lab.errors import Cancelled, ModelError
-from scfm_registry import Registry, doctor, importing, manifest, names, tuned, version, workers
+from scfm_registry import Registry, doctor, importing, manifest, measuring, names, tuned, version, workers
 from scfm_registry.checking import check
 from scfm_registry.serving import _load_pyfunc
 from scfm_registry.sharing import parents
@@ -298,6 +298,34 @@ def test_what_others_put_into_a_mirror_is_read_by_the_locked_process_first(
     ):
         with pytest.raises(ModelError, match=words):
             opened("pca")
+
+
+def test_what_others_put_into_a_folder_is_not_measured_compared_or_signed_before_that_process_has_read_it(
+    registry: Registry, put_in: Callable[..., ModelVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in(registry, "mine")
+    record = registry._store.record("mine", 1)
+    assert record is not None
+    folder = registry._store.files(record)
+    assert folder is not None
+    _with_nan(folder)
+    described = manifest.describe(folder, "scfm.pca")
+    (folder / manifest.FILENAME).write_bytes(described.canonical())
+    (folder / manifest.SERVING).write_bytes(manifest.serving(described.digest))
+    registry.client.set_model_version_tag("mine", "1", "scfm.digest", described.digest)
+    monkeypatch.setattr(
+        measuring, "run", lambda *given, **more: pytest.fail("it was opened in a process that is not locked")
+    )
+    for use in (
+        registry.measure,
+        registry.certify,
+        lambda name: registry.compare("pca", name, cells=0),
+        lambda name: registry.export_bundle(name, tmp_path / "out"),
+        lambda name: registry.export_published(name, tmp_path / "out"),
+    ):
+        with pytest.raises(ModelError, match="NaN"):
+            use("mine")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_this_home_has_not_seen_is_read_by_the_locked_process_once(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scfm_lab.errors import ModelError
-from scfm_registry import Registry, measuring, searching, version
+from scfm_lab.errors import ModelError, StorageError
+from scfm_registry import Registry, hardware_tags, measuring, searching, together, version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -19,6 +21,7 @@ def _result(
 ) -> measuring.Measurement:
     evidence: dict[str, Any] = {
         "settings": {"device": device, "precision": "float32", "threads": 2},
+        "machine": {"description": "a machine"},
         "load_seconds": 0.5,
         "memory": {"peak_mib": peak},
         "cells_per_minute": {"median": rates[0], "best": rates[1]},
@@ -54,6 +57,7 @@ def test_of_several_measurements_the_larger_peak_and_the_better_speed_stay(found
     second = {**first, **measuring.tags(_result(found, 2500, (100, 200)), "run2", first)}
     assert second["scfm.mem.cpu.peak_mib"] == "3000"
     assert (second["scfm.speed.cpu.best_cpm"], second["scfm.speed.cpu.run"]) == ("1000", "run1")
+    assert second["scfm.mem.cpu.run"] == "run1", "the evidence of a peak is the run in which it was seen"
     third = {**second, **measuring.tags(_result(found, 2500, (2000, 2500)), "run3", second)}
     assert (third["scfm.speed.cpu.best_cpm"], third["scfm.speed.cpu.run"]) == ("2500", "run3")
 
@@ -115,3 +119,83 @@ def test_what_cannot_be_measured_is_said_and_recorded_nowhere(made_home: Path) -
     with pytest.raises(ModelError, match="at least one cell"):
         registry.measure("pca", cells=0)
     assert registry.get("pca").tags == before
+
+
+def test_what_is_measured_is_what_was_hashed(
+    made_home: Path, put_in: Callable[..., version.ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, run = Registry(), measuring.run
+    put_in(registry, "mine")
+
+    def swapped(folder: Path, *given: Any, **more: Any) -> measuring.Measurement:
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
+        return run(folder, *given, **more)
+
+    monkeypatch.setattr(measuring, "run", swapped)
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        registry.measure("mine", device="cpu", cells=2, repeats=1)
+
+
+@contextmanager
+def _cut(registry: Registry, keys: list[str], step: int) -> Iterator[None]:
+    """Whoever sets tags is ended when `step` of them are set."""
+    if registry._place.database is None:
+        client, done = type(registry.client), iter(range(step))
+
+        def ended(self: Any, *given: Any) -> None:
+            if next(done, None) is None:
+                raise KeyboardInterrupt
+            true(self, *given)
+
+        true = client.set_model_version_tag
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client, "set_model_version_tag", ended)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+        return
+    with sqlite3.connect(registry._place.database) as database:
+        database.execute(
+            f"CREATE TRIGGER cut BEFORE INSERT ON model_version_tags WHEN NEW.key = '{keys[step]}' "
+            "BEGIN SELECT RAISE(ABORT, 'ended'); END"
+        )
+    try:
+        with pytest.raises(StorageError):
+            yield
+    finally:
+        with sqlite3.connect(registry._place.database) as database:
+            database.execute("DROP TRIGGER cut")
+
+
+def test_a_measurement_that_is_cut_off_leaves_all_as_it_was_or_all_as_it_is_now(
+    registry: Registry, put: Callable[..., version.ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"cut-{'local' if 'sqlite' in registry.uri else 'server'}"
+    put(name)
+    seen = set()
+    # On a server what was left is set first, and what is new after it.
+    for step in (0, 1, 7, 13) if registry._place.embedded else (0, 1, 20):
+        item = registry.get(name)
+        result = _result(item, 9_000 - 2_000 * (step == 0) + step, (900 + step, 1_000 + step))
+        monkeypatch.setattr(measuring, "run", lambda *given, result=result, **more: result)
+        keys = list(measuring.tags(result, "", item.tags))
+        with _cut(registry, keys, step):
+            registry.measure(name)
+        now = registry.get(name).hardware
+        told = {key: value for key, value in now.items() if not key.endswith(".run")}
+        wanted = {**item.hardware, **hardware_tags.believable({**item.tags, **measuring.tags(result, "", item.tags)})}
+        new = told == {key: value for key, value in wanted.items() if not key.endswith(".run")}
+        assert new or now == item.hardware
+        if new:
+            assert now["mem.cpu.run"] == now["speed.cpu.run"] != item.hardware.get("mem.cpu.run")
+        seen.add(new)
+    # A server has no transaction: there the new ones count as soon as they are written down whole.
+    assert seen == ({False} if registry._place.embedded else {False, True})
+    result = _result(registry.get(name), 10_000, (5_000, 6_000))
+    monkeypatch.setattr(measuring, "run", lambda *given, **more: result)
+    registry.measure(name)
+    record = registry._store.record(name, 1)
+    assert record is not None
+    assert record.tags["scfm.mem.cpu.peak_mib"] == "10000"
+    assert together.UNFINISHED not in record.tags

@@ -300,7 +300,7 @@ class Sharer(Registrar, Measurer):
         """Records of the measurements that a version's tags point to: id of the run → JSON."""
         documents: dict[str, bytes] = {}
         for key, run in sorted(found.tags.items()):
-            if key.startswith("scfm.speed.") and key.endswith(".run"):
+            if key.startswith(("scfm.mem.", "scfm.speed.")) and key.endswith(".run"):
                 try:
                     documents[run] = json.dumps(self.evidence(run), sort_keys=True).encode()
                 except (ScfmError, OSError, ValueError):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from scfm_lab.errors import ModelError, ScfmError, StorageError
-from scfm_registry.store import claims, embedded, listing
+from scfm_registry.store import claims, embedded, listing, tagging
 from scfm_registry.store.engine import EXPERIMENT, knock, mlflow_module, quiet
 from scfm_registry.store.place import storage_error
 from scfm_registry.store.runs import Runs
@@ -266,8 +266,14 @@ class Store(Runs):
                 self.client.delete_model_version_tag(record.name, str(record.version), key)
 
     def set_tags(self, record: Record, tags: Mapping[str, str]) -> None:
-        """Set a version's tags; raises ModelError, with none of them set, where a value is no line of text."""
+        """Set a version's tags; raises ModelError, with none of them set, where a value is no line of text.
+
+        In a database that is opened directly all of them are set, or none; a server sets them in their order.
+        """
         check_tags(tags)
+        if self.place.embedded:
+            tagging.write(self.place, record.name, record.version, tags)
+            return
         with self._speaking():
             for key, value in tags.items():
                 self.client.set_model_version_tag(record.name, str(record.version), key, value)

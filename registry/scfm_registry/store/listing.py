@@ -29,11 +29,11 @@ _NAMED = 1_000
 _TELLING = ("digest", ".weights")
 #: MLflow's word for a version that was deleted, its tag of prompts, which it keeps as versions too, and the one workspace of a
 #: database that no server divides.
-_DELETED, _PROMPT, _WORKSPACE = "Deleted_Internal", "mlflow.prompt.is_prompt", "default"
+DELETED, _PROMPT, WORKSPACE = "Deleted_Internal", "mlflow.prompt.is_prompt", "default"
 
 
 @cache
-def _engine(uri: str) -> Engine:
+def connections(uri: str) -> Engine:
     """Connections to a database. A file is opened for each question, so that it may be moved or replaced in between."""
     from sqlalchemy import NullPool, create_engine
 
@@ -47,7 +47,7 @@ def _asking(place: Place) -> Iterator[Connection]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with _engine(place.uri).connect() as connection:
+        with connections(place.uri).connect() as connection:
             yield connection
     except SQLAlchemyError as error:
         raise in_words(error, place.shown) from error
@@ -92,8 +92,8 @@ def read(
     own, tag = versions.c, _table("model_version_tags", "version", "key", "value")
     of_version = (tag.c.workspace == own.workspace, tag.c.name == own.name, tag.c.version == own.version)
     query = select(own.name, own.version, own.description, own.source, own.creation_time).where(
-        own.workspace == _WORKSPACE,
-        own.current_stage != _DELETED,
+        own.workspace == WORKSPACE,
+        own.current_stage != DELETED,
         ~exists().where(*of_version, tag.c.key == _PROMPT, tag.c.value == "true"),
     )
     if name is not None:
@@ -103,7 +103,7 @@ def read(
     for key, value in (tags or {}).items():
         if name is None and key.endswith(_TELLING):
             same = select(tag.c.name, tag.c.version).where(
-                tag.c.workspace == _WORKSPACE, tag.c.key == key, tag.c.value == value
+                tag.c.workspace == WORKSPACE, tag.c.key == key, tag.c.value == value
             )
             query = query.where(tuple_(own.name, own.version).in_(same))
             continue
@@ -135,7 +135,7 @@ def aliased(place: Place, name: str, alias: str) -> int | None:
     from sqlalchemy import select
 
     table = _table("registered_model_aliases", "alias", "version").c
-    query = select(table.version).where(table.workspace == _WORKSPACE, table.name == name, table.alias == alias)
+    query = select(table.version).where(table.workspace == WORKSPACE, table.name == name, table.alias == alias)
     with _asking(place) as connection:
         return connection.execute(query).scalar()
 
@@ -145,7 +145,7 @@ def model_tag(place: Place, name: str, key: str) -> str:
     from sqlalchemy import select
 
     table = _table("registered_model_tags", "key", "value").c
-    query = select(table.value).where(table.workspace == _WORKSPACE, table.name == name, table.key == key)
+    query = select(table.value).where(table.workspace == WORKSPACE, table.name == name, table.key == key)
     with _asking(place) as connection:
         return str(connection.execute(query).scalar() or "")
 
@@ -160,7 +160,7 @@ def _tags(connection: Connection, wanted: list[tuple[str, int]]) -> dict[tuple[s
         some = wanted[begin : begin + _MOST]
         # Two lists beside the pairs: SQLite uses MLflow's index over names and numbers for lists only.
         query: Any = select(table.name, table.version, table.key, table.value).where(
-            table.workspace == _WORKSPACE,
+            table.workspace == WORKSPACE,
             table.name.in_({name for name, _ in some}),
             table.version.in_({version for _, version in some}),
             tuple_(table.name, table.version).in_(some),
@@ -175,7 +175,7 @@ def _aliases(connection: Connection, names: set[str]) -> dict[tuple[str, int], l
     from sqlalchemy import select
 
     table = _table("registered_model_aliases", "alias", "version").c
-    query = select(table.name, table.alias, table.version).where(table.workspace == _WORKSPACE)
+    query = select(table.name, table.alias, table.version).where(table.workspace == WORKSPACE)
     if len(names) <= _NAMED:
         query = query.where(table.name.in_(names))
     found: dict[tuple[str, int], list[str]] = {}
