@@ -23,6 +23,8 @@ from scfm_registry import people, version
 from scfm_registry.store import trail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from scfm_registry.store.facade import Store
@@ -158,17 +160,23 @@ def read(store: Store, name: str | None = None) -> Trail:
         anchor = store.model_tag(model, trail.ANCHOR)
         if anchor and anchor not in by_hash:
             problems.append(f"the last line about {model} ({anchor[:12]}…) is missing")
-    known = {(entry["name"], entry["digest"]) for entry in entries if entry["action"] == "register"}
-    silent = [
-        f"{record.name}/{record.version}"
-        for record in records
-        if "scfm.digest" in record.tags and (record.name, record.tags["scfm.digest"]) not in known
-    ]
+    silent = _without_line(records, entries)
     notes = [f"No line tells of the registration of {', '.join(silent)}."] if silent else []
     followed = {item for entry in entries for item in entry["previous"]}
     heads = [entry["hash"] for entry in entries if entry["hash"] not in followed]
     shown = [entry for entry in entries if name is None or entry["name"] == name]
     return Trail(shown, problems, notes, heads[-1] if heads else "")
+
+
+def without_line(store: Store, records: Iterable[Record]) -> list[str]:
+    """Which of these versions no line tells the registration of: its process was ended in between, or they are older than the trail."""
+    return [] if store.place.read_only else _without_line(records, _checked(trail.lines(store))[0])
+
+
+def _without_line(records: Iterable[Record], entries: Iterable[dict[str, Any]]) -> list[str]:
+    known = {(entry["name"], entry["digest"]) for entry in entries if entry["action"] == "register"}
+    ours = [record for record in records if "scfm.digest" in record.tags]
+    return [record.reference for record in ours if (record.name, record.tags["scfm.digest"]) not in known]
 
 
 def _checked(lines: list[str]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -76,7 +76,8 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
                 known = registry.add_files(name, private, item.id, found, importing.card_of(private))
                 _promote(registry, known)
     if not known.aliases:
-        # A process that was ended between registering and promoting left it without.
+        # A process that was ended between registering and promoting left it without, and perhaps without its line.
+        registry.note_missing(known)
         _promote(registry, known)
     return registry.get(known.reference)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scfm_lab.errors import ScfmError, StorageError
 from scfm_lab.home import data_home
-from scfm_registry import builtin, confining, manifest
+from scfm_registry import audit, builtin, confining, manifest
 from scfm_registry.files import require_family, workshop
 from scfm_registry.store import embedded, mounts
 from scfm_registry.store.place import resolve
@@ -188,6 +188,13 @@ def _content(place: Place, *, files: bool) -> Iterator[Finding]:
             )
         elif files:
             yield _hashes(folder, found)
+    if silent := audit.without_line(store, all_records):
+        yield Finding(
+            "audit trail",
+            "note",
+            f"no line tells of the registration of {', '.join(silent)}, as after a process that was ended in between; it is added "
+            "when the same files are registered again under that name",
+        )
     if place.embedded and not place.read_only and (place.artifacts / "models").is_dir():
         strays = _strays(store, place.artifacts / "models")
         if strays:

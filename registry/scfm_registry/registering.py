@@ -170,7 +170,7 @@ class Registrar(Verifier, Annotator):
             consent = tags.get("scfm.consent", "")
             known = self.by_digest(name, described.digest) or self._deleted(name, described.digest, consent)
             if known is not None:
-                self._told(known)
+                self.note_missing(known)
                 return self.heed(known, consent)
             added = self._store.add(name, folder, complete, _beginning(card))
             # Two machines may have done this at once on a server. The lowest number stays, and both see the same one.
@@ -197,8 +197,8 @@ class Registrar(Verifier, Annotator):
                 self.hand_down(first, said)
         return first
 
-    def _told(self, known: ModelVersion) -> None:
-        """Add the line of a registration that has none: its process was ended between the two."""
+    def note_missing(self, known: ModelVersion) -> None:
+        """Add the line of a registration that has none: its process was ended between the two. For the package's own use."""
         lines = audit.about(self._store, known.digest)
         if any(line["action"] == "register" and line["name"] == known.name for line in lines):
             return

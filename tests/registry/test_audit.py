@@ -10,6 +10,7 @@ import pytest
 
 from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import Registry
+from scfm_registry.checking import check
 from scfm_registry.store import trail as lines
 
 if TYPE_CHECKING:
@@ -115,7 +116,24 @@ def test_a_registration_whose_process_was_ended_before_its_line_gets_it_with_the
     put_in(Ended(), "mine")
     registry = Registry()
     assert "mine/1" in str(registry.audit().notes)
+    [said] = [item for item in check() if item.what == "audit trail"]
+    assert said.state == "note"
+    assert said.words.startswith("no line tells of the registration of mine/1, as after a process that was ended")
     for _ in range(2):
         assert put_in(registry, "mine").version == 1
     assert [entry["action"] for entry in registry.audit("mine").entries] == ["register"]
     assert "mine/1" not in str(registry.audit().notes)
+    assert "audit trail" not in [item.what for item in check()]
+
+
+def test_a_built_in_model_whose_line_is_missing_gets_it_when_its_registration_is_finished(
+    trail: tuple[Registry, Path],
+) -> None:
+    registry, path = trail
+    # As a process leaves it that was ended between registering it and the line.
+    for alias in registry.get("pca/1").aliases:
+        registry.client.delete_registered_model_alias("pca", alias)
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if '"name":"pca"' not in line))
+    registry = Registry()
+    assert [entry["action"] for entry in registry.audit("pca").entries] == ["register", "promote"]
+    assert registry.audit().notes == []
