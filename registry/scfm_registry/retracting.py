@@ -240,6 +240,32 @@ class Retractor(Reader):
             raise ModelError(message)
         warnings.warn(f"{found.reference} was retracted: {why}", RuntimeWarning, stacklevel=4)
 
+    def check_files_usable(self, tags: Mapping[str, str], label: str) -> None:
+        """Refuse files for what is said here against them: they need not be registered, and go by the rule by which they would be.
+
+        For the package's own use.
+
+        Parameters
+        ----------
+        tags
+            The digest of the files, that of their weights, and that of what they were made from.
+        label
+            What messages call them.
+
+        Raises
+        ------
+        ModelError
+            A version with these files or weights was retracted, or something that it or they were made from.
+        """
+        flags = inherited(self, tags, tags["scfm.digest"])
+        said = (why for key, why in sorted(flags.items()) if key.startswith(f"{version.RETRACTED_BECAUSE}."))
+        if not (why := version.shown("; ".join(said), 2_000)) or _allowed.get():
+            return
+        if os.environ.get(VARIABLE) != "1":
+            message = f"{label} was retracted ({why}). Use another version; to open it all the same, set {VARIABLE}=1."
+            raise ModelError(message)
+        warnings.warn(f"{label} was retracted: {why}", RuntimeWarning, stacklevel=4)
+
     def why_retracted(self, found: ModelVersion) -> str:
         """Why a version should not be used: that it was retracted, or something that it was made from; else nothing."""
         return reason(self, found)

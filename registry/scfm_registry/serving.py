@@ -153,7 +153,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     listed = manifest.parse(content, str(folder / manifest.FILENAME))
     # The weights are hashed as they are read.
     files.require_ok(manifest.compare(folder, listed, deferred=".safetensors"), folder, label)
-    _check_retraction(digest)
+    _check_retraction(digest, label)
     first_opening.look(folder, listed, digest, source.environment)
     found = source.ResolvedSource(
         path=folder,
@@ -165,16 +165,21 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
         config=config_of(folder),
         hashes={path: entry.sha256 for path, entry in listed.files.items()},
     )
-    return Served(source.open_model(found, settings.get("device", "auto"), settings.get("precision", "auto")))
+    model = source.open_model(found, settings.get("device", "auto"), settings.get("precision", "auto"))
+    _check_retraction(digest, label, model)
+    return Served(model)
 
 
-def _check_retraction(digest: str) -> None:
+def _check_retraction(digest: str, label: str, model: Model | None = None) -> None:
     """Refuse what was retracted, as far as there is a registry to ask: the files themselves may lie anywhere.
+
+    Before the model is opened what is known by its files' digest is refused; afterwards, when its weights are known, whatever the
+    registry would refuse to open.
 
     Raises
     ------
     ModelError
-        The registry that the environment names has retracted it, or something that it was made from.
+        The registry that the environment names has retracted it, a copy of its weights, or something that it was made from.
     """
     from scfm_registry import source
     from scfm_registry.store.place import resolve
@@ -185,12 +190,16 @@ def _check_retraction(digest: str) -> None:
         if place.database is not None and not (place.read_only or place.database.exists()):
             return
         registry = source.environment()
-        known = registry.with_digest(digest)
+        if model is None:
+            for item in registry.with_digest(digest):
+                registry.check_usable(item)
+            return
+        own = {"scfm.digest": digest, "scfm.stored_weights": model.digest}
+        before = [tuning.record["parent"]["digest"] for tuning in (model.finetuning.chain if model.finetuning else ())]
+        for parent in before or [""]:
+            registry.check_files_usable({**own, "scfm.parent_digest": str(parent)}, label)
     except StorageError as error:
-        warnings.warn(f"Whether the model was retracted could not be asked: {error}", RuntimeWarning, stacklevel=2)
-        return
-    for item in known:
-        registry.check_usable(item)
+        warnings.warn(f"Whether the model was retracted could not be asked: {error}", RuntimeWarning, stacklevel=3)
 
 
 def allowed(uri: Any) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -87,6 +88,38 @@ def test_a_retracted_version_is_not_served(made_home: Path, tmp_path: Path, monk
     monkeypatch.setenv("SCFM_HOME", str(tmp_path / "other"))
     assert _load_pyfunc(folder, {"device": "cpu"}).model.spec.width == 50
     assert not (tmp_path / "other" / "registry").exists()
+
+
+def _as_a_version(folder: Path, family: str) -> str:
+    content = manifest.describe(folder, family).canonical()
+    (folder / manifest.FILENAME).write_bytes(content)
+    (folder / manifest.SERVING).write_bytes(manifest.serving(f"sha256:{hashlib.sha256(content).hexdigest()}"))
+    return str(folder)
+
+
+def test_what_a_registry_would_not_open_is_not_served_whatever_folder_it_lies_in(
+    made_home: Path, tmp_path: Path
+) -> None:
+    from scfm_registry.serving import _load_pyfunc
+
+    registry = Registry()
+    copy = shutil.copytree(registry.resolve("pca/1").path, tmp_path / "copy")
+    (copy / "card.md").write_text("# Another card, and so another digest of the files\n")
+    model = registry.load("starter")
+    model.net.norm.bias.data.add_(0.01)
+    registry.register(model, "mine", parent="starter", certify=False)
+    whole = registry.export_published("mine", tmp_path / "whole").folder
+    folders = {_as_a_version(copy, "scfm.pca"): "pca/1", _as_a_version(whole, "scfm.starter"): "starter/1"}
+    for folder in folders:
+        assert _load_pyfunc(folder, {"device": "cpu"}).model.spec.width
+    registry.delete("mine/1")
+    registry.purge("mine/1")
+    for (folder, reference), how in zip(folders.items(), ("its weights are those of", "made from"), strict=True):
+        registry.retract(reference, because="a test")
+        with pytest.raises(
+            ModelError, match=rf"{folder} was retracted \({how} {reference}, which was retracted: a test\)"
+        ):
+            _load_pyfunc(folder)
 
 
 def test_two_files_are_one_after_the_other(made_home: Path, cells: AnnData, file: Path) -> None:
