@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scfm_lab.errors import ModelError
 from scfm_registry import names
 from scfm_registry.gates import Gatekeeper
+from scfm_registry.looking import UNKNOWN
 from scfm_registry.names import CHAMPION
 
 if TYPE_CHECKING:
     from scfm_registry.gates import Gate
     from scfm_registry.version import ModelVersion, Record, Versions
 
-#: What `promote` is told when it is to compare nothing.
-ANYTHING = "anything"
+#: What `promote` is told when it is to expect what was last seen here, or to compare nothing.
+AS_SEEN, ANYTHING = "as seen", "anything"
 
 
 class Changer(Gatekeeper):
     """What changes which versions people see, and under which alias."""
 
     def promote(
-        self, reference: str, alias: str = CHAMPION, *, expect: str | int | None = ANYTHING, gate: Gate | None = None
+        self, reference: str, alias: str = CHAMPION, *, expect: str | int | None = AS_SEEN, gate: Gate | None = None
     ) -> ModelVersion:
         """Point an alias at a version.
 
@@ -35,14 +37,16 @@ class Changer(Gatekeeper):
             The version that the alias points at as far as you know (its number, ``name/3`` or digest; ``None``: that nobody
             has it). If it does not, nothing is changed: two people cannot overwrite each other unseen. Comparing and setting
             happen under a lock; on a server, which MLflow's own clients pass by, under a claim
-            (:mod:`scfm_registry.store.claims` says what it promises).
+            (:mod:`scfm_registry.store.claims` says what it promises). By default it is what this registry object has last shown
+            you (``get``, ``versions``, ``search``, ``holder``, a promotion, or a refusal of one), and where it has shown nothing,
+            whoever has the alias when you call. ``"anything"``: overwrite whatever is there.
         gate
             What must hold as well, beside what :meth:`set_gate` has asked for this alias.
 
         Returns
         -------
         ModelVersion
-            The version with its new alias.
+            The version with its new alias; its ``instead_of`` says who lost it.
 
         Raises
         ------
@@ -58,15 +62,19 @@ class Changer(Gatekeeper):
         """
         names.check_alias(alias)
         meant, _ = self._find(names.parse(reference))
+        wanted = self._as_seen(meant.name, alias) if expect == AS_SEEN else expect
         with self._store.exclusive(f"{meant.name}.{alias}") as sure:
             # Whether it may have the alias is looked at once the others had their turn: what was retracted meanwhile counts.
             found, record = self._find(names.parse(meant.reference))
             self._check_may_have(alias, found, record, gate)
             holder = self._store.record_by_alias(found.name, alias)
-            if expect != ANYTHING and not _is_expected(holder, expect):
+            there = expect == AS_SEEN and holder is not None and holder.version == found.version
+            if wanted != ANYTHING and not there and not _is_expected(holder, wanted):
+                self._holders.told(found.name, alias, holder.version if holder else None)
                 now = f"{holder.name}/{holder.version}" if holder else "no version"
+                how = "when it was last looked at here" if expect == AS_SEEN else "expected"
                 message = (
-                    f"'{alias}' of {found.name} points at {now}, and not at {_shown(found.name, expect)} as expected; "
+                    f"'{alias}' of {found.name} points at {now}, and not at {_shown(found.name, wanted)} as {how}; "
                     "nothing was changed. Look at what was promoted meanwhile, then decide again."
                 )
                 raise ModelError(message)
@@ -75,11 +83,21 @@ class Changer(Gatekeeper):
             self.note(
                 "promote", record, {"alias": alias, "instead_of": f"{holder.name}/{holder.version}" if holder else ""}
             )
-        return self.get(found.reference)
+        lost = holder.reference if holder and holder.version != found.version else ""
+        return replace(self.get(found.reference), instead_of=lost)
+
+    def _as_seen(self, name: str, alias: str) -> str | int | None:
+        """What a promotion expects that is told nothing."""
+        seen = self._holders.of(name, alias)
+        if seen != UNKNOWN:
+            return seen
+        now = self._store.record_by_alias(name, alias)
+        return now.version if now else None
 
     def holder(self, name: str, alias: str = CHAMPION) -> str | None:
         """The version (``name/3``) that an alias points at: what :meth:`promote` takes as `expect`; ``None`` where nobody has it."""
         record = self._store.record_by_alias(names.check_name(name), names.check_alias(alias))
+        self._holders.told(name, alias, record.version if record else None)
         return record.reference if record else None
 
     def _check_may_have(self, alias: str, found: ModelVersion, record: Record, gate: Gate | None) -> None:

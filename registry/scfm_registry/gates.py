@@ -100,7 +100,7 @@ class Gatekeeper(Reader):
         return sorted(self._agreed(name, alias))
 
     def _newest(self, name: str) -> Record:
-        return self._find(names.parse(self.versions(name)[0].reference))[1]
+        return self._find(names.parse(self._versions(name)[0].reference))[1]
 
     def _agreed(self, name: str, alias: str) -> set[str]:
         said: set[str] = set()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm_lab.errors import ModelError, did_you_mean
 from scfm_lab.home import data_home
 from scfm_registry import names, paging, searching, version
+from scfm_registry.looking import Holders
 from scfm_registry.names import CHAMPION
 from scfm_registry.version import ModelVersion, Record, Versions
 
@@ -81,6 +83,7 @@ class Reader:
             found = searching.fitting(found, fits)
         answer = Versions(found if all_versions else searching.one_each(found))
         answer.next = following
+        self._holders.saw(answer)
         return answer
 
     def versions(self, name: str) -> Versions:
@@ -91,10 +94,9 @@ class Reader:
         ModelError
             No model is called so; the message lists those there are.
         """
-        found = self._read(self._store.records(names.check_name(name)))
-        if not found:
-            raise self._unknown(name)
-        return Versions(found)
+        found = self._versions(name)
+        self._holders.saw(found, whole=name)
+        return found
 
     def get(self, reference: str) -> ModelVersion:
         """Find the version that ``name/3``, ``name@alias`` or ``name`` (its champion, else its newest) means.
@@ -104,7 +106,9 @@ class Reader:
         ModelError
             There is no such model, version or alias; the message lists those there are.
         """
-        return self._find(names.parse(reference))[0]
+        found = self._find(names.parse(reference))[0]
+        self._holders.saw([found])
+        return found
 
     def by_digest(self, name: str, digest: str) -> ModelVersion | None:
         """Find the first version of `name` whose files have this digest."""
@@ -243,6 +247,16 @@ class Reader:
         from scfm_registry import audit
 
         audit.note(self._store, action, record, details, must=must)
+
+    @cached_property
+    def _holders(self) -> Holders:
+        return Holders()
+
+    def _versions(self, name: str) -> Versions:
+        found = self._read(self._store.records(names.check_name(name)))
+        if not found:
+            raise self._unknown(name)
+        return Versions(found)
 
     def _read(self, records: Iterable[Record]) -> list[ModelVersion]:
         return [found for record in records if (found := version.read(record)) is not None]

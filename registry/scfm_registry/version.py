@@ -124,6 +124,8 @@ class ModelVersion:
         All tags as stored.
     fit
         The answer of :func:`scfm_lab.fits` where a search asked for it.
+    instead_of
+        Which version (``name/3``) lost its alias to this one, where a promotion gave it; empty where none did.
     """
 
     name: str
@@ -147,9 +149,12 @@ class ModelVersion:
     created: datetime
     tags: dict[str, str] = field(repr=False)
     fit: Fit | None = None
+    instead_of: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.reference} ({', '.join(self.aliases)})" if self.aliases else self.reference
+        told = [", ".join(self.aliases)] if self.aliases else []
+        told += [f"instead of {self.instead_of}"] if self.instead_of else []
+        return f"{self.reference} ({'; '.join(told)})" if told else self.reference
 
     @property
     def reference(self) -> str:

@@ -86,6 +86,33 @@ def test_of_two_people_on_two_machines_one_promotes(
     assert registry.audit(name).ok
 
 
+def test_a_promotion_that_is_told_nothing_expects_what_was_seen_last(
+    registry: Registry, put: Callable[..., ModelVersion]
+) -> None:
+    name = _name("seen", registry)
+    for width in (8, 5, 3):
+        put(name, width=width)
+    registry.promote(f"{name}/1", "other", expect=None)
+    other = Registry()
+    assert "champion" not in [alias for item in registry.versions(name) for alias in item.aliases]
+    assert other.promote(f"{name}/1").instead_of == ""
+    with pytest.raises(
+        ModelError, match=rf"points at {name}/1, and not at no version as when it was last looked at here"
+    ):
+        registry.promote(f"{name}/2")
+    assert registry.get(name).version == 1
+    # Who was told has seen it, and decides again.
+    assert str(registry.promote(f"{name}/2")) == f"{name}/2 (champion; instead of {name}/1)"
+    with pytest.raises(ModelError, match=rf"points at {name}/2, and not at {name}/1 as when"):
+        other.promote(f"{name}/3")
+    assert other.holder(name) == f"{name}/2"
+    assert other.promote(f"{name}/3").instead_of == f"{name}/2"
+    # Who wants what is there already, or has not looked at all, overwrites nobody unseen either: it is told.
+    assert registry.promote(f"{name}/3").instead_of == ""
+    assert Registry().promote(f"{name}/1").instead_of == f"{name}/3"
+    assert registry.promote(f"{name}/2", expect="anything").instead_of == f"{name}/1"
+
+
 def _tell(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
