@@ -76,13 +76,13 @@ class Measurer(Reader):
             result.metrics,
             {measuring.DOCUMENT: result.evidence},
         )
-        # On a server, too, of two machines one after the other: the larger peak stays.
-        with together.alone(self._store, record) as current:
-            try:
+        try:
+            # On a server, too, of two machines one after the other: the larger peak stays.
+            with together.alone(self._store, record) as current:
                 together.write(self._store, current, measuring.tags(result, run, together.settled(current.tags)))
-            except Denied:
-                # The run is the evidence, and anybody may add one; the tags are only its index.
-                tell_denied("tagged", [found.reference], f"Its card tells of the measurement all the same (run {run}).")
+        except Denied:
+            # The run is the evidence, and anybody may add one; the tags are only its index.
+            tell_denied("tagged", [found.reference], f"Its card tells of the measurement all the same (run {run}).")
         self.note("measure", record, {"device": result.device, "run": run})
         return replace(result, run=run)
 

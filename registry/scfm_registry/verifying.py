@@ -162,16 +162,14 @@ class Verifier(Opener):
         return files.checked(self._store, found, record)
 
     def _certified(self, made: Certificate, record: Record, details: dict[str, str]) -> None:
-        with together.alone(self._store, record) as current:
-            try:
-                tags = {certificate.HASH: certificate.digest_of(made.record), certificate.RUN: made.run}
+        tags = {certificate.HASH: certificate.digest_of(made.record), certificate.RUN: made.run}
+        try:
+            with together.alone(self._store, record) as current:
                 together.write(self._store, current, tags)
-            except Denied:
-                kept = (
-                    f"Its certificate is kept (run {made.run}), and is what it is compared with where it has no other."
-                )
-                tell_denied("tagged", [record.reference], kept)
-            self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16], **details})
+        except Denied:
+            kept = f"Its certificate is kept (run {made.run}), and is what it is compared with where it has no other."
+            tell_denied("tagged", [record.reference], kept)
+        self.note("certify", record, {"run": made.run, "vectors": made.record["hashes"]["vectors"][:16], **details})
 
 
 def _here(known: Certificate) -> tuple[str, str]:
