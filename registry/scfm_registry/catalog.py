@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scfm_registry.reading import Reader
-    from scfm_registry.version import Versions
+    from scfm_registry.version import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def catalog(registry: Reader | None = None) -> Catalog:
     from scfm_lab.plugins import discover
 
     installed = {item.id: item.data for item in discover().contributions("models")}
-    versions = registry.search(all_versions=True) if registry is not None else None
+    versions = registry.everything() if registry is not None else None
     found = Catalog()
     for entry in _read():
         if entry["family"] not in installed:
@@ -127,7 +127,7 @@ def catalog(registry: Reader | None = None) -> Catalog:
     return found
 
 
-def _here(entry: dict[str, Any], versions: Versions) -> tuple[str, ...] | None:
+def _here(entry: dict[str, Any], versions: list[ModelVersion]) -> tuple[str, ...] | None:
     """Versions that are this checkpoint; None where that cannot be told."""
     from scfm_registry.sharing.addresses import shown
 

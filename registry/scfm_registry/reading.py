@@ -110,6 +110,10 @@ class Reader:
         self._holders.saw([found])
         return found
 
+    def everything(self) -> list[ModelVersion]:
+        """All versions, for what shows nobody's aliases: they may be missing, which spares a server a question for each model."""
+        return self._read(self._store.records(aliases=False))
+
     def by_digest(self, name: str, digest: str) -> ModelVersion | None:
         """Find the first version of `name` whose files have this digest."""
         found = self._read(self._store.records(name, {"scfm.digest": digest}))

@@ -298,7 +298,7 @@ def _named(found: list[Stray], registry: Reader) -> Iterator[Stray]:
     """Give each a name of its own, and say which are registered."""
     from scfm_registry.catalog import catalog
 
-    versions = registry.search(all_versions=True)
+    versions = registry.everything()
     here: dict[str, list[str]] = {}
     for version in versions:
         for key in ("scfm.weights", "scfm.whole"):

@@ -57,7 +57,7 @@ def take(registry: Sharer, bundle: Bundle, work: Path, name: str, new: Signer | 
         Keyring().trust(new)
     taken = []
     for item, made in opened:
-        called = parents.name_for(item, [found.name for found in registry.search()])
+        called = parents.name_for(item, [found.name for found in registry.everything()])
         taken.append(registry.add_files(called, made.folder, made.family, made.tags, importing.card_of(made.folder)))
     added = registry.add_files(name, own.folder, own.family, own.tags, importing.card_of(own.folder))
     if known is not None and certificate.RUN not in added.tags:
