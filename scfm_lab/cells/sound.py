@@ -66,6 +66,8 @@ def rows_of(matrix: Any, rows: slice | NDArray[Any] | None) -> Any:
         if matrix.format == "csc" and rows is not None:
             return _picked(matrix, rows)
         return checked(matrix.to_memory() if rows is None else matrix[rows], _place(matrix))
+    except CountsError:
+        raise
     except ValueError as error:
         if not matrix.group:  # of a file that was closed
             raise

@@ -277,8 +277,10 @@ def test_a_board_has_the_floor_over_the_cells_in_reach_or_says_why_there_is_none
     own.obsm["X_fork"][:60] += 500
     own.obs["part"] = ["island"] * 60 + list(own.obs["part"][60:])
     columns = Columns(labels_key="part", stage_key="stage", root="start")
-    scores = {s.model: s for s in _beside_floor(adata, own, "X_fork", columns, 0)}
-    _, order = _trajectory_floor(adata, columns, 0)
+    scores = {s.model: s for s in _beside_floor(adata, own, "X_fork", columns, 0)[0]}
+    floor = _trajectory_floor(adata, columns, 0)
+    assert not isinstance(floor, str)
+    order = floor[1]
     stage = adata.obs["stage"].to_numpy()
     assert scores["X_fork"].floor == pytest.approx(kendall_tau(order[60:], stage[60:]))
     assert scores["pca (fitted)"].floor == scores["pca (fitted)"].value == pytest.approx(kendall_tau(order, stage))
@@ -286,7 +288,7 @@ def test_a_board_has_the_floor_over_the_cells_in_reach_or_says_why_there_is_none
     gain = scores["X_fork"].value - scores["X_fork"].floor
     assert scores["X_fork"].gain_low < gain < scores["X_fork"].gain_high
     adata.X = adata.X * 0.3
-    (alone,) = _beside_floor(adata, own, "X_fork", columns, 0)
+    ((alone,), _) = _beside_floor(adata, own, "X_fork", columns, 0)
     assert "no floor: " in alone.missing
     assert "raw counts" in alone.missing
 
