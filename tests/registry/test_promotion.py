@@ -294,6 +294,29 @@ def test_of_several_who_wait_behind_a_dead_claim_none_takes_away_a_living_one(
     assert not [item.name for item in client.search_registered_models() if item.name.startswith(claims.PREFIX)]
 
 
+def test_a_claim_that_is_given_back_while_mlflow_looks_for_it_is_taken(
+    made_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, name = Registry().client, claims.PREFIX + "m.champion"
+    assert claims._create(client, name, "another's", MlflowException)
+    store = type(client._get_registry_client().store)
+    find = store.get_registered_model
+    taken = ["by another"]
+
+    def late(self: Any, wanted: str) -> Any:
+        if wanted == name and taken:
+            taken.pop()
+            client.delete_registered_model(name)
+        return find(self, wanted)
+
+    # The name is taken, MLflow looks the model up to say so, and it is gone.
+    monkeypatch.setattr(store, "get_registered_model", late)
+    with claims.claimed(client, "m.champion", MlflowException) as sure:
+        sure()
+    assert not taken
+    assert not [item.name for item in client.search_registered_models() if item.name.startswith(claims.PREFIX)]
+
+
 def test_a_delete_that_is_cut_off_leaves_the_model_where_its_name_finds_it(
     made_home: Path, put_in: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
 ) -> None:

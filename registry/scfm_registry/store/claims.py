@@ -90,7 +90,8 @@ def _create(client: MlflowClient, name: str, token: str, errors: type[Exception]
     try:
         client.create_registered_model(name, tags={"scfm.claim": token})
     except errors as error:
-        if getattr(error, "error_code", "") == "RESOURCE_ALREADY_EXISTS":
+        # A server that finds the name taken looks its model up to say so, and does not find it where the claim was just given back.
+        if getattr(error, "error_code", "") in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             return False
         raise
     return True
