@@ -80,7 +80,7 @@ def scout(asked: Any, reader: CellReader, options: Mapping[str, Any], longest: i
             for future in _as_they_come(waiting, cancel):
                 found: Way = _result(future)
                 return found
-        except BaseException:
+        except BaseException:  # an interrupt from the keyboard too: workers would compute on for nobody
             client.cancel(list(waiting.futures), force=True)
             raise
     raise DataError("No worker of the cluster answered; see whether they run, then run it again.")
@@ -143,7 +143,7 @@ def spread(
                 if progress is not None:
                     progress(done, total)
                 yield part
-        except BaseException:
+        except BaseException:  # an interrupt from the keyboard too: workers would compute on for nobody
             client.cancel(list(waiting.futures), force=True)
             raise
 

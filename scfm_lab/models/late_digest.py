@@ -26,9 +26,10 @@ class LateDigest:
     opened_files: Stamps = MappingProxyType({})
     """Stamps of the files that the digest is of, taken before they were read (:func:`stamps`)."""
 
-    def published_digest(self, published: Mapping[Path, str]) -> str:
-        """As :meth:`scfm_lab.models.contract.Model.published_digest`."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def published_digest(self, published: Mapping[Path, str]) -> str:
+            """As :meth:`scfm_lab.models.contract.Model.published_digest`, which every family with a late digest has its own of."""
 
     @cached_property
     def digest(self) -> str:
