@@ -170,7 +170,11 @@ def read(store: Store, name: str | None = None) -> Trail:
 
 def without_line(store: Store, records: Iterable[Record]) -> list[str]:
     """Which of these versions no line tells the registration of: its process was ended in between, or they are older than the trail."""
-    return [] if store.place.read_only else _without_line(records, _checked(trail.lines(store))[0])
+    ours = [record for record in records if "scfm.digest" in record.tags]
+    # A server on which nothing was registered has no place for lines yet, and reading them would make one.
+    if not ours or store.place.read_only:
+        return []
+    return _without_line(ours, _checked(trail.lines(store))[0])
 
 
 def _without_line(records: Iterable[Record], entries: Iterable[dict[str, Any]]) -> list[str]:

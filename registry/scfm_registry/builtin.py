@@ -76,13 +76,11 @@ def _ensure(registry: Registry, name: str, item: Contribution, folder: Path) -> 
                 known = registry.add_files(name, private, item.id, found, importing.card_of(private))
                 _promote(registry, known)
     if not known.aliases:
-        # A process that was ended between registering and promoting left it without, and perhaps without its line.
-        registry.note_missing(known)
-        _promote(registry, known)
+        _promote(registry, known, late=True)
     return registry.get(known.reference)
 
 
-def _promote(registry: Registry, known: version.ModelVersion) -> None:
+def _promote(registry: Registry, known: version.ModelVersion, *, late: bool = False) -> None:
     with registry.writing():
         others = registry.versions(known.name)
         holder = next((other for other in others if CHAMPION in other.aliases), None)
@@ -90,4 +88,7 @@ def _promote(registry: Registry, known: version.ModelVersion) -> None:
         # Where people have set a gate, they promote.
         gated = registry.gate(known.name, CHAMPION) is not None
         if not newer and not gated and (holder is None or (holder.origin == ORIGIN and holder.version < known.version)):
+            if late:
+                # The process that registered it was ended before it promoted it, and perhaps before it wrote its line.
+                registry.note_missing(known)
             registry.promote(known.reference, CHAMPION)

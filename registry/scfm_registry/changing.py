@@ -140,6 +140,8 @@ class Changer(Gatekeeper):
         with self._place.locked():
             found, record = self._find(asked)
             gone = trash.delete(self._store, found, record, because, force=force)
+            for alias in found.aliases:
+                self._holders.told(found.name, alias, None)
             self.note("delete", record, {"because": because, "aliases": list(found.aliases)})
             return gone
 

@@ -161,7 +161,7 @@ class Keeper(Registrar):
             It is not in this registry; the message says how it gets there.
         """
         if model.registered_digest:
-            return self.get(model.registered_digest)
+            return self._find(names.parse(model.registered_digest))[0]
         shipped = builtin.shipped()
         if model.path is not None:
             for name, (item, folder) in shipped.items():
@@ -208,7 +208,7 @@ class Keeper(Registrar):
             raise ModelError(message)
         tuning = opened.finetuning
         if parent is not None:
-            base = parent if isinstance(parent, version.ModelVersion) else self.get(parent)
+            base = parent if isinstance(parent, version.ModelVersion) else self._find(names.parse(parent))[0]
         elif before is not None:
             base = self.parent_of(before)
         elif tuning is not None:
@@ -253,7 +253,7 @@ class Keeper(Registrar):
     def _recorded(self, record: dict[str, Any]) -> ModelVersion:
         told = record["parent"]
         if told["digest"]:
-            return self.get(told["digest"])
+            return self._find(names.parse(told["digest"]))[0]
         found = tuned.recorded(self, told)
         if found is not None:
             return found

@@ -23,7 +23,7 @@ class Holders:
     def saw(self, found: Iterable[ModelVersion], *, whole: str = "") -> None:
         """Remember the aliases of versions that were shown; `whole` names a model of which these are all."""
         shown = {(item.name, item.version): item.aliases for item in found}
-        for (name, alias), version in self._seen.items():
+        for (name, alias), version in list(self._seen.items()):
             if name == whole:
                 self._seen[name, alias] = None
             elif version is not None and alias not in shown.get((name, version), (alias,)):

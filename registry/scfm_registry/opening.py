@@ -57,7 +57,7 @@ class Opener(Retractor):
         ModelError
             The version is unknown, damaged, or retracted.
         """
-        self.check_usable(self.get(reference), even_retracted=even_retracted)
+        self.check_usable(self._find(names.parse(reference))[0], even_retracted=even_retracted)
         return self._resolved(reference, weights=True)
 
     def resolve_to_open(self, reference: str, *, even_retracted: bool = False) -> ResolvedSource:
@@ -70,7 +70,7 @@ class Opener(Retractor):
         ModelError
             The version is unknown, damaged, or retracted.
         """
-        self.check_usable(self.get(reference), even_retracted=even_retracted)
+        self.check_usable(self._find(names.parse(reference))[0], even_retracted=even_retracted)
         return self._resolved(reference, weights=False)
 
     def open_anyway(self, reference: str, device: str, precision: str) -> Model:

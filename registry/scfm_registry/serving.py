@@ -153,7 +153,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     listed = manifest.parse(content, str(folder / manifest.FILENAME))
     # The weights are hashed as they are read.
     files.require_ok(manifest.compare(folder, listed, deferred=".safetensors"), folder, label)
-    _check_retraction(digest, label)
+    registered = _check_retraction(digest, label)
     first_opening.look(folder, listed, digest, source.environment)
     found = source.ResolvedSource(
         path=folder,
@@ -166,15 +166,21 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
         hashes={path: entry.sha256 for path, entry in listed.files.items()},
     )
     model = source.open_model(found, settings.get("device", "auto"), settings.get("precision", "auto"))
-    _check_retraction(digest, label, model)
+    if not registered:
+        _check_retraction(digest, label, model)
     return Served(model)
 
 
-def _check_retraction(digest: str, label: str, model: Model | None = None) -> None:
+def _check_retraction(digest: str, label: str, model: Model | None = None) -> bool:
     """Refuse what was retracted, as far as there is a registry to ask: the files themselves may lie anywhere.
 
-    Before the model is opened what is known by its files' digest is refused; afterwards, when its weights are known, whatever the
-    registry would refuse to open.
+    Before the model is opened, files that are registered are refused where the registry would not open them. Others are looked at
+    once their weights are known.
+
+    Returns
+    -------
+    bool
+        Whether these files are registered, so that nothing is left to ask.
 
     Raises
     ------
@@ -188,18 +194,20 @@ def _check_retraction(digest: str, label: str, model: Model | None = None) -> No
         place = resolve()
         # No registry is made to be asked.
         if place.database is not None and not (place.read_only or place.database.exists()):
-            return
+            return False
         registry = source.environment()
         if model is None:
-            for item in registry.with_digest(digest):
+            found = registry.with_digest(digest)
+            for item in found:
                 registry.check_usable(item)
-            return
+            return bool(found)
         own = {"scfm.digest": digest, "scfm.stored_weights": model.digest}
         before = [tuning.record["parent"]["digest"] for tuning in (model.finetuning.chain if model.finetuning else ())]
         for parent in before or [""]:
             registry.check_files_usable({**own, "scfm.parent_digest": str(parent)}, label)
     except StorageError as error:
         warnings.warn(f"Whether the model was retracted could not be asked: {error}", RuntimeWarning, stacklevel=3)
+    return False
 
 
 def allowed(uri: Any) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
 from scfm_lab.models import finetuned
-from scfm_registry import builtin, files, manifest, version
+from scfm_registry import builtin, files, manifest, names, version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +95,7 @@ def recorded(registry: Reader, told: Mapping[str, Any]) -> ModelVersion | None:
     name = str(told.get("source", ""))
     if name in builtin.shipped():
         with suppress(ModelError):
-            return registry.get(name)
+            return registry._find(names.parse(name))[0]  # noqa: SLF001 - as above
     return None
 
 

@@ -197,7 +197,6 @@ def test_a_part_that_was_damaged_is_computed_anew(home, cells):
     np.testing.assert_array_equal(result.vectors, uninterrupted.vectors)
 
 
-@pytest.mark.thorough
 def test_another_chunk_size_resumes_too(home, cells, plain):
     killed(cells, 160)
     left = list_runs()[0]["cells"]
@@ -207,7 +206,6 @@ def test_another_chunk_size_resumes_too(home, cells, plain):
     np.testing.assert_allclose(result.vectors, plain["pca"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.thorough
 def test_a_file_that_changed_is_computed_anew_and_told(home, cells, pbmc68k):
     killed(cells, 160)
     pbmc68k.X.data[pbmc68k.X.data > 1] -= 1
@@ -231,7 +229,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(home, cells):
     assert list_runs() == []
 
 
-@pytest.mark.thorough
 def test_other_options_are_another_run(home, cells):
     killed(cells, 160, "starter")
     result = sl.embed(cells, "starter", cache=False, chunk_size=50, progress=False, options={"max_length": 40})
@@ -239,7 +236,6 @@ def test_other_options_are_another_run(home, cells):
     assert len(list_runs()) == 1
 
 
-@pytest.mark.thorough
 def test_two_processes_are_not_at_one_run_together(home, cells):
     from filelock import FileLock
 

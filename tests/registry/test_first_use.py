@@ -102,7 +102,6 @@ def test_the_database_is_in_wal_mode(made_home: Path) -> None:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-@pytest.mark.thorough
 def test_no_address_is_looked_up_not_even_by_a_run(
     python: Callable[..., subprocess.CompletedProcess[str]], made_home: Path
 ) -> None:
@@ -122,7 +121,6 @@ print(calls)
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.thorough
 def test_the_users_own_mlflow_goes_where_it_always_went(
     python: Callable[..., subprocess.CompletedProcess[str]], made_home: Path, tmp_path: Path
 ) -> None:
@@ -164,7 +162,6 @@ def test_an_address_given_in_words_wins_over_the_environment(
     assert not (tmp_path / "own.db").exists()
 
 
-@pytest.mark.thorough
 def test_a_users_own_mlflow_database_is_taken_as_it_is(home: Path, tmp_path: Path, basis: Callable[..., Path]) -> None:
     from mlflow import MlflowClient
 

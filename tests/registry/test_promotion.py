@@ -111,6 +111,14 @@ def test_a_promotion_that_is_told_nothing_expects_what_was_seen_last(
     assert registry.promote(f"{name}/3").instead_of == ""
     assert Registry().promote(f"{name}/1").instead_of == f"{name}/3"
     assert registry.promote(f"{name}/2", expect="anything").instead_of == f"{name}/1"
+    # What happens behind a call shows nobody anything: a model that is opened, a version that loses its alias by one's own hand.
+    assert registry.versions(name)[0].version == 3
+    other.promote(f"{name}/1", expect="anything")
+    registry.resolve(f"{name}/1")
+    with pytest.raises(ModelError, match=rf"points at {name}/1, and not at {name}/2 as when"):
+        registry.promote(f"{name}/3")
+    registry.delete(f"{name}/1", force=True)
+    assert registry.promote(f"{name}/3").instead_of == ""
 
 
 def _tell(process: subprocess.Popen[str]) -> None:

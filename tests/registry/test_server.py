@@ -297,6 +297,8 @@ def test_nothing_is_wrong_with_a_server_that_was_started_here(lab: Any) -> None:
     told = {what: item for what, item in found.items() if what in general or what.split("/")[0] in shipped()}
     assert [item for item in told.values() if item.state != "ok"] == []
     assert general <= set(told)
+    silent = found["audit trail"].words if "audit trail" in found else ""
+    assert not [name for name in shipped() if f"{name}/1" in silent]
     assert {f"{name}/1" for name in shipped()} <= set(told), "each version's files were fetched and compared"
     assert not list(Path(lab.artifacts).rglob("scfm-check*")), "what was sent to find out is gone"
 

@@ -38,8 +38,10 @@ def promote(reference: str, alias: str, expect: str | None, yes: bool, uri: str 
             f"'{alias}' of {found.name} is {other}. Is it to be {found.reference} instead?", abort=True, err=True
         )
     done = here.promote(found.reference, alias, expect={None: before, "none": None}.get(expect, expect))
-    text = f"{alias} of {done.name} is now {done.reference}{f', instead of {other}' if other else ''}."
-    say(text, {**done.to_dict(), "instead_of": other}, as_json=as_json)
+    text = (
+        f"{alias} of {done.name} is now {done.reference}{f', instead of {done.instead_of}' if done.instead_of else ''}."
+    )
+    say(text, {**done.to_dict(), "instead_of": done.instead_of or None}, as_json=as_json)
 
 
 @click.command(

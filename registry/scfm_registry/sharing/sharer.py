@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError
-from scfm_registry import files, first_opening, names
+from scfm_registry import files, first_opening, names, searching
 from scfm_registry.evidence import Measurer
 from scfm_registry.registering import Registrar
 
@@ -206,7 +206,8 @@ class Sharer(Registrar, Measurer):
         from scfm_registry.sharing import mirroring
         from scfm_registry.sharing import parents as ancestry
 
-        wanted = [item.reference for item in self.search()] if models is None else list(models)
+        everything = searching.one_each(self._read(self._store.records()))
+        wanted = [item.reference for item in everything] if models is None else list(models)
         if not wanted:
             raise ModelError("There is nothing to mirror; name models.")
         chosen = {}
