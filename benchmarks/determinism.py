@@ -77,7 +77,7 @@ def stability(model: Any, adata: Any, options: dict[str, Any]) -> dict[str, floa
     gene = str(adata.var_names[known[np.argmax(np.asarray((adata.X[:, known] > 0).sum(axis=0)).ravel())]])
 
     def effect(cells: Any) -> np.ndarray:
-        return sl.perturb(cells, model, {gene: 0.0}, options=options, null=False, progress=False).shift
+        return sl.perturb(cells, model, {gene: 0.0}, options=options, null=False, cache=False, progress=False).shift
 
     moved = effect(adata)
     effects = [effect(adata[order].copy()) - moved[order], effect(adata[:20].copy()) - moved[:20]]

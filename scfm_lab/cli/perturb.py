@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     help="Most cells of each group on which the gene is tested beside its null.",
 )
 @click.option("--null/--no-null", default=True, help="Measure comparable genes too [default: yes].")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Take vectors that were computed before.")
 @options.layer_option
 @options.device_options
 @options.seed_option
@@ -68,6 +69,7 @@ def perturb(
     n_null: int,
     max_cells: int,
     null: bool,
+    cache: bool,
     layer: str | None,
     device: str,
     precision: str,
@@ -105,6 +107,7 @@ def perturb(
             max_cells=max_cells,
             null=null,
             seed=seed,
+            cache=cache,
             progress=show or False,
         )
     data = {**result.to_json(), "provenance": result.provenance}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.genes import Match
     from scfm_lab.models.contract import Model
-    from scfm_lab.models.tokens import States
+    from scfm_lab.models.tokens import Tokens
 
 
 class Baseline:
@@ -33,6 +33,8 @@ class Baseline:
     ----------
     adata, model, groupby, sample_key, layer, options, seed, progress, cancel
         As for :func:`scfm_lab.perturb`.
+    cache
+        Whether vectors that were computed before are taken, and those that are computed kept.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Baseline:
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
         seed: int = 0,
+        cache: bool = False,
         progress: bool | Callable[..., None] = False,
         cancel: Any = None,
     ) -> None:
         from scfm_lab.models.load import as_model
+        from scfm_lab.tasks.known_vectors import KnownVectors
 
         self.model = as_model(model)
         self.model.require("perturb")
@@ -66,6 +70,7 @@ class Baseline:
         self.known = np.zeros(len(self.cells.genes), dtype=bool)
         self.known[self.match.columns] = True
         self.summed = _summed_columns(self.match, self.cells)
+        self.kept = KnownVectors.of(self.model, self.options, seed, self.cells.genes) if cache else None
         with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
             self.baseline = self._first(report, cancel)
         self.seen = np.asarray(np.isfinite(self.baseline).all(axis=1))
@@ -75,19 +80,43 @@ class Baseline:
         """Vectors of the cells as they are; what of them is not read is kept for the records."""
         self.not_read: dict[str, Any] = {}
         if len(self.cells) == 0:
-            return self.encode(self.cells).cell
+            return self.vectors(self.cells)
         tokens = self.model.tokenize(self.cells, options=self.options, seed=self.seed)
         self.not_read = not_read(tokens.cell, self.cells, self.match)
-        return self.model.encode(tokens, progress=report, cancel=cancel).cell
+        return self.vectors(self.cells, tokens=tokens, progress=report, cancel=cancel)
 
-    def encode(self, cells: Cells, *, progress: Callable[..., None] | None = None, cancel: Any = None) -> States:
-        """Vectors of cells, in the model's own precision."""
+    def vectors(
+        self,
+        cells: Cells,
+        *,
+        tokens: Tokens | None = None,
+        progress: Callable[..., None] | None = None,
+        cancel: Any = None,
+    ) -> NDArray[np.float32]:
+        """Vectors of cells or of perturbed copies, (cells, width), in the model's own precision; what is kept is not computed.
+
+        Parameters
+        ----------
+        tokens
+            Those of the cells, where they were made for something else.
+        """
+
+        def made(rows: NDArray[np.int64] | None) -> Tokens:
+            if tokens is not None:
+                return tokens if rows is None else tokens.take(rows)
+            some = cells if rows is None else cells.take(rows)
+            return self.model.tokenize(some, options=self.options, seed=self.seed)
+
         if len(cells) == 0:
-            from scfm_lab.models.tokens import States
+            return np.empty((0, self.model.spec.width), np.float32)
+        if self.kept is None:
+            return self.model.encode(made(None), progress=progress, cancel=cancel).cell
+        return self.kept.vectors(self.model, cells, made, progress=progress, cancel=cancel)
 
-            return States(np.empty((0, self.model.spec.width), np.float32))
-        tokens = self.model.tokenize(cells, options=self.options, seed=self.seed)
-        return self.model.encode(tokens, progress=progress, cancel=cancel)
+    @property
+    def n_from_cache(self) -> int:
+        """Vectors that were not computed, so far."""
+        return 0 if self.kept is None else self.kept.n_known
 
     def resolve(
         self, doses: Mapping[str, float], set_to: Mapping[str, float] | None

@@ -56,6 +56,7 @@ def perturb(
     basis: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    cache: bool = True,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
 ) -> PerturbResult:
@@ -106,6 +107,9 @@ def perturb(
         principal components of the model's vectors.
     seed
         Seed of the draws (common random numbers: the same for every dose).
+    cache
+        Take vectors of cells and of perturbed copies that were computed before, and keep new ones, as :func:`scfm_lab.embed`
+        does: the same question again costs next to nothing.
 
     Returns
     -------
@@ -153,6 +157,7 @@ def perturb(
             layer=layer,
             options=options,
             seed=seed,
+            cache=cache,
             progress=progress,
             cancel=cancel,
         )
@@ -168,6 +173,7 @@ def perturb(
         basis=basis,
         options=options,
         seed=seed,
+        cache=cache,
         progress=progress,
         cancel=cancel,
     )
@@ -255,6 +261,7 @@ class Perturber(Baseline):
             arguments={**self.arguments, "n_draws": n_draws},
             **self.audit.as_provenance(),
             **self.not_read,
+            vectors_from_cache=self.n_from_cache,
             seconds=time.perf_counter() - started,
         )
         return PerturbResult(
@@ -346,6 +353,7 @@ class Perturber(Baseline):
         table["verdict"] = [verdict(row) for row in table.itertuples()]
         known = result.provenance.get("arguments", {})
         record = {**result.provenance, "arguments": {**known, "n_null": n_null, "max_cells": max_cells}}
+        record["vectors_from_cache"] = self.n_from_cache
         return replace(result, table=table, has_null=True, provenance=record)
 
     def regrouped(self, adata: AnnData, *, groupby: str | None, basis: str | None) -> Perturber:
@@ -392,7 +400,7 @@ class Perturber(Baseline):
             for first in range(0, len(changed), WAITING_COPIES):
                 block = slice(first, first + WAITING_COPIES)
                 own = changed[block]
-                delta = self.encode(self._moved(own, change[block]), cancel=cancel).cell - self.baseline[own]
+                delta = self.vectors(self._moved(own, change[block]), cancel=cancel) - self.baseline[own]
                 at = np.searchsorted(touched, own)
                 total[at] += delta
                 shift[at] += np.linalg.norm(delta, axis=1)

@@ -38,8 +38,8 @@ class Moved:
     """Row of the cell."""
     before: NDArray[np.float32]
     after: NDArray[np.float32]
-    tokens: Tokens
-    """Of the perturbed cells."""
+    tokens: Tokens | None
+    """Of the perturbed cells, where a read-out reads them."""
     of: NDArray[np.int64]
     """Number of the perturbation, an index into `columns`."""
     columns: Sequence[tuple[int, ...]]
@@ -52,6 +52,7 @@ class Readout:
     name: ClassVar[str]
     signed: ClassVar[bool] = False
     """Whether it has a direction; else it is never negative."""
+    reads_tokens: ClassVar[bool] = False
     size: int = 1
     """Numbers per cell."""
 
@@ -128,6 +129,7 @@ class Expression(Readout):
     """Mean absolute change of the predicted expression, as log1p, over genes that were not perturbed themselves."""
 
     name = "expression"
+    reads_tokens = True
 
     def __init__(self, lab: Baseline) -> None:
         lab.model.require("impute")
@@ -142,6 +144,7 @@ class Expression(Readout):
 
     def values(self, moved: Moved) -> NDArray[np.float32]:
         """The mean change."""
+        assert moved.tokens is not None
         change = np.abs(self._decoded(moved.after, moved.tokens) - self.before[moved.rows])
         for number in np.unique(moved.of):
             own = [self.place[c] for c in moved.columns[number] if c in self.place]
@@ -319,7 +322,7 @@ class _Reference:
 
     def _encoded(self, cells: Cells, what: str) -> NDArray[np.float32]:
         with as_progress(self.progress, f"{what}, with {self.lab.model.spec.name}") as report:
-            return self.lab.encode(cells, progress=report, cancel=self.cancel).cell
+            return self.lab.vectors(cells, progress=report, cancel=self.cancel)
 
 
 def _towards(

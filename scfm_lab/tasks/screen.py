@@ -271,9 +271,9 @@ class Screen(Questions):
         tried = cells.take(self.used[np.linspace(0, len(self.used) - 1, _TRIED).astype(int)])
         few = tried.take(np.arange(min(8, len(tried))))
         longest = int(self.lab.model.tokenize(few, options=self.lab.options).lengths.max(initial=1))
-        self.lab.encode(few)
+        self.lab.vectors(few)
         started = time.perf_counter()
-        self.lab.encode(tried)
+        self.lab.vectors(tried)
         each = (time.perf_counter() - started) / len(tried)
         # Pairs and their nulls are chosen by what the single genes do; most they can cost is told.
         more = len(self.used) * (self.pairs * (self.pairs - 1) // 2) * (1 + N_NULL)

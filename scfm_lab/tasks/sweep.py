@@ -234,8 +234,11 @@ def _compute(lab: Baseline, block: list[_Piece], readouts: Sequence[Readout], ca
     rows = np.concatenate([piece.rows for piece in block])
     some = lab.cells.take(rows)
     counts = changed_counts(some.counts, sparse.vstack([piece.change for piece in block], format="csr"))
-    tokens = lab.model.tokenize(some.with_counts(counts), options=lab.options, seed=lab.seed)
-    after = lab.model.encode(tokens, cancel=cancel).cell
+    copies = some.with_counts(counts)
+    tokens = None
+    if any(readout.reads_tokens for readout in readouts):
+        tokens = lab.model.tokenize(copies, options=lab.options, seed=lab.seed)
+    after = lab.vectors(copies, tokens=tokens, cancel=cancel)
     lengths = [len(piece.rows) for piece in block]
     moved = Moved(
         rows=rows,

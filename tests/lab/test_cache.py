@@ -268,3 +268,64 @@ def test_it_is_shown_and_cleared(pbmc68k, capsys):
     assert describe()["runs"] == []
     assert clear() >= 0
     assert embedded(pbmc68k, "pca")[1] == 0
+
+
+def test_the_same_knockout_again_computes_nothing(pbmc68k):
+    asked = {"doses": {"CD79A": 0.0}, "groupby": "cell_type", "n_null": 19, "max_cells": 20, "progress": False}
+    cells = pbmc68k[::4].copy()
+    first = sl.perturb(cells, "starter", **asked)
+    assert first.provenance["vectors_from_cache"] == 0
+    model = sl.load_model("starter")
+
+    def stop(*_: object) -> None:
+        raise AssertionError("the network ran")
+
+    model.net.forward = model.net.encode_cell = stop
+    again = sl.perturb(cells, model, **asked)
+    assert again.provenance["vectors_from_cache"] > len(cells), "copies, and those of comparable genes, too"
+    assert again.perturbed.tobytes() == first.perturbed.tobytes()
+    assert again.table.equals(first.table)
+    assert sl.perturb(cells, "starter", **asked, cache=False).provenance["vectors_from_cache"] == 0
+
+
+def test_a_copy_is_kept_by_its_cell_too(pbmc68k):
+    """Two cells that a knockout makes alike keep genes of their own where not all are read: their copies have two vectors."""
+    import anndata as ad
+    import scipy.sparse as sp
+
+    counts = pbmc68k.X[:1].toarray()
+    seen = np.flatnonzero(counts[0])
+    one, other = counts.copy(), counts.copy()
+    one[0, seen[0]], other[0, seen[0]] = 50, 0
+    more = pbmc68k.X[100:105].toarray()
+    both = ad.AnnData(sp.csr_matrix(np.vstack([one, other, more])), var=pbmc68k.var.copy())
+    gene = str(pbmc68k.var_names[seen[0]])
+    options = {"max_length": len(seen) - 1}
+    asked = {"options": options, "null": False, "progress": False}
+    # What `other` is, is what `one` becomes; but `one` had read the gene in the place of another.
+    sl.perturb(both[1:].copy(), "starter", {gene: 0.0}, **asked)
+    kept = sl.perturb(both, "starter", {gene: 0.0}, **asked)
+    fresh = sl.perturb(both, "starter", {gene: 0.0}, **asked, cache=False)
+    assert kept.provenance["vectors_from_cache"] >= 6
+    np.testing.assert_allclose(kept.perturbed, fresh.perturbed, atol=1e-5)
+    assert np.abs(kept.perturbed[0] - kept.baseline[1]).max() > 1e-4
+
+
+def test_a_dose_between_is_kept_draw_by_draw(pbmc68k):
+    cells = pbmc68k[:60].copy()
+    asked = {"doses": {"LYZ": 0.5}, "n_draws": 3, "null": False, "progress": False}
+    first = sl.perturb(cells, "starter", **asked)
+    again = sl.perturb(cells, "starter", **asked)
+    assert again.provenance["vectors_from_cache"] > 60
+    assert again.shift.tobytes() == first.shift.tobytes()
+    other = sl.perturb(cells, "starter", **{**asked, "doses": {"LYZ": 0.25}})
+    assert other.provenance["vectors_from_cache"] < again.provenance["vectors_from_cache"]
+    # Draws that leave a cell with the same counts are one copy; the cells themselves are computed anew.
+    assert sl.perturb(cells, "starter", **asked, seed=1).provenance["vectors_from_cache"] < 60
+
+
+def test_what_is_quicker_than_the_cache_is_not_kept(pbmc68k):
+    for _ in range(2):
+        result = sl.perturb(pbmc68k[:60].copy(), "pca", {"LYZ": 0.0}, null=False, progress=False)
+        assert result.provenance["vectors_from_cache"] == 0
+    assert not cache_path().exists()

@@ -158,13 +158,13 @@ def test_perturbed_copies_wait_for_the_model_in_blocks(small, monkeypatch, dose)
     lab = Perturber(small[::2].copy(), "starter", groupby="cell_type")
     whole = lab.run({"LYZ": dose}, n_draws=3)
     held = []
-    encode = Perturber.encode
+    vectors = Perturber.vectors
 
     def told(self, cells, **more):
         held.append(len(cells))
-        return encode(self, cells, **more)
+        return vectors(self, cells, **more)
 
-    monkeypatch.setattr(Perturber, "encode", told)
+    monkeypatch.setattr(Perturber, "vectors", told)
     monkeypatch.setattr(module, "WAITING_COPIES", 40)
     parts = lab.run({"LYZ": dose}, n_draws=3)
     assert max(held) == 40
@@ -182,7 +182,7 @@ def test_draws_are_averaged_as_if_each_were_run_alone(small):
     delta = []
     for draw in range(3):
         cells = perturb_counts(lab.cells, {lab.cells.genes.find("LYZ"): 2.0}, groups=codes, seed=lab.seed, draw=draw)
-        delta.append(lab.encode(cells).cell - lab.baseline)
+        delta.append(lab.vectors(cells) - lab.baseline)
     np.testing.assert_allclose(result.perturbed - result.baseline, np.mean(delta, axis=0), atol=1e-5)
     np.testing.assert_allclose(result.shift, np.linalg.norm(delta, axis=2).mean(axis=0), atol=1e-5)
 

@@ -174,6 +174,7 @@ class PerturbPanel(Panel):
                 wanted.model,
                 groupby=wanted.groupby,
                 basis=wanted.layout,
+                cache=True,
                 progress=lambda done, total, *_: progress(done, total, "the cells as they are"),
                 cancel=cancel,
             )
