@@ -257,7 +257,7 @@ def _take_whole(values: np.ndarray, out: np.ndarray) -> bool:
     return bool(whole.min() > 0 and np.isfinite(out.max()) and (whole is values or (whole == values).all()))
 
 
-def read_csr(matrix: Any, rows: slice | np.ndarray | None = None) -> csr_matrix:
+def read_csr(matrix: Any, rows: slice | np.ndarray | None = None, *, where: str = "The matrix") -> csr_matrix:
     """Some rows of a matrix in memory, in an HDF5 file, in Zarr or of Dask, as CSR with values as they are.
 
     A dense matrix is read a few rows at a time, so that its zeros are never all in memory.
@@ -266,7 +266,7 @@ def read_csr(matrix: Any, rows: slice | np.ndarray | None = None) -> csr_matrix:
 
     if sp.issparse(matrix):
         # What lies by rows is looked at when its values are; what lies by columns, before it is turned.
-        sound = checked(matrix, "The matrix") if matrix.format == "csc" else matrix
+        sound = checked(matrix, where) if matrix.format == "csc" else matrix
         return sp.csr_matrix(sound if rows is None else sound[rows])
     n = matrix.shape[0]
     if in_file(matrix):

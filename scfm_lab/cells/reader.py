@@ -103,9 +103,10 @@ class CellReader:
             If the file cannot be read.
         """
         try:
-            # Single rows of a file by columns are picked while it is read, so that it is never in memory.
+            # Single rows of a matrix by columns are picked, of a file while it is read: no copy of all is made for them.
             picked = isinstance(rows, np.ndarray) and self.by_columns and "_by_rows" not in self.__dict__
-            return read_csr(self.place.matrix if rows is None or picked else self._by_rows, rows)
+            matrix = self.place.matrix if rows is None or picked else self._by_rows
+            return read_csr(matrix, rows, where=self.place.where)
         # HDF5 tells of a damaged chunk and of a file that was closed by other exceptions than the system's.
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ScfmError) or not self.stored:
@@ -138,8 +139,8 @@ class CellReader:
 
     @property
     def by_columns(self) -> bool:
-        """Whether the counts lie in a file by columns (CSC)."""
-        return self.stored and getattr(self.place.matrix, "format", None) == "csc"
+        """Whether the counts lie by columns (CSC), so that some rows cost a look at all of them."""
+        return getattr(self.place.matrix, "format", None) == "csc"
 
     @cached_property
     def counts_per_cell(self) -> float:
@@ -162,7 +163,7 @@ class CellReader:
         0 of any other matrix, whose rows are read as they are.
         """
         matrix = self.place.matrix
-        if getattr(matrix, "format", None) != "csc":
+        if not self.by_columns:
             return 0, 0
         parts = [matrix.group[name] if self.stored else getattr(matrix, name) for name in ("data", "indices", "indptr")]
         data, indices, pointers = parts
@@ -176,7 +177,7 @@ class CellReader:
     def _by_rows(self) -> Any:
         """The matrix in a form of which rows are read fast."""
         matrix = self.place.matrix
-        if getattr(matrix, "format", None) != "csc":
+        if not self.by_columns:
             return matrix
         if not self.stored:
             return checked(matrix, self.place.where).tocsr()

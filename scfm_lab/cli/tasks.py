@@ -109,7 +109,7 @@ def embed(
     by_workers = cluster is not None and not only_plan and device.split(":")[0] in ("auto", "cpu", "cuda", "mps")
     here = "cpu" if by_workers else device
     model = sl.load_model(source, device=here, precision=precision, config=config or None)
-    model.asked_device = device
+    model.note_asked(device=device)
     if target is None or only_plan:
         tell_plan(path, model, layer=layer, model_options=model_options, budget=budget, as_json=as_json)
         return

@@ -49,6 +49,8 @@ class Here:
     reader: CellReader
     match: Match
     sizes: Sizes
+    roomy: bool
+    """Whether there is room for what the lower precisions take that a run may choose; `sizes` are for float32 if not."""
 
 
 def scout(asked: Any, reader: CellReader, options: Mapping[str, Any], longest: int, *, cancel: Any = None) -> Way:
@@ -156,16 +158,16 @@ def look(order: dict[str, Any]) -> Way:
     order
         Of :func:`_order`.
     """
-    import torch
-
     from scfm_lab.inference.engine import tokens_at_once
     from scfm_lab.inference.plan import some
-    from scfm_lab.inference.precision import SAMPLE, for_run
+    from scfm_lab.inference.precision import FLOAT32, SAMPLE, for_run, kind_of_machine
     from scfm_lab.models.tokens import Request
     from scfm_lab.tasks.embed_run import Way
 
     here = _here(order)
     kind = here.model.device.split(":")[0]
+    if not here.roomy:
+        return Way(kind, str(FLOAT32), {}, here.sizes)
     with tokens_at_once(here.sizes.batch_tokens):
         precision, found = for_run(
             here.model,
@@ -173,8 +175,8 @@ def look(order: dict[str, Any]) -> Way:
             order["options"],
             lambda: here.model.tokenize(some(here.reader, SAMPLE), options=order["options"], seed=order["seed"]),
             cells=len(here.reader),
-            # Whichever worker is asked the next time gives the same answer.
-            machine=f"workers {kind} torch {torch.__version__}",
+            # Whichever worker of this kind is asked the next time gives the same answer.
+            machine=f"workers {kind_of_machine(here.model.device)}",
         )
     return Way(kind, str(precision), found, here.sizes)
 
@@ -187,17 +189,29 @@ def work(order: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
     order
         Of :func:`_order`, with the run's folder, device and precision.
     """
-    from scfm_lab.inference.precision import Precision
+    from scfm_lab.inference.precision import FLOAT32, Precision
     from scfm_lab.inference.shards import write_part
     from scfm_lab.inference.stream import Job, chunks, compute, joined, prepare
     from scfm_lab.models.tokens import Request
 
-    here, folder = _here(order), Path(order["folder"])
+    folder = Path(order["folder"])
+    if not folder.is_dir():
+        raise DataError(
+            f"A worker does not see the folder of the run, {folder}; give SCFM_HOME the same path on all machines, on a file system "
+            "that they share."
+        )
+    here = _here(order)
     kind, stopped = here.model.device.split(":")[0], _NotWanted(folder / order["wanted"])
     if kind != order["device"]:
         raise ModelError(
             f"A worker computes on {kind} where another computes on {order['device']}, so that the vectors would differ; let all "
             "workers have the same, or open the model with the device that all of them have (device='cpu')."
+        )
+    precision = Precision.parse(order["precision"])
+    if precision != FLOAT32 and not here.roomy:
+        raise DataError(
+            f"A worker has no room for what {precision} takes beside the model, which another has; free some of its memory, "
+            "or open the model with precision='float32'."
         )
     job = Job(
         here.model,
@@ -206,7 +220,7 @@ def work(order: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
         order["options"],
         Request(**order["request"]),
         order["seed"],
-        Precision.parse(order["precision"]),
+        precision,
         order["batch_size"],
         here.sizes.batch_tokens,
     )
@@ -331,7 +345,7 @@ def _here(order: dict[str, Any]) -> Here:
 
 def _open(order: dict[str, Any]) -> Here:
     from scfm_lab.cells.stored import open_stored
-    from scfm_lab.inference.plan import cut
+    from scfm_lab.inference.plan import cut_among
     from scfm_lab.inference.precision import all_that_may_be
     from scfm_lab.models.load import load_model
     from scfm_lab.tasks.embed_run import cells_digest, file_state
@@ -362,17 +376,18 @@ def _open(order: dict[str, Any]) -> Here:
             f"A worker finds another {order['path']} than the machine that asked, or its annotations were changed in memory; "
             "let all of them see the same file."
         )
-    sizes = cut(
+    may_be = all_that_may_be(model, options)
+    sizes, left = cut_among(
         model,
         reader,
+        may_be,
         device=model.device,
         budget_gib=order["budget_gib"],
         longest=order["longest"],
         chunk_size=order["chunk_size"],
         in_memory=False,
-        precisions=all_that_may_be(model, options),
     )
-    return Here(model, reader, model.known_genes(reader.genes, options), sizes)
+    return Here(model, reader, model.known_genes(reader.genes, options), sizes, left == may_be)
 
 
 def _workers(client: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +173,7 @@ def planned(
 ) -> Plan:
     """:func:`plan`; with `own_precision` for what runs in the model's precision, as perturbations do, not in the one embed chose."""
     from scfm_lab.inference.engine import tokens_at_once
-    from scfm_lab.inference.precision import expected
+    from scfm_lab.inference.precision import FLOAT32, expected
     from scfm_lab.models.tokens import Request
 
     options = model.check_options(options)
@@ -187,21 +188,24 @@ def planned(
     precision, untried = (
         (model.compute, False) if own_precision else _precision(model, options, None if here else hardware, n)
     )
-    sizes = cut(
+    wanted = expected(model, Request(), options, tokens, n) if here and untried else (precision,)
+    sizes, left = cut_among(
         model,
         reader,
+        wanted,
         device=device,
         hardware=hardware,
         budget_gib=budget_gib,
         longest=longest,
         together=not model.cells_alone(options),
-        precisions=expected(model, Request(), options, tokens, n) if here and untried else (precision,),
     )
+    if left == (FLOAT32,) != wanted:
+        precision, untried = FLOAT32, False
     if here:
         with tokens_at_once(sizes.batch_tokens):
             model.encode(tokens, precision=precision)  # warm: first calls allocate and choose kernels
             started = time.perf_counter()
-            # A file by columns is read once for all of a run's cells, and not for these again.
+            # What lies by columns is read once for all of a run's cells, and not for these again.
             again = cells if reader.by_columns else some(reader, sample)
             model.encode(model.tokenize(again, options=options), precision=precision)
         seconds = (time.perf_counter() - started) / len(cells) * n
@@ -272,6 +276,30 @@ def _operations(model: Model, length: int) -> float:
     width = model.hidden_width or spec.width
     products = 2 * length * (4 * width**2 + 2 * width * spec.feed_forward)
     return max(1.0, spec.layers * (products + 4.0 * length**2 * width))
+
+
+def cut_among(
+    model: Model, reader: CellReader, precisions: Sequence[Precision], *, device: str, **limits: Any
+) -> tuple[Sizes, tuple[Precision, ...]]:
+    """:func:`cut` for those of some precisions that there is room for.
+
+    A run is not refused for what copies of the weights, or written-out scores, would take in a precision that it need not take.
+
+    Returns
+    -------
+    Sizes, and the precisions that they are for: the model's own where there is room for none.
+    """
+    limits["hardware"] = limits.get("hardware") or with_loaded(model)
+    sizes: Sizes | None = None
+    left: tuple[Precision, ...] = ()
+    for one in precisions:
+        with suppress(DataError):
+            sizes = cut(model, reader, device=device, precisions=(*left, one), **limits)
+            left = (*left, one)
+    if sizes is None:
+        left = (model.compute,)
+        sizes = cut(model, reader, device=device, precisions=left, **limits)
+    return sizes, left
 
 
 def cut(

@@ -16,7 +16,7 @@ import numpy as np
 from scfm_lab.errors import ModelError, ScfmError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -177,7 +177,10 @@ def expected(
     if tokens is None or not may_be_lower(model, options):
         return (model.compute,)
     found = known(model, request, cells)
-    return (found.choice,) if found is not None else (*candidates(model, tokens), FLOAT32)
+    if found is not None:
+        return (found.choice,)
+    # So few are not tried, and what is fast need not be timed for them.
+    return (FLOAT32,) if cells < _FEWEST else (*candidates(model, tokens), FLOAT32)
 
 
 def for_run(
@@ -188,6 +191,7 @@ def for_run(
     *,
     cells: int,
     machine: str | None = None,
+    without: Collection[Precision] = (),
     cancel: Any = None,
 ) -> tuple[Precision, dict[str, Any]]:
     """Precision of a run, and how it was found (for provenance).
@@ -206,6 +210,8 @@ def for_run(
         Of the run.
     machine
         What stands for this machine, where others take what is found here; None: its own name and parts.
+    without
+        Those that there is no room for now; they are not tried.
     """
     if not may_be_lower(model, options):
         return model.compute, {}
@@ -216,7 +222,7 @@ def for_run(
         rows = np.flatnonzero(tokens.genes_seen > 0)
         if len(rows) < _FEWEST:
             return FLOAT32, {}
-        tried = candidates(model, tokens) or (FLOAT32,)
+        tried = [one for one in candidates(model, tokens) if one not in without] or [FLOAT32]
         for one in tried:
             found = verify(model, tokens.take(rows), request, one, cancel=cancel)
             verified = found if verified is None or found.holds else max(verified, found, key=lambda v: v.overlap)
@@ -225,8 +231,8 @@ def for_run(
             # Copies of the weights in a precision that is not taken would stay for nothing.
             model.forget_copies()
         assert verified is not None
-        # What few cells seem to lose says little about the next dataset; a failure may be one of the moment.
-        if (verified.holds or verified.says_enough) and not verified.failed:
+        # What few cells seem to lose says little about the next dataset; a failure, or a want of room, may be one of the moment.
+        if (verified.holds or (verified.says_enough and not without)) and not verified.failed:
             _keep(_where(model, request, machine), asdict(verified))
     # What was kept was found on other cells, as far as anybody knows.
     found_on = "cells of an earlier run" if earlier else "cells of this run"
@@ -309,8 +315,10 @@ def for_effects(
     found, seconds = [], []
     for one in (FLOAT32, tried):
         try:
-            if one == tried:
-                model.encode(tokens.take(np.arange(1)), precision=tried)
+            # As for a run's cells: neither is to be timed with its first calls, and a GPU chooses kernels for each size.
+            model.encode(tokens.take(np.arange(1)), precision=one)
+            if not before and model.device != "cpu":
+                measure(one)
             started = time.perf_counter()
             found.append([np.asarray(effects, np.float64) for effects in measure(one)])
         except _NOT_RUN as fault:
@@ -441,7 +449,8 @@ def fast_on_cpu(width: int, heads: int, feed_forward: int, length: int) -> tuple
 
 
 @cache
-def _machine(device: str) -> str:
+def kind_of_machine(device: str) -> str:
+    """What a precision's speed on a device depends on, and which machines of one kind have in common: parts and PyTorch."""
     import torch
 
     kind = torch.device(device).type
@@ -450,8 +459,16 @@ def _machine(device: str) -> str:
     elif kind == "mps":
         name = platform.processor()
     else:
-        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} x{torch.get_num_threads()}"
-    return f"{platform.node()} {kind} {name} torch {torch.__version__}"
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{kind} {name} torch {torch.__version__}"
+
+
+@cache
+def _machine(device: str) -> str:
+    import torch
+
+    threads = f" x{torch.get_num_threads()}" if torch.device(device).type not in ("cuda", "mps") else ""
+    return f"{platform.node()} {kind_of_machine(device)}{threads}"
 
 
 def _where(model: Model, request: Request, machine: str | None = None) -> str:

@@ -475,15 +475,22 @@ class Model(TakesOptions, Able, Trainable):
         from scfm_lab.inference.hardware import choose_device
 
         compute = FLOAT32 if precision == "auto" else Precision.parse(precision)
-        self.device, self.asked_device = choose_device(device), device
+        self.device = choose_device(device)
         self.compute, self.auto_precision = compute, precision == "auto"
-        said = {"device": device, "precision": precision}
-        kept = {name: value for name, value in self.asked.items() if name not in said}
-        self.asked = kept | {name: value for name, value in said.items() if value != "auto"}
+        self.note_asked(device=device, precision=precision)
         for module in self._modules():
             # Weights stay in float32; products are taken of copies (scfm_lab.models.products).
             module.to(self.device).eval()
         return self
+
+    def note_asked(self, **said: str) -> None:
+        """Note the device or precision that was asked for, in :attr:`asked_device` and :attr:`asked`.
+
+        By :meth:`to`; and where what was asked for is for other machines, and is not what this one has.
+        """
+        self.asked_device = said.get("device", self.asked_device)
+        kept = {name: value for name, value in self.asked.items() if name not in said}
+        self.asked = kept | {name: value for name, value in said.items() if value != "auto"}
 
     def __repr__(self) -> str:
         s = self.spec

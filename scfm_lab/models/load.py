@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 _VERSION = re.compile(r"[a-z][a-z0-9._-]*(/\d+|@[a-z][a-z0-9-]*)")
+# Settings that a reference's own configuration has among its words and numbers, and that are files.
+_FILES_IN_CONFIG = frozenset({"pretrained_embedding"})
 
 
 def load_model(
@@ -67,6 +69,7 @@ def load_model(
             raise ModelError(f"{name}= takes names and values, such as {{'name': value}}; this is {given!r}.")
     # What is read later, or by another process, is not to depend on the working directory.
     files = None if files is None else _from_here(dict(files))
+    config = None if config is None else {k: _from_here(v) if k in _FILES_IN_CONFIG else v for k, v in config.items()}
     text = str(source)
     asked = {name: dict(given) for name, given in (("config", config), ("files", files)) if given}
     resolved = from_source(text)
@@ -91,10 +94,10 @@ def _from_here(given: Any) -> Any:
     if isinstance(given, Mapping):
         return {name: _from_here(value) for name, value in given.items()}
     if isinstance(given, (list, tuple)):
-        paths = bool(given) and all(_is_there(value) for value in given)
+        paths = bool(given) and all(isinstance(value, Path) or _is_there(value) for value in given)
         return type(given)(_from_here(value) for value in given) if paths else given
     if isinstance(given, Path):
-        return given.absolute()
+        return _at_home(given).absolute()
     return str(Path(given).absolute()) if _is_there(given) else given
 
 
@@ -198,10 +201,7 @@ def is_name(text: str) -> bool:
 
 def existing(source: str | Path) -> Path:
     """The path of a checkpoint that is there."""
-    try:
-        given = Path(source).expanduser()
-    except RuntimeError:
-        raise ModelError(f"{source} is in the home of a user who is not known here; give the whole path.") from None
+    given = _at_home(source)
     path = _from_root(given)
     if path.exists() and not path.is_dir() and not path.is_file():
         raise ModelError(f"{given} is neither a folder nor a file; give the folder or file as published.")
@@ -209,6 +209,14 @@ def existing(source: str | Path) -> Path:
         hint = _registered(str(source)) if _VERSION.fullmatch(str(source)) else ""
         raise ModelError(f"There is no checkpoint at {given}; give the folder or file as published.{hint}")
     return path
+
+
+def _at_home(source: str | Path) -> Path:
+    """The path with ``~`` resolved."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise ModelError(f"{source} is in the home of a user who is not known here; give the whole path.") from None
 
 
 def _from_root(path: Path) -> Path:

@@ -240,7 +240,8 @@ class TfFiles:
 
 
 def _given(value: Any) -> Path:
-    path = Path(str(value)).expanduser()
+    # Read later, and named in what another process is told: no longer from this working directory.
+    path = Path(str(value)).expanduser().absolute()
     if not path.exists():
         raise ModelError(f"files= names {path}, which is not there.")
     return path

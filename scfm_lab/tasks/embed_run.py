@@ -14,7 +14,8 @@ import numpy as np
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.inference import stream
 from scfm_lab.inference.cache import VERSION, VectorCache
-from scfm_lab.inference.plan import cut, longest_of, some
+from scfm_lab.inference.hardware import GIB, Hardware
+from scfm_lab.inference.plan import SHARE, cut_among, longest_of, some
 from scfm_lab.inference.precision import Precision
 from scfm_lab.inference.shards import RunFolder, runs_home
 from scfm_lab.models.tokens import Request
@@ -205,20 +206,23 @@ def _by_this_machine(
 ) -> Way:
     """How this machine computes the cells; the precision is verified on cells spread over the whole of them."""
     from scfm_lab.inference.engine import tokens_at_once
-    from scfm_lab.inference.precision import SAMPLE, expected, for_run
+    from scfm_lab.inference.precision import FLOAT32, SAMPLE, expected, for_run
 
     model, n = asked.model, len(reader)
-    sizes = cut(
+    wanted = expected(model, asked.request, options, tokens, n)
+    sizes, left = cut_among(
         model,
         reader,
+        wanted,
         device=model.device,
         budget_gib=asked.budget_gib,
         longest=longest_of(tokens),
         chunk_size=asked.chunk_size,
         in_memory=in_memory,
         together=together,
-        precisions=expected(model, asked.request, options, tokens, n),
     )
+    if left == (FLOAT32,) != wanted:
+        return Way(model.device, str(FLOAT32), {}, sizes)
     with tokens_at_once(sizes.batch_tokens):
         precision, found = for_run(
             model,
@@ -226,17 +230,31 @@ def _by_this_machine(
             options,
             lambda: model.tokenize(some(reader, SAMPLE), options=options, seed=asked.seed),
             cells=n,
+            without=[one for one in wanted if one not in left],
             cancel=cancel,
         )
     return Way(model.device, str(precision), found, sizes)
 
 
 def _over_cluster(
-    asked: Asked, reader: CellReader, options: Mapping[str, Any], tokens: Tokens | None, *, cancel: Any, **_: Any
+    asked: Asked,
+    reader: CellReader,
+    options: Mapping[str, Any],
+    tokens: Tokens | None,
+    *,
+    in_memory: bool,
+    cancel: Any,
+    **_: Any,
 ) -> Way:
-    """How the workers compute the cells, as one of them says."""
+    """How the workers compute the cells, as one of them says; whether their vectors fit this machine, it says itself."""
     from scfm_lab.inference.cluster import scout
 
+    need, room = 4 * len(reader) * asked.model.spec.width / GIB, SHARE * Hardware.detect().free_gib
+    if in_memory and need > room:
+        raise DataError(
+            f"The vectors of {len(reader):,} cells take {need:.2f} GiB on the machine that asks, of which {room:.2f} GiB may be "
+            "taken; free some memory, or have them written to a file as they come: scfm-lab embed -o OUT.h5ad."
+        )
     return scout(asked, reader, options, longest_of(tokens), cancel=cancel)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import scfm_lab as sl
+from scfm_lab.cells.provenance import of_model
 from scfm_lab.cells.stored import open_stored
 from scfm_lab.cli import main
 from scfm_lab.errors import Cancelled, DataError, ModelError
@@ -25,6 +27,7 @@ from scfm_lab.inference import hardware
 from scfm_lab.inference.hardware import GIB, Hardware
 from scfm_lab.inference.plan import SHARE, cut
 from scfm_lab.inference.shards import RunFolder, list_runs, runs_home
+from scfm_lab.tasks.embed_file import embed_file
 from scfm_lab.tasks.embed_run import Asked
 
 if TYPE_CHECKING:
@@ -174,6 +177,43 @@ def test_a_worker_stops_within_a_batch_once_nobody_waits(order):
     sign.write_text("")
     RunFolder.open(runs_home(), {"run": "this"}, told["file"]).release()
     assert not sign.exists()
+
+
+def test_a_worker_that_does_not_see_the_folder_of_the_run_says_so(order, tmp_path):
+    told = order() | {"folder": str(tmp_path / "not shared")}
+    with pytest.raises(DataError, match=r"the folder of the run, \S+/not shared; give SCFM_HOME the same path on all"):
+        worker.work(told, 0, 10)
+
+
+def test_vectors_must_fit_the_machine_that_asks_or_be_written_as_they_come(home, cells, tmp_path, monkeypatch):
+    vectors = 4 * 700 * 50 / GIB
+    elsewhere = {"progress": False, "cluster": "nonsense://x"}
+    machine(monkeypatch, vectors / SHARE * 0.9)
+    with pytest.raises(DataError, match=r"The vectors of 700 cells take .* scfm-lab embed -o OUT\.h5ad"):
+        sl.embed(cells, "pca", **elsewhere)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(DataError, match="give its address"):
+            embed_file(cells, tmp_path / "out.h5ad", sl.load_model("pca"), cluster="nonsense://x")
+        machine(monkeypatch, vectors / SHARE * 1.1)
+        with pytest.raises(DataError, match="give its address"):
+            sl.embed(cells, "pca", **elsewhere)
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cuda", {"device": "cuda"}), ("cpu", {"device": "cpu"}), ("auto", {})])
+def test_the_record_says_which_device_the_workers_were_asked_for(home, cells, tmp_path, monkeypatch, device, asked):
+    opened = []
+
+    def embedded(path, target, model, **given):
+        opened.append(model)
+        raise DataError("Enough.")
+
+    monkeypatch.setattr("scfm_lab.tasks.embed_file.embed_file", embedded)
+    words = ["embed", str(cells), "--model", "pca", "-o", str(tmp_path / "out.h5ad"), "--cluster", "tcp://head:8786"]
+    assert main([*words, "--device", device]) != 0
+    [model] = opened
+    assert (model.device, model.asked_device) == ("cpu", device)
+    assert json.loads(of_model(model).get("asked", "{}")) == asked
 
 
 def test_two_workers_one_killed_give_what_one_machine_gives(home, cells, tmp_path):

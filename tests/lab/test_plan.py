@@ -18,7 +18,7 @@ from scfm_lab.errors import DataError, ScfmError
 from scfm_lab.inference import hardware
 from scfm_lab.inference.engine import TOKENS_PER_BATCH
 from scfm_lab.inference.hardware import GIB, Hardware, Needs, fits
-from scfm_lab.inference.plan import SHARE, Sizes, cut, with_loaded
+from scfm_lab.inference.plan import SHARE, Sizes, cut, some, with_loaded
 
 M4 = Hardware(
     "Darwin arm64", cores=10, ram_gib=32, free_gib=22, device="mps", device_name="Apple M4", device_gib=22,
@@ -221,6 +221,19 @@ def test_a_plan_does_not_load_a_file_by_columns(pbmc68k, starter, tmp_path, monk
     assert plan.median_length == sl.plan(pbmc68k, starter, hardware=LAPTOP).median_length
     assert starter.cell_reader(stored).counts_per_cell == pytest.approx(pbmc68k.X.nnz / 700)
     assert np.isfinite(sl.plan(stored, starter).seconds)
+
+
+def test_a_look_at_some_cells_does_not_turn_a_matrix_in_memory(pbmc68k, starter):
+    columns = pbmc68k.copy()
+    columns.X = columns.X.tocsc()
+    reader = starter.cell_reader(columns)
+    found = some(reader)
+    assert "_by_rows" not in reader.__dict__
+    assert (found.counts != some(starter.cell_reader(pbmc68k)).counts).nnz == 0
+    # All of its cells, one part after another, are read of rows.
+    reader(slice(0, 100))
+    assert (some(reader).counts != found.counts).nnz == 0
+    assert reader._by_rows.format == "csr"
 
 
 @pytest.mark.parametrize("block", [1, 300, 1 << 22])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +13,19 @@ import writers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import scfm_lab as sl
-from scfm_lab.errors import ModelError
+from scfm_lab.cells.stored import open_stored
+from scfm_lab.errors import DataError, ModelError
+from scfm_lab.inference import cluster
 from scfm_lab.inference import precision as p
-from scfm_lab.inference.hardware import Hardware
-from scfm_lab.inference.plan import cut
+from scfm_lab.inference.hardware import GIB, Hardware
+from scfm_lab.inference.plan import cut, longest_of, some
 from scfm_lab.inference.precision import FLOAT32, Precision, Verified, neighbour_overlap, verify
 from scfm_lab.models import layers
 from scfm_lab.models.layers import MOST_SCORES
 from scfm_lab.models.tokens import Request
+from scfm_lab.tasks.embed_run import Asked
 
+LOW = Precision("bfloat16", "float32", explicit=True)
 NAMES = [
     "float32",
     "bfloat16",
@@ -188,6 +193,140 @@ def test_what_few_cells_showed_is_tried_again_on_more(large, pbmc68k, monkeypatc
     assert p.known(model, Request(), 10**6).cells == p.SAMPLE
 
 
+def test_a_few_cells_are_not_tried_and_no_kernel_is_timed_for_them(large, pbmc68k, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    timed = []
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: timed.append(len(tokens)) or (LOW,))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    few, more = pbmc68k[:7].copy(), pbmc68k[:8].copy()
+    assert sl.embed(few, model, progress=False, copy=True).provenance["precision"] == "float32"
+    assert timed == []
+    tokens = model.tokenize(more)
+    assert p.expected(model, Request(), {}, tokens, 8) == (LOW, FLOAT32)
+    # What was found on as many is an answer.
+    p._keep(p._where(model, Request()), vars(Verified("bfloat16", overlap=1.0, cosine=1.0, cells=8, speedup=9.0)))
+    assert p.expected(model, Request(), {}, tokens, 7) == (Precision("bfloat16", "bfloat16"),)
+
+
+@pytest.fixture
+def tight(large, pbmc68k, monkeypatch, tmp_path):
+    """Some cells, their file, and a budget that is enough for float32 and too little for the scores of another precision."""
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: (LOW,))
+    cells = pbmc68k[:60].copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    model = sl.load_model(large, device="cpu", precision="auto")
+    reader = model.cell_reader(cells)
+    longest = longest_of(model.tokenize(some(reader)))
+    exact, low = (
+        cut(model, reader, device="cpu", longest=longest, chunk_size=1, precisions=(one,)).running("cpu") / GIB
+        for one in (FLOAT32, LOW)
+    )
+    assert low - exact > 0.001
+    return cells, tmp_path / "cells.h5ad", (exact + low) / 2, longest
+
+
+def test_a_precision_without_room_refuses_no_run_that_fits_in_float32(large, tight):
+    cells, _, budget, _ = tight
+    model = sl.load_model(large, device="cpu", precision="auto")
+
+    def told(**more):
+        plan = sl.plan(cells, model, **more)
+        return plan.precision, plan.untried
+
+    assert told() == ("float32", True)
+    assert told(budget_gib=budget) == ("float32", False)
+    asked = {"progress": False, "copy": True, "budget_gib": budget}
+    found = sl.embed(cells, model, **asked)
+    assert found.provenance["precision"] == "float32"
+    assert p.known(model, Request()) is None, "with more memory it is tried"
+    p._keep(p._where(model, Request()), vars(Verified(str(LOW), overlap=1.0, cosine=1.0, cells=64, speedup=9.0)))
+    assert told() == (str(LOW), False)
+    assert told(budget_gib=budget) == ("float32", False)
+    np.testing.assert_array_equal(sl.embed(cells, model, **asked).vectors, found.vectors)
+    # What somebody names is what they get.
+    with pytest.raises(DataError, match="too small for one cell"):
+        sl.embed(cells, sl.load_model(large, device="cpu", precision=str(LOW)), **asked)
+
+
+def test_one_of_the_precisions_may_have_room(large, pbmc68k, tight, monkeypatch):
+    cells, _, budget, _ = tight
+    half = Precision("bfloat16", "bfloat16")
+    tried = []
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: (LOW, half))
+    monkeypatch.setattr(p, "verify", lambda m, t, r, one, **k: tried.append(one) or Verified(str(one), 0, 0, 64, 0))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    asked = {"progress": False, "copy": True}
+    assert sl.embed(cells, model, budget_gib=budget, **asked).provenance["precision"] == "float32"
+    assert tried == [half]
+    assert p.known(model, Request()) is None, "not all of them were tried"
+    sl.embed(cells, model, **asked)
+    assert tried == [half, LOW, half]
+    assert p.known(model, Request()).choice == FLOAT32
+
+
+@pytest.fixture
+def order(large, tight):
+    """What a worker is told."""
+
+    def make(**given):
+        _, path, _, longest = tight
+        model = sl.load_model(large, device="cpu", precision="auto")
+        asked = Asked(open_stored(path), model, options=model.check_options(None), cluster="", **given)
+        return cluster._order(asked, model.cell_reader(asked.source), asked.options, longest)
+
+    cluster._opened.clear()
+    yield make
+    cluster._opened.clear()
+
+
+def test_a_worker_without_room_says_float32_and_computes_nothing_else(order, tight, tmp_path):
+    told = order(budget_gib=tight[2])
+    found = cluster.look(told)
+    assert (found.precision, found.found) == ("float32", {})
+    told |= {"folder": str(tmp_path), "wanted": "cells.h5ad", "device": "cpu", "precision": str(LOW)}
+    with pytest.raises(DataError, match=r"A worker has no room for what bfloat16\+float32-explicit-attention takes"):
+        cluster.work(told, 0, 10)
+    assert cluster.work(told | {"precision": "float32"}, 0, 10) == (0, 10)
+
+
+def test_a_worker_tries_once_for_all_of_its_kind(order, tmp_path, monkeypatch):
+    explicit, verified, tried = Precision("float32", "float32", explicit=True), p.verify, []
+
+    def verify(*args, **given):
+        tried.append(args[-1])
+        return verified(*args, **given)
+
+    # Near enough on every machine; how fast it is there is nothing to the point.
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: (explicit,))
+    monkeypatch.setattr(p, "_WORTH", 0.0)
+    monkeypatch.setattr(p, "verify", verify)
+    told = order()
+    first, again = cluster.look(told), cluster.look(told)
+    assert first.precision == again.precision == "float32+explicit-attention"
+    assert [way.found["precision_found_on"] for way in (first, again)] == [
+        "cells of this run",
+        "cells of an earlier run",
+    ]
+    assert tried == [explicit]
+
+    def kept():
+        return list(json.loads((tmp_path / "home" / "precision.json").read_text()))
+
+    parts = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} torch {torch.__version__}"
+    [key] = kept()
+    assert key.startswith(f"workers cpu {parts} sha256:")
+    # What is fast on one kind is not known of another.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
+    p.kind_of_machine.cache_clear()
+    try:
+        cluster.look(told)
+    finally:
+        p.kind_of_machine.cache_clear()
+    assert tried == [explicit, explicit]
+    assert len(kept()) == 2
+
+
 class Lacks(TorchDispatchMode):
     """A device that lacks an operator in some dtype, as MPS does: its name, and what PyTorch says."""
 
@@ -257,6 +396,25 @@ def test_effects_are_float32_where_a_precision_does_not_run(geneformer, pbmc68k,
         precision, told = p.for_effects(model, tokens, lambda precision: [np.arange(20.0)])
     assert precision == FLOAT32
     assert "does not run here: NotImplementedError" in told["precision_tried"]
+
+
+def test_effects_are_timed_after_first_calls_of_either_precision(large, pbmc68k, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path))
+    monkeypatch.setattr(p, "candidates", lambda model, tokens: (LOW,))
+    model = sl.load_model(large, device="cpu", precision="auto")
+    tokens, encode, calls = model.tokenize(pbmc68k[:2].copy()), model.encode, []
+
+    def encoded(tokens, *, precision):
+        calls.append(("encode", precision))
+        return encode(tokens, precision=precision)
+
+    def measured(precision):
+        calls.append(("measure", precision))
+        return [np.arange(20.0)]
+
+    model.encode = encoded
+    p.for_effects(model, tokens, measured)
+    assert calls == [(what, one) for one in (FLOAT32, LOW) for what in ("encode", "measure")]
 
 
 def test_copies_of_weights_and_scores_of_attention_are_in_the_plan(geneformer, pbmc68k, monkeypatch):

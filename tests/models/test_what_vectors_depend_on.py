@@ -22,6 +22,7 @@ from scfm_lab.inference import cluster, precision
 from scfm_lab.models.identity import _Reader
 from scfm_lab.models.load import _from_here
 from scfm_lab.models.tokens import Request
+from scfm_lab.models.transcriptformer import TranscriptFormer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,6 +208,31 @@ def test_files_given_from_the_working_directory_open_from_another(
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = sl.load_model(one.path, device="cpu", **one.opened)
     assert (again.digest, again.settings_digest) == (one.digest, one.settings_digest)
+
+
+def test_files_named_in_the_configuration_open_from_another_working_directory(
+    tmp_path: Path, pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = write_family("transcriptformer", tmp_path / "model", pbmc68k)
+    [path] = _embeddings(family)["pretrained_embedding"]
+    config = {"pretrained_embedding": path.name}
+    monkeypatch.chdir(path.parent)
+    one, direct = family.open(config=config), TranscriptFormer.open(family.path, config=config)
+    assert one.opened["config"] == one.asked["config"] == {"pretrained_embedding": str(path)}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = sl.load_model(one.path, device="cpu", **one.opened)
+    assert again.digest == one.digest == direct.digest
+
+
+def test_paths_in_a_home_are_in_that_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _from_here({"checkpoint": Path("~/model.pt")}) == {"checkpoint": tmp_path / "model.pt"}
+    assert _from_here([Path("~/one.h5"), Path("~/other.h5")]) == [tmp_path / "one.h5", tmp_path / "other.h5"]
+    with pytest.raises(
+        ModelError, match=r"~nobody-has-this-name/model\.pt is in the home of a user who is not known here"
+    ):
+        sl.load_model("starter", files={"checkpoint": Path("~nobody-has-this-name/model.pt")})
 
 
 def test_names_among_files_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
