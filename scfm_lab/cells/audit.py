@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.cells import Cells, group_column
+from scfm_lab.cells.cells import ALL, Cells, group_column, refuse_all
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import plural
 from scfm_lab.results import Result, charts
@@ -159,13 +159,15 @@ def audit_genes(
     Raises
     ------
     CountsError, DataError, GenesError
-        On input that is not raw counts, an empty AnnData, a column that is not there.
+        On input that is not raw counts, an empty AnnData, a column that is not there or has a group called ``all``.
     """
     from scfm_lab.models.load import as_model
 
     check_given(adata, model, function="sl.audit_genes")
     model = as_model(model)
     groups = None if groupby is None else group_column(adata, groupby)
+    if groups is not None:
+        refuse_all(groups.astype(str).to_numpy(dtype=object), f"obs[{groupby!r}]")
     cells = Cells.from_anndata(adata, layer=layer)
     # Without options a dataset none of whose genes is known has an audit too; options are refused where they do not fit.
     full = model.check_options(options) if options else None
@@ -235,7 +237,7 @@ def audit_tally(
             "cells_without_genes": int(blind[mask].sum()),
         }
 
-    rows = [row("all", np.ones(len(seen), dtype=bool))]
+    rows = [row(ALL, np.ones(len(seen), dtype=bool))]
     if groups is not None:
         labels = np.asarray(groups.astype(str))
         rows += [row(name, labels == name) for name in sorted(set(labels))]

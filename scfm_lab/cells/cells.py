@@ -175,6 +175,8 @@ def column_of(adata: AnnData, name: str, *, what: str = "The column", min_values
 
 #: Most groups for which effects or losses are told, and most values of a column of decimals that still are groups.
 MOST_GROUPS = 200
+#: How the row of all cells together is called in a table of groups.
+ALL = "all"
 _MOST_NUMBERS = 50
 
 
@@ -200,3 +202,18 @@ def group_column(adata: AnnData, name: str, *, min_values: int = 1) -> Any:
             f"The group column {name!r} has {n:,} groups; at most {MOST_GROUPS} can be told apart. Name a coarser column."
         )
     return column
+
+
+def refuse_all(groups: NDArray[Any], where: str) -> None:
+    """Refuse groups one of which would stand in the table under the name of all cells together.
+
+    Raises
+    ------
+    DataError
+        There is one.
+    """
+    if (groups == ALL).any():
+        raise DataError(
+            f"{int((groups == ALL).sum()):,} cells are in a group called {ALL!r} in {where}, and so is the row of all cells "
+            "together called in the table; rename that group first."
+        )

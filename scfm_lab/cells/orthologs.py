@@ -94,14 +94,19 @@ def to_human(
 
     Raises
     ------
+    DataError
+        `groupby` holds no groups, or one called ``all``.
     GenesError
         If no gene has an ortholog.
     """
     import anndata as ad
     import pandas as pd
 
-    from scfm_lab.cells.cells import Cells, group_column
+    from scfm_lab.cells.cells import Cells, group_column, refuse_all
 
+    groups = None if groupby is None else group_column(adata, groupby).astype(str).to_numpy(dtype=object)
+    if groups is not None:
+        refuse_all(groups, f"obs[{groupby!r}]")
     cells = Cells.from_anndata(adata, layer=layer)
     pairs, many, source = _pairs(orthologs)
     name_of: list[str] = []
@@ -130,7 +135,6 @@ def to_human(
         )
         if n in double or (n == "" and any(key in many for key in keys))
     )
-    groups = None if groupby is None else group_column(adata, groupby).astype(str).to_numpy(dtype=object)
     return out, _audit(cells, kept, names, double, groups, several, source)
 
 
@@ -175,10 +179,12 @@ def _audit(
 ) -> OrthologAudit:
     import pandas as pd
 
+    from scfm_lab.cells.cells import ALL
+
     away = np.flatnonzero(~kept)
     per_cell = np.asarray(cells.counts[:, away].sum(axis=1)).ravel()
     all_ = np.asarray(cells.counts.sum(axis=1)).ravel()
-    rows = [("all", np.arange(len(cells)))]
+    rows = [(ALL, np.arange(len(cells)))]
     if groups is not None:
         rows += [(str(g), np.flatnonzero(groups == g)) for g in sorted(set(groups))]
     table = pd.DataFrame(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -90,6 +90,27 @@ def of_scores(
         "model": "_".join(models),
         "models": {name: of_model(m, options=m.check_options(options)) for name, m in models.items()},
         "packages": package_versions(),
+        **{name: value for name, value in more.items() if value is not None},
+    }
+
+
+def of_vectors(
+    made: Mapping[str, Mapping[str, Any]], *, task: str, packages: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
+    """As :func:`of_scores`, of scores of vectors in ``obsm``: ``models`` has how each was made, as far as that is known.
+
+    Parameters
+    ----------
+    made
+        Key in ``obsm`` → the provenance of what lies there; empty where it has none.
+    packages
+        Others that the numbers depend on.
+    """
+    return {
+        "task": task,
+        "model": "_".join(made),
+        "models": {name: dict(entry) for name, entry in made.items()},
+        "packages": package_versions(*packages),
         **{name: value for name, value in more.items() if value is not None},
     }
 

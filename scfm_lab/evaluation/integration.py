@@ -117,7 +117,7 @@ def integration(
     beside
         Whether principal components of the same cells are the floor; where there can be none a note says why.
     max_cells
-        Scored at most, drawn in proportion to the batches; the components are those of all cells.
+        Scored at most, drawn in proportion to the batches and, within them, the types; the components are those of all cells.
     n_boot
         Bootstrap samples, of batches where there are five or more, else of cells: neighbours and clusters are found once.
     layer, options
@@ -176,13 +176,7 @@ def no_floor(error: Exception) -> str:
 
 def scored_by(made: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
     """The provenance of scores of representations: of each how it was made, as far as that is known, and the packages."""
-    return {
-        "task": "evaluate.integration",
-        "model": "_".join(made),
-        "representations": {name: dict(entry) for name, entry in made.items()},
-        "packages": provenance.package_versions("scib-metrics", "harmonypy"),
-        **{name: value for name, value in more.items() if value is not None},
-    }
+    return provenance.of_vectors(made, task="evaluate.integration", packages=("scib-metrics", "harmonypy"), **more)
 
 
 def makers_seen(
@@ -259,7 +253,8 @@ def score_integration(
 ) -> IntegrationScores:
     """Score representations; cells that one of them has no vector for are left out of all.
 
-    Above `max_cells` some are drawn, in proportion to the batches. The one called ``"pca (fitted)"`` is the floor of all others; differences to it are drawn on the same resamples.
+    Above `max_cells` some are drawn, in proportion to the batches and types. The one called ``"pca (fitted)"`` is the floor of all
+    others; differences to it are drawn on the same resamples.
     """
     need("scib_metrics", what=WHAT)
     if max_cells < _FEWEST:
@@ -269,7 +264,8 @@ def score_integration(
         raise DataError(
             f"Only {plural(len(seen), 'cell has', 'cells have')} a vector in every representation; at least {_FEWEST} are needed."
         )
-    rows = proportional(batches.astype(str), seen, max_cells, seed)
+    codes, words = _strata(batches, labels, seen, max_cells)
+    rows = proportional(codes, seen, max_cells, seed)
     n = len(rows)
     given, batches, labels = batches, batches[rows], None if labels is None else labels[rows]
     draws, unit = resamples(n, batches, n_boot, seed, units_are="batches")
@@ -300,10 +296,29 @@ def score_integration(
     if labels is None:
         notes.append("Biology is not measured: name the cell types with labels_key.")
     if n < len(seen):
-        notes.append(f"{n:,} of {len(seen):,} cells are scored, in proportion to the batches (max_cells).")
+        notes.append(f"{n:,} of {len(seen):,} cells are scored, in proportion to the {words} (max_cells).")
     if len(seen) < len(given):
         notes.append(f"{len(given) - len(seen):,} cells without a vector are left out.")
     return IntegrationScores(tuple(scores), notes=tuple(notes))
+
+
+def _strata(
+    batches: NDArray[Any], labels: NDArray[Any] | None, seen: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.int64], str]:
+    """Of each cell the number of the part that it is drawn from, and by what cells are parted.
+
+    Each type within each batch is a part, so that none is lost; types or batches alone are where there is no room for all.
+    """
+    batch = np.unique(batches.astype(str), return_inverse=True)[1]
+    if labels is None:
+        return batch, "batches"
+    label = np.unique(labels.astype(str), return_inverse=True)[1]
+    # By number: names that are strung together can be those of another pair.
+    both = np.unique(np.column_stack([batch, label]), axis=0, return_inverse=True)[1]
+    for codes, words in ((both, "batches and types"), (label, "types")):
+        if len(np.unique(codes[seen])) <= most:
+            return codes, words
+    return batch, "batches"
 
 
 def _drawn(

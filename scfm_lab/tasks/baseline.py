@@ -8,7 +8,7 @@ import numpy as np
 
 from scfm_lab.cells import provenance
 from scfm_lab.cells.audit import audit_cells
-from scfm_lab.cells.cells import Cells, column_of, group_column
+from scfm_lab.cells.cells import Cells, column_of, group_column, refuse_all
 from scfm_lab.cells.dose import check_dose, check_level
 from scfm_lab.errors import DataError, GenesError, did_you_mean
 from scfm_lab.tasks.not_read import not_read
@@ -35,6 +35,8 @@ class Baseline:
         As for :func:`scfm_lab.perturb`.
     cache
         Whether vectors that were computed before are taken, and those that are computed kept.
+    tabled
+        Whether there will be tables of the groups, which have a row of all cells: a group of that name is then refused.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Baseline:
         cache: bool = False,
         progress: bool | Callable[..., None] = False,
         cancel: Any = None,
+        tabled: bool = True,
     ) -> None:
         from scfm_lab.models.load import as_model
         from scfm_lab.tasks.known_vectors import KnownVectors
@@ -57,7 +60,7 @@ class Baseline:
         self.model = as_model(model)
         self.model.require("perturb")
         self.model.require_independence(options)
-        self.groups = groups_of(adata, groupby)
+        self.groups = groups_of(adata, groupby, tabled=tabled)
         self.samples = None if sample_key is None else _texts(column_of(adata, sample_key, what="The sample column"))
         self.groupby, self.sample_key = groupby, sample_key
         self.options, self.seed, self.layer = dict(options or {}), seed, layer
@@ -173,32 +176,21 @@ def _summed_columns(match: Match, cells: Cells) -> dict[int, list[int]]:
     }
 
 
-ALL = "all"
-"""How the row of all cells together is called in a table of groups."""
-
-
-def groups_of(adata: AnnData, key: str | None) -> NDArray[Any] | None:
+def groups_of(adata: AnnData, key: str | None, *, tabled: bool = True) -> NDArray[Any] | None:
     """The group of each cell as text; None where no column is named.
 
     Raises
     ------
     DataError
-        As for :func:`~scfm_lab.cells.cells.group_column`; also if a group is called as the row of all cells is.
+        As for :func:`~scfm_lab.cells.cells.group_column`; also if a group is called as the row of all cells is, where they are
+        `tabled`.
     """
     if key is None:
         return None
     groups = _texts(group_column(adata, key))
-    refuse_all(groups, f"obs[{key!r}]")
+    if tabled:
+        refuse_all(groups, f"obs[{key!r}]")
     return groups
-
-
-def refuse_all(groups: NDArray[Any], where: str) -> None:
-    """Refuse groups one of which would stand in the table under the name of all cells together."""
-    if (groups == ALL).any():
-        raise DataError(
-            f"{int((groups == ALL).sum()):,} cells are in a group called {ALL!r} in {where}, and so is the row of all cells "
-            "together called in the table; rename that group first."
-        )
 
 
 def _texts(column: Any) -> NDArray[Any]:

@@ -139,24 +139,30 @@ def compare(
     Raises
     ------
     DataError
-        There are too few cells, `groupby` holds no groups, or `key_added` is not two keys that can be written.
+        There are too few cells, `groupby` holds no groups or one called ``all``, or `key_added` is not two keys that can be written.
     ModelError
-        A model cannot be opened.
+        A model cannot be opened, or has no such option.
 
     Examples
     --------
     >>> from scfm_lab.tasks.compare import compare
     >>> compare(adata, "starter", "pca", groupby="cell_type").summary()  # doctest: +SKIP
     """
-    from scfm_lab.cells.cells import group_column
+    from scfm_lab.cells.cells import group_column, refuse_all
     from scfm_lab.cells.given import check_given
     from scfm_lab.models.load import as_model
     from scfm_lab.tasks.embed import embed
 
     began = time.perf_counter()
     labels = None if groupby is None else group_column(adata, groupby).astype(str).to_numpy(dtype=object)
+    if labels is not None:
+        refuse_all(labels, f"obs[{groupby!r}]")
     pair = [as_model(model), as_model(against)]
     check_given(adata, function="compare", call="compare(adata, model, against)")
+    # Of both, before the first one's vectors are written.
+    for one, asked in zip(pair, (options, options_against), strict=True):
+        one.require("embed")
+        one.check_options(asked)
     # With other options one model's vectors are two models' as far as a key goes.
     alike = dict(options or {}) == dict(options_against or {})
     keys = _keys(adata, *pair, alike=alike, given=key_added)
@@ -247,7 +253,9 @@ def _table(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    members = [("all", np.arange(len(shared)))]
+    from scfm_lab.cells.cells import ALL
+
+    members = [(ALL, np.arange(len(shared)))]
     if labels is not None:
         members += [(str(group), np.flatnonzero(labels == group)) for group in sorted(set(labels))]
     rows = [

@@ -112,7 +112,7 @@ def integrate(
     score
         Whether to score at all (scib-metrics).
     max_cells
-        Scored at most, drawn in proportion to the batches; all are corrected.
+        Scored at most, drawn in proportion to the batches and, within them, the types; all are corrected.
     key_added
         Default ``"<representation>_harmony"``.
 

@@ -24,8 +24,8 @@ _TERMINAL_SHARE = 0.1
 _FEWEST_TERMINAL = 5
 _CLOSEST_TO_1 = 1e-6
 """Eigenvalues come in float32, in which nearer ones cannot be told from 1."""
-_FEWEST_ORDERED = 4
-"""Cells of a piece of which a diffusion map has a component besides the stationary one."""
+_FEWEST_ORDERED = 5
+"""Cells of the smallest piece with a diffusion map: scanpy asks for three components, and a piece has two fewer than cells."""
 
 
 @dataclass(frozen=True)

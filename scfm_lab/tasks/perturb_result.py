@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
+from scfm_lab.cells.cells import ALL
 from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.baseline import ALL
 from scfm_lab.tasks.not_read import blind_sentence, truncated_sentence
 
 if TYPE_CHECKING:

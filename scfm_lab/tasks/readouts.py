@@ -185,7 +185,7 @@ class Label(Readout):
     ) -> None:
         import hashlib
 
-        from sklearn.neighbors import NearestNeighbors
+        from scfm_lab.tasks.neighbours import Neighbours
 
         whose = "" if voters is None else "of the reference "
         vectors, names = (lab.baseline, np.arange(len(lab.cells))) if voters is None else voters
@@ -199,7 +199,7 @@ class Label(Readout):
             raise DataError(
                 f"All cells {whose}have one label, so that no perturbation can change it; name another labels_key."
             )
-        self.search = NearestNeighbors(n_neighbors=self.k + 1).fit(vectors[known])
+        self.search = Neighbours(vectors[known], k=self.k, seed=lab.seed)
         self.before = np.full(len(lab.cells), -1)
         seen = np.flatnonzero(lab.seen)
         self.before[seen] = self._vote(lab.baseline[seen], seen)
@@ -213,7 +213,7 @@ class Label(Readout):
         return (self._vote(moved.after, moved.rows) != self.before[moved.rows]).astype(np.float32)
 
     def _vote(self, vectors: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
-        far, near = self.search.kneighbors(vectors)
+        near, far = self.search.of(vectors, self.k + 1)
         # A cell does not vote for its own label, also where it is in the reference.
         weights = np.where(self.voters[near] == self.names[own][:, None], 0.0, 1 / np.maximum(far, 1e-9))
         votes = np.zeros((len(vectors), len(self.types)))
@@ -298,6 +298,7 @@ class _Reference:
         key = labels_key or lab.groupby or "cell_type"
         self.labels = labels_of(adata, key, what="The label column of the reference")
         self.where = f"the reference's obs[{key!r}]"
+        _check_layer(adata, lab.layer)
 
     @cached_property
     def cells(self) -> Cells:
@@ -323,6 +324,18 @@ class _Reference:
     def _encoded(self, cells: Cells, what: str) -> NDArray[np.float32]:
         with as_progress(self.progress, f"{what}, with {self.lab.model.spec.name}") as report:
             return self.lab.vectors(cells, progress=report, cancel=self.cancel)
+
+
+def _check_layer(reference: AnnData, layer: str | None) -> None:
+    """Refuse a reference that does not have the layer of the cells."""
+    if layer == "raw" and reference.raw is None:
+        raise DataError("layer='raw' was asked for, but the reference has no .raw.")
+    if layer not in (None, "X", "raw") and layer not in reference.layers:
+        known = ", ".join(map(repr, reference.layers)) or "none"
+        raise DataError(
+            f"The reference has no layer {layer!r}, where its counts are looked for as those of the cells are; its layers are: "
+            f"{known}." + did_you_mean(layer, reference.layers)
+        )
 
 
 def _towards(

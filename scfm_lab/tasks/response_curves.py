@@ -131,6 +131,7 @@ def response_curves(
             seed=seed,
             progress=progress,
             cancel=cancel,
+            tabled=False,
         )
     columns = list(lab.resolve(dict.fromkeys(genes, 0.0), None)[0]) if len(set(genes)) == len(genes) else None
     if columns is None:

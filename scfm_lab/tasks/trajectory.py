@@ -357,7 +357,18 @@ def _agreement(
 
         samples = column_of(adata, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
     scores = stage_scores(orders, stage, stage_key, samples=samples, seed=seed)
-    return replace(scores, scores=flagged(scores, makers_seen(adata, [use_rep], seen="flag", layer=layer)))
+    return replace(
+        scores,
+        scores=flagged(scores, makers_seen(adata, [use_rep], seen="flag", layer=layer)),
+        provenance=provenance.of_vectors(
+            {use_rep: dict(adata.uns.get(provenance.UNS, {})).get(use_rep, {})},
+            task="stages",
+            stage_key=stage_key,
+            sample_key=sample_key,
+            layer=layer,
+            seed=seed,
+        ),
+    )
 
 
 def kendall(pseudotime: NDArray[Any], stage: NDArray[np.float64]) -> float:

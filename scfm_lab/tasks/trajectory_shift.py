@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.cells import ALL, refuse_all
 from scfm_lab.errors import Cancelled, DataError
 from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, NullTest, check_n_null, test_against_null
 from scfm_lab.results import Result, charts
-from scfm_lab.tasks.baseline import ALL, refuse_all
 from scfm_lab.tasks.gene_null import null_sets, subsample
 from scfm_lab.tasks.neighbours import nearest
 from scfm_lab.tasks.perturb_result import MIN_CHANGED

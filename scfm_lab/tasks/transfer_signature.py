@@ -180,10 +180,13 @@ def transfer_signature(
     _check_named(target, there.contexts, "target")
     if n_random < 1:
         raise DataError(f"n_random is {n_random}; at least one random direction is needed for a floor.")
+    # Random parts of cells are no samples: an interval over them would say nothing of how samples differ.
+    named = where.provenance.get("sample_key")
+    unnamed = "" if there.parts is None else "one sample only" if named else "no samples were named"
     rng = np.random.default_rng(seed)
     noise = {c: _like_cells(there.controls[c], n_random, rng) for c in there.contexts if target in (None, c)}
     rows = [
-        _pair(here, there, t, a, b, noise[b], seed)
+        _pair(here, there, t, a, b, noise[b], seed, unnamed)
         for t in treatments
         for a in here.contexts
         for b in noise
@@ -252,8 +255,16 @@ def _like_cells(controls: NDArray[np.float64], n: int, rng: np.random.Generator)
 
 
 def _pair(
-    here: Responses, there: Responses, treatment: str, source: str, target: str, noise: NDArray[np.float64], seed: int
+    here: Responses,
+    there: Responses,
+    treatment: str,
+    source: str,
+    target: str,
+    noise: NDArray[np.float64],
+    seed: int,
+    unnamed: str,
 ) -> dict[str, Any]:
+    """A row of the table; `unnamed` says why the target has no samples, where it has none."""
     samples = there.usable(treatment, target)
     if here is there:
         samples = there.usable(treatment, source, target)
@@ -268,9 +279,11 @@ def _pair(
         again = _over_halves(here, there, treatment, source, target, rest, noise[:1], seed)
         return np.nan if again is None else float(again["cosine"])
 
-    low, high = jackknife(samples, found["cosine"], without)
+    low, high = (np.nan, np.nan) if unnamed else jackknife(samples, found["cosine"], without)
     missing = [] if len(here.treatments) > 1 else ["mean treatment: there is one treatment only"]
-    if len(samples) < FEWEST_SAMPLES:
+    if unnamed:
+        missing.append(f"interval: {unnamed}")
+    elif len(samples) < FEWEST_SAMPLES:
         missing.append(f"interval: {len(samples)} samples, and {FEWEST_SAMPLES} are needed")
     elif not np.isfinite(low):
         missing.append("interval: without one of the samples too few cells are left for halves")

@@ -14,7 +14,7 @@ from scfm_lab.cells.provenance import is_imputed, refuse_imputed
 from scfm_lab.errors import DataError, GenesError, ModelError
 from scfm_lab.evaluation.cross_species import HUMAN_NAMES
 from scfm_lab.evaluation.imputation import CORRELATION, LOSS, thinned
-from scfm_lab.evaluation.integration import FLOOR, score_integration
+from scfm_lab.evaluation.integration import FLOOR, _strata, score_integration
 from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, _lisi, _of_types, _with_self, measures
 from scfm_lab.evaluation.splits import proportional
 from scfm_lab.tasks import similar_genes
@@ -98,6 +98,24 @@ def test_of_many_cells_some_are_scored_batch_by_batch(batches):
     assert "80 of 240 cells are scored, in proportion to the batches (max_cells)." in some.summary()
     with pytest.raises(DataError, match="max_cells is 29; at least 30"):
         score_integration({"made": x}, batch, None, max_cells=29)
+
+
+def test_no_type_is_lost_among_the_cells_that_are_drawn(batches):
+    x, kind, batch = batches
+    # Strung together, the rare one's names are those of another pair.
+    batch, kind = np.where(batch == "a", "a", "ab"), np.where(kind == "0", "bc", "d").astype(object)
+    rare = np.flatnonzero(batch == "ab")[:2]
+    kind[rare] = "c"
+    some = score_integration({"made": x}, batch.astype(object), kind, max_cells=40, n_boot=0)
+    assert "40 of 240 cells are scored, in proportion to the batches and types (max_cells)." in some.summary()
+    for seed in range(10):
+        codes, _ = _strata(batch, kind, np.arange(240), 40)
+        rows = proportional(codes, np.arange(240), 40, seed)
+        assert set(zip(batch[rows], kind[rows], strict=True)) == set(zip(batch, kind, strict=True))
+    # Where there is no room for each type within each batch, each type has some.
+    many = np.arange(240) % 30
+    codes, words = _strata(many, kind, np.arange(240), 30)
+    assert (words, set(kind[proportional(codes, np.arange(240), 30, 0)])) == ("types", {"bc", "c", "d"})
 
 
 @pytest.mark.thorough

@@ -121,6 +121,16 @@ def test_a_transfer_over_three_samples_says_why_it_has_no_interval(two_drugs):
     assert moved.table["low"].isna().all()
     assert (moved.table["missing"] == "interval: 3 samples, and 4 are needed").all()
     assert "4 pairs have no interval, as that takes 4 samples" in moved.summary()
+    # Four random parts of the cells are no samples.
+    asked = {"use_rep": "X_made", "treatment_key": "drug", "control": "none", "groupby": "line"}
+    one = two_drugs.copy()
+    one.obs["donor"] = "d1"
+    for parts, why in ((two_drugs, "no samples were named"), (one, "one sample only")):
+        made = sl.drug_signature(parts, **asked, **({} if parts is two_drugs else {"sample_key": "donor"}))
+        moved = sl.transfer_signature(made, n_random=20)
+        assert moved.table[["low", "high"]].isna().all().all()
+        assert np.isfinite(moved.table["cosine"]).all()
+        assert (moved.table["missing"] == f"interval: {why}").all()
     four = sl.transfer_signature(_signature(two_drugs), n_random=20)
     assert (four.table["missing"] == "").all()
     assert "no interval" not in four.summary()

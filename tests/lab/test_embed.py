@@ -14,6 +14,7 @@ from scfm_lab.errors import Cancelled, DataError, ModelError
 from scfm_lab.inference.engine import batches
 from scfm_lab.models.sctop import ragged_ranks
 from scfm_lab.models.tokens import Tokens, ragged_take
+from scfm_lab.tasks.compare import compare
 
 MODELS = ["pca", "sctop", "starter"]
 
@@ -269,6 +270,15 @@ def test_tokens_that_do_not_fit_together_are_refused():
         Tokens(np.zeros(3, np.int64), None, np.array([0, 2]))
     with pytest.raises(DataError, match="values"):
         Tokens(np.zeros(3, np.int64), np.zeros(2, np.float32), np.array([0, 3]))
+
+
+def test_what_either_model_cannot_take_is_refused_before_the_first_ones_vectors_are_written(pbmc68k):
+    before = list(pbmc68k.obsm)
+    for asked in ({"options": {"max_len": 24}}, {"options_against": {"max_len": 24}}):
+        with pytest.raises(ModelError, match="has no option 'max_len'"):
+            compare(pbmc68k, "pca", "starter", progress=False, **asked)
+    assert list(pbmc68k.obsm) == before
+    assert "scfm" not in pbmc68k.uns
 
 
 def test_imputed_values_are_expected_counts(pbmc68k):

@@ -9,8 +9,10 @@ import pytest
 
 import scfm_lab as sl
 from scfm_lab.cells.dose import perturb_counts
+from scfm_lab.cells.orthologs import to_human
 from scfm_lab.errors import Cancelled, DataError, GenesError
 from scfm_lab.models.pca import PCA
+from scfm_lab.tasks.compare import compare
 from scfm_lab.tasks.gene_null import _null_readings, null_sets
 from scfm_lab.tasks.perturb import Perturber
 from scfm_lab.tasks.perturb_result import MIN_CHANGED
@@ -342,9 +344,19 @@ def test_a_group_that_is_called_as_all_cells_are_is_refused(small):
     for ask in (
         lambda: sl.perturb(adata, "pca", {"CD3D": 0.0}, groupby="part", progress=False),
         lambda: sl.screen(adata, "pca", ["CD3D"], groupby="part", n_null=19, progress=False),
+        lambda: compare(adata, "pca", "sctop", groupby="part", progress=False),
+        lambda: sl.audit_genes(adata, "pca", groupby="part"),
+        lambda: to_human(adata, groupby="part"),
     ):
         with pytest.raises(DataError, match=words):
             ask()
+    assert list(adata.obsm) == list(small.obsm)
+    # Curves have a row for each gene and dose, and none of all cells.
+    asked = {"doses": (0, 0.5, 2), "cells": 10, "n_draws": 1, "progress": False}
+    curves = sl.response_curves(adata, "pca", ["CD3D"], groupby="part", **asked)
+    adata.obs["part"] = adata.obs["part"].replace("all", "any")
+    renamed = sl.response_curves(adata, "pca", ["CD3D"], groupby="part", **asked)
+    np.testing.assert_array_equal(curves.shift, renamed.shift)
 
 
 def test_a_gene_that_lies_in_two_columns_is_not_knocked_out_by_half(small):

@@ -69,6 +69,35 @@ def test_scores_of_one_model_are_not_written_over_those_of_another(pbmc68k, tmp_
     assert (told["labels_key"], int(told["max_cells"]), int(told["seed"])) == ("cell_type", 10_000, 0)
 
 
+def test_scores_of_vectors_are_not_written_over_those_of_other_weights(pbmc68k, tmp_path):
+    cells = pbmc68k[::5].copy()
+    cells.obs["batch"] = np.where(np.arange(cells.n_obs) % 2, "a", "b")
+    cells.obs["stage"] = np.arange(cells.n_obs) % 3
+    # Groups become keys, which cannot hold a slash.
+    cells.obs["type"] = cells.obs["cell_type"].astype(str).str.replace("/", " ")
+    shipped = sl.load_model("pca")
+    fitted = shipped.fit(cells, n_components=5)
+    asked = {"root": "CD34+", "groupby": "type", "stage_key": "stage", "n_roots": 0, "twin": False}
+    # Beside them what nothing is told of.
+    cells.obsm["X_mine"] = np.random.default_rng(0).normal(size=(cells.n_obs, 4)).astype(np.float32)
+    for model in (shipped, fitted, fitted):
+        sl.embed(cells, model, progress=False, cache=False)
+        for keys in ("X_pca", ["X_pca", "X_mine"]):
+            sl.evaluate.integration(cells, keys, batch_key="batch", beside=False, n_boot=0).write(cells)
+        sl.trajectory(cells, use_rep="X_pca", **asked).agreement.write(cells)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    again = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["scfm"]
+    found = {key: told["models"] for key, told in again.items() if "models" in told}
+    expected = {}
+    for number, digest in (("", shipped.digest), ("_2", fitted.digest)):
+        expected[f"evaluate_integration_X_pca{number}"] = {"X_pca": digest}
+        expected[f"evaluate_integration_X_pca_X_mine{number}"] = {"X_pca": digest, "X_mine": ""}
+        expected[f"stages_X_pca{number}"] = {"X_pca": digest}
+    assert {
+        key: {name: one.get("weights_sha256", "") for name, one in models.items()} for key, models in found.items()
+    } == expected
+
+
 def test_what_has_no_provenance_is_not_written(pbmc68k):
     with pytest.raises(DataError, match="no provenance"):
         Scores((Score("a", "m", 0.5),)).write(pbmc68k)

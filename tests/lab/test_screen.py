@@ -17,7 +17,10 @@ from scipy import stats
 import scfm_lab as sl
 from scfm_lab.cli import cli
 from scfm_lab.errors import Cancelled, DataError, GenesError
+from scfm_lab.tasks import neighbours
+from scfm_lab.tasks.baseline import Baseline
 from scfm_lab.tasks.perturb import Perturber
+from scfm_lab.tasks.readouts import make_readouts
 from scfm_lab.tasks.screen import Screen
 
 COLUMNS = ["gene", "group", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells"]
@@ -166,9 +169,24 @@ def test_the_cells_of_a_reference_vote_for_the_label_and_are_read_from_the_layer
     itself = sl.screen(cells, "pca", ["CD74"], labels_key="kind", **asked).table["effect"][0]
     beside = sl.screen(cells, "pca", ["CD74"], labels_key="kind", reference=cells, **asked).table["effect"][0]
     assert 0.02 < itself == pytest.approx(beside, abs=1e-6)
+    without = reference.copy()
+    del without.layers["molecules"]
+    with pytest.raises(DataError, match="The reference has no layer 'molecules'"):
+        sl.screen(cells, "pca", ["CD74"], labels_key="kind", reference=without, **asked)
     one = reference[reference.obs["kind"] == "a"].copy()
     with pytest.raises(DataError, match="All cells of the reference have one label"):
         sl.screen(cells, "pca", ["CD74"], labels_key="kind", reference=one, **asked)
+
+
+def test_a_large_reference_is_searched_as_annotation_searches_it(small, monkeypatch):
+    cells, reference = small[::2].copy(), small[1::2].copy()
+    lab = Baseline(cells, "pca")
+    asked = {"names": ["label"], "target": None, "reference": reference, "labels_key": "cell_type"}
+    (exact,) = make_readouts(lab, cells, **asked)
+    monkeypatch.setattr(neighbours, "EXACT_UP_TO", 100)
+    (quick,) = make_readouts(lab, cells, **asked)
+    assert (exact.search.approximate, quick.search.approximate) == (False, True)
+    assert (quick.before == exact.before).mean() > 0.98
 
 
 def test_a_group_in_which_the_model_sees_no_cell_is_left_out_and_told(small):
