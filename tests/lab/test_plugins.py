@@ -429,6 +429,27 @@ def test_the_example_panel_passes_the_kit_and_tells_what_is_selected(example_plu
     lab.close()
 
 
+def test_the_example_panel_scores_anew_once_the_counts_are_others_and_only_then(example_plugins, pbmc68k):
+    from scfm_widgets import Lab
+
+    cells = pbmc68k.copy()
+    lab = Lab(cells)
+    panel = plugins.discover().get("panels", "example.profile").load()(lab.session)
+    told = panel.handle({"of": "selection"}).result(60)
+    cells.obs["phase"] = "G1"
+    lab.look_again()
+    assert panel.handle({"of": "selection"}) == told
+    before = panel.scores()
+    cells.X = cells.X[::-1]
+    cells.obs["total_counts_all_genes"] = cells.obs["total_counts_all_genes"].to_numpy()[::-1]
+    lab.look_again()
+    answer = panel.handle({"of": "selection"})
+    assert isinstance(answer, Future)
+    answer.result(60)
+    np.testing.assert_allclose(panel.scores(), before[::-1], rtol=1e-5)
+    lab.close()
+
+
 def test_the_users_own_table_of_modules_opens_with_the_plugins_adapter(example_plugins, tmp_path, pbmc68k):
     (tmp_path / "mine.csv").write_text("module,gene\nt,CD3D\nt,CD3E\nmono,LYZ\n")
     model = sl.load_model(tmp_path / "mine.csv")

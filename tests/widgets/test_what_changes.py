@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import threading
 import types
@@ -17,11 +18,13 @@ from scfm_lab.tasks.perturb import Perturber
 from scfm_widgets import cell as notebook
 from scfm_widgets import lab as lab_module
 from scfm_widgets import shelf, still
-from scfm_widgets.codec import Frame
+from scfm_widgets.codec import Frame, pack_mask
+from scfm_widgets.export import payload_of
 from scfm_widgets.session import _width
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -197,13 +200,107 @@ class TestCells:
         opened.lab.refresh()
         assert opened.ask(type="column", by="gene", name="LYZ")[1] == [before[0][::-1]]
 
-    def test_other_cells_are_refused_in_words(self, bench: Callable[..., Bench], few: AnnData) -> None:
-        opened = bench(few)
+    def test_other_cells_are_refused_in_words(self, bench: Callable[..., Bench], few: AnnData, tmp_path: Path) -> None:
+        opened = bench(few, model=MODEL)
+        lab: Any = opened.lab
+        before = (dict(lab.state), dict(lab.doses), lab._selection)
         few._inplace_subset_obs(np.arange(100) < 60)
-        answer, _ = opened.ask(type="column", by="obs", name="cell_type")
-        assert "has 60 cells now, and had 100 when this bench was opened" in answer["error"]
-        with pytest.raises(DataError, match="open a new one"):
-            opened.lab.refresh()
+        bits = base64.b64encode(pack_mask(np.ones(100, dtype=bool))).decode()
+        for question in (
+            {"type": "column", "by": "obs", "name": "cell_type"},
+            {"type": "cell", "cell": 0},
+            {"type": "selection", "bits": bits},
+            {"type": "state", "change": {"labels": False}},
+            {"type": "perturb", "doses": {GENE: 0.0}, "commit": False},
+        ):
+            answer, _ = opened.ask(**question)
+            assert "has 60 cells now, and had 100 when this bench was opened" in answer["error"], question
+        for ask in (
+            lab.refresh,
+            lambda: lab.selection,
+            lambda: setattr(lab, "selection", [0]),
+            lambda: setattr(lab, "doses", {GENE: 0.0}),
+            lambda: setattr(lab, "state", {"labels": False}),
+            lambda: lab.to_html(tmp_path / "bench.html"),
+        ):
+            with pytest.raises(DataError, match="open a new one"):
+                ask()
+        lab.set_state({"doses": {GENE: 0.0}, "state": {"labels": False}})
+        assert (lab.state, lab.doses, lab._selection) == before
+        assert "has 60 cells now" in lab.session.faults[-1]["text"]
+        # What says nothing of the cells is taken all the same.
+        opened.ask(type="dismiss")
+        assert lab.session.faults == []
+
+    def test_an_answer_that_nobody_has_looked_for_hides_no_change(
+        self, bench: Callable[..., Bench], few: AnnData
+    ) -> None:
+        opened = bench(few, model=MODEL)
+        lab: Any = opened.lab
+        for look in (
+            # A slider that is still held is answered of what is there.
+            lambda: opened.ask(type="perturb", doses={GENE: 0.5}, commit=False),
+            lambda: payload_of(lab, wait=False),
+        ):
+            opened.ask(type="column", by="obs", name="cell_type")
+            told = lab._cells_version
+            few.obs["cell_type"] = few.obs["cell_type"].cat.rename_categories(lambda name: f"{name}.")
+            look()
+            assert lab._cells_version == told
+            opened.ask(type="genes")
+            assert lab._cells_version > told, "the browser has it as it was before"
+
+    def test_what_is_set_is_checked_against_the_cells_as_they_are(
+        self, bench: Callable[..., Bench], few: AnnData
+    ) -> None:
+        lab: Any = bench(few, model=MODEL).lab
+
+        def rename(old: str, new: str) -> None:
+            few.var_names = [new if name == old else name for name in few.var_names]
+
+        rename("LYZ", "ONE")
+        lab.doses = {"ONE": 0.0}
+        rename("ONE", "TWO")
+        lab.state = {"gene": "TWO"}
+        rename("TWO", "THREE")
+        lab.set_state({"state": {**lab.state, "gene": "THREE"}})
+        assert lab.session.faults == []
+        assert lab.state["gene"] == "THREE"
+
+    def test_another_layer_has_nothing_computed_again(
+        self, bench: Callable[..., Bench], few: AnnData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = bench(few, model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0})
+        made: list[Any] = []
+        init = Perturber.__init__
+
+        def count(self: Any, *given: Any, **more: Any) -> None:
+            made.append(self)
+            init(self, *given, **more)
+
+        monkeypatch.setattr(Perturber, "__init__", count)
+        few.layers["smooth"] = few.X * 0.5
+        opened.ask(type="perturb", doses={GENE: 0.5})
+        assert made == []
+        few.X = few.X[::-1]
+        opened.ask(type="perturb", doses={GENE: 0.0})
+        assert made != []
+
+    def test_a_page_is_of_the_cells_as_they_are(
+        self, bench: Callable[..., Bench], few: AnnData, tmp_path: Path
+    ) -> None:
+        opened = bench(few, model=MODEL)
+        opened.ask(type="perturb", doses={GENE: 0.0})
+        few.obs["cell_type"] = few.obs["cell_type"].cat.rename_categories(str.upper)
+        names = set(few.obs["cell_type"].cat.categories)
+        traits = payload_of(opened.lab).traits
+        assert {row["group"] for row in traits["_perturbation"]["rows"]} - {"all"} == names
+        few.obs["cell_type"] = few.obs["cell_type"].cat.rename_categories(lambda name: f"{name} again")
+        opened.lab.to_html(tmp_path / "bench.html")
+        assert {row["group"] for row in opened.lab._perturbation["rows"]} - {"all"} == {
+            f"{name} again" for name in names
+        }
 
 
 class TestUnusual:
@@ -308,6 +405,20 @@ class TestGiven:
         assert lab._perturbation["of"] is None
         assert "Perturbation in silico: LYZ set to 5 counts per 10,000 (draws" in lab.methods()
 
+    def test_levels_stay_and_are_told_with_their_model_when_another_is_picked(
+        self, bench: Callable[..., Bench], few: AnnData
+    ) -> None:
+        lab: Any = bench(few, model=MODEL).lab
+        result = sl.perturb(few, MODEL, {}, set_to={"LYZ": 5}, null=False, progress=False)
+        lab.result = result
+        told = []
+        for model in ("pca", MODEL, None):
+            lab.state = {"model": model}
+            lab.wait(60)
+            assert lab.results["perturb"] is result
+            told.append(lab._perturbation["of"])
+        assert told == [result.provenance["version"], None, result.provenance["version"]]
+
 
 class TestMemory:
     @pytest.fixture
@@ -330,8 +441,18 @@ class TestMemory:
         here.begin, here.end = begin, end
         monkeypatch.setattr(notebook, "shell", lambda: here)
         monkeypatch.setattr(still, "shell", lambda: here)
+        here.outputs = []
+
+        def put_out(*_: Any, display_id: bool = False, **__: Any) -> Any:
+            """An output, with the cell it is in; what can be updated is kept."""
+            output = types.SimpleNamespace(of=here.parent_header.get("metadata", {}).get("cellId"), pages=[])
+            output.update = lambda page, **_: output.pages.append(page)
+            here.outputs += [output] if display_id else []
+            return output
+
         for module in (still, lab_module):
-            monkeypatch.setattr(module, "put_out", lambda *_, **__: types.SimpleNamespace(update=lambda *a, **k: None))
+            monkeypatch.setattr(module, "put_out", put_out)
+        monkeypatch.setattr(still, "_RESTS", 3600)
         return here
 
     def test_a_cell_that_runs_again_closes_the_bench_that_it_has_replaced(
@@ -373,4 +494,34 @@ class TestMemory:
         kernel.parent_header = {}
         for _ in range(9):
             lab._ipython_display_()
-        assert len(lab._still._shown) == 2 + still._MOST_UNKNOWN
+        outputs = kernel.outputs
+        assert [output.of for output in outputs] == ["a", "b", "a", "a", *[None] * 9]
+        lab.selection = [0]
+        lab._still._update()
+        # Of a cell the last one; of outputs that nobody knows the place of, the newest.
+        live = [outputs[1], outputs[3], *outputs[-still._MOST_UNKNOWN :]]
+        assert [output for output in outputs if output.pages] == live
+        assert all(len(output.pages) == 1 for output in live)
+
+    def test_a_bench_that_something_holds_stays_open(
+        self, bench: Callable[..., Bench], few: AnnData, kernel: Any
+    ) -> None:
+        kept: dict[str, list[Any]] = {"benches": []}
+        kernel.user_ns.update(kept=kept, Out={1: kept["benches"]}, ip=kernel)
+
+        def run() -> Any:
+            kernel.begin("a")
+            kernel.user_ns["lab"] = lab = bench(few).lab
+            kept["benches"].append(lab)
+            lab._ipython_display_()
+            kernel.end()
+            return lab
+
+        first, second = run(), run()
+        assert first.is_open
+        kept["benches"].clear()
+        third = run()
+        assert (second.is_open, third.is_open) == (False, True)
+        with pytest.raises(DataError, match="the cell that had made it ran again"):
+            second.run("pca")
+        assert second.wait(60)

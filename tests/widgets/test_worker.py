@@ -309,6 +309,30 @@ def test_close_drops_what_waits_and_stops_what_runs(worker: Worker) -> None:
     assert waiting.cancelled()
 
 
+def test_what_is_handed_in_after_the_end_is_refused_and_nobody_waits_for_it(worker: Worker) -> None:
+    worker.close()
+    with pytest.raises(DataError, match=r"This bench was closed, .* open a new one"):
+        worker.submit("a", quick)
+    assert worker.wait(SOON)
+
+
+def test_what_would_come_again_after_the_end_does_not(worker: Worker) -> None:
+    gate, ended = Gate(), threading.Event()
+
+    def again() -> None:
+        worker.close()
+        try:
+            worker.submit("a", quick)
+        finally:
+            ended.set()
+
+    worker.submit("a", gate, yields=True, again=again)
+    gate.begun.wait(SOON)
+    worker.submit("b", quick)
+    assert ended.wait(SOON)
+    assert worker.wait(SOON)
+
+
 class TestAbandonable:
     def test_gives_what_the_work_gives(self) -> None:
         assert abandonable(lambda: 42, threading.Event()) == 42

@@ -5,12 +5,24 @@ IPython is loaded by whoever has cells; nothing else here needs it.
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from traitlets import HasTraits
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scfm_widgets.lab import Lab
+
+#: Names that IPython gives a notebook; what it keeps of outputs begins with "_" or lies in "Out".
+_IPYTHONS = ("In", "Out", "exit", "quit", "get_ipython")
+#: From a variable to a bench in it, through lists, dictionaries and attributes: most steps, and most things looked at.
+_MOST_STEPS = 4
+_MOST_THINGS = 100_000
 
 #: Benches by the cell that has made them.
 _made: dict[str, list[weakref.ref[Lab]]] = {}
@@ -36,7 +48,8 @@ def replace_former(lab: Lab) -> None:
     """Close the benches that a former run of this cell has made, once nothing leads to them any more.
 
     A bench holds cells, a model and threads, and ipywidgets keeps every widget until it is closed. One is closed where its cell
-    runs again, after that run, unless a variable still holds it, another cell shows it, or it is of other cells.
+    runs again, after that run, unless a variable still holds it (also in a list, a dictionary or an attribute), another cell
+    shows it, or it is of other cells.
     """
     cell, run = running_cell()
     here = shell()
@@ -63,6 +76,50 @@ def replace_former(lab: Lab) -> None:
 
 def is_left_behind(one: Lab, new: Lab, cell: str, names: dict[str, Any]) -> bool:
     """Whether nobody can reach a bench any more that another one of the same cells has followed in its cell."""
-    # What the notebook keeps of outputs has names of its own: "_", "_12", "Out".
-    held = any(value is one for name, value in names.items() if not name.startswith("_"))
-    return not held and one.is_open and one.shown_in <= {cell} and one.adata is new.adata
+    if not (one.is_open and one.shown_in <= {cell} and one.adata is new.adata):
+        return False
+    own = [value for name, value in names.items() if not name.startswith("_") and name not in _IPYTHONS]
+    return not leads_to(one, own, past=[names, names.get("Out"), shell()])
+
+
+def leads_to(wanted: Any, values: Iterable[Any], *, past: Iterable[Any] = ()) -> bool:
+    """Whether one of some values is what is wanted or holds it; also where they hold too much to look through.
+
+    Parameters
+    ----------
+    past
+        What is not looked into.
+    """
+    seen = {id(value) for value in past}
+    within = list(values)
+    for _ in range(_MOST_STEPS + 1):
+        fresh = {id(value): value for value in within if id(value) not in seen}
+        if id(wanted) in fresh:
+            return True
+        seen |= fresh.keys()
+        within = []
+        for value in fresh.values():
+            # Numbers and texts, of which there may be millions, hold nothing.
+            within += filter(gc.is_tracked, _held_by(value))
+            if len(within) > _MOST_THINGS:
+                return True
+    return False
+
+
+def _held_by(value: Any) -> list[Any]:
+    """What lies in a container or in the attributes of an object, also of a class."""
+    if isinstance(value, ModuleType):
+        return []
+    if isinstance(value, HasTraits):
+        # A box shows other widgets; all else that a widget has leads to every widget there is.
+        children = getattr(value, "children", None)
+        return list(children) if isinstance(children, list | tuple) else []
+    if isinstance(value, dict):
+        return list(dict.values(value))
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    try:
+        return list(vars(value).values())
+    # Numbers, arrays, and what keeps its attributes in slots.
+    except TypeError:
+        return []

@@ -52,9 +52,11 @@ class Columns:
 
     def forget(self) -> None:
         """Read genes and counts anew: they are others than before."""
-        for name in ("genes", "names", "labels", "_known"):
-            self.__dict__.pop(name, None)
-        self._matrix = None
+        # One that is being opened is of before, too.
+        with self._opening:
+            for name in ("genes", "names", "labels", "_known"):
+                self.__dict__.pop(name, None)
+            self._matrix = None
 
     @cached_property
     def genes(self) -> Genes:

@@ -69,9 +69,12 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
     Cancelled
         `cancel` was set.
     DataError, GenesError, ModelError
-        A gene is unknown, or genes are named and no model is picked that could answer.
+        The AnnData has more or fewer cells than the bench was opened with, a gene is unknown, or genes are named and no model is
+        picked that could answer.
     """
     if wait:
+        # Columns are read now, and the answers on the bench may be of the cells as they were.
+        lab.look_again()
         lab.wait()
     session = lab.session
     payload = Payload(

@@ -221,7 +221,7 @@ class Lab(anywidget.AnyWidget):
         if layout is not None or planes:
             session.use_layout(layout if layout is not None else planes[0]["key"])
         self.rows = open_panels(session)
-        session.on_result.append(lambda *_: self._offer())
+        session.on_result.append(self._follow_result)
         self.publish(_panels=[row.describe() for row in self.rows])
         self.on_msg(Messages(self).take)
         self.observe(self._on_state, "state")
@@ -250,10 +250,12 @@ class Lab(anywidget.AnyWidget):
     @property
     def selection(self) -> NDArray[np.bool_]:
         """Selected cells, one bool each. Assign a mask, positions, or names of cells; ``None`` selects none."""
+        self.session.check_cells()
         return unpack_mask(self._selection, self.adata.n_obs)
 
     @selection.setter
     def selection(self, value: ArrayLike | None) -> None:
+        self.session.check_cells()
         self.publish(_selection=pack_mask(as_mask(value, self.adata)))
 
     @property
@@ -390,6 +392,9 @@ class Lab(anywidget.AnyWidget):
         if name not in ("state", "doses"):
             super().__setattr__(name, value)
             return
+        if self._session is not None and not self._inside:
+            # What is set may be of the cells as they are now; and to look takes no lock.
+            self.look_again()
         with self.lock:
             super().__setattr__(name, value)
 
@@ -399,19 +404,21 @@ class Lab(anywidget.AnyWidget):
         A state that cannot be is told in words, and what was before holds: traitlets would apply it all the same, as its own
         check comes after the value.
         """
+        of_cells = sync_data.keys() & {"state", "doses"}
+        refused = of_cells if of_cells and not self._are_the_same() else set()
         with self.lock:
-            refused = "state" in sync_data and not self._takes(sync_data["state"])
-            super().set_state({name: value for name, value in sync_data.items() if name != "state" or not refused})
+            if "state" in of_cells - refused and not self._takes(sync_data["state"]):
+                refused = {"state"}
+            super().set_state({name: value for name, value in sync_data.items() if name not in refused})
             if refused:
-                self.send_state("state")
+                self.send_state(refused)
 
     def take_state(self, change: dict[str, Any]) -> None:
         """Take what a hand has changed of the state in the browser.
 
         Only that: the rest may have been set here since, of which the browser has not heard yet.
         """
-        with self.lock:
-            self.state = change
+        self.state = change
 
     def take_selection(self, bits: str) -> None:
         """Take the cells that a hand has selected in the browser: :func:`pack_mask`'s bytes in base64.
@@ -420,6 +427,15 @@ class Lab(anywidget.AnyWidget):
         back while the kernel has not answered the last ones, and lets messages pass.
         """
         self.selection = unpack_mask(base64.b64decode(bits, validate=True), self.adata.n_obs)
+
+    def _are_the_same(self) -> bool:
+        """Follow what was changed of the cells; where they are others, whoever looks at the bench is told there."""
+        try:
+            self.look_again()
+        except DataError as error:
+            self.session.fail(error, "cells")
+            return False
+        return True
 
     def _takes(self, state: dict[str, Any]) -> bool:
         try:
@@ -443,34 +459,39 @@ class Lab(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget and, for where no widget can be shown any more, a picture of it."""
-        self._offer()
+        same = self._offer()
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
         data, metadata = bundle
-        picture = self._still.png()
+        picture = self._still.png() if same else None
         if picture is not None:
             data = {**data, "image/png": base64.b64encode(picture).decode()}
         return data, metadata
 
     def _ipython_display_(self, **kwargs: Any) -> None:
         """Show the bench, after a picture of it: a notebook shows nothing of a widget whose kernel is gone."""
-        self._offer()
-        shown = self._still.show(self._uid)
+        # Of other cells no picture is drawn.
+        shown = self._offer() and self._still.show(self._uid)
         # The picture is drawn once: beside the widget, or else inside its bundle.
         bundle = super()._repr_mimebundle_(**kwargs) if shown else self._repr_mimebundle_(**kwargs)
         if bundle is not None:
             put_out(bundle[0], bundle[1])
 
-    def _offer(self) -> None:
-        """Offer the columns and planes that have been added since, and those that were changed as they are now."""
-        try:
-            self.look_again()
-        except DataError as error:
-            # Whoever looks at the bench is told there.
-            self.session.fail(error, "cells")
-            return
-        self._tell_columns()
+    def _offer(self) -> bool:
+        """Offer the columns and planes that have been added since, and those that were changed as they are now.
+
+        Returns
+        -------
+        Whether the cells are still those that the bench was opened with.
+        """
+        same = self._are_the_same()
+        if same:
+            self._tell_columns()
+        return same
+
+    def _follow_result(self, *_: Any) -> None:
+        self._offer()
 
     def _tell_columns(self) -> None:
         session = self.session
@@ -566,19 +587,22 @@ class Lab(anywidget.AnyWidget):
 
         if self._session is None:
             return
-        if not self._inside:
-            self.look_again()
         self._follow_models(old, new)
         if changed("layout") and new["layout"] and new["layout"] != self._session.layout:
             self._session.use_layout(new["layout"])
         if changed("second"):
             self._session.show_second(new["second"])
-        if (changed("model") or changed("groupby")) and self.doses and not self._inside:
-            perturb = self.panel("perturb")
-            if new["model"]:
-                perturb.perturb(self.doses)
-            else:
-                perturb.forget()
+        if self._inside or not (changed("model") or changed("groupby")):
+            return
+        if not self.doses:
+            if changed("model"):
+                # A bench whose own panel could not be opened has no such result either.
+                with suppress(PluginError):
+                    self.panel("perturb").label()
+        elif new["model"]:
+            self.panel("perturb").perturb(self.doses)
+        else:
+            self.panel("perturb").forget()
 
     def _follow_models(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         """An alias that is picked means what it means now, until another model is picked."""
@@ -597,7 +621,6 @@ class Lab(anywidget.AnyWidget):
 
     def _on_doses(self, change: Any) -> None:
         if not self._inside:
-            self.look_again()
             self.panel("perturb").perturb(change["new"])
 
     def panel(self, kind: str) -> Any:

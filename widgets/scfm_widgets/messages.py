@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 #: Messages whose refusal is told where the question was asked, and not above everything else.
 _SMALL = {"column", "cell", "known", "genes", "dismiss"}
-#: Messages that say nothing of the cells, or come many times a second.
-_AT_ONCE = {"pulse", "tour", "dismiss", "cancel", "state", "selection", "cell"}
+#: Messages that say nothing of the cells.
+_OF_NO_CELLS = {"pulse", "tour", "dismiss", "cancel"}
+#: Messages that come many times a second, or are looked at where they are taken.
+_AT_ONCE = {"state", "selection", "cell"}
 
 
 class Messages:
@@ -48,9 +50,12 @@ class Messages:
             self._reply(request, answer)
 
     def _route(self, kind: str, content: dict[str, Any]) -> Any:
-        if kind not in _AT_ONCE and content.get("commit", True):
-            # The answer is about the cells as they are now, and so is all that stands beside it.
-            self._lab.look_again()
+        if kind not in _OF_NO_CELLS:
+            if kind not in _AT_ONCE and content.get("commit", True):
+                # The answer is about the cells as they are now, and so is all that stands beside it.
+                self._lab.look_again()
+            else:
+                self._lab.session.check_cells()
         if kind == "dismiss":
             self._lab.session.dismiss(content.get("fault"))
             return {}

@@ -34,6 +34,9 @@ class EmbeddingPanel(Panel):
             by, name = str(message["by"]), str(message["name"])
             if by == "gene" and not self.session.columns.at_hand(self.session.columns.require_gene(name)):
                 return self._read(name)
+            if by == "obs":
+                # First this: what is changed while it is read is another then.
+                self.session.watch.follow((by, name))
             column = self.column(by, name)
             return {"column": column.about}, [column.codes]
         if kind == "genes":
@@ -73,8 +76,6 @@ class EmbeddingPanel(Panel):
             return columns.of_gene(name)
         if by == "result":
             return columns.of_result(name, self.session.results)
-        # First this: what is changed while it is read is another then.
-        self.session.watch.note(("obs", name))
         return columns.of_obs(name)
 
     def _find(self, typed: str) -> list[dict[str, Any]]:

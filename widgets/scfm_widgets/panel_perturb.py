@@ -194,7 +194,8 @@ class PerturbPanel(Panel):
             progress(0, 0, "opening the model")
         model = session.open_model(source, cancel)
         if groupby is not None:
-            watch.note(("obs", groupby))
+            # What the browser has of it may be of before; that is for the next look to find.
+            watch.follow(("obs", groupby))
         return _Made(
             source=source,
             model=model,
@@ -446,6 +447,13 @@ class PerturbPanel(Panel):
         self._drop_curves()
         if self._given is None and session.doses and session.state.get("model"):
             self.perturb(session.doses)
+
+    def label(self) -> None:
+        """Another model is picked: say by which one a result is that Python has set, for it stays where no dose is."""
+        given = self._given
+        if given is not None:
+            told = self._described(given, self.session.doses, seq=self._seq, null="ready" if given.has_null else "none")
+            self.session.publish(_perturbation=told)
 
     def forget(self) -> None:
         """No model is picked any more: take away what the last one has answered."""

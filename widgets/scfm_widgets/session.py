@@ -19,7 +19,7 @@ from scfm_widgets.codec import Frame
 from scfm_widgets.columns import Columns
 from scfm_widgets.shelf import Shelf
 from scfm_widgets.twin import TITLE, TWIN, twin_plane
-from scfm_widgets.watch import COUNTS, GENES, Watch
+from scfm_widgets.watch import COUNTS, GENES, VALUES, Watch
 from scfm_widgets.worker import Job, Worker, abandonable
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Session:
         self.found: dict[str, Any] = dict(written) if hasattr(written, "keys") else {}
         self.columns = Columns(adata)
         self.watch = Watch(adata)
-        self.watch.note(GENES, COUNTS)
+        self.watch.note(GENES, COUNTS, VALUES)
         self._n = adata.n_obs
         self.results: dict[str, Result] = {}
         self.layout: str | None = None
@@ -286,6 +286,21 @@ class Session:
 
     # ------------------------------------------------------------------------- what others change
 
+    def check_cells(self) -> None:
+        """Refuse to answer for other cells than those the bench was opened with.
+
+        Raises
+        ------
+        DataError
+            There are more or fewer.
+        """
+        if self.adata.n_obs != self._n:
+            message = (
+                f"The AnnData has {self.adata.n_obs:,} cells now, and had {self._n:,} when this bench was opened; open a new one: "
+                "Lab(adata)."
+            )
+            raise DataError(message)
+
     def look_again(self, *, at_all: bool = False) -> bool:
         """Follow what was changed of the cells in Python since it was told: columns, planes, genes, counts.
 
@@ -303,23 +318,15 @@ class Session:
         DataError
             There are more or fewer cells than when the bench was opened.
         """
-        if self.adata.n_obs != self._n:
-            message = (
-                f"The AnnData has {self.adata.n_obs:,} cells now, and had {self._n:,} when this bench was opened; open a new one: "
-                "Lab(adata)."
-            )
-            raise DataError(message)
-        try:
-            changed = self.watch.changed()
-        # Whoever changes it is in the middle of that; the next answer looks again.
-        except (RuntimeError, KeyError, ValueError):
-            changed = set()
+        self.check_cells()
+        changed = self.watch.changed()
         if not changed and not at_all:
             return False
         if at_all:
             changed |= {GENES, COUNTS, ("obsm", str(self.layout)), ("obs", str(self.state.get("groupby")))}
-        if changed & {GENES, COUNTS}:
+        if changed & {GENES, COUNTS, VALUES}:
             self.columns.forget()
+        if changed & {GENES, COUNTS}:
             self.__dict__.pop("genes_by_id", None)
             self.publish(_plan={"model": None, "status": "none"})
         self.publish(_cells_version=self.next_version())

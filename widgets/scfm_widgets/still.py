@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import itertools
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class Still:
         self._uid = ""
         #: By the cell that shows it: another run of it has replaced the former output.
         self._shown: dict[str, Any] = {}
+        self._unknown = itertools.count()
         self._timer: threading.Timer | None = None
         self._picture: bytes | None = None
         self._stale = True
@@ -73,7 +75,7 @@ class Still:
         # The cells may have been changed by hand since it was shown last.
         self._stale, self._written = True, None
         cell = running_cell()[0]
-        place = cell or f"{_UNKNOWN}{len(self._shown)}"
+        place = cell or f"{_UNKNOWN}{next(self._unknown)}"
         self._shown.pop(place, None)
         self._shown[place] = put_out(self._page(), display_id=True)
         for old in [place for place in self._shown if place.startswith(_UNKNOWN)][:-_MOST_UNKNOWN]:

@@ -11,10 +11,11 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scfm_lab.errors import Cancelled
+from scfm_lab.errors import Cancelled, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,10 +180,21 @@ class Worker:
         -------
         A future. It is cancelled if the job is dropped before it runs; it raises
         :class:`~scfm_lab.errors.Cancelled` if it is stopped while it runs, :class:`Stopped` if a person did it.
+
+        Raises
+        ------
+        DataError
+            The bench was closed: nobody would run it.
         """
         job = Job(next(self._ids), kind, label or kind, work, lane, quiet, yields, again, of=of)
         dropped: list[Job] = []
         with self._wake:
+            if self._closed:
+                message = (
+                    "This bench was closed, by lab.close() or because the cell that had made it ran again; open a new one: "
+                    "Lab(adata)."
+                )
+                raise DataError(message)
             # A newer job of the same lane takes the place of what was put off, too.
             self._put_off = [other for other in self._put_off if not lane or other.lane != lane]
             for other in [other for other in self._waiting if other.yields or (lane and other.lane == lane)]:
@@ -262,7 +274,9 @@ class Worker:
             put_off, self._put_off = self._put_off, []
         for job in put_off:
             if job.again is not None:
-                job.again()
+                # The bench may be closed meanwhile, and nobody waits for it then.
+                with suppress(DataError):
+                    job.again()
 
     def _run(self, job: Job) -> None:
         if not job.future.set_running_or_notify_cancel():

@@ -63,8 +63,11 @@ export function panelSession(store: Store, panel: string) {
       stops.push(stop);
       return stop;
     },
-    send(message: object): Promise<Reply> {
-      return store.requests.ask({ type: "panel", panel, message });
+    async send(message: object): Promise<Reply> {
+      const reply = await store.requests.ask({ type: "panel", panel, message });
+      // A job that was stopped, or whose place a newer one has taken, has nothing to show.
+      if (reply.content.cancelled) throw new Error("Stopped.");
+      return reply;
     },
   };
   return { session, dispose: stopAll(stops) };

@@ -81,6 +81,16 @@ describe("a panel that asks whenever something changes", () => {
   });
 });
 
+describe("a question of a panel", () => {
+  it("is rejected where its job was stopped, or a newer one has taken its place", async () => {
+    const { store, behind } = live();
+    behind.send = (content) =>
+      queueMicrotask(() => store.requests.answer({ id: content.id, cancelled: true }, []));
+    const { session } = panelSession(store, "plugin");
+    await expect(session.send({ of: "selection" })).rejects.toThrow("Stopped.");
+  });
+});
+
 describe("a selection beside a kernel", () => {
   it("comes before what is asked about it", () => {
     const { store, asked } = live();

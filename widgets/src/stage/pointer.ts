@@ -244,7 +244,10 @@ export class Pointer {
         const least = event.shiftKey ? LEAP_PX / unit(scene.camera, scene.frame) : 0;
         this.#cell = nextCell(scene.places(), this.#shown, cell, towards, least);
       };
-    switch (event.key.toLowerCase()) {
+    // With Alt, which takes away, the key writes another letter on some keyboards: there its place counts.
+    const other = event.altKey && event.code === "KeyX" && !/^[a-z]$/i.test(event.key);
+    const key = other ? "x" : event.key.toLowerCase();
+    switch (key) {
       case " ":
       case "enter":
         return () => this.gestures.onPick(cell);

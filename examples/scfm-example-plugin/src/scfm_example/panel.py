@@ -23,6 +23,9 @@ class ModuleProfile:
     def __init__(self, session: Any) -> None:
         self.session = session
         self._scores: np.ndarray | None = None
+        #: Grows when the cells are others: scores of those before, which a job may be computing, are not kept.
+        self._version = 0
+        session.on_cells.append(self._follow_cells)
         self._modules: list[str] = []
 
     def handle(self, message: dict[str, Any]) -> Any:
@@ -44,10 +47,17 @@ class ModuleProfile:
         selected = np.asarray(self.session.selection, dtype=bool)
         return self._once_scored(lambda scores: self._profile(scores, selected))
 
+    def _follow_cells(self, changed: set[tuple[str, str]]) -> None:
+        """Somebody has changed the cells in Python; columns and planes have no part in the scores."""
+        if {kind for kind, _ in changed} & {"genes", "counts"}:
+            self._version += 1
+            self._scores = None
+
     def _once_scored(self, tell: Callable[[np.ndarray], Any]) -> Any:
         """What is told of the scores: at once where they are there, else by a job that shows how far it is and can be stopped."""
-        if self._scores is not None:
-            return tell(self._scores)
+        known = self._scores
+        if known is not None:
+            return tell(known)
 
         def work(progress: Callable[..., None], cancel: Event) -> Any:
             return tell(self.scores(progress, cancel))
@@ -73,14 +83,15 @@ class ModuleProfile:
         return {"n": int(mask.sum())}, [mask.astype(np.uint8).tobytes()]
 
     def scores(self, progress: Callable[..., None] | None = None, cancel: Event | None = None) -> np.ndarray:
-        """Cells × modules, float32; computed once, since a session's cells do not change.
+        """Cells × modules, float32; computed once, until the genes or counts are others.
 
         Parameters
         ----------
         progress, cancel
             As a job is given them by ``session.submit``.
         """
-        if self._scores is None:
+        known, version = self._scores, self._version
+        if known is None:
             model = sl.load_model("example.modules", device="cpu")
             tokens = model.tokenize(self.session.adata)
             # The engine looks at `cancel` between batches and raises where it is set.
@@ -89,5 +100,7 @@ class ModuleProfile:
                 progress=progress and (lambda done, total, *_: progress(done, total, "scoring the cells")),
                 cancel=cancel,
             )
-            self._scores, self._modules = states.cell, list(model.modules)
-        return self._scores
+            known, self._modules = states.cell, list(model.modules)
+            if version == self._version:
+                self._scores = known
+        return known
