@@ -34,4 +34,5 @@ def peak_mib(model: Model) -> int:
     longest = min(model.spec.max_length or _LONG, _LONG)
     batch = model.batch_bytes(max(TOKENS_PER_BATCH["cpu"], longest), longest)
     # Weights may be there twice: as the network has them, and as they were read from the file.
-    return math.ceil(_PROCESS + (2 * model.weight_bytes() + _MARGIN * (batch + model.base_bytes())) / _MIB)
+    weights = model.weight_bytes() + model.opening_bytes()
+    return math.ceil(_PROCESS + (weights + _MARGIN * (batch + model.base_bytes())) / _MIB)

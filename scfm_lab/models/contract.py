@@ -339,6 +339,10 @@ class Model(TakesOptions, Able, Trainable):
         size = 4 if precision.attention == "float32" else 2
         return 2 * size * min(self.spec.heads * tokens * longest, MOST_SCORES)
 
+    def opening_bytes(self) -> int:
+        """Memory that the content of the files takes while the model is opened, besides the weights that stay."""
+        return self.weight_bytes()
+
     def base_bytes(self) -> int:
         """Memory that does not grow with cells, besides the weights: vocabularies, libraries at work (as measured)."""
         return (96 << 20) if self.spec.layers else (20 << 20)

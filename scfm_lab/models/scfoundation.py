@@ -175,6 +175,13 @@ class ScFoundation(Readouts):
         model.digest, model.weight_files, model.path = sha256(checkpoint), (checkpoint,), checkpoint
         return model
 
+    def opening_bytes(self) -> int:
+        """The whole file is read, and of its three sets of weights those stay that are asked for."""
+        from scfm_lab.models.converted import is_stored, stored
+
+        files = sum(stored(path).stat().st_size for path in self.weight_files if is_stored(path))
+        return max(files, self.weight_bytes())
+
     def gpu_batch_bytes(self, tokens: int, longest: int) -> int:
         """As measured; nothing is padded."""
         return packed_bytes(tokens, self.hidden_width, self.spec.feed_forward)

@@ -309,6 +309,22 @@ def without_positions(content: dict[str, Any]) -> None:
     del content["model_state_dict"]["pos_emb.emb.weight"]
 
 
+def test_a_file_of_three_sets_is_in_memory_as_a_whole_while_one_of_them_is_opened(
+    tmp_path: Path, pbmc68k: AnnData
+) -> None:
+    """What a version needs is told before it is opened, and the sets that nobody asks for are read too."""
+    genes = sorted(pbmc68k.var_names[:200])
+    one, three = (
+        opened(
+            writers_performer.write_scfoundation(tmp_path / str(len(sets)) / "models" / "models.ckpt", genes, sets=sets)
+        )
+        for sets in (("cell",), ("cell", "rde", "gene"))
+    )
+    assert three.weight_bytes() == one.weight_bytes()
+    assert three.opening_bytes() == three.weight_files[0].stat().st_size
+    assert three.opening_bytes() > 2.5 * one.opening_bytes() >= 2.5 * one.weight_bytes()
+
+
 @pytest.mark.parametrize("head", [None, (8, 6, 3)], ids=["pre-trained", "fine-tuned"])
 def test_scbert_trained_without_gene2vec_has_positions_of_zero(
     head: Any, tmp_path: Path, pbmc68k: AnnData, recwarn: Any
