@@ -52,7 +52,7 @@ fi
 
 run "style (ruff)" sh -c 'ruff check . && ruff format --check .'
 run "import contracts (import-linter)" lint-imports
-# Types are checked while the front end is: each uses one core.
+# Types take one core for two minutes: they are checked beside the front end and the first tests.
 types=$(mktemp)
 mypy </dev/null >"$types" 2>&1 &
 typing=$!
@@ -68,8 +68,6 @@ if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then
 else
   echo "Node and npm are not on this machine: the front end's own tests and the check of its bundle are left out."
 fi
-typed() { wait "$typing"; status=$?; cat "$types"; rm -f "$types"; return $status; }
-run "types (mypy)" typed
 
 # Most tests run side by side, one thread each, which is what uses all cores. What drives a browser or notices how busy
 # the machine is has it to itself afterwards. pytest comes last, so that its closing line is the one that closes the run.
@@ -79,7 +77,11 @@ workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # What is marked thorough says the same at length, and has a run of its own before a release (make test-thorough).
 run "tests, side by side (pytest)" \
   env OMP_NUM_THREADS=1 pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "not ($alone or thorough)" "$@"
-run "tests, one at a time (pytest)" pytest -m "($alone) and not thorough" "$@"
+typed() { wait "$typing"; status=$?; cat "$types"; rm -f "$types"; return $status; }
+run "types (mypy)" typed
+# Of all files only those that have such tests are loaded again.
+run "tests, one at a time (pytest)" \
+  pytest -m "($alone) and not thorough" $(grep -rlE 'mark\.(browser|alone)' tests --include='test_*.py') "$@"
 
 if [ -n "$failed" ]; then
   printf '\nFailed: %s.\n' "${failed%,}"

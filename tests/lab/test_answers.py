@@ -100,22 +100,33 @@ def test_of_many_cells_some_are_scored_batch_by_batch(batches):
         score_integration({"made": x}, batch, None, max_cells=29)
 
 
-def test_no_type_is_lost_among_the_cells_that_are_drawn(batches):
-    x, kind, batch = batches
-    # Strung together, the rare one's names are those of another pair.
+def three_types(batches):
+    """Two batches with names that, strung together with those of the types, are those of another pair; one type is rare."""
+    _, kind, batch = batches
     batch, kind = np.where(batch == "a", "a", "ab"), np.where(kind == "0", "bc", "d").astype(object)
-    rare = np.flatnonzero(batch == "ab")[:2]
-    kind[rare] = "c"
-    some = score_integration({"made": x}, batch.astype(object), kind, max_cells=40, n_boot=0)
-    assert "40 of 240 cells are scored, in proportion to the batches and types (max_cells)." in some.summary()
+    kind[np.flatnonzero(batch == "ab")[:2]] = "c"
+    return batch.astype(object), kind
+
+
+def test_no_type_is_lost_among_the_cells_that_are_drawn(batches):
+    batch, kind = three_types(batches)
     for seed in range(10):
-        codes, _ = _strata(batch, kind, np.arange(240), 40)
+        codes, words = _strata(batch, kind, np.arange(240), 40)
+        assert words == "batches and types"
         rows = proportional(codes, np.arange(240), 40, seed)
         assert set(zip(batch[rows], kind[rows], strict=True)) == set(zip(batch, kind, strict=True))
     # Where there is no room for each type within each batch, each type has some.
     many = np.arange(240) % 30
     codes, words = _strata(many, kind, np.arange(240), 30)
     assert (words, set(kind[proportional(codes, np.arange(240), 30, 0)])) == ("types", {"bc", "c", "d"})
+
+
+# The metrics' package compiles for more than a minute.
+@pytest.mark.thorough
+def test_how_cells_were_drawn_is_told(batches):
+    batch, kind = three_types(batches)
+    some = score_integration({"made": batches[0]}, batch, kind, max_cells=40, n_boot=0)
+    assert "40 of 240 cells are scored, in proportion to the batches and types (max_cells)." in some.summary()
 
 
 @pytest.mark.thorough

@@ -178,6 +178,8 @@ def test_the_cells_of_a_reference_vote_for_the_label_and_are_read_from_the_layer
         sl.screen(cells, "pca", ["CD74"], labels_key="kind", reference=one, **asked)
 
 
+# PyNNDescent compiles for more than a minute.
+@pytest.mark.thorough
 def test_a_large_reference_is_searched_as_annotation_searches_it(small, monkeypatch):
     cells, reference = small[::2].copy(), small[1::2].copy()
     lab = Baseline(cells, "pca")

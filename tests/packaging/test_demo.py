@@ -29,7 +29,8 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=folder / "work",
-        env={**os.environ, "SCFM_HOME": str(folder / "home")},
+        # As a user runs it: vectors that one step has computed are there for the next.
+        env={**os.environ, "SCFM_HOME": str(folder / "home"), "SCFM_CACHE_GB": "2"},
     )
 
 

@@ -13,11 +13,11 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The bundled cells thinned: comparable genes in all of them take a minute and a half, which the demo and the tutorial spend already.
+#: The bundled cells thinned: comparable genes in all of them take a minute and a half, which the tutorial spends already.
 FEWER = """
 from scfm_lab import datasets
 all_of = datasets.load
-datasets.load = lambda name: all_of(name)[::4].copy()
+datasets.load = lambda name: all_of(name)[::5].copy()
 """
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "tutorials", "benchmarks", "examples")
 
@@ -33,7 +33,7 @@ def test_the_ten_lines_run(repository: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "SCFM_HOME": str(tmp_path / "home")},
+        env={**os.environ, "SCFM_HOME": str(tmp_path / "home"), "SCFM_CACHE_GB": "2"},
     )
     assert result.returncode == 0, result.stderr
     audit, knockout = result.stdout.split("CD3D at dose 0")

@@ -37,6 +37,7 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest
     from nbclient import NotebookClient
 
     monkeypatch.setenv("SCFM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SCFM_CACHE_GB")
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     directory = tmp_path / "work"
