@@ -2,7 +2,8 @@
 
     python benchmarks/integration.py [--models starter pca sctop] [--json FILE]
 
-Three lung cancer lines by CEL-seq2 and Drop-seq (Tian et al. 2019), whose lines are known by genotype. The metrics are those of
+Three lung cancer lines by CEL-seq2 and Drop-seq (Tian et al. 2019), whose lines are known by genotype. The shipped ``starter``, ``pca`` and
+``sctop`` were made from these cells, ``sctop`` with their labels: name other cells with --dataset to judge them. The metrics are those of
 scib-metrics (extra ``science``); biology and batch are told apart, and no average is taken. Behind each value stands the 95 % interval of
 its difference to the floor on the same resamples, with a star where that lies above 0. ``SCFM_DATA`` names the datasets' folder.
 """

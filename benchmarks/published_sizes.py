@@ -84,10 +84,11 @@ def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]
     if size.family == "geneformer":
         return writers.write_geneformer(folder, adata, f=f, **sizes, **size.more), {}
     if size.family == "uce":
-        # As many human genes as published, and so hundreds of megabytes of a table of which these cells ask for little.
+        # As many human genes as published, and as many rows of all species: gigabytes, of which these cells ask for little.
         kept = [s for s in symbols if s in expressed]
         kept += [f"GENE{i}" for i in range(19_790 - len(kept))]
-        writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, **sizes)
+        rest = 143_574 - 4 - len(kept) - len(kept[::2])
+        writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, rest=rest, **sizes)
         return folder, {"nhead": size.heads}
     if size.family == "transcriptformer":
         # As many genes as published, those of these cells first.

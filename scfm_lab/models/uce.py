@@ -227,6 +227,17 @@ class UCE(LateDigest, Readouts):  # type: ignore[override]  # worked out when as
     def _modules(self) -> list[torch.nn.Module]:
         return [self.net]
 
+    def opening_bytes(self) -> int:
+        """The whole checkpoint, with its table of all species' tokens, and a table that stands in for it.
+
+        A registered version is read and hashed as a whole, and stays in memory.
+        """
+        from scfm_lab.models.converted import is_stored, stored
+
+        files = self.species.files
+        read = [files.checkpoint, *([files.tokens] if self.replaced and files.tokens is not None else [])]
+        return max(self.weight_bytes(), sum(stored(path).stat().st_size for path in read if is_stored(path)))
+
     def base_bytes(self) -> int:
         """Less than other families take: no table of genes is shipped for it."""
         return 16 << 20

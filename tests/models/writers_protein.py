@@ -37,9 +37,10 @@ def write_uce(
     positions: int = 1536,
     name: str = "4layer_model.torch",
     offsets: str = "species_offsets.pkl",
+    rest: int = 0,
     change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
 ) -> Path:
-    """Write human and mouse genes, their positions, and drawn weights."""
+    """Write human and mouse genes, their positions, `rest` rows of other species, and drawn weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "protein_embeddings").mkdir(exist_ok=True)
     random = np.random.default_rng(0)
@@ -49,6 +50,7 @@ def write_uce(
         "mouse": ([s.title() for s in symbols[::2]], "Mus_musculus.GRCm39"),
     }
     rows, positions_of, first = [torch.zeros(1, protein), torch.randn(3, protein, generator=generator)], [], {}
+    rows.append(torch.zeros(rest, protein))
     for kind, (names, stem) in species.items():
         vectors = torch.randn(len(names), protein, generator=generator)
         path = folder / "protein_embeddings" / f"{stem}.gene_symbol_to_embedding_ESM2.pt"

@@ -147,6 +147,28 @@ def test_a_failure_is_one_sentence(
     assert err.count("\n") == 1
 
 
+def test_what_is_deleted_comes_back_and_what_is_exported_comes_in_elsewhere(
+    scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any], basis: Callable[..., Path], tmp_path: Path
+) -> None:
+    imported = data("models", "import", str(basis()), "--name", "mine", "--no-certify")
+    told = data("models", "delete", "mine/1", "--because", "a trial")
+    assert (told["name"], told["digest"]) == ("mine", imported["digest"])
+    assert "mine" not in [item["name"] for item in data("models", "list")["models"]]
+    assert [item["name"] for item in data("models", "list", "--trash")["models"]] == ["mine"]
+    assert scfm("models", "verify", "mine")[0] == 1
+    assert data("models", "restore", "mine/1")["digest"] == imported["digest"]
+    assert data("models", "verify", "mine")["ok"] is True
+
+    bundle, elsewhere = str(tmp_path / "mine.scfm"), str(tmp_path / "elsewhere")
+    signer = data("models", "export", "mine", "-o", bundle)["signer"]["fingerprint"]
+    asked = ["models", "import-bundle", bundle, "--name", "theirs", "--no-certify", "--registry", elsewhere]
+    assert data(*asked, "--trust", signer)["digest"] == imported["digest"]
+    assert data("models", "verify", "theirs", "--registry", elsewhere)["ok"] is True
+    data("models", "delete", "mine/1")
+    data("models", "delete", "mine/1", "--purge")
+    assert data("models", "list", "--trash")["models"] == []
+
+
 def test_the_life_of_a_version(
     scfm: Callable[..., tuple[int, str, str]],
     data: Callable[..., Any],

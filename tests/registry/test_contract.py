@@ -264,7 +264,7 @@ def test_what_is_said_of_a_version_is_one_line_that_can_be_shown(
     registry: Registry, put: Callable[..., ModelVersion], basis: Callable[..., Path]
 ) -> None:
     name = _name("lines", registry)
-    for licence in (BREAKING, "MIT\x1b[2J", "MIT \u202egnp.exe", "x" * 3_000):
+    for licence in (BREAKING, "MIT\x00", "MIT\x1b[2J", "MIT \u202egnp.exe", "x" * 3_000):
         with pytest.raises(ModelError, match=r"A licence is named in one line.*a file LICENSE"):
             registry.import_checkpoint(basis(), name, licence=licence)
         with pytest.raises(ModelError, match=r"tag scfm\.license takes one line"):

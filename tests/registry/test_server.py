@@ -577,6 +577,15 @@ def test_the_recipe_is_written_whole_and_reads_as_what_it_is(tmp_path: Path) -> 
     readme = (folder / "README.md").read_text()
     assert f"install -d -m 700 -o scfm-registry -g scfm-registry {backups}" in readme
     assert "sudo -u scfm-registry env DATABASE=" in readme
+    # Nothing of the project's name is taken from an index, on which it is not.
+    told = [
+        line
+        for line in (readme + (folder / "compose" / "Dockerfile").read_text()).splitlines()
+        if "pip install" in line
+    ]
+    assert len(told) == 2
+    assert all("wheel" in line for line in told)
+    assert "pip wheel" in (folder / "wheels" / "README.md").read_text()
     for script in folder.rglob("*.sh"):
         subprocess.run(["sh", "-n", script], check=True)
         assert os.access(script, os.X_OK)

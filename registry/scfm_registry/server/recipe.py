@@ -86,8 +86,7 @@ def _fill(folder: Path) -> None:
         if source.is_dir():
             target.mkdir()
             continue
-        text = source.read_text(encoding="utf-8").replace("@SCFM_LAB@", metadata.version("scfm-lab"))
-        target.write_text(text, encoding="utf-8")
+        shutil.copyfile(source, target)
         target.chmod(0o755 if source.suffix == ".sh" else 0o644)
     (folder / _CONSTRAINTS).write_text(constraints(), encoding="utf-8")
 
