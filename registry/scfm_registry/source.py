@@ -127,5 +127,7 @@ def open_model(
     model = open_resolved(source, config=settings or None)
     model.path, model.version, model.source = source.path, label, f"models:/{label}"
     model.registered_as, model.registered_digest = source.name, source.digest
+    # As sl.load_model tells: what a model was opened with decides whether vectors that were computed before are its own.
+    model.opened = {"config": settings, "files": {}}
     model.asked = {"config": dict(config)} if config else {}
     return model.to(device, precision)

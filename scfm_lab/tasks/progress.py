@@ -30,6 +30,8 @@ def as_progress(
 
         def report(done: int, total: int, *_: Any) -> None:
             if bar.total is None:
+                # A notebook's bar is as wide as a letter until it is told how much there is.
+                bar.reset(total)
                 # What was finished before says nothing about the speed of now.
                 bar.initial = bar.n = done
             bar.total = total

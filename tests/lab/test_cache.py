@@ -288,6 +288,15 @@ def test_the_same_knockout_again_computes_nothing(pbmc68k):
     assert sl.perturb(cells, "starter", **asked, cache=False).provenance["vectors_from_cache"] == 0
 
 
+def test_a_model_of_the_registry_has_the_vectors_of_the_same_model_by_its_address(pbmc68k):
+    from scfm_registry import Registry
+
+    cells = pbmc68k[:40].copy()
+    assert embedded(cells, Registry().load("starter@champion"))[1] == 0
+    assert embedded(cells, Registry().load("starter/1"))[1] == 40
+    assert embedded(cells, "models:/starter@champion")[1] == 40
+
+
 def test_a_copy_is_kept_by_its_cell_too(pbmc68k):
     """Two cells that a knockout makes alike keep genes of their own where not all are read: their copies have two vectors."""
     import anndata as ad

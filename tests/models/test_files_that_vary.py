@@ -13,6 +13,7 @@ import pytest
 import torch
 import writers
 import writers_performer
+import writers_protein
 from safetensors.torch import load_file, save_file
 
 import scfm_lab as sl
@@ -323,6 +324,17 @@ def test_a_file_of_three_sets_is_in_memory_as_a_whole_while_one_of_them_is_opene
     assert three.weight_bytes() == one.weight_bytes()
     assert three.opening_bytes() == three.weight_files[0].stat().st_size
     assert three.opening_bytes() > 2.5 * one.opening_bytes() >= 2.5 * one.weight_bytes()
+
+
+def test_uces_table_of_all_species_is_in_memory_while_a_version_is_open(tmp_path: Path, pbmc68k: AnnData) -> None:
+    genes = sorted(pbmc68k.var_names[:60])
+    few, many = (
+        opened(writers_protein.write_uce(tmp_path / str(rest), genes, rest=rest), config={"nhead": 3})
+        for rest in (0, 5_000)
+    )
+    assert many.weight_bytes() == few.weight_bytes(), "the table is no weight"
+    assert many.opening_bytes() == (tmp_path / "5000" / "4layer_model.torch").stat().st_size
+    assert many.opening_bytes() - few.opening_bytes() >= 5_000 * 12 * 4
 
 
 @pytest.mark.parametrize("head", [None, (8, 6, 3)], ids=["pre-trained", "fine-tuned"])
