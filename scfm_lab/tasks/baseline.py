@@ -76,6 +76,8 @@ class Baseline:
         self.kept = KnownVectors.of(self.model, self.options, seed, self.cells.genes) if cache else None
         with as_progress(progress, f"Cells before, with {self.model.spec.name}") as report:
             self.baseline = self._first(report, cancel)
+        self.n_first_from_cache = self.n_from_cache
+        """Of the unperturbed cells how many were not computed: what every answer has in common."""
         self.seen = np.asarray(np.isfinite(self.baseline).all(axis=1))
         """Cells in which the model sees a gene."""
 

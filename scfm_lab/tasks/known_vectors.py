@@ -56,8 +56,8 @@ class KnownVectors:
     ) -> NDArray[np.float32]:
         """Vectors of cells or of copies, (cells, width); only those that are not known are computed.
 
-        `tokens` gives those of some of the cells (None: of all). What a copy's vector depends on besides its counts is its unperturbed cell: which of its genes are read, and its numbers.
-        Both are in the digest by which it is kept.
+        `tokens` gives those of some of the cells (None: of all). What a copy's vector depends on besides its counts is its
+        unperturbed cell: which of its genes are read, and its numbers. Both are in the digest by which it is kept.
         """
         from scfm_lab.inference.cache import VectorCache, cell_digests
 

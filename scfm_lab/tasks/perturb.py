@@ -233,7 +233,7 @@ class Perturber(Baseline):
         """The exact effect of a perturbation, without its null; `readouts` are read off besides the shift."""
         check_doses(doses, set_to)
         check_draws(n_draws)
-        started = time.perf_counter()
+        started, known = time.perf_counter(), self.n_from_cache
         by_column, levels, names = self.resolve(doses, set_to)
         random = is_random(by_column) or bool(levels)
         draws = n_draws if random else 1
@@ -261,7 +261,7 @@ class Perturber(Baseline):
             arguments={**self.arguments, "n_draws": n_draws},
             **self.audit.as_provenance(),
             **self.not_read,
-            vectors_from_cache=self.n_from_cache,
+            vectors_from_cache=self.n_first_from_cache + self.n_from_cache - known,
             seconds=time.perf_counter() - started,
         )
         return PerturbResult(
@@ -322,6 +322,7 @@ class Perturber(Baseline):
         """
         check_n_null(n_null)
         _check_max_cells(max_cells)
+        before = self.n_from_cache
         by_column, levels, _ = self.resolve(result.doses, result.set_to)
         table = result.table.copy()
         main = table[table["readout"] == "shift"]
@@ -353,7 +354,7 @@ class Perturber(Baseline):
         table["verdict"] = [verdict(row) for row in table.itertuples()]
         known = result.provenance.get("arguments", {})
         record = {**result.provenance, "arguments": {**known, "n_null": n_null, "max_cells": max_cells}}
-        record["vectors_from_cache"] = self.n_from_cache
+        record["vectors_from_cache"] = record.get("vectors_from_cache", 0) + self.n_from_cache - before
         return replace(result, table=table, has_null=True, provenance=record)
 
     def regrouped(self, adata: AnnData, *, groupby: str | None, basis: str | None) -> Perturber:

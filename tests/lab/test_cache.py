@@ -333,6 +333,16 @@ def test_a_dose_between_is_kept_draw_by_draw(pbmc68k):
     assert sl.perturb(cells, "starter", **asked, seed=1).provenance["vectors_from_cache"] < 60
 
 
+def test_each_answer_counts_its_own_copies(pbmc68k):
+    from scfm_lab.tasks.perturb import Perturber
+
+    cells = pbmc68k[:60].copy()
+    first = Perturber(cells, "starter", cache=True)
+    counts = [first.run({"LYZ": 0.0}).provenance["vectors_from_cache"] for _ in range(3)]
+    changed = int(first.run({"LYZ": 0.0}).changed.sum())
+    assert counts == [0, changed, changed]
+
+
 def test_what_is_quicker_than_the_cache_is_not_kept(pbmc68k):
     for _ in range(2):
         result = sl.perturb(pbmc68k[:60].copy(), "pca", {"LYZ": 0.0}, null=False, progress=False)
