@@ -126,7 +126,7 @@ def local(store: Store, found: ModelVersion, record: Record) -> Path:
     return target
 
 
-def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool = True) -> Path:
+def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool = True, copies: bool = True) -> Path:
     """Give the same folder, every file of it checked; a fetched copy that was damaged since is fetched again.
 
     Parameters
@@ -136,6 +136,8 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
     weights
         False: of the weights on this machine only the size is looked at, since whoever opens them hashes what is read
         (:mod:`scfm_lab.models.pinned`).
+    copies
+        False: the same of the weights in a copy of a server's version. Whoever opens them calls :func:`renew` where they are damaged.
 
     Raises
     ------
@@ -144,20 +146,41 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
     StorageError
         The server or this machine's disk fails.
     """
-    folder = local(store, found, record)
-    try:
-        deferred = "" if weights or store.files(record) is None else ".safetensors"
-        states = manifest.check(folder, found.digest, found.reference, deferred=deferred)
-        require_ok(states, folder, found.reference)
-    except ModelError:
-        if store.files(record) is not None:
-            raise
-        # Only a copy: the server has the files. It is put aside, not deleted, for whoever wants to know what happened.
-        with storing(folder):
-            folder.rename(folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
-        _fetch(store, found, record, folder)
+    own, kept = store.files(record), _kept(found)
+    folder = own or kept
+    if own is None and not kept.is_dir():
+        # All of it is compared with its hashes there.
+        _fetch(store, found, record, kept)
+    else:
+        deferred = "" if (weights if own is not None else copies) else ".safetensors"
+        try:
+            states = manifest.check(folder, found.digest, found.reference, deferred=deferred)
+            require_ok(states, folder, found.reference)
+        except ModelError:
+            if own is not None:
+                raise
+            renew(store, found, record)
     require_family(manifest.registered(folder, found.digest, found.reference), found)
     return folder
+
+
+def renew(store: Store, found: ModelVersion, record: Record) -> None:
+    """Fetch a server's version again, whose copy on this machine was damaged.
+
+    The copy is put aside, not deleted, for whoever wants to know what happened.
+
+    Raises
+    ------
+    ModelError
+        What the server sent is not what was registered.
+    StorageError
+        The server or this machine's disk fails.
+    """
+    copy = _kept(found)
+    # Another process may have found it damaged as well, and have put it aside.
+    with storing(copy), suppress(FileNotFoundError):
+        copy.rename(copy.with_name(f"{copy.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
+    _fetch(store, found, record, copy)
 
 
 def contents(store: Store, found: ModelVersion, record: Record, wanted: Callable[[str], bool]) -> dict[str, bytes]:

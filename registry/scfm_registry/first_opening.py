@@ -51,9 +51,8 @@ def look(folder: Path, listed: Manifest, digest: str, registry: Callable[[], Rea
     from scfm_lab.plugins import discover
     from scfm_registry import importing
 
-    with suppress(StorageError):
-        if _mark(digest).exists():
-            return
+    if _seen(digest):
+        return
     if listed.family not in {item.id for item in discover().contributions("models")}:
         return  # Nothing here opens it, and whoever tries says so.
     request = {
@@ -68,15 +67,18 @@ def look(folder: Path, listed: Manifest, digest: str, registry: Callable[[], Rea
     remember(digest)
 
 
-def ready(registry: Reader, found: ModelVersion, record: Record, *, weights: bool = True) -> tuple[Path, Manifest]:
+def ready(
+    registry: Reader, found: ModelVersion, record: Record, *, weights: bool = True, copies: bool = True
+) -> tuple[Path, Manifest]:
     """Give the folder of a version's files and their list, for whoever opens or reads the model in them here.
 
     Parameters
     ----------
     registry, found, record
         Where, and which version.
-    weights
-        As for :func:`scfm_registry.files.checked`.
+    weights, copies
+        As for :func:`scfm_registry.files.checked`. A copy that the locked process is to read is hashed in any case: that process can
+        fetch nothing.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def ready(registry: Reader, found: ModelVersion, record: Record, *, weights: boo
     """
     from scfm_registry import files, manifest
 
-    folder = files.checked(registry._store, found, record, weights=weights)  # noqa: SLF001 - the registry's own parts
+    folder = files.checked(registry._store, found, record, weights=weights, copies=copies or not _seen(found.digest))  # noqa: SLF001 - the registry's own parts
     listed = manifest.registered(folder, found.digest, found.reference)
     look(folder, listed, found.digest, lambda: registry)
     return folder, listed
@@ -108,6 +110,12 @@ def opens_with(folder: Path, registry: Callable[[], Reader]) -> dict[str, dict[s
     found, known = asked.find_digest(record["parent"]["digest"])
     own = {"folder": str(files.checked(asked._store, found, known)), "family": found.family}  # noqa: SLF001 - own parts
     return {found.digest: own} | parents.places(asked, found, known)
+
+
+def _seen(digest: str) -> bool:
+    with suppress(StorageError):
+        return _mark(digest).exists()
+    return False
 
 
 def _mark(digest: str) -> Path:

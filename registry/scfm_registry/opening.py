@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scfm_registry import files, first_opening, names, retracting
@@ -86,7 +87,7 @@ class Opener(Retractor):
 
         asked = names.parse(reference)
         found, record = self._find(asked)
-        folder, listed = first_opening.ready(self, found, record, weights=weights)
+        folder, listed = first_opening.ready(self, found, record, weights=weights, copies=weights)
         return ResolvedSource(
             path=folder,
             name=found.name,
@@ -96,6 +97,7 @@ class Opener(Retractor):
             adapter=found.family,
             config=config_of(folder),
             hashes={path: entry.sha256 for path, entry in listed.files.items()},
+            anew=None if self._store.files(record) is not None else partial(files.renew, self._store, found, record),
             provenance={
                 "model": found.name,
                 "version": found.version,

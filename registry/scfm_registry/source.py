@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from scfm_lab.models.contract import Model
@@ -39,6 +39,9 @@ class ResolvedSource:
         weights that are read into memory are hashed there, and not twice.
     provenance
         The same as a flat dictionary, for results.
+    anew
+        Puts this machine's copy of a server's version aside and fetches it again, for whoever finds it damaged; ``None`` where the
+        files themselves lie here.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class ResolvedSource:
     config: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict, repr=False)
     provenance: dict[str, Any] = field(default_factory=dict)
+    anew: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def family(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError, ScfmError, did_you_mean
 from scfm_lab.models.converted import is_stored
-from scfm_lab.models.pinned import pinned
+from scfm_lab.models.pinned import ChangedFileError, pinned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,6 +238,8 @@ def from_source(text: str) -> Any:
 def open_resolved(resolved: Any, **kwargs: Any) -> Model:
     """Open what a plugin's source has found, as what its hashes say; the device is not chosen yet.
 
+    What is read is hashed here and nowhere before. So it is here that a damaged copy is noticed, which its source gets anew.
+
     Parameters
     ----------
     resolved
@@ -252,8 +254,20 @@ def open_resolved(resolved: Any, **kwargs: Any) -> Model:
     """
     folder = Path(resolved.path)
     hashes = {folder / path: digest for path, digest in getattr(resolved, "hashes", {}).items()}
-    with pinned(hashes, f"{resolved.name}/{resolved.version}"):
-        return open_files(folder, getattr(resolved, "adapter", None), **kwargs)
+
+    def opened() -> Model:
+        with pinned(hashes, f"{resolved.name}/{resolved.version}"):
+            return open_files(folder, getattr(resolved, "adapter", None), **kwargs)
+
+    try:
+        return opened()
+    except ChangedFileError as error:
+        anew = getattr(resolved, "anew", None)
+        # What it was made from has a source of its own, which has tried already.
+        if anew is None or error.path not in hashes:
+            raise
+    anew()
+    return opened()
 
 
 def _resolver(text: str) -> Contribution | None:

@@ -27,6 +27,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 1 << 22
+
+
+class ChangedFileError(ModelError):
+    """A file is not what its hash says.
+
+    Attributes
+    ----------
+    path
+        Which file.
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 _NOW: ContextVar[Pins | None] = ContextVar("scfm_pinned_files", default=None)
 
 
@@ -60,8 +76,10 @@ class Pins:
 
         Raises
         ------
+        ChangedFileError
+            Its hash is another one.
         ModelError
-            Its hash is another one, or it is no safetensors file.
+            It is no safetensors file.
         """
         content = np.empty(path.stat().st_size, dtype=np.uint8)
         view, digest, done = content.data, hashlib.sha256(), 0
@@ -83,7 +101,7 @@ class Pins:
 
         Raises
         ------
-        ModelError
+        ChangedFileError
             A file was.
         """
         for path, expected in self._hashes.items():
@@ -92,11 +110,12 @@ class Pins:
             if _stamp(path) != self._stamps[path] or (unread and _sha256(path) != expected):
                 raise self._refused(path)
 
-    def _refused(self, path: Path) -> ModelError:
-        return ModelError(
+    def _refused(self, path: Path) -> ChangedFileError:
+        message = (
             f"{self._label} is refused: {path} is damaged: its bytes are not those that were registered. Restore the file from a "
             "backup, or register the model again."
         )
+        return ChangedFileError(message, path)
 
 
 @contextmanager
@@ -110,7 +129,7 @@ def pinned(hashes: Mapping[Path, str], label: str, *, known: bool = True) -> Ite
 
     Raises
     ------
-    ModelError
+    ChangedFileError
         A file is not what its hash says.
     """
     pins = Pins(hashes, label, known=known)

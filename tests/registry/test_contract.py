@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import scfm_lab as sl
 from scfm_lab.errors import ModelError, ScfmError, StorageError
 from scfm_lab.home import data_home
 from scfm_lab.inference.hardware import Hardware
+from scfm_lab.models import pinned
 from scfm_registry import Registry, manifest, names
 from scfm_registry.cli.tables import table
 from scfm_registry.sharing.licensing import obligations
@@ -306,8 +308,10 @@ def test_the_evidence_of_a_measurement_is_kept_with_its_machine(
 ) -> None:
     name = _name("measure", registry)
     added = put(name)
+    estimated = int(added.hardware["mem.cpu.peak_mib"])
     result = registry.measure(name, device="cpu", cells=50, repeats=2)
     tags = registry.get(name).tags
+    assert 1 <= estimated / result.evidence["memory"]["peak_mib"] <= 2, "Python and PyTorch count as well"
     assert tags["scfm.device.cpu"] == "verified"
     assert tags["scfm.mem.cpu.source"] == "measured"
     assert int(tags["scfm.mem.cpu.peak_mib"]) == result.evidence["memory"]["peak_mib"]
@@ -337,6 +341,49 @@ def test_verify_reads_every_file(registry: Registry, put: Callable[..., ModelVer
         # What lies here is a copy; the server still has the files.
         assert registry.load(added.reference).spec.width == 8
         assert registry.verify(added.reference).ok
+
+
+def test_weights_are_hashed_once_each_time_they_are_opened_and_a_damaged_copy_is_fetched_again(
+    registry: Registry, put: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = put(_name("hashed", registry))
+    hashed: list[Path] = []
+
+    def counting(where: Any, name: str, at: int) -> None:
+        true = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *given: (hashed.append(given[at]), true(*given))[1])
+
+    counting(manifest, "sha256", 0)
+    counting(pinned, "_sha256", 0)
+    counting(pinned.Pins, "tensors", 1)
+
+    def times(opened: Callable[[], Any]) -> int:
+        hashed.clear()
+        assert opened().spec.width == 8
+        # What comes with scfm-lab is compared when a registry is opened.
+        return [path.name for path in hashed if path.is_relative_to(data_home())].count("model.safetensors")
+
+    ways = (
+        lambda: registry.load(added.reference, device="cpu"),
+        lambda: sl.load_model(f"models:/{added.reference}", device="cpu"),
+    )
+    local = "sqlite" in registry.uri
+    assert times(ways[0]) == (1 if local else 2), "what a server sends is looked at before it is kept"
+    assert [times(way) for way in ways] == [1, 1]
+    path = registry.resolve(added.reference).path / "model.safetensors"
+    true = path.read_bytes()
+    wrong = true[:-1] + bytes([true[-1] ^ 1])
+    for way in ways:
+        path.write_bytes(wrong)
+        if local:
+            with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+                way()
+            continue
+        assert times(way) == 3, "the damaged copy, what was sent, and what was opened"
+        assert path.read_bytes() == true
+        (aside,) = path.parent.parent.glob(f"{path.parent.name}.damaged-*")
+        assert (aside / path.name).read_bytes() == wrong
+        shutil.rmtree(aside)
 
 
 def test_a_version_of_somebody_elses_making_stays_out_of_sight(registry: Registry) -> None:
@@ -393,6 +440,19 @@ def test_files_that_are_said_to_lie_elsewhere_are_not_read(
             registry.resolve(added.reference)
     _say(registry, request, model, true)
     assert registry.verify(added.reference).ok
+
+
+def test_a_digest_is_a_reference_without_a_name(registry: Registry, put: Callable[..., ModelVersion]) -> None:
+    first, second = (put(_name(f"digest-{which}", registry), card="of this test") for which in ("a", "b"))
+    assert first.digest == second.digest
+    assert registry.get(first.digest) == first, "the oldest of several"
+    assert sl.load_model(f"models:/{first.digest}", device="cpu").version == first.reference
+    registry.delete(first.reference)
+    assert registry.get(first.digest) == second, "one that is not in the trash"
+    registry.delete(second.reference)
+    assert registry.resolve(first.digest).digest == first.digest, "what was made from one in the trash still opens"
+    with pytest.raises(ModelError, match=f"No version in the registry in .* has the digest sha256:{'0' * 64}"):
+        registry.get("sha256:" + "0" * 64)
 
 
 def test_a_deleted_version_is_out_of_sight_until_it_is_restored(
