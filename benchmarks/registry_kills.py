@@ -1,6 +1,7 @@
 """kill -9 at points spread evenly over the import of a large checkpoint, with an earlier version there.
 
 python benchmarks/registry_kills.py --points 50 --mib 200
+python benchmarks/registry_kills.py --points 10 --pickled
 
 After each kill: the earlier version still verifies, the registry opens, nothing half-registered can be seen, and at the end the
 import can be repeated. The points are spread over the time that one whole import takes, measured first; each starts from where
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 
 import click
+import published_sizes
 
 CODE = """
 import sys
@@ -34,16 +36,18 @@ print(registry.import_checkpoint(sys.argv[1], sys.argv[2], certify=False).digest
 @click.command(help=__doc__)
 @click.option("--points", default=50, show_default=True)
 @click.option("--mib", default=200, show_default=True, help="Size of the checkpoint's weights.")
+@click.option("--pickled", is_flag=True, help="A scGPT of published size instead, whose pickle is converted.")
 @click.option("--json", "as_json", is_flag=True)
-def main(points: int, mib: int, as_json: bool) -> None:
+def main(points: int, mib: int, pickled: bool, as_json: bool) -> None:
     """Print what was found after each kill, and how many of them left something wrong."""
     from scfm_registry import Registry
     from scfm_registry.checking import check
 
     with tempfile.TemporaryDirectory() as work:
         os.environ["SCFM_HOME"] = str(Path(work) / "home")
-        checkpoint = write(Path(work) / "checkpoint", mib, 0)
+        checkpoint = write(Path(work) / "checkpoint", mib, 0) if not pickled else write_pickled(Path(work) / "pickled")
         earlier = Registry().import_checkpoint(write(Path(work) / "earlier", 4, 1), "mine")
+        sizes = [path for path in checkpoint.iterdir() if path.suffix in (".safetensors", ".pt")]
         whole = run(checkpoint, "other", None)[0]
         faults: list[str] = []
         ended_before = 0
@@ -72,14 +76,15 @@ def main(points: int, mib: int, as_json: bool) -> None:
         left = sum(f.stat().st_size for f in Path(work, "home").rglob("*") if f.is_file() and ".incoming-" in str(f))
         if not Registry().verify(again.reference).ok:
             faults.append("the import could not be repeated")
+        weights = sum(path.stat().st_size for path in sizes)
     figures = {
         "points": points,
-        "weights_mib": mib,
+        "weights_mib": round(weights / 2**20),
         "import_s": round(whole, 2),
         "load_average": round(os.getloadavg()[0], 1),
         "ended before their kill": ended_before,
         "faults": faults,
-        "left in private folders, cleared after two days (MiB)": round(left / 2**20, 1),
+        "left in private folders after the last import (MiB)": round(left / 2**20, 1),
     }
     click.echo(json.dumps(figures) if as_json else "\n".join(f"{key:56} {value}" for key, value in figures.items()))
     sys.exit(1 if faults else 0)
@@ -104,6 +109,15 @@ def write(folder: Path, mib: int, seed: int) -> Path:
     table = pd.DataFrame({"symbol": genes["gene_symbol"], "ensembl": genes["ensembl_id"]})
     table.to_csv(folder / "vocabulary.csv", index=False)
     return folder
+
+
+def write_pickled(folder: Path) -> Path:
+    """A checkpoint of scGPT's published size and format, with drawn weights."""
+    import scfm_lab as sl
+
+    folder.mkdir()
+    path, _ = published_sizes.write("scgpt", folder, sl.datasets.load("pbmc68k"))
+    return path if path.is_dir() else path.parent
 
 
 def run(checkpoint: Path, name: str, kill_after: float | None) -> tuple[float, bool]:

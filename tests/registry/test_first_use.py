@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from families import write_family
 
 from scfm_registry import Registry
 from scfm_registry.builtin import shipped
@@ -16,7 +20,8 @@ from scfm_registry.checking import check
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
+
+    from anndata import AnnData
 
     from scfm_registry.version import ModelVersion
 
@@ -251,6 +256,59 @@ registry.import_checkpoint({str(basis(width=5))!r}, "mine")
     assert again.reference == "mine/2"
     assert registry.verify("mine/2").ok
     assert registry.audit().ok
+
+
+#: Reads imports as the true process does; where it would write what it has converted, it has written half of it, and whoever asked is killed.
+HALF_CONVERTED = """
+import os, signal, sys, time
+from scfm_lab.models import converted
+from scfm_registry import import_worker
+asker, write = os.getppid(), converted.write
+def killing(content, path):
+    written = write(content, path)
+    written.write_bytes(written.read_bytes()[:1000])
+    with open({told!r}, "w") as file:
+        print(os.getpid(), written, file=file)
+    os.kill(asker, signal.SIGKILL)
+    time.sleep(600)
+converted.write = killing
+sys.exit(import_worker.main(["--serve", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each import starts a process of its own")
+def test_an_import_that_was_killed_while_a_pickle_was_converted_leaves_what_was_there_and_can_be_repeated(
+    python: Callable[..., subprocess.CompletedProcess[str]],
+    made_home: Path,
+    tmp_path: Path,
+    pbmc68k: AnnData,
+    put_in: Callable[..., ModelVersion],
+) -> None:
+    earlier = put_in(Registry(), "mine")
+    published, told = write_family("scgpt", tmp_path / "published", pbmc68k).path, tmp_path / "told"
+    killed = python(f"""
+import sys
+from scfm_registry import Registry, workers
+workers._forking = workers.Forking([sys.executable, "-P", "-c", {HALF_CONVERTED.format(told=str(told))!r}])
+Registry().import_checkpoint({str(published)!r}, "mine")
+""")
+    assert killed.returncode == -9, killed.stderr
+    reader, half = told.read_text().split()
+    assert (made_home / "registry") in Path(half).parents, "it was converted in a private folder"
+    assert half.endswith("best_model.pt.safetensors")
+    registry = Registry()
+    assert not list(registry.scratch.glob(".incoming-*")), "is cleared by the next who opens the registry"
+    end = time.monotonic() + 30
+    while os.path.exists(f"/proc/{reader}") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{reader}"), "nobody reads on for who is gone"
+    assert not list(registry.scratch.glob(".incoming-*")), "and it has written nothing more"
+    assert list(registry.versions("mine")) == [earlier]
+    assert registry.verify("mine/1", recompute=False).ok
+    assert "fault" not in [item.state for item in check()]
+    again = registry.import_checkpoint(published, "mine", certify=False)
+    assert again.reference == "mine/2"
+    assert registry.verify("mine/2", recompute=False).ok
 
 
 def test_an_import_that_was_killed_while_making_the_database_leaves_nothing_in_the_way(home: Path) -> None:
