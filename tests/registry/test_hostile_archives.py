@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scfm_lab.cli import main
 from scfm_lab.errors import ModelError
+from scfm_registry import Registry
 from scfm_registry.sharing import unpacking
 
 if TYPE_CHECKING:
@@ -128,6 +132,36 @@ def test_what_would_write_elsewhere_or_without_end_is_refused(tmp_path: Path, wh
     assert outside == {"in", name}, "nothing was written beside the folder"
     assert not (folder.parent / "trap").exists()
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2**20
+
+
+def test_the_import_of_one_registers_nothing_and_says_why(
+    made_home: Path, tmp_path: Path, basis: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del made_home
+    registry = Registry()
+    published = basis(tmp_path / "published")
+    taken = tmp_path / "taken.tar.gz"
+    with tarfile.open(taken, "w:gz") as archive:
+        archive.add(published, "models/mine")
+    trap = tmp_path / "trap"
+    (published / "model.pt").write_bytes(b"cposix\nsystem\n(S'touch " + os.fsencode(trap) + b"'\ntR.")
+    code = tmp_path / "code.tar.gz"
+    with tarfile.open(code, "w:gz") as archive:
+        archive.add(published, "models/mine")
+    said = {code: r"model\.pt holds posix\.system, which is code and not data; nothing of it was run"}
+    for number, what in enumerate(("15 climbing name", "17 link, then written through", "20 bomb")):
+        name, make, words = HOSTILE[what]
+        said[make(tmp_path / f"{number}-{name}")] = words
+    for hostile, words in said.items():
+        assert main(["models", "import", str(hostile), "--name", "mine", "--no-certify"]) == 1, hostile
+        out, err = capsys.readouterr()
+        assert not out
+        assert re.fullmatch(rf"Error: [^\n]*{words}[^\n]*\n", err), err
+        assert "mine" not in [item.name for item in registry.search(all_versions=True)]
+        assert not list(registry.scratch.glob(".incoming-*"))
+    assert not trap.exists()
+    assert main(["models", "import", str(taken), "--name", "mine", "--no-certify"]) == 0
+    assert registry.load("mine", device="cpu").spec.width == 8
 
 
 def test_what_people_pack_is_taken(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle  # noqa: TID251 - to write what must not be read
+import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from scfm_lab.errors import ModelError
-from scfm_registry import import_worker, importing
+from scfm_registry import Registry, import_worker, importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,25 +60,30 @@ def _twice(path: Path, trap: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "words"),
     [
-        ("model.pt", _fallback, "nothing of it was run|no file of plain data|is damaged"),
-        ("model.pt", _old_tar, "nothing of it was run|no file of plain data|is damaged"),
-        ("genes.npy", _objects, "holds objects"),
-        ("model.safetensors", _twice, "names something twice"),
+        ("model.pt", _fallback, r"holds _?io\.open, which is code and not data; nothing of it was run"),
+        ("model.pt", _old_tar, r"is damaged or no torch checkpoint \(10,240 bytes; .* legacy \.tar format\)"),
+        ("genes.npy", _objects, r"holds objects, or is no array of numbers"),
+        ("model.safetensors", _twice, r"names something twice in its list of tensors"),
     ],
     ids=["5 another error before the code", "12 tar of old", "14 array of objects", "11 a name twice"],
 )
-def test_what_is_more_than_data_is_refused(
-    tmp_path: Path, name: str, write: Callable[[Path, Path], None], words: str
+def test_what_is_more_than_data_is_refused_by_the_locked_process(
+    made_home: Path,
+    basis: Callable[..., Path],
+    tmp_path: Path,
+    name: str,
+    write: Callable[[Path, Path], None],
+    words: str,
 ) -> None:
-    trap = tmp_path / "trap"
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
+    del made_home
+    registry, trap, folder = Registry(), tmp_path / "trap", basis(tmp_path / "checkpoint")
     write(folder / name, trap)
     trap.unlink(missing_ok=True)
-    with pytest.raises(ModelError, match=words) as caught:
-        import_worker.convert(folder)
-    assert name in str(caught.value)
+    with pytest.raises(ModelError, match=rf"^{re.escape(str(folder / name))} {words}"):
+        registry.import_checkpoint(folder, "mine", certify=False)
     assert not trap.exists()
+    assert "mine" not in [item.name for item in registry.search(all_versions=True)]
+    assert not list(registry.scratch.glob(".incoming-*"))
 
 
 def test_their_like_without_harm_is_taken(tmp_path: Path) -> None:
