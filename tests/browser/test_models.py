@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+#: What would run where a card was taken for HTML: in the beginning that the list shows, a heading, a table and a link's address.
+CARD = """# Grown <img src="nowhere" onerror="window.ran = 'heading'">
+
+Made of <img src="nowhere" onerror="window.ran = 'list'"> starter <script>window.ran = 'script'</script>
+
+<script>window.ran = 'paragraph'</script>
+
+| <svg onload="window.ran = 'table'"> | [open](javascript:window.ran='link') |
+|---|---|
+| <iframe srcdoc="<script>parent.ran = 'frame'</script>"> | `<b onclick="window.ran = 'code'">` |
+"""
 
 
 def test_the_models_panel(
@@ -42,7 +53,7 @@ def test_the_models_panel(
         Registry().record_scores("starter/1", [score], data_digest="sha256:" + "5" * 64)
         grown = sl.load_model("starter")
         grown.net.norm.bias.data.add_(0.25)
-        Registry().register(grown, "grown", parent="starter", certify=False)
+        Registry().register(grown, "grown", parent="starter", card=CARD, certify=False)
         with hosting(repository / "widgets" / "scfm_widgets" / "static") as host:
             lab = Lab(pbmc68k, model="pca")
             page.goto(host.serve(lab))
@@ -65,6 +76,20 @@ def test_the_models_panel(
             text.wait_for()
             assert text.inner_text().strip() != "This version has no card."
             assert lab.state["model"] == "pca"
+            page.keyboard.press("Escape")
+            # What stands in somebody's card is text, in the list and in the card itself.
+            grown_one = page.locator(".sl-model").filter(has=page.get_by_role("button", name="Card of grown/1"))
+            assert """<img src="nowhere" onerror="window.ran = 'list'">""" in grown_one.inner_text()
+            grown_one.get_by_role("button", name="Card of grown/1").click()
+            text = page.get_by_role("dialog", name="grown/1").locator(".sl-card-text")
+            text.wait_for()
+            shown = text.inner_text()
+            for what in ("'heading'", "'list'", "'script'", "'paragraph'", "'table'", "'frame'", "'code'"):
+                assert shown.count(what) == 1, what
+            assert "javascript:" not in shown, "of a link only its words are shown"
+            for place in (grown_one, text):
+                assert place.locator("script, img, svg[onload], iframe, a, [onclick], [onerror]").count() == 0
+            assert page.evaluate("window.ran") is None
             page.keyboard.press("Escape")
             # The picked one tells what it reached, beside its floor, and what was made of it.
             page.get_by_role("radio", name=re.compile("^starter")).click()
