@@ -5,6 +5,8 @@ import pytest
 from scfm_lab.errors import ModelError
 from scfm_registry.names import Reference, check_alias, check_name, parse
 
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -15,10 +17,18 @@ from scfm_registry.names import Reference, check_alias, check_name, parse
         ("models:/starter@champion", Reference("starter", alias="champion")),
         ("models:/starter/3", Reference("starter", version=3)),
         ("models:starter/3", Reference("starter", version=3)),
+        (DIGEST, Reference("", digest=DIGEST)),
+        (f"models:/{DIGEST}", Reference("", digest=DIGEST)),
     ],
 )
 def test_a_reference_is_read_with_and_without_its_prefix(text: str, expected: Reference) -> None:
     assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", [DIGEST[:-1], DIGEST.upper(), DIGEST + "\n", "md5:" + "0" * 32, f"starter@{DIGEST}"])
+def test_what_is_not_quite_a_digest_is_no_reference(text: str) -> None:
+    with pytest.raises(ModelError, match="lower-case letter"):
+        parse(text)
 
 
 @pytest.mark.parametrize("name", ["a", "scgpt-human", "x" * 63, "a1-b2"])
