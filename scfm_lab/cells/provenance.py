@@ -65,6 +65,7 @@ def of_model(model: Model, **more: Any) -> dict[str, Any]:
         # As one text: it comes back from a file as it was, and with it the model can be opened in the same way.
         **({"asked": json.dumps(dict(asked), default=str)} if (asked := getattr(model, "asked", None)) else {}),
         **({"finetuned": True} if getattr(model, "finetuning", None) is not None else {}),
+        **({"cells_on_record": True} if getattr(model, "learnt_from", ()) else {}),
         **more,
     }
 

@@ -98,7 +98,8 @@ def s_scores(
 
     note = (
         f"cell-eval2 {version('cell-eval2')} on log-normalised cells, differential expression by scanpy's Wilcoxon test; position "
-        "is its s: 0 the mean response, 1 a replicate half. Predicted cells are control cells scaled to the predicted mean."
+        "is its s: 0 the mean response, 1 a replicate half. Predicted cells are as many as were measured: the control cells in turn, "
+        "from the first again where they do not suffice, scaled to the predicted mean, so that they vary as control cells do."
     )
     return scores, [note]
 

@@ -187,7 +187,7 @@ def makers_seen(
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Key in ``obsm`` → remark, for vectors of fine-tuned models that have seen some of the cells or cannot tell.
+    """Key in ``obsm`` → remark, for vectors of models with a training record that have seen some of the cells or cannot tell.
 
     What made the vectors is read from their provenance.
 
@@ -198,16 +198,16 @@ def makers_seen(
     """
     from scfm_lab.cells.provenance import UNS
     from scfm_lab.errors import ScfmError
-    from scfm_lab.evaluation.overlap import check_unseen
+    from scfm_lab.evaluation.overlap import check_choice, check_unseen
     from scfm_lab.models.load import load_model
 
-    check_unseen([], adata, seen=seen)
+    check_choice(seen)
     flags = {}
     for name in names:
         entry = dict(dict(adata.uns.get(UNS, {})).get(name, {}))
-        if not entry.get("finetuned"):
+        if not (entry.get("finetuned") or entry.get("cells_on_record")):
             continue
-        maker = f"models:/{entry['version']}" if entry.get("version") else str(entry.get("source", ""))
+        maker = str(entry.get("source") or (f"models:/{entry['version']}" if entry.get("version") else ""))
         how: dict[str, Any] = {"layer": layer, "options": options}
         way = "opened to see"
         try:
@@ -216,7 +216,7 @@ def makers_seen(
             told = check_unseen([model], adata, seen="flag", **how)
         except ScfmError as error:
             why = (
-                f"of a fine-tuned model ({maker or 'not kept'}) that cannot be {way} whether these cells are in its training record "
+                f"of a {'fine-tuned ' * bool(entry.get('finetuned'))}model ({maker or 'not kept'}) that cannot be {way} whether these cells are in its training record "
                 f"({str(error).rstrip('.')})"
             )
             if seen == "refuse":

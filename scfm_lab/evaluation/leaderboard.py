@@ -15,7 +15,7 @@ from scfm_lab.cells.given import check_given
 from scfm_lab.errors import Cancelled, DataError, ModelError, ScfmError, StorageError, did_you_mean
 from scfm_lab.evaluation.leaderboard_parts import USUAL, Columns, Part, parts
 from scfm_lab.evaluation.leaderboard_store import Finished, Store
-from scfm_lab.evaluation.naming import Identity, told_apart
+from scfm_lab.evaluation.naming import Identity, on_record, told_apart
 from scfm_lab.evaluation.once import floors_kept
 from scfm_lab.evaluation.score import Score, Scores
 from scfm_lab.results import Result
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.models.contract import Model
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True, repr=False)
@@ -259,6 +259,7 @@ def leaderboard(
         titles={part.name: part.title for part in asked},
         provenance={
             "task": "evaluate.leaderboard",
+            "models": on_record(one.identity for one in done),
             "cells": adata.n_obs,
             "genes": adata.n_vars,
             "data_digest": digest,

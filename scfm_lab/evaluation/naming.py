@@ -44,6 +44,19 @@ def told_apart(models: Iterable[Identity]) -> dict[Identity, str]:
     return called
 
 
+def on_record(models: Iterable[Identity]) -> dict[str, dict[str, str]]:
+    """What each of several models is called → its name, version, and digests of its weights and settings, for a provenance."""
+    return {
+        called: {
+            "model": one.name,
+            "version": one.version,
+            "weights_sha256": one.digest,
+            "settings_sha256": one.settings,
+        }
+        for one, called in told_apart(models).items()
+    }
+
+
 def _names(model: Identity) -> list[str]:
     """From the shortest to the one that tells it from all others."""
     # What is fitted and in no registry has a word for a version.

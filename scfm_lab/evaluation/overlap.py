@@ -1,4 +1,4 @@
-"""Which cells a fine-tuned model was trained on: an evaluation on those says nothing."""
+"""Which cells a model was trained on, as far as it is on record: an evaluation on those says nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.naming import named
+from scfm_lab.models.training_cells import trained_cells
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -18,23 +19,27 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.cells.cells import Cells
     from scfm_lab.evaluation.score import Score
     from scfm_lab.models.contract import Model
 
-#: Strongest use first: a cell that was in several fine-tunings counts as what it was used for most.
+#: Strongest use first: a cell that was in several trainings counts as what it was used for most.
 PARTS = ("train", "validation", "test")
+#: Uses that decided what a model became.
+TRAINED = PARTS[:2]
 
 
 @dataclass(frozen=True, repr=False)
 class Overlap(Result):
-    """Cells that took part in a model's fine-tuning, or in that of a model it was made from.
+    """Cells that took part in a model's training, or in that of a model it was made from.
 
     Attributes
     ----------
     parts
         ``"train"``, ``"validation"``, ``"test"`` or ``""`` for each cell.
     known
-        Whether the model has a record of its cells; what a pre-trained model saw is not on record.
+        Whether the model has a record of its cells: the shipped models have, what was fine-tuned here has; a published file
+        does not say which cells it was trained on.
     """
 
     model: str
@@ -44,7 +49,7 @@ class Overlap(Result):
     @property
     def trained(self) -> NDArray[np.bool_]:
         """Whether the model was trained on each cell, or the cell decided when training stopped."""
-        return np.asarray(np.isin(self.parts, ("train", "validation")))
+        return np.asarray(np.isin(self.parts, TRAINED))
 
     @property
     def share(self) -> float:
@@ -69,7 +74,7 @@ class Overlap(Result):
             )
         counts = {part: int((self.parts == part).sum()) for part in PARTS}
         if not any(counts.values()):
-            return f"None of the {len(self.parts):,} cells took part in the fine-tuning of {self.model}."
+            return f"None of the {len(self.parts):,} cells is in the training record of {self.model}."
         return (
             f"Of {len(self.parts):,} cells {counts['train']:,} were trained on by {self.model}, {counts['validation']:,} decided "
             f"when it stopped, and {counts['test']:,} were its test cells; scores on the first two say nothing."
@@ -101,10 +106,10 @@ class Overlap(Result):
 
 
 def overlap(model: Model, adata: AnnData, *, layer: str | None = None, options: Any = None) -> Overlap:
-    """Which cells took part in a model's fine-tuning.
+    """Which cells took part in a model's training: of a shipped one, and of each fine-tuning that led to it.
 
     Cells are told by their counts: by all of them, or by those of the genes that the model knows. A file with other counts of
-    the same cells (fewer genes, other processing) is not recognised.
+    the same cells (fewer of those genes, other processing) is not recognised.
 
     Parameters
     ----------
@@ -121,26 +126,36 @@ def overlap(model: Model, adata: AnnData, *, layer: str | None = None, options: 
     --------
     >>> import scfm_lab as sl
     >>> from scfm_lab.evaluation.overlap import overlap
-    >>> overlap(sl.load_model("starter"), sl.datasets.load("pbmc68k")).known
-    False
+    >>> seen = overlap(sl.load_model("starter"), sl.datasets.load("pbmc68k"))
+    >>> seen.known, seen.share
+    (True, 0.0)
     """
-    from scfm_lab.training.finetune_record import known_keys
-
     full = model.check_options(options)
-    cells = model.read_cells(adata, layer=layer, options=full)
+    parts = _parts(model, model.read_cells(adata, layer=layer, options=full), full)
+    return Overlap(model.version or model.name, parts, bool(_records(model)))
+
+
+def _parts(model: Model, cells: Cells, options: Mapping[str, Any]) -> NDArray[Any]:
+    from scfm_lab.training.finetune_record import NOTHING_KNOWN, known_keys
+
     parts = np.full(len(cells), "", dtype=object)
+    records = _records(model)
+    if not records:
+        return parts
+    keys, known = cells.keys, known_keys(model, cells, options)
+    for part in reversed(PARTS):
+        for record in records:
+            hit = np.isin(keys, record.get(part, np.empty(0, np.uint64)))
+            # Cells without counts on the model's genes are all alike, and told by all their counts only.
+            hit |= np.isin(known, record.get(f"{part}.known", np.empty(0, np.uint64))) & (known != NOTHING_KNOWN)
+            parts[hit] = part
+    return parts
+
+
+def _records(model: Model) -> list[dict[str, NDArray[np.uint64]]]:
+    """Digests of cells by part, of each training that is on record."""
     tunings = model.finetuning.chain if model.finetuning is not None else []
-    if tunings:
-        keys, known = cells.keys, known_keys(model, cells, full)
-        # Cells without counts on the model's genes are all alike, and told by all their counts only.
-        visible = np.asarray(model.tokenize(cells, options=full).genes_seen) > 0
-        for part in reversed(PARTS):
-            for tuning in tunings:
-                hit = np.isin(keys, tuning.cells.get(part, np.empty(0, np.uint64)))
-                hit |= np.isin(known, tuning.cells.get(f"{part}.known", np.empty(0, np.uint64))) & visible
-                parts[hit] = part
-    recorded = any(tuning.cells for tuning in tunings)
-    return Overlap(model.version or model.name, parts, recorded)
+    return [*(tuning.cells for tuning in tunings if tuning.cells), *trained_cells(model)]
 
 
 def trained_on(
@@ -150,9 +165,14 @@ def trained_on(
 
     Nothing is read of the cells where the model has no record.
     """
-    if getattr(model, "finetuning", None) is None:
+    if not _records(model):
         return np.zeros(adata.n_obs, dtype=bool)
     return overlap(model, adata, layer=layer, options=options).trained
+
+
+def count_trained(model: Model, cells: Cells, options: Mapping[str, Any] | None = None) -> int:
+    """How many cells, as a model reads them, stand in its training record."""
+    return int(np.isin(_parts(model, cells, model.check_options(options)), TRAINED).sum())
 
 
 def check_unseen(
@@ -185,24 +205,45 @@ def check_unseen(
     DataError
         A model was trained on some of the cells, and `seen` is ``"refuse"``.
     """
+    check_choice(seen)
+    flags: dict[str, str] = {}
+    for name, model in named(models).items():
+        trained = trained_on(model, adata, layer=layer, options=options)
+        if told := check_counted(model.version or model.name, int(trained.sum()), len(trained), seen=seen):
+            flags[name] = told
+    return flags
+
+
+def check_counted(model: str, trained: int, cells: int, *, seen: str = "refuse") -> str:
+    """As :func:`check_unseen`, where it was counted before how many of the scored cells stand in the model's training record.
+
+    Returns
+    -------
+    str
+        The remark; empty where there are none.
+
+    Raises
+    ------
+    DataError
+        There are some, and `seen` is ``"refuse"``.
+    """
+    check_choice(seen)
+    if not trained:
+        return ""
+    if seen == "refuse":
+        raise DataError(
+            f"{trained:,} of the {cells:,} cells to be scored are in the training record of {model}, so that a score on them says "
+            "nothing; leave them out (scfm_lab.evaluation.overlap tells which), or have the score flagged with seen='flag'."
+        )
+    return f"Flagged: {trained:,} of the {cells:,} scored cells are in its training record"
+
+
+def check_choice(seen: str) -> None:
+    """Refuse a `seen` that is neither ``"refuse"`` nor ``"flag"``."""
     if seen not in ("refuse", "flag"):
         raise DataError(
             f"seen is {seen!r}; cells of a model's training record are refused ('refuse') or flagged ('flag')."
         )
-    flags: dict[str, str] = {}
-    for name, model in named(models).items():
-        trained = trained_on(model, adata, layer=layer, options=options)
-        n = int(trained.sum())
-        if not n:
-            continue
-        if seen == "refuse":
-            raise DataError(
-                f"{n:,} of the {len(trained):,} cells to be scored are in the training record of {model.version or model.name}, so "
-                "that a score on them says nothing; leave them out (scfm_lab.evaluation.overlap tells which), or have the score "
-                "flagged with seen='flag'."
-            )
-        flags[name] = f"Flagged: {n:,} of the {len(trained):,} scored cells are in its training record"
-    return flags
 
 
 def flagged(scores: Iterable[Score], flags: Mapping[str, str]) -> tuple[Score, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.overlap import check_counted, flagged
 from scfm_lab.evaluation.resampling import ends
 from scfm_lab.evaluation.score import Score, Scores
 
@@ -40,6 +41,7 @@ def regulators(
     confidence: str = "ABC",
     n_null: int = 200,
     n_boot: int = 500,
+    seen: str = "refuse",
     seed: int = 0,
 ) -> RegulatorScores:
     """Early precision and area under the precision-recall curve of each method's edges.
@@ -62,6 +64,8 @@ def regulators(
         Rewired networks, at least 19.
     n_boot
         Bootstrap samples.
+    seen
+        ``"refuse"`` edges that were found in cells of the model's training record, or ``"flag"`` their scores.
 
     Returns
     -------
@@ -71,7 +75,8 @@ def regulators(
     Raises
     ------
     DataError
-        If fewer than three regulators have a true edge, or the truth has no such columns.
+        If fewer than three regulators have a true edge, the truth has no such columns, or the model was trained on some of the
+        cells and `seen` is ``"refuse"``.
 
     Examples
     --------
@@ -85,10 +90,19 @@ def regulators(
     """
     import pandas as pd
 
+    from scfm_lab.tasks.regulators import BESIDE
+
     if n_null < 19:
         raise DataError(f"n_null is {n_null}; at least 19 rewired networks are needed for a p of 0.05.")
     if n_boot < 0:
         raise DataError(f"n_boot is {n_boot}; give a number of bootstrap samples, or 0 for no intervals.")
+    made = found.provenance
+    remark = check_counted(
+        str(made.get("version") or made.get("model", "")),
+        int(made.get("cells_trained_on", 0)),
+        int(made.get("cells", 0)),
+        seen=seen,
+    )
     known = _network(found, truth, confidence)
     edges = found.regulators[:, None] != found.targets[None, :]
     kept = np.flatnonzero((known & edges).any(axis=1))
@@ -124,8 +138,10 @@ def regulators(
         "stand beside, and are no yardstick: co-expression itself is near chance.",
         "The known network is neither complete nor of these cells, so that no ceiling is known.",
     )
+    # What the counts alone say is no model's, and nothing was learnt for it.
+    flags = {method: remark for method in found.scores if remark and method not in BESIDE}
     return RegulatorScores(
-        tuple(scores),
+        flagged(scores, flags),
         title=f"Edges against the known network ({'DoRothEA ' + confidence if truth is None else 'given'}).",
         notes=notes,
         provenance={**found.provenance, "task": "evaluate.regulators", "confidence": confidence, "n_null": n_null},

@@ -70,6 +70,7 @@ class Model(TakesOptions, Able, Trainable):
             "weight_files",
             "settings_digest",
             "finetuning",
+            "learnt_from",
             "device",
             "asked_device",
             "compute",

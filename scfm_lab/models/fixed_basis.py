@@ -11,6 +11,7 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models.contract import Model
 from scfm_lab.models.files import CONFIG, WEIGHTS, names_family, read_config, read_safetensors, sha256
 from scfm_lab.models.published import overridden
+from scfm_lab.models.training_cells import naming, sets_of
 
 if TYPE_CHECKING:
     import os
@@ -62,6 +63,7 @@ class BasisModel(Model):
         model = cls._from_parts(tensors, settings, vocabulary)
         model.digest = sha256(path / WEIGHTS)
         model.path = path
+        model.learnt_from = sets_of(settings)
         return model
 
     @classmethod
@@ -109,6 +111,8 @@ class BasisModel(Model):
         with new_folder(folder) as unfinished:
             (unfinished / WEIGHTS).write_bytes(save({name: one.contiguous() for name, one in tensors.items()}))
             config = {"family": self.family, "format": 1, "vocabulary": VOCABULARY, **settings}
+            if self.learnt_from:
+                config |= naming(self.learnt_from)
             (unfinished / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
             self.vocabulary.to_csv(unfinished / VOCABULARY)
         return folder

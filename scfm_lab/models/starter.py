@@ -21,6 +21,7 @@ from scfm_lab.models.pca import log_normalised
 from scfm_lab.models.published import overridden
 from scfm_lab.models.spec import ModelSpec, Option
 from scfm_lab.models.tokens import Request, Tokens
+from scfm_lab.models.training_cells import sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -114,6 +115,7 @@ class Starter(Model):
         model = cls(net.eval().requires_grad_(False), vocabulary, settings)
         model.digest = sha256(path / WEIGHTS)
         model.path = path
+        model.learnt_from = sets_of(settings)
         return model
 
     def _modules(self) -> list[torch.nn.Module]:

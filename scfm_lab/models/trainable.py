@@ -46,6 +46,9 @@ class Trainable:
     """Where the published files lie that a fine-tuned model began with."""
     finetuning: FineTuning | None = None
     """How it was fine-tuned, and from what; None: it was not, or not here."""
+    learnt_from: tuple[str, ...] = ()
+    """Digests of the sets of cells that its configuration names as those of its training
+    (:mod:`scfm_lab.models.training_cells`)."""
 
     # --- what a family implements ------------------------------------------------------
 

@@ -11,6 +11,8 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, plural
+from scfm_lab.evaluation.integration import makers_seen
+from scfm_lab.evaluation.overlap import check_unseen
 from scfm_lab.evaluation.score import bootstrap_interval, macro, spearman_brown
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.contrast import MIN_DONORS, flips
@@ -32,6 +34,10 @@ _NULLS = 200
 
 def _interval(low: float, high: float) -> str:
     return f" [{low:.2g}, {high:.2g}]" if np.isfinite(low) and np.isfinite(high) else ""
+
+
+#: In the provenance: how many of the cells the model was trained on, in words; absent where none are on its record.
+SEEN = "training_record"
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +102,8 @@ class DrugSignature(Result):
                 interval = f" [{row.dose_low:+.2f}, {row.dose_high:+.2f}]" if np.isfinite(row.dose_low) else ""
                 text += f"; with the dose: Kendall's tau-b {row.dose_tau:+.2f}{interval}"
             lines.append(text + ".")
+        if told := self.provenance.get(SEEN):
+            lines.append(f"{told}.")
         lines.append(
             "p over cells takes cells for replicates: whatever sets treated and control cells of a sample apart, such as their "
             "libraries, passes it. Intervals leave out one sample at a time."
@@ -272,17 +280,25 @@ def _vectors(
     if model is None:
         if use_rep not in adata.obsm:
             raise DataError(f"obsm has no {use_rep!r}; keys there: {', '.join(map(repr, adata.obsm)) or 'none'}.")
-        made = dict(adata.uns.get(provenance.UNS, {}).get(use_rep, {}))
-        return np.asarray(adata.obsm[use_rep], dtype=np.float32), f"obsm[{use_rep!r}]", {**made, "use_rep": use_rep}
+        key = str(use_rep)
+        made = dict(adata.uns.get(provenance.UNS, {}).get(key, {}))
+        flags = makers_seen(adata, [key], seen="flag", layer=layer, options=options)
+        made |= {"use_rep": use_rep, **({SEEN: flags[key]} if flags else {})}
+        return np.asarray(adata.obsm[use_rep], dtype=np.float32), f"obsm[{use_rep!r}]", made
     from scfm_lab.evaluation.vectors import vectors_of
     from scfm_lab.models.load import as_model
 
     opened = as_model(model)
     opened.require("embed")
     found = vectors_of(adata, opened, layer=layer, options=options, seed=seed, progress=progress, cancel=cancel)
+    flags = check_unseen([opened], adata, seen="flag", layer=layer, options=options)
     # In the words of sl.embed: vectors that it wrote are then known to lie in the same space.
     record = provenance.of_model(
-        opened, options=opened.check_options(options), hidden_layer="as published", pooling="as published"
+        opened,
+        options=opened.check_options(options),
+        hidden_layer="as published",
+        pooling="as published",
+        **({SEEN: " ".join(flags.values())} if flags else {}),
     )
     return found, f"the vectors of {opened.name}", record
 

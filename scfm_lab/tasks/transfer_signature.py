@@ -9,8 +9,10 @@ import numpy as np
 
 from scfm_lab.cells.provenance import storable
 from scfm_lab.errors import DataError, did_you_mean, plural
+from scfm_lab.evaluation.overlap import check_choice
 from scfm_lab.evaluation.score import bootstrap_interval, macro
 from scfm_lab.results import Result, charts
+from scfm_lab.tasks.drug_signature import SEEN
 from scfm_lab.tasks.responses import FEWEST_SAMPLES, cosine, halves, jackknife
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ class TransferResult(Result):
             for r in lost.head(5).itertuples()
             if not np.isfinite(r.cosine)
         ]
+        if told := self.provenance.get(SEEN):
+            lines.append(f"{told}.")
         return "\n".join(lines)
 
     def plot(self) -> Any:
@@ -126,6 +130,7 @@ def transfer_signature(
     target: str | None = None,
     into: DrugSignature | None = None,
     n_random: int = 1000,
+    seen: str = "refuse",
     seed: int = 0,
 ) -> TransferResult:
     """Compare directions learnt in a source context with those measured in a target context.
@@ -148,6 +153,8 @@ def transfer_signature(
         the cells are (UCE's ``species``, ``orthologs``, TranscriptFormer's ``assay``) may differ: a mouse in a human, by one model.
     n_random
         Random directions.
+    seen
+        ``"refuse"`` signatures of cells that the model was trained on, or ``"flag"`` the result.
 
     Returns
     -------
@@ -156,7 +163,8 @@ def transfer_signature(
     Raises
     ------
     DataError
-        If a name is not there, or the signatures are of different models or options.
+        If a name is not there, the signatures are of different models or options, or the model was trained on some of their
+        cells and `seen` is ``"refuse"``.
 
     Examples
     --------
@@ -171,6 +179,7 @@ def transfer_signature(
     import pandas as pd
 
     where = signature if into is None else into
+    flags = _training_record(signature, where, seen)
     if into is not None:
         _check_same_space(signature, into)
     here, there = signature.responses, where.responses
@@ -198,8 +207,20 @@ def transfer_signature(
             "source= and target= to carry a direction to other samples."
         )
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    record = {**signature.provenance, "task": "transfer_signature", "n_random": n_random, "seed": seed}
+    record = {**signature.provenance, "task": "transfer_signature", "n_random": n_random, "seed": seed, **flags}
     return TransferResult(table, signature.space, there.replicates, record)
+
+
+def _training_record(source: DrugSignature, target: DrugSignature, seen: str) -> dict[str, str]:
+    """What the result is flagged with, for its provenance; refused where that was asked for."""
+    check_choice(seen)
+    told = list(dict.fromkeys(str(one.provenance[SEEN]) for one in (source, target) if SEEN in one.provenance))
+    if told and seen == "refuse":
+        raise DataError(
+            f"Directions in {source.space} are not scored: {'; '.join(told).removeprefix('Flagged: ')}. Make the signatures of other "
+            "cells, or have the result flagged with seen='flag'."
+        )
+    return {SEEN: "; ".join(told)} if told else {}
 
 
 def _check_same_space(one: DrugSignature, two: DrugSignature) -> None:

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.digest import cell_keys, mix64
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_lab.models.contract import Model
     from scfm_lab.training.finetune import Job, Trained
+
+
+#: Keeps digests by known genes apart from those by all counts.
+_KNOWN = 1
 
 
 def parent_of(model: Model) -> dict[str, Any]:
@@ -60,14 +66,17 @@ def cell_digests(job: Job) -> dict[str, NDArray[np.uint64]]:
     return found
 
 
+#: :func:`known_keys` of a cell that has no count on the model's genes.
+NOTHING_KNOWN = mix64(np.asarray([_KNOWN], np.uint64))[0]
+
+
 def known_keys(model: Model, cells: Any, options: Any = None) -> NDArray[np.uint64]:
     """Digest of each cell by the genes that the model knows, whatever others a file holds."""
-    from scfm_lab.cells.digest import cell_keys, mix64
     from scfm_lab.models.contract import aligned_counts
 
     match = model.known_genes(cells.genes, options)
     size = int(match.ids.max(initial=0)) + 1
-    return cell_keys(aligned_counts(cells, match, size), mix64(np.arange(size, dtype=np.uint64)), salt=1)
+    return cell_keys(aligned_counts(cells, match, size), mix64(np.arange(size, dtype=np.uint64)), salt=_KNOWN)
 
 
 def make_record(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError, plural
+from scfm_lab.evaluation.overlap import count_trained
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -328,6 +329,11 @@ def _remarks(job: Job) -> list[str]:
         out.append(
             f"The training samples hold no cell of {', '.join(unseen)}; the model cannot give what it was not shown, and that "
             "counts against it."
+        )
+    if seen := count_trained(job.model, labelled.cells.take(split.test), job.options):
+        name = job.model.version or job.model.name
+        out.append(
+            f"Flagged: {seen:,} of the {len(split.test):,} test cells are in the training record of {name}; the floors had not seen them."
         )
     if labelled.samples is None:
         out.append("Cells of one sample are in training and test alike; name sample_key to hold out whole samples.")

@@ -309,7 +309,15 @@ def test_overlap_finds_the_cells_that_were_seen(starter, cells, tuned, pbmc68k):
     assert (overlap(tuned.model, fewer).parts == found.parts).all()
     others = pbmc68k[~pbmc68k.obs_names.isin(cells.obs_names)]
     assert overlap(tuned.model, others).share == 0
-    assert not overlap(starter, cells).known
+    assert overlap(starter, cells).share == 0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_a_parent_was_made_from_stays_on_record(tuned, shared_data, tmp_path, full):
+    lines = sl.datasets.load("celllines_3x2tech_mixology")[:9].copy()
+    assert overlap(tuned.model, lines).share == 1
+    tuned.save(tmp_path / "kept", full=full)
+    assert overlap(sl.load_model(tmp_path / "kept"), lines).share == 1
 
 
 def test_cells_of_the_training_record_are_in_no_score(cells, tuned, tmp_path):
