@@ -37,6 +37,13 @@ class Published:
         Number of parameters; None where the authors do not say.
     size
         Bytes of the weights, where the authors' records give it.
+    weights_mib
+        MiB of the weights: of `size`, else as the published shapes or numbers of parameters give it; None where neither is published.
+    memory_mib
+        What the registry estimates that a process takes which embeds with it on a CPU in float32, as the tag
+        ``scfm.mem.cpu.peak_mib`` tells of a version; None where the shapes are not published.
+    reckoned
+        What both are reckoned from, or why they cannot be.
     sha256
         Of the weights, where the authors' records give it.
     get
@@ -59,6 +66,9 @@ class Published:
     beside: str = ""
     parameters: int | None = None
     size: int | None = None
+    weights_mib: int | None = None
+    memory_mib: int | None = None
+    reckoned: str = ""
     sha256: str = ""
     get: tuple[dict[str, Any], ...] = ()
     licence: str = ""
@@ -80,7 +90,7 @@ class Catalog(list[Published]):
         import pandas as pd
 
         columns = ["id", "title", "trained_on", "organisms", "parameters", "licence", "commercial", "where", "here"]
-        columns += ["sha256", "citation"]
+        columns += ["weights_mib", "memory_mib", "sha256", "citation"]
         rows = [{name: getattr(item, name) for name in columns} for item in self]
         frame = pd.DataFrame(rows, columns=columns)
         frame["organisms"] = frame["organisms"].map(", ".join)
@@ -115,6 +125,8 @@ def catalog(registry: Reader | None = None) -> Catalog:
             continue
         about = installed[entry["family"]]
         told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        if "size" in entry:
+            told["weights_mib"] = round(entry["size"] / 2**20)
         found.append(
             Published(
                 **told,

@@ -17,6 +17,7 @@ from scfm_registry.catalog import catalog
 from scfm_registry.names import check_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from anndata import AnnData
@@ -36,6 +37,55 @@ def test_every_family_that_needs_files_is_there_with_its_licence() -> None:
         assert item.here is None
         assert re.fullmatch(r"([0-9a-f]{64})?", item.sha256)
     assert {item.id for item in found if item.commercial is False} == {"scfoundation"}
+
+
+def test_sizes_and_memory_stand_where_the_shapes_are_published_and_nowhere_else() -> None:
+    found = {item.id: item for item in catalog()}
+    organs = {f"scgpt-{organ}" for organ in ("brain", "blood", "heart", "lung", "kidney", "pan-cancer")}
+    assert {name for name, item in found.items() if item.weights_mib is None} == organs
+    assert {name for name, item in found.items() if item.memory_mib is None} == organs | {"tf-exemplar", "tf-metazoa"}
+    table = 145_469 * 5_120 * 4
+    for name, item in found.items():
+        assert item.reckoned
+        if item.parameters is None or item.weights_mib is None:
+            continue
+        # UCE's table counts as no parameters; scFoundation has three sets; scBERT's positions are 64-bit numbers.
+        more = {"scfm.uce": table, "scfm.scfoundation": 8 * item.parameters, "scfm.scbert": 16_907 * 200 * 4}
+        reckoned = 4 * item.parameters + more.get(item.family, 0)
+        assert item.weights_mib == pytest.approx(reckoned / 2**20, rel=0.01), name
+        assert item.memory_mib is None or item.memory_mib > item.weights_mib
+    assert catalog().table.set_index("id").loc["scgpt-human", "memory_mib"] == found["scgpt-human"].memory_mib
+
+
+def _geneformer_v1(folder: Path) -> Path:
+    import anndata
+    import pandas as pd
+    import writers
+
+    # The writer leaves ten genes out.
+    ids = [f"ENSG{number:011}" for number in range(25_424 + 10)]
+    genes = anndata.AnnData(var=pd.DataFrame({"ensembl_id": ids}, index=[f"G{number}" for number in range(len(ids))]))
+    return writers.write_geneformer(folder, genes, version="V1", positions=2048, layers=6, d=256, heads=4, f=512)
+
+
+def _scgpt(folder: Path) -> Path:
+    import writers
+
+    genes = [f"GENE{number}" for number in range(60_694)]
+    return writers.write_scgpt(folder, None, genes=genes, layers=12, d=512, heads=8, f=512)  # type: ignore[arg-type]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("name", "write"), [("geneformer-v1-10m", _geneformer_v1), ("scgpt-human", _scgpt)])
+def test_the_memory_is_what_the_registry_estimates_of_such_a_checkpoint(
+    made_home: Path, tmp_path: Path, name: str, write: Callable[[Path], Path]
+) -> None:
+    del made_home
+    (said,) = (item for item in catalog() if item.id == name)
+    found = Registry().import_checkpoint(write(tmp_path / "published"), "mine", certify=False)
+    assert int(found.tags["scfm.mem.cpu.peak_mib"]) == said.memory_mib
+    assert round((found.weight_bytes or 0) / 2**20) == said.weights_mib
+    assert found.parameters == pytest.approx(said.parameters, rel=0.005)
 
 
 def test_what_is_registered_is_told_by_its_weights(
@@ -75,5 +125,6 @@ def test_the_command_lists_what_is_asked_for() -> None:
         "geneformer-v2-104m-clcancer",
     }
     done = subprocess.run([*command, "scfoundation"], capture_output=True, text=True, check=True)
-    for said in ("not for commercial use", "organisms: human", "cite: Hao, M.", "here: not known"):
+    memory = "needs: about 3,162 MiB of memory on a CPU (the registry's estimate for 12 and 6 layers"
+    for said in ("not for commercial use", "organisms: human", "cite: Hao, M.", "here: not known", memory):
         assert said in done.stdout

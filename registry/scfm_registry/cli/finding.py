@@ -96,7 +96,7 @@ def show(reference: str, whole: bool, uri: str | None, as_json: bool) -> None:
 def catalog(words: tuple[str, ...], uri: str | None, as_json: bool) -> None:
     """List published checkpoints, and which of them are here.
 
-    It says where to get each, its size, hash, organisms, licence, what to cite, and what else it needs. WORDS must stand in what
+    It says where to get each, its size, the memory that it needs, hash, organisms, licence, what to cite, and what belongs to it. WORDS must stand in what
     is said of one.
     """
     found = [
@@ -111,12 +111,18 @@ def catalog(words: tuple[str, ...], uri: str | None, as_json: bool) -> None:
 def _lines(item: Published) -> list[str]:
     """What is said of a published checkpoint."""
     sizes = [f"{item.parameters / 1e6:,.0f} M parameters"] if item.parameters else []
-    sizes += [f"weights of {item.size / 2**20:,.0f} MiB"] if item.size else []
+    sizes += [f"weights of {item.weights_mib:,} MiB"] if item.weights_mib else []
+    memory = (
+        f"about {item.memory_mib:,} MiB of memory on a CPU"
+        if item.memory_mib
+        else "memory not known before it is imported"
+    )
     use = "; not for commercial use" if item.commercial is False else ""
     here = "not known (no SHA-256 is published to compare with)" if item.here is None else ", ".join(item.here) or "no"
     return [
         f"{item.id}: {item.title}, {item.trained_on}" + (f" ({', '.join(sizes)})" if sizes else ""),
         f"  organisms: {', '.join(item.organisms)}",
+        f"  needs: {memory} ({item.reckoned})",
         f"  get {', '.join(item.files)} from {item.where}" + (f"; beside it {item.beside}" if item.beside else ""),
         *([f"  or run: scfm-lab models import {item.id}"] if item.get else []),
         *([f"  SHA-256 of the weights: {item.sha256}"] if item.sha256 else []),
