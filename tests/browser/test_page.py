@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from driven_bench import Host, hosting
-from looking import arrived, other_than, steady
+from looking import arrived, other_than, same_as, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -660,7 +660,7 @@ def test_the_colours_of_a_result_go_with_it(bench: Callable[..., Any], cells: An
     without = steady(plane(page))
     lab.state = {"colour": None}
     page.get_by_text("There is no result yet that says 'shift'").wait_for(state="detached")
-    assert steady(plane(page)) == without
+    same_as(plane(page), without)
 
 
 def test_a_kernel_that_dies_is_told_and_the_view_lives_on(
