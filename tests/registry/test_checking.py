@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -77,11 +78,9 @@ def test_a_moved_folder_is_a_note_until_it_is_used(made_home: Path) -> None:
     assert "moved" not in [item.what for item in check()]
 
 
-def test_a_nearly_full_disk_is_a_note(
-    made_home: Path, disk: Callable[..., Path], python: Callable[..., object]
-) -> None:
+def test_a_nearly_full_disk_is_a_note(made_home: Path, disk: Callable[..., Path]) -> None:
     point = disk(64)
-    python(f"from scfm_registry import Registry; Registry({str(point / 'registry')!r})")
+    shutil.copytree(made_home / "registry", point / "registry")
     state, words = _words(check(point / "registry"), "disk")
     assert state == "note"
     assert "free some space" in words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 import subprocess
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ import pytest
 import scfm_lab as sl
 from scfm_lab.errors import ModelError, StorageError
 from scfm_registry import Registry
+from scfm_registry.store import embedded
+from scfm_registry.store.place import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,11 +62,12 @@ def test_a_file_in_the_registrys_place_is_refused_and_kept(home: Path) -> None:
 
 
 def test_a_read_only_directory_is_refused(
-    home: Path, disk: Callable[..., Path], python: Callable[..., subprocess.CompletedProcess[str]]
+    made_home: Path, disk: Callable[..., Path]
 ) -> None:
     point = disk(32)
-    # In a process of its own: an open database would keep the disk from becoming read-only.
-    assert python(f"from scfm_registry import Registry; Registry({str(point / 'full')!r})").returncode == 0
+    shutil.copytree(made_home / "registry", point / "full")
+    # Moved there, and no more: a database that MLflow has opened would keep the disk from becoming read-only.
+    embedded.prepare(resolve(point / "full"))
     subprocess.run(["mount", "-o", "remount,ro", str(point)], check=True)
     for folder in ("new", "full"):
         with pytest.raises(StorageError, match="read-only") as caught:
@@ -105,6 +109,8 @@ def test_a_write_that_fails_half_way_registers_nothing(
 import resource
 from scfm_lab.errors import StorageError
 from scfm_registry import Registry
+from scfm_registry.store import embedded
+from scfm_registry.store.place import resolve
 from scfm_registry.store.facade import Store
 add = Store.add
 def limited(*args):

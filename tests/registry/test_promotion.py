@@ -49,7 +49,7 @@ def test_of_two_people_on_two_machines_one_promotes(
     code = (
         "import sys\nfrom scfm_lab.errors import ModelError\nfrom scfm_registry import Registry\n"
         "registry, won = Registry(), 0\nprint('ready', flush=True)\nsys.stdin.readline()\n"
-        f"for round in range(5):\n    sys.stdin.readline()\n    try:\n        registry.promote('{name}/' + sys.argv[1], expect=1)\n"
+        f"for round in range(3):\n    sys.stdin.readline()\n    try:\n        registry.promote('{name}/' + sys.argv[1], expect=1)\n"
         "        won = 1\n    except ModelError as error:\n        won = 0\n        assert 'points at' in str(error), error\n"
         "    print(won, flush=True)\n"
     )
@@ -71,7 +71,7 @@ def test_of_two_people_on_two_machines_one_promotes(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         _tell(process)
-    for _ in range(5):
+    for _ in range(3):
         registry.promote(f"{name}/1")
         for process in processes:
             _tell(process)
