@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FEWER = """
 from scfm_lab import datasets
 all_of = datasets.load
-datasets.load = lambda name: all_of(name)[::5].copy()
+datasets.load = lambda name: all_of(name)[::10].copy()
 """
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "tutorials", "benchmarks", "examples")
 

@@ -61,9 +61,7 @@ def test_a_file_in_the_registrys_place_is_refused_and_kept(home: Path) -> None:
     assert (home / "registry").read_text() == "mine"
 
 
-def test_a_read_only_directory_is_refused(
-    made_home: Path, disk: Callable[..., Path]
-) -> None:
+def test_a_read_only_directory_is_refused(made_home: Path, disk: Callable[..., Path]) -> None:
     point = disk(32)
     shutil.copytree(made_home / "registry", point / "full")
     # Moved there, and no more: a database that MLflow has opened would keep the disk from becoming read-only.

@@ -374,7 +374,7 @@ class TestChanged:
     def test_genes_that_are_expected_to_change_are_told_with_the_doses(
         self, bench: Callable[..., Bench], pbmc68k: AnnData
     ) -> None:
-        opened = bench(pbmc68k[::20].copy(), model="starter")
+        opened = bench(pbmc68k[::60].copy(), model="starter")
         opened.ask(type="perturb", doses={GENE: 0.0})
         told = opened.lab._changed
         assert told["doses"] == {GENE: 0.0}
