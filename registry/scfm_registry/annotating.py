@@ -107,7 +107,12 @@ class Annotator(Reader):
         )
 
 
-def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
+def inherited(
+    registry: Reader,
+    tags: Mapping[str, str],
+    digest: str,
+    among: Mapping[tuple[str, str], list[Record]] | None = None,
+) -> dict[str, str]:
     """What a version takes over when it is made: what is said of the donors of its copies and of what it was made from.
 
     Of copies the strictest word stays, whatever is said now; of what it was made from only where nothing is.
@@ -120,12 +125,14 @@ def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[st
         What is said of it.
     digest
         Of its files.
+    among
+        As in :meth:`scfm_registry.reading.Reader.copies_of`.
     """
     known = tags.get("scfm.consent", "")
-    copies = strictest(registry.copies_of({**tags, "scfm.digest": digest}, aliases=False))
+    copies = strictest(registry.copies_of({**tags, "scfm.digest": digest}, among, aliases=False))
     if known:
         return {"scfm.consent": copies} if tells(known, copies) else {}
-    said = copies or strictest(registry.line_of({"scfm.digest": tags.get("scfm.parent_digest", "")}))
+    said = copies or strictest(registry.line_of({"scfm.digest": tags.get("scfm.parent_digest", "")}, among=among))
     return {"scfm.consent": said} if said else {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ from scfm_registry.names import CHAMPION
 from scfm_registry.version import ModelVersion, Record, Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -116,8 +117,7 @@ class Reader:
 
     def by_digest(self, name: str, digest: str) -> ModelVersion | None:
         """Find the first version of `name` whose files have this digest."""
-        found = self._read(self._store.records(name, {"scfm.digest": digest}))
-        return min(found, key=lambda item: item.version) if found else None
+        return oldest(self._held(name, digest))
 
     def with_digest(self, digest: str) -> list[ModelVersion]:
         """Versions, of whatever name, whose files have this digest."""
@@ -147,7 +147,8 @@ class Reader:
         tags
             Those of the one; it need not be registered.
         among
-            All versions by mark (:meth:`records_by_mark`); by default they are looked up one after the other.
+            All versions by mark (:meth:`records_by_mark`, :meth:`each_mark_once`); by default they are looked up one after the
+            other.
         aliases
             False: their aliases may be missing, which spares a server a question for each model.
         """
@@ -158,9 +159,7 @@ class Reader:
             if mark in seen:
                 continue
             seen.add(mark)
-            for item in (
-                self._store.records(tags=dict([mark]), aliases=aliases) if among is None else among.get(mark, [])
-            ):
+            for item in self._store.records(tags=dict([mark]), aliases=aliases) if among is None else among[mark]:
                 # What somebody registered through MLflow itself has no digest, and is none of ours.
                 if item.tags.get("scfm.digest"):
                     found.setdefault(item.reference, item)
@@ -185,11 +184,15 @@ class Reader:
 
     def records_by_mark(self) -> dict[tuple[str, str], list[Record]]:
         """All versions by what copies are known by, deleted ones too: asked once, where many are asked about."""
-        found: dict[tuple[str, str], list[Record]] = {}
+        found: dict[tuple[str, str], list[Record]] = defaultdict(list)
         for item in self._store.records():
             for mark in version.marks(item.tags) & set(item.tags.items()):
-                found.setdefault(mark, []).append(item)
+                found[mark].append(item)
         return found
+
+    def each_mark_once(self) -> dict[tuple[str, str], list[Record]]:
+        """As :meth:`records_by_mark`, but each is looked up when it is first asked for, and never again; aliases may be missing."""
+        return _Asked(lambda mark: self._store.records(tags=dict([mark]), aliases=False))
 
     def line_of(
         self, *told: Mapping[str, str], among: Mapping[tuple[str, str], list[Record]] | None = None
@@ -256,6 +259,10 @@ class Reader:
     def _holders(self) -> Holders:
         return Holders()
 
+    def _held(self, name: str, digest: str, *, aliases: bool = True) -> list[Record]:
+        """Versions of `name` whose files have this digest, newest first, deleted ones too."""
+        return self._store.records(name, {"scfm.digest": digest}, aliases=aliases)
+
     def _versions(self, name: str) -> Versions:
         found = self._read(self._store.records(names.check_name(name)))
         if not found:
@@ -318,3 +325,21 @@ class Reader:
         return ModelError(
             f"No model is called '{name}' in the registry in {self._place.shown}; {there}.{did_you_mean(name, known)}{hint}"
         )
+
+
+def oldest(records: Iterable[Record], *, trashed: bool = False) -> ModelVersion | None:
+    """Of versions the one with the lowest number; of those in the trash, or of all others."""
+    found = [item for record in records if (item := version.read(record, trashed=trashed)) is not None]
+    return min(found, key=lambda item: item.version, default=None)
+
+
+class _Asked(dict[tuple[str, str], list[Record]]):
+    """Versions by mark, each asked for once."""
+
+    def __init__(self, ask: Callable[[tuple[str, str]], list[Record]]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def __missing__(self, mark: tuple[str, str]) -> list[Record]:
+        self[mark] = self._ask(mark)
+        return self[mark]

@@ -6,9 +6,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
-from scfm_registry import annotating, audit, first_opening, manifest, people, retracting
+from scfm_registry import annotating, audit, first_opening, manifest, people, retracting, version
 from scfm_registry.annotating import Annotator
 from scfm_registry.lineage import PARENT, check_made_from
+from scfm_registry.reading import oldest
 from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from scfm_registry.version import ModelVersion
+    from scfm_registry.version import ModelVersion, Record
 
 
 class Registrar(Verifier, Annotator):
@@ -163,18 +164,21 @@ class Registrar(Verifier, Annotator):
         # What comes here was read by the locked process, or made here.
         first_opening.remember(described.digest)
         with self._place.locked():
+            # Both look for the same versions; a server is asked for them once.
+            among = self.each_mark_once()
             if tags.get("scfm.origin") != "built-in":
-                complete |= annotating.inherited(self, tags, described.digest)
+                complete |= annotating.inherited(self, tags, described.digest, among)
             # What was said against these files under another name is said against them under this one.
-            complete |= retracting.inherited(self, tags, described.digest)
+            complete |= retracting.inherited(self, tags, described.digest, among)
             consent = tags.get("scfm.consent", "")
-            known = self.by_digest(name, described.digest) or self._deleted(name, described.digest, consent)
+            held = self._held(name, described.digest)
+            known = oldest(held) or self._deleted(held, consent)
             if known is not None:
                 self.note_missing(known)
                 return self.heed(known, consent)
             added = self._store.add(name, folder, complete, _beginning(card))
             # Two machines may have done this at once on a server. The lowest number stays, and both see the same one.
-            first = self.by_digest(name, described.digest)
+            first = oldest(self._held(name, described.digest, aliases=False))
             if first is None:
                 message = (
                     f"'{name}' vanished from the registry in {self._place.shown} while it was registered; try again."
@@ -184,7 +188,8 @@ class Registrar(Verifier, Annotator):
                 earlier = self._store.record(name, first.version)
                 self._store.remove(added)
                 if earlier is None or earlier.source != added.source:
-                    return self.heed(first, consent)
+                    # With its aliases.
+                    return self.heed((earlier and version.read(earlier)) or first, consent)
                 # Both are of this one upload: the server's answer was lost, and MLflow's client asked again.
                 added = earlier
             try:
@@ -209,15 +214,15 @@ class Registrar(Verifier, Annotator):
         """Keep what is said now of the donors of a version that was here already; of two words the stricter stays."""
         return self.annotate(known.reference, consent=consent) if annotating.tells(known.consent, consent) else known
 
-    def _deleted(self, name: str, digest: str, consent: str) -> ModelVersion | None:
-        """The version of these files, taken out of the trash: who registers them again wants it back."""
+    def _deleted(self, held: Iterable[Record], consent: str) -> ModelVersion | None:
+        """The newest of these versions that was deleted, taken out of the trash: who registers its files again wants it back."""
         from scfm_registry import trash
 
-        found = next((item for item in trash.listed(self._store, name) if item.digest == digest), None)
-        if found is None:
+        told = ((item, record) for record in held if (item := version.read(record, trashed=True)) is not None)
+        found, record = next(told, (None, None))
+        if found is None or record is None:
             return None
-        record = self._store.record(found.name, found.version)
-        if record is not None and annotating.tells(found.consent, consent):
+        if annotating.tells(found.consent, consent):
             # Before anybody can see it again.
             self._store.set_tags(record, {"scfm.consent": consent})
             self.note("annotate", record, {"consent": consent})

@@ -281,7 +281,12 @@ def reason(registry: Reader, found: ModelVersion, among: Mapping[tuple[str, str]
     return version.shown(found.retracted or _elsewhere(registry, found, among), 2_000)
 
 
-def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[str, str]:
+def inherited(
+    registry: Reader,
+    tags: Mapping[str, str],
+    digest: str,
+    among: Mapping[tuple[str, str], list[Record]] | None = None,
+) -> dict[str, str]:
     """Flags that a version takes over when it is made: of its copies, and of what it was made from.
 
     Parameters
@@ -292,10 +297,12 @@ def inherited(registry: Reader, tags: Mapping[str, str], digest: str) -> dict[st
         What is said of it.
     digest
         Of its files.
+    among
+        As in :meth:`scfm_registry.reading.Reader.copies_of`.
     """
     flags: dict[str, str] = {}
     own = {**tags, "scfm.digest": digest}
-    for record in registry.line_of(own, {"scfm.digest": tags.get("scfm.parent_digest", "")}):
+    for record in registry.line_of(own, {"scfm.digest": tags.get("scfm.parent_digest", "")}, among=among):
         for key, why in record.tags.items():
             if not key.startswith(f"{version.RETRACTED_BECAUSE}."):
                 continue

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scfm_registry.version import ModelVersion
+    from scfm_registry.version import ModelVersion, Record
 
 pytestmark = pytest.mark.usefixtures("registry")
 SMALL = Hardware(name="a machine", cores=2, ram_gib=0.5, free_gib=0.15)
@@ -70,6 +70,38 @@ def test_the_same_files_give_the_same_version_and_others_the_next(
     assert [item.version for item in registry.versions(name)] == [2, 1]
 
 
+@pytest.mark.parametrize("registry", ["http+postgresql"], indirect=True)
+def test_a_server_is_asked_each_thing_once(
+    registry: Registry, put: Callable[..., ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    put(_name("before", registry), width=4)
+    asked: list[tuple[str, str, str]] = []
+    ask = requests.Session.request
+
+    def counted(session: requests.Session, method: str, url: str, **given: Any) -> requests.Response:
+        what = url.partition("/api/2.0/")[2].partition("?")[0]
+        asked.append((method, what, str(given.get("params") or given.get("json") or "")))
+        return ask(session, method, url, **given)
+
+    monkeypatch.setattr(requests.Session, "request", counted)
+    added = put(_name("asked", registry), width=3)
+    files = [what for method, what, _ in asked if method == "PUT"]
+    assert len(files) == len(set(files)) == 6
+    # Copies by three marks, and what has this name and these files, before and after; it is stored in five steps, and recorded in four.
+    rest = [item for item in asked if item[0] != "PUT"]
+    again = sorted({item for item in rest if rest.count(item) > 1})
+    assert [what for _, what, _ in again] == ["mlflow/model-versions/search"]
+    assert len(rest) == 3 + 2 + 5 + 4
+    # MLflow's client would ask before every tag and alias whether the model is a prompt.
+    asked.clear()
+    registry.annotate(added.reference, project="blood", limits="adults")
+    changed = [what for method, what, _ in asked if method != "GET" and "runs" not in what]
+    assert changed == [*["mlflow/model-versions/set-tag"] * 2, "mlflow/registered-models/set-tag"]
+    assert [what for method, what, _ in asked if method == "GET"] == ["mlflow/model-versions/get"] * 2
+
+
 def test_a_request_that_is_sent_again_costs_nobody_files(
     registry: Registry, imported: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,9 +141,9 @@ def test_who_is_second_with_the_same_files_is_heard_on_its_donors(
 
         looked = False
 
-        def by_digest(self, name: str, digest: str) -> ModelVersion | None:
+        def _held(self, name: str, digest: str, *, aliases: bool = True) -> list[Record]:
             first, self.looked = not self.looked, True
-            return None if first else super().by_digest(name, digest)
+            return [] if first else super()._held(name, digest, aliases=aliases)
 
     name = _name("second", registry)
     put(name)

@@ -142,7 +142,7 @@ def test_what_is_measured_is_what_was_hashed(
 def _cut(registry: Registry, keys: list[str], step: int) -> Iterator[None]:
     """Whoever sets tags is ended when `step` of them are set."""
     if registry._place.database is None:
-        client, done = type(registry.client), iter(range(step))
+        client, done = type(registry._store._plain), iter(range(step))
 
         def ended(self: Any, *given: Any) -> None:
             if next(done, None) is None:

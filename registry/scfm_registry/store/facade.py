@@ -66,6 +66,15 @@ class Store(Runs):
                 client._tracking_client.store.artifact_root_uri = place.artifacts.as_uri()  # noqa: SLF001
         return client
 
+    @property
+    def _plain(self) -> Any:
+        """What MLflow's client asks with, which asks nothing besides.
+
+        The client itself first asks, at every tag and alias, whether the model is one of its prompts, which takes a server as long
+        as the change. Ours were found among models.
+        """
+        return self.client._get_registry_client()  # noqa: SLF001
+
     # ------------------------------------------------------------------------------------------------- reading
 
     def names(self) -> list[str]:
@@ -226,9 +235,9 @@ class Store(Runs):
                 self._experiment, name=name, tags={"scfm.digest": tags["scfm.digest"]}
             )
             try:
-                self.check_ours(logged.artifact_location)
-                self.client.log_model_artifacts(logged.model_id, str(folder))
-                self._confirm_upload(logged.model_id, folder)
+                repository = self._repository(logged.artifact_location)
+                repository.log_artifacts(str(folder))
+                self._confirm_upload(repository, folder)
                 self.client.finalize_logged_model(logged.model_id, "READY")
                 try:
                     self.client.create_registered_model(name)
@@ -246,24 +255,24 @@ class Store(Runs):
     def remove(self, record: Record) -> str:
         """Delete a version, and its files unless another version is kept in them; returns why they stay, else nothing."""
         with self._speaking():
-            self.client.delete_model_version(record.name, str(record.version))
+            self._plain.delete_model_version(record.name, str(record.version))
             return self._drop_files(self._model_id(record))
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point an alias at a version."""
         with self._speaking():
-            self.client.set_registered_model_alias(name, alias, str(version))
+            self._plain.set_registered_model_alias(name, alias, str(version))
 
     def drop_alias(self, name: str, alias: str) -> None:
         """Take an alias from a model."""
         with self._speaking():
-            self.client.delete_registered_model_alias(name, alias)
+            self._plain.delete_registered_model_alias(name, alias)
 
     def drop_tags(self, record: Record, keys: Iterable[str]) -> None:
         """Take tags from a version."""
         with self._speaking():
             for key in keys:
-                self.client.delete_model_version_tag(record.name, str(record.version), key)
+                self._plain.delete_model_version_tag(record.name, str(record.version), key)
 
     def set_tags(self, record: Record, tags: Mapping[str, str]) -> None:
         """Set a version's tags; raises ModelError, with none of them set, where a value is no line of text.
@@ -276,7 +285,7 @@ class Store(Runs):
             return
         with self._speaking():
             for key, value in tags.items():
-                self.client.set_model_version_tag(record.name, str(record.version), key, value)
+                self._plain.set_model_version_tag(record.name, str(record.version), key, value)
 
     def log_run(
         self,
@@ -349,18 +358,18 @@ class Store(Runs):
             if self.place.embedded:
                 yield lambda: None
                 return
-            with quiet(), claims.claimed(self.client, what, mlflow_module().MlflowException) as sure:
+            with quiet(), claims.claimed(self._plain, what, mlflow_module().MlflowException) as sure:
                 yield sure
 
     def set_model_tag(self, name: str, key: str, value: str) -> None:
         """Set a tag of a model, which all its versions share."""
         with self._speaking():
-            self.client.set_registered_model_tag(name, key, value)
+            self._plain.set_registered_model_tag(name, key, value)
 
     def drop_model_tag(self, name: str, key: str) -> None:
         """Take a tag from a model."""
         with self._speaking():
-            self.client.delete_registered_model_tag(name, key)
+            self._plain.delete_registered_model_tag(name, key)
 
     def model_tag(self, name: str, key: str) -> str:
         """A tag of a model; empty where there is no such model or tag."""
@@ -431,7 +440,7 @@ class Store(Runs):
             return {"source": logged.artifact_location}
         return {"source": f"models:/{logged.model_id}", "model_id": logged.model_id}
 
-    def _confirm_upload(self, model_id: str, folder: Path) -> None:
+    def _confirm_upload(self, repository: Any, folder: Path) -> None:
         """Compare sizes with what the store now holds, before anything refers to it."""
         wanted = {
             path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
@@ -439,7 +448,7 @@ class Store(Runs):
         found: dict[str, int] = {}
         waiting = [""]
         while waiting:
-            for item in self.client.list_logged_model_artifacts(model_id, waiting.pop() or None):
+            for item in repository.list_artifacts(waiting.pop() or None):
                 if item.is_dir:
                     waiting.append(item.path)
                 else:
