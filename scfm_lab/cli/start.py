@@ -20,6 +20,8 @@ from scfm_lab.errors import DataError, StorageError
 TUTORIAL = "01_first_knockout.ipynb"
 #: What each file was when it was copied: one that is still the same may be replaced by a newer one.
 _COPIED = ".copied.json"
+#: Settings that hold in the JupyterLab that is started here, where its user has not chosen others.
+_DEFAULTS = Path(__file__).with_name("jupyter")
 
 
 @click.command(
@@ -67,11 +69,20 @@ def jupyter_command(notebook: Path) -> list[str]:
         "jupyterlab",
         f"--ServerApp.root_dir={notebook.parent}",
         f"--LabApp.default_url=/lab/tree/{quote(notebook.name)}",
-        # No question about news on the first screen, and nothing fetched for it.
+        # Nothing is fetched for news; that nobody is asked about them either is a setting, in `jupyter_environment`.
         "--LabApp.news_url=None",
     ]
     # In a container everybody is root, and JupyterLab then refuses to start.
     return [*command, "--allow-root"] if runs_as_root() else command
+
+
+def jupyter_environment() -> dict[str, str]:
+    """Give the environment in which JupyterLab finds defaults of this package; what its user has chosen goes before them.
+
+    JupyterLab asks every new user whether it may tell of news, in a window that lies over the notebook.
+    """
+    others = os.environ.get("JUPYTER_CONFIG_PATH")
+    return {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join([*([others] if others else []), str(_DEFAULTS)])}
 
 
 def runs_as_root() -> bool:
@@ -91,7 +102,7 @@ def _has_browser() -> bool:
 
 def _run_until_it_ends(command: list[str]) -> int:
     """Run a program in the foreground; Ctrl-C reaches it from the terminal, and it decides what that means."""
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=jupyter_environment()) as process:
         while True:
             try:
                 return process.wait()

@@ -923,6 +923,15 @@ def test_the_address_that_jupyter_prints_opens_the_tutorial(tmp_path):
             contents = f"http://{parts.netloc}/api/contents/01_first_knockout.ipynb?content=0&{parts.query}"
             with urllib.request.urlopen(contents, timeout=60) as answer:
                 assert json.load(answer)["type"] == "notebook"
+            # Nobody is asked whether news may be told, and nothing is written where users keep what they have chosen.
+            name = "@jupyterlab/apputils-extension:notification"
+            with urllib.request.urlopen(
+                f"http://{parts.netloc}/lab/api/settings/{name}?{parts.query}", timeout=60
+            ) as answer:
+                setting = json.load(answer)
+            assert setting["schema"]["properties"]["fetchNews"]["default"] == "false"
+            assert setting["settings"] == {}
+            assert not list((tmp_path / "CONFIG").rglob("*setting*"))
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.stderr.close()
