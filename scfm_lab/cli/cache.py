@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
@@ -29,10 +31,10 @@ def show(as_json: bool) -> None:
 
     found = {**describe(), "stopped": list_runs()}
     lines = [f"{_size(found['bytes'])} of {_size(found['limit'])} in use, {found['path']}"]
-    for run in found["runs"]:
+    for run, what in zip(found["runs"], told_apart(found["runs"]), strict=True):
         when = datetime.fromtimestamp(run["used"], tz=UTC).astimezone()
         lines.append(
-            f"  {run['cells']:,} vectors of {run['model']}, {_size(run['bytes'])}, last asked for {when:%Y-%m-%d %H:%M}"
+            f"  {run['cells']:,} vectors of {run['model']} ({what}), {_size(run['bytes'])}, last asked for {when:%Y-%m-%d %H:%M}"
         )
     if found["stopped"]:
         lines.append("Stopped runs, which go on when the same call is made again:")
@@ -50,6 +52,40 @@ def clear(runs: bool, as_json: bool) -> None:
 
     freed = clear_vectors() + (clear_runs() if runs else 0)
     say(f"{_size(freed)} freed.", {"bytes": freed}, as_json=as_json)
+
+
+#: Of what vectors are.
+_KEPT = {"cells": "cells as they are", "copies": "cells for perturbations, and their copies"}
+#: What a vector depends on, as people call it; in whose sight two rows may differ.
+_DEPENDS = {"hidden_layer": "layer", "digest": "weights", "code": "program", "genes": "gene names", "device": "on"}
+_SHOWN_OF_A_DIGEST = 8
+
+
+def told_apart(runs: list[dict[str, Any]]) -> list[str]:
+    """Say of each row what its vectors are, and in what it differs from other rows of the same model."""
+    said = []
+    for run in runs:
+        alike = [other for other in runs if (other["model"], other["kept"]) == (run["model"], run["kept"])]
+        own = {key: _words(value) for key, value in _flat(run["depends"]).items()}
+        others = [{key: _words(value) for key, value in _flat(other["depends"]).items()} for other in alike]
+        names = sorted({name for one in others for name in one})
+        differ = [name for name in names if len({one.get(name) for one in others}) > 1]
+        parts = [f"{_DEPENDS.get(name, name)} {own.get(name, 'as usual')}" for name in differ]
+        said.append("; ".join([_KEPT.get(run["kept"], run["kept"]), *parts]))
+    return said
+
+
+def _flat(depends: dict[str, Any]) -> dict[str, Any]:
+    options = depends.get("options")
+    return {
+        **{key: value for key, value in depends.items() if key != "options"},
+        **(options if isinstance(options, dict) else {}),
+    }
+
+
+def _words(value: Any) -> str:
+    text = "as published" if value is None else str(value)
+    return text[:_SHOWN_OF_A_DIGEST] if re.fullmatch("[0-9a-f]{16,}", text) else text
 
 
 def _size(size: float) -> str:

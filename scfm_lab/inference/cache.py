@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from scfm_lab.cells.cells import Cells
 
-VERSION = 2
+VERSION = 3
 DEFAULT_GB = 2.0
 _VARIABLE = "SCFM_CACHE_GB"
 _CHECK = 8
@@ -49,7 +49,7 @@ _OUTSIDE = {
     sqlite3.SQLITE_NOMEM,
 }
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, key TEXT UNIQUE, model TEXT, layout TEXT, used REAL);
+CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, key TEXT UNIQUE, model TEXT, depends TEXT, layout TEXT, used REAL);
 CREATE TABLE IF NOT EXISTS vectors (run INTEGER, cell BLOB, value BLOB);
 CREATE UNIQUE INDEX IF NOT EXISTS cells ON vectors (run, cell);
 """
@@ -120,7 +120,8 @@ class VectorCache:
 
     def __init__(self, path: Path, depends: Mapping[str, Any], limit: int) -> None:
         self.path, self.limit = path, limit
-        self.key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
+        self._depends = json.dumps(depends, sort_keys=True, default=str)
+        self.key = hashlib.sha256(self._depends.encode()).hexdigest()
         self.model = str(depends.get("model", ""))
         self._lock = threading.Lock()
         self._dtype: np.dtype[Any] | None = None
@@ -184,9 +185,9 @@ class VectorCache:
         self._db = _connect(self.path)
         with self._db:
             self._db.execute(
-                "INSERT INTO runs (key, model, layout, used) VALUES (?, ?, '', ?) "
+                "INSERT INTO runs (key, model, depends, layout, used) VALUES (?, ?, ?, '', ?) "
                 "ON CONFLICT (key) DO UPDATE SET used = excluded.used",
-                (self.key, self.model, time.time()),
+                (self.key, self.model, self._depends, time.time()),
             )
         self._run, layout = self._db.execute("SELECT id, layout FROM runs WHERE key = ?", (self.key,)).fetchone()
         self._dtype = _dtype(json.loads(layout)) if layout else None
@@ -240,9 +241,9 @@ class VectorCache:
         with db:
             # Whoever cleared the cache meanwhile removed the run too.
             db.execute(
-                "INSERT INTO runs (id, key, model, layout, used) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO runs (id, key, model, depends, layout, used) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET layout = excluded.layout",
-                (self._run, self.key, self.model, json.dumps(layout), time.time()),
+                (self._run, self.key, self.model, self._depends, json.dumps(layout), time.time()),
             )
             db.executemany("INSERT OR REPLACE INTO vectors (run, cell, value) VALUES (?, ?, ?)", rows)
         self._dtype = dtype
@@ -266,7 +267,11 @@ def cache_path() -> Path:
 
 
 def describe() -> dict[str, Any]:
-    """What the cache holds: its path, bytes in use and allowed, and a row for each model and set of options."""
+    """What the cache holds: its path, bytes in use and allowed, and a row for each model and set of options.
+
+    A row tells the model, of what its vectors are (``kept``: ``"cells"`` as they are, or perturbed ``"copies"``), and all that
+    they depend on besides the cell (``depends``).
+    """
     path = cache_path()
     found: dict[str, Any] = {"path": str(path), "bytes": 0, "limit": limit_bytes(), "runs": []}
     if not path.exists():
@@ -275,13 +280,22 @@ def describe() -> dict[str, Any]:
         with contextlib.closing(_connect(path)) as db:
             found["bytes"] = _used(db)
             query = (
-                "SELECT model, used, COUNT(vectors.rowid), COALESCE(SUM(LENGTH(value)), 0) FROM runs "
+                "SELECT model, depends, used, COUNT(vectors.rowid), COALESCE(SUM(LENGTH(value)), 0) FROM runs "
                 "LEFT JOIN vectors ON run = id GROUP BY id ORDER BY used DESC"
             )
             found["runs"] = [
-                {"model": model, "used": used, "cells": cells, "bytes": size}
-                for model, used, cells, size in db.execute(query)
+                {
+                    "model": model,
+                    "kept": "cells",
+                    "used": used,
+                    "cells": cells,
+                    "bytes": size,
+                    "depends": json.loads(depends),
+                }
+                for model, depends, used, cells, size in db.execute(query)
             ]
+            for run in found["runs"]:
+                run["kept"] = run["depends"].pop("kept", run["kept"])
     except sqlite3.Error as error:
         raise StorageError(
             f"The cache {path} cannot be read ({error}); remove it with: scfm-lab cache clear."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -262,7 +263,19 @@ def test_it_is_shown_and_cleared(pbmc68k, capsys):
     found = describe()
     assert [(run["model"], run["cells"]) for run in found["runs"]] == [("sctop", 10), ("pca", 700)]
     assert main(["cache", "show"]) == 0
-    assert "700 vectors of pca" in capsys.readouterr().out
+    assert "700 vectors of pca (cells as they are), " in capsys.readouterr().out
+    # What is of the same model is told apart: by what the vectors are of, and by what was asked otherwise.
+    few = pbmc68k[:30].copy()
+    sl.perturb(few, "starter", {"CD3D": 0.0}, null=False, progress=False)
+    sl.embed(few, "starter", progress=False)
+    sl.embed(few, "starter", hidden_layer=-2, progress=False)
+    assert main(["cache", "show"]) == 0
+    out = capsys.readouterr().out
+    assert sorted(re.findall(r"\d vectors of starter \((.*)\)", out)) == [
+        "cells as they are; layer -2",
+        "cells as they are; layer as published",
+        "cells for perturbations, and their copies",
+    ]
     assert main(["cache", "clear", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] > 100_000
     assert describe()["runs"] == []
