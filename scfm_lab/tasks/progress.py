@@ -24,9 +24,7 @@ def as_progress(
     if not progress or not somebody_looks():
         yield None
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(desc=description, unit=f" {unit}", leave=False) as bar:
+    with _bar(description, unit) as bar:
 
         def report(done: int, total: int, *_: Any) -> None:
             if bar.total is None:
@@ -38,6 +36,34 @@ def as_progress(
             bar.update(done - bar.n)
 
         yield report
+
+
+@contextlib.contextmanager
+def _bar(description: str, unit: str) -> Iterator[Any]:
+    """A bar that is there while the work is done; of work that has failed a line says how far it came."""
+    from tqdm.auto import tqdm
+    from tqdm.notebook import tqdm_notebook
+
+    how: dict[str, Any] = {"desc": description, "unit": f" {unit}", "leave": False}
+    if not issubclass(tqdm, tqdm_notebook):
+        with tqdm(**how) as bar:
+            yield bar
+        return
+    from IPython.display import display
+
+    # A notebook keeps what was displayed first, as text too, and that said "0 cells" for ever.
+    with tqdm(**how, display=False) as bar:
+        handle = display(bar.container, display_id=True)
+        left = ""
+        try:
+            yield bar
+        except BaseException:
+            if bar.total:
+                left = f"{description}: {bar.n:,} of {bar.total:,} {unit}"
+            raise
+        finally:
+            if handle is not None:
+                handle.update({"text/plain": left} if left else {"text/plain": "", "text/html": ""}, raw=True)
 
 
 def somebody_looks() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -60,4 +61,6 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest
     shown = [output.get("data", {}) for cell in code for output in cell.outputs]
     assert "://cdn" not in json.dumps([{k: v for k, v in data.items() if "widget" not in k} for data in shown])
     assert sum("image/svg+xml" in data for data in shown) >= 3, "charts are pictures that need no network"
+    texts = "".join(str(data.get("text/plain", "")) for data in shown)
+    assert not re.search(r"\[\d\d:\d\d[,<]", texts), "a bar goes once the work is done, and stays in no file"
     assert os.listdir(directory) == [], "a tutorial leaves nothing in the directory it runs in"
