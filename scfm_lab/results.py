@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm_lab.charts import charts as charts
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-
-def charts() -> Any:
-    """Altair, drawing its charts as pictures where nobody has chosen a renderer.
-
-    Altair's own default fetches Vega from the network each time a chart is shown. Whoever wants
-    charts that can be touched says ``altair.renderers.enable("html")``.
-    """
-    import altair as alt
-
-    if alt.renderers.active == "default":
-        alt.renderers.enable("svg")
-    return alt
 
 
 class Result:
@@ -32,7 +21,7 @@ class Result:
         raise NotImplementedError
 
     def plot(self) -> Any:
-        """An Altair chart, shown as a picture without a network (see :func:`charts`)."""
+        """An Altair chart, shown as a picture without a network (see :func:`scfm_lab.charts.charts`)."""
         raise NotImplementedError
 
     def write(self, adata: AnnData) -> None:

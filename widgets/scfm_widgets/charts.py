@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scfm_lab.charts import with_room
+
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 _INK = {"light": "#1b232e", "dark": "#e8ebef"}
 _MUTED = {"light": "#596473", "dark": "#a0abb9"}
@@ -68,7 +70,7 @@ def svg(chart: Any, *, width: int | None = None) -> dict[str, str]:
     import vl_convert
 
     return {
-        theme: _inked(vl_convert.vegalite_to_svg(themed(chart, theme, width=width).to_dict()), theme)
+        theme: _inked(with_room(vl_convert.vegalite_to_svg(themed(chart, theme, width=width).to_dict())), theme)
         for theme in THEMES
     }
 
