@@ -224,8 +224,9 @@ class PerturbResult(Result):
         table = (table if len(table) == 1 else table.iloc[1:]).copy()
         # What stands on the band must be of the cells that the band is of.
         table["shown"] = table["effect_tested"].fillna(table["effect"])
+        table["cells"] = [_of_which_cells(row) for row in table.to_dict("records")]
         shown = {verdict: colour for verdict, colour in VERDICT_COLOURS.items() if verdict in set(table["verdict"])}
-        base = alt.Chart(table).encode(y=alt.Y("group:N", sort="-x", title=None))
+        base = alt.Chart(table).encode(y=alt.Y("cells:N", sort="-x", title=None))
         band = base.mark_bar(color="#bdbdbd", opacity=0.7, height=14).encode(
             x=alt.X("null_low:Q", title=_AXES[readout]), x2="null_high:Q"
         )
@@ -280,6 +281,13 @@ VERDICT_COLOURS = {
     "nothing changes": "#cccccc",
     "null not computed": "#56B4E9",
 }
+
+
+def _of_which_cells(row: Any) -> str:
+    """A group, and how many of its cells were tested where the effect beside the null is of those alone."""
+    name = "All cells" if row["group"] == ALL else str(row["group"])
+    part = np.isfinite(row["effect_tested"]) and row["n_tested"] < row["n_cells"]
+    return f"{name} ({int(row['n_tested']):,} tested)" if part else name
 
 
 def _number(value: float) -> str:

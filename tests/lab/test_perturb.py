@@ -389,12 +389,21 @@ def test_a_gene_that_the_model_does_not_know_is_told(small):
         sl.perturb(adata, "pca", {"NOVEL1": 0.0}, progress=False)
 
 
+def drawn(result):
+    """Names of the rows of a result's chart."""
+    (rows,) = result.plot().to_dict()["datasets"].values()
+    return [row["cells"] for row in rows]
+
+
 def test_the_verdict_is_about_the_cells_that_were_tested(pbmc68k):
     lab = Perturber(pbmc68k, "pca")
     found = lab.run({"CD79A": 0.0})
     row = lab.with_null(found, n_null=20, max_cells=100).table.iloc[0]
     tested = np.argsort(lab.cells.keys, kind="stable")[:100]
     assert (row["n_cells"], row["n_tested"]) == (pbmc68k.n_obs, 100)
+    # What is drawn is of other cells than before the test, and says so.
+    assert drawn(found) == ["All cells"]
+    assert drawn(lab.with_null(found, n_null=20, max_cells=100)) == ["All cells (100 tested)"]
     assert row["n_changed_tested"] == found.changed[tested].sum() >= MIN_CHANGED
     assert row["effect_tested"] == pytest.approx(found.shift[tested].mean(), rel=1e-5)
     assert abs(row["effect_tested"] / row["effect"] - 1) > 0.01

@@ -2,6 +2,7 @@
 
 import { NAN_CODE } from "./palette.ts";
 import { MISSING } from "./render/renderer.ts";
+import type { EffectRow } from "./types.ts";
 
 // ---------------------------------------------------------------------------------------- doses
 
@@ -85,6 +86,36 @@ export function doseWords(dose: number): string {
 export function dosesWords(doses: Doses | undefined, between = " "): string {
   const changed = Object.entries(doses ?? {}).filter(([, dose]) => dose !== 1);
   return changed.map(([gene, dose]) => `${gene}${between}${doseWords(dose)}`).join(", ");
+}
+
+// -------------------------------------------------------------------------------------- effects
+
+/** Whether doses can be set here: where a kernel answers them, or the page holds answers. */
+export function canPerturb(
+  panels: readonly Pick<Named, "component" | "error">[] | undefined,
+  meta: { static: boolean; responses?: readonly string[] },
+): boolean {
+  const there = (panels ?? []).some(({ component, error }) => component === "perturb" && !error);
+  return there && (!meta.static || !!meta.responses?.length);
+}
+
+/** Where nearly all comparable genes lie. */
+export function band({
+  null_low: low,
+  null_high: high,
+}: Pick<EffectRow, "null_low" | "null_high">): [number, number] | null {
+  return low == null || high == null ? null : [low, high];
+}
+
+/** The effect that stands beside the null: of the cells that were tested, where that was done. */
+export function besideNull(row: EffectRow): number | null {
+  return band(row) && row.effect_tested != null ? row.effect_tested : row.effect;
+}
+
+/** Of how many cells `besideNull` is where these are some of the group's; 0 where it is of all of them. */
+export function testedOf(row: EffectRow): number {
+  const some = band(row) && row.effect_tested != null ? (row.n_tested ?? 0) : 0;
+  return some < row.n_cells ? some : 0;
 }
 
 // --------------------------------------------------------------------------------------- legend

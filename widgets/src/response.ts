@@ -83,6 +83,11 @@ export function addUp(
       // A shift is a length.
       effect: Number.isNaN(effect) ? null : row.readout === "shift" ? Math.max(0, effect) : effect,
       effect_expressing: null,
+      // Comparable genes were turned to the doses before.
+      null_mean: null,
+      null_sd: null,
+      null_low: null,
+      null_high: null,
     };
   });
   return { perturbation: { ...known.perturbation, doses, rows, interpolated: true }, after };
@@ -102,9 +107,16 @@ function rowLike(row: EffectRow, { perturbation }: Response): EffectRow | undefi
   return perturbation.rows.find(({ group, readout }) => group === row.group && readout === row.readout);
 }
 
-/** What is told of an exact answer only. */
+/** What is told of an exact answer only; curves are of all cells, whichever of them were tested. */
 function unproven(row: EffectRow): EffectRow {
-  return { ...row, p_value: null, q_value: null, verdict: "between two computed doses" };
+  return {
+    ...row,
+    effect_tested: null,
+    n_tested: 0,
+    p_value: null,
+    q_value: null,
+    verdict: "between two computed doses",
+  };
 }
 
 function rowBetween(

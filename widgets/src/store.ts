@@ -94,6 +94,7 @@ export class Store {
   #fetching = new Map<string, { fault: string }>();
   #kept = new Map<string, unknown>();
   #listeners = new Map<Key, Set<() => void>>();
+  #watchers = new Set<(what: readonly string[]) => void>();
   /** What is to be told once several things have been set; null = it is told at once. */
   #held: Set<Key> | null = null;
   #saveTimer: ReturnType<typeof setTimeout> | undefined;
@@ -349,6 +350,7 @@ export class Store {
       this.#saveTimer = setTimeout(() => this.#tellState(), SAVE_AFTER_MS);
     }
     this.emit("state");
+    this.#acted(changed.length > 0 ? changed.map(([key]) => key) : Object.keys(asked));
   }
 
   /** Move a slider: shown now, asked of Python as fast as it answers. `commit` = the hand has let go. */
@@ -361,6 +363,7 @@ export class Store {
     this.emit("doses");
     this.emit("_perturbation");
     this.emit("_after");
+    this.#acted(["doses"]);
   }
 
   setSelection(mask: Uint8Array) {
@@ -368,6 +371,7 @@ export class Store {
     this.#remember();
     this.#tellSelection();
     this.emit("selection");
+    this.#acted(["selection"]);
   }
 
   setT(t: number) {
@@ -444,10 +448,21 @@ export class Store {
     for (const callback of [...(this.#listeners.get(key) ?? [])]) callback();
   }
 
+  /** Called with what has been set by hand: fields of the state, "selection", "doses". What Python sets is not told. */
+  onAct(callback: (what: readonly string[]) => void): () => void {
+    this.#watchers.add(callback);
+    return () => this.#watchers.delete(callback);
+  }
+
+  #acted(what: readonly string[]) {
+    for (const callback of [...this.#watchers]) callback(what);
+  }
+
   dispose() {
     clearTimeout(this.#saveTimer);
     for (const stop of this.#stop) stop();
     this.#due.clear();
+    this.#watchers.clear();
     this.#listeners.clear();
   }
 

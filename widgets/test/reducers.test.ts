@@ -2,6 +2,8 @@ import { describe, expect, it } from "vitest";
 import { readGenes } from "../src/genes.ts";
 import {
   anyChange,
+  besideNull,
+  canPerturb,
   changeWords,
   colourBeside,
   columnShown,
@@ -24,12 +26,14 @@ import {
   snapDose,
   soloHidden,
   spokenJob,
+  testedOf,
   toggleHidden,
   typeAhead,
   withDose,
   without,
   withoutGene,
 } from "../src/reducers.ts";
+import { effect } from "./bench.ts";
 
 describe("what colours the cells", () => {
   const [shift, next] = [{ codes: Uint8Array.of(1, 2) }, { codes: Uint8Array.of(3, 4) }];
@@ -324,5 +328,34 @@ describe("levels that Python has set", () => {
     expect(hasLevels({ set_to: {} })).toBe(false);
     expect(hasLevels(null)).toBe(false);
     expect(changeWords(null)).toBe("");
+  });
+});
+
+describe("an effect beside its null", () => {
+  const tested = { effect_tested: 3, n_cells: 700, n_tested: 200, null_low: 1, null_high: 2 };
+
+  it("is of the cells that were tested, and says of how many where these are some", () => {
+    const row = effect("CD3D", "all", 4, tested);
+    expect([besideNull(row), testedOf(row)]).toEqual([3, 200]);
+    expect(testedOf({ ...row, n_tested: 700 })).toBe(0);
+  });
+
+  it("is of all cells before the test, and where there is no null", () => {
+    const row = effect("CD3D", "all", 4, { n_cells: 700 });
+    expect([besideNull(row), testedOf(row)]).toEqual([4, 0]);
+    const none = effect("CD3D", "all", 4, { ...tested, null_low: null, null_high: null });
+    expect([besideNull(none), testedOf(none)]).toEqual([4, 0]);
+  });
+});
+
+describe("the place of before and after", () => {
+  const perturb = [{ component: "perturb", error: null }];
+
+  it("is kept where doses can be set", () => {
+    expect(canPerturb(perturb, { static: false })).toBe(true);
+    expect(canPerturb(perturb, { static: true, responses: ["CD3D"] })).toBe(true);
+    expect(canPerturb(perturb, { static: true, responses: [] })).toBe(false);
+    expect(canPerturb([{ component: "perturb", error: "It is broken." }], { static: false })).toBe(false);
+    expect(canPerturb(undefined, { static: false })).toBe(false);
   });
 });

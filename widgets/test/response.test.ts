@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { besideNull, testedOf } from "../src/reducers.ts";
 import { addUp, respond, respondTo } from "../src/response.ts";
 import { BEFORE, effect, perturbation, responses } from "./bench.ts";
 
@@ -83,6 +84,15 @@ describe("several genes", () => {
     expect(found.perturbation!.rows[0].effect).toBe(1);
     expect(found.perturbation!.doses).toEqual({ CD3D: 0, LYZ: 1 });
     expect(addUp(both, known, { CD3D: 0, LYZ: 0 })!.after![2]).toBe(50);
+  });
+
+  it("are of all cells and stand beside no null while they are estimated, whatever was tested before", () => {
+    const tested = { effect_tested: 3, n_cells: 700, n_tested: 200, null_low: 1, null_high: 2 };
+    const exact = perturbation("CD3D", 0, [effect("CD3D", "all", 4, tested)]);
+    const known = { doses: { CD3D: 0 }, places: BEFORE, perturbation: exact };
+    const [row] = addUp(both, known, { CD3D: 0, LYZ: 0 })!.perturbation!.rows;
+    // The knockout of LYZ adds 4 to what the knockout of CD3D did over all cells.
+    expect([besideNull(row), testedOf(row)]).toEqual([8, 0]);
   });
 
   it("have no answer where one of them has no curve that far", () => {

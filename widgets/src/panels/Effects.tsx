@@ -3,7 +3,7 @@
 import { scaleLinear } from "d3-scale";
 import * as format from "../format.ts";
 import { useStore } from "../hooks.ts";
-import { anyChange, changeWords, hasLevels } from "../reducers.ts";
+import { anyChange, band, besideNull, changeWords, hasLevels, testedOf } from "../reducers.ts";
 import type { EffectRow } from "../types.ts";
 
 const WIDTH = 272;
@@ -13,7 +13,7 @@ const INSET = 6;
 export function Effects() {
   const store = useStore("_perturbation", "doses", "_job");
   const job = store.get("_job");
-  const share = job?.kind === "null" && job.total > 0 ? ` ${format.percent(job.done / job.total)}` : "";
+  const far = format.progress(job?.kind === "null" && store.running ? job : null);
   const shown = store.shown;
   if (!shown || !(anyChange(shown.doses) || hasLevels(shown))) return null;
   const readouts = [...new Set(shown.rows.map(({ readout }) => readout))];
@@ -27,7 +27,6 @@ export function Effects() {
     <section class={`sl-effects ${computing || outdated ? "sl-stale" : ""}`} aria-label="Effect per group">
       <h2 class="sl-heading">
         Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
-        {!outdated && shown.null === "pending" && <span class="sl-computing">null: computing…{share}</span>}
         {!outdated && shown.null === "stopped" && (
           <span class="sl-muted sl-stopped">
             null: stopped{" "}
@@ -41,6 +40,7 @@ export function Effects() {
           </span>
         )}
       </h2>
+      {!outdated && shown.null === "pending" && <p class="sl-computing">null: {far || "computing…"}</p>}
       {outdated && <Outdated computing={computing} of={changeWords(shown)} />}
       {hasLevels(shown) && <p class="sl-muted">{changeWords(shown)}</p>}
       {shown.of && <p class="sl-muted">From {shown.of}, which is not the model that is picked.</p>}
@@ -108,16 +108,6 @@ function effectScale(rows: readonly EffectRow[]) {
     .clamp(true);
 }
 
-/** The effect that stands beside the null: of the cells that were tested, where that was done. */
-function besideNull(row: EffectRow): number | null {
-  return band(row) && row.effect_tested != null ? row.effect_tested : row.effect;
-}
-
-/** Where nearly all comparable genes lie. */
-function band({ null_low: low, null_high: high }: EffectRow): [number, number] | null {
-  return low == null || high == null ? null : [low, high];
-}
-
 function Effect({
   row,
   scale,
@@ -131,18 +121,20 @@ function Effect({
 }) {
   const { null_mean: mean } = row;
   const effect = besideNull(row);
-  const some = band(row) && row.n_tested && row.n_tested < row.n_cells ? row.n_tested : 0;
+  const some = testedOf(row);
   const spread = band(row);
   const judged = tells === "verdict";
   const said = judged ? row.verdict || (pending ? "" : "null not computed") : "";
   const words = tells === "estimate" ? "estimated" : said;
   const name = row.group === "all" ? "All cells" : row.group;
+  const tested = some > 0 ? `(${format.count(some)} tested)` : "";
   return (
     <li class="sl-effect">
       <div class="sl-effect-head">
         <span class="sl-effect-name" title={name}>
           {name}
         </span>
+        {tested && <span class="sl-muted sl-nowrap">{tested}</span>}
         <span class="sl-muted sl-express" title="Cells that express it, of all cells">
           {format.count(row.n_expressing)} of {format.count(row.n_cells)}
         </span>
@@ -153,7 +145,7 @@ function Effect({
       <svg
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
         role="img"
-        aria-label={spoken(row, name, words)}
+        aria-label={spoken(row, tested ? `${name} ${tested}` : name, words)}
         preserveAspectRatio="none"
       >
         <line class="sl-effect-line" x1={INSET} x2={WIDTH - INSET} y1={HEIGHT / 2} y2={HEIGHT / 2} />

@@ -3,14 +3,14 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
-import { anyChange, changeWords, hasLevels } from "../reducers.ts";
+import { anyChange, canPerturb, changeWords, hasLevels } from "../reducers.ts";
 import { Icon } from "../ui/icons.tsx";
 
 const PLAY_MS = 1400;
 
 export function Morph({ moved }: { moved: () => number }) {
   const { prefix } = useScope();
-  const store = useStore("_perturbation", "_after", "_after_info", "doses", "t", "state");
+  const store = useStore("_perturbation", "_after", "_after_info", "doses", "t", "state", "_panels", "_meta");
   const [playing, setPlaying] = useState(false);
   const frame = useRef(0);
   const heard = useRef("");
@@ -18,7 +18,11 @@ export function Morph({ moved }: { moved: () => number }) {
   const active = anyChange(store.doses) || (shown && (anyChange(shown.doses) || hasLevels(shown)));
 
   useEffect(() => () => cancelAnimationFrame(frame.current), []);
-  if (!active) return null;
+  if (!active) {
+    // Its place is kept: the plane would move under the hand with the first dose.
+    const coming = canPerturb(store.get("_panels"), store.get("_meta"));
+    return coming ? <p class="sl-morph sl-muted">The way from before to after, once a dose is set.</p> : null;
+  }
 
   const play = () => {
     cancelAnimationFrame(frame.current);

@@ -1,13 +1,10 @@
-/** Three hints for a first visit. Closed or finished, they never come back. */
+/** Three hints for a first visit. Closed, heeded or passed by, they never come back. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { useStore } from "../hooks.ts";
+import { sidePanels } from "../reducers.ts";
+import { HINTS, hintAfter } from "../tour.ts";
 
-const HINTS = [
-  { at: "models", text: "Pick a model. Each says what it needs and whether it fits this machine." },
-  { at: "stage", text: "Colour the cells by any column or gene, and draw a lasso to select some." },
-  { at: "perturb", text: "In Perturb, add a gene and turn its dose: the cells move while you turn it." },
-];
 const SEEN = "scfm-lab.tour";
 
 function seen(): boolean {
@@ -24,7 +21,7 @@ export function Tour() {
   const [step, setStep] = useState(0);
   const [done, setDone] = useState(seen);
   const meta = store.get("_meta");
-  if (done || !meta.tour || meta.static) return null;
+  const shown = !done && !!meta.tour && !meta.static;
   const end = () => {
     setDone(true);
     try {
@@ -34,6 +31,15 @@ export function Tour() {
     }
     void store.act({ type: "tour" });
   };
+  const go = (next: number) => (next < HINTS.length ? setStep(next) : end());
+  useEffect(() => {
+    if (!shown) return;
+    return store.onAct((what) => {
+      const { current, screening } = sidePanels(store.get("_panels") ?? [], store.state.panel);
+      go(hintAfter(step, what, screening ? "screen" : (current?.component ?? null)));
+    });
+  }, [store, shown, step]);
+  if (!shown) return null;
   const last = step === HINTS.length - 1;
   return (
     <aside class={`sl-tour sl-tour-${HINTS[step].at}`} aria-label="Hints for a first visit">
@@ -46,11 +52,7 @@ export function Tour() {
         <button type="button" class="sl-link" onClick={end}>
           No hints
         </button>
-        <button
-          type="button"
-          class="sl-button sl-primary sl-small"
-          onClick={() => (last ? end() : setStep(step + 1))}
-        >
+        <button type="button" class="sl-button sl-primary sl-small" onClick={() => go(step + 1)}>
           {last ? "Done" : "Next"}
         </button>
       </div>
