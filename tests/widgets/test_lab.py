@@ -18,6 +18,7 @@ from scfm_lab.tasks.perturb import Perturber
 from scfm_widgets import curves, panel_models
 from scfm_widgets.codec import Frame, pack_mask
 from scfm_widgets.export import payload_of
+from scfm_widgets.worker import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -665,10 +666,21 @@ class TestPerturbing:
         assert by_phase["all"]["effect"] == pytest.approx(by_type["all"]["effect"])
 
     def test_the_curve_of_a_gene_is_that_of_response_curves(
-        self, bench: Callable[..., Bench], pbmc68k: AnnData
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        heard: list[tuple[Any, ...]] = []
+        tell = Job.tell
+
+        def listen(job: Job, done: int, total: int, note: str, **how: Any) -> None:
+            heard.append((job.kind, done, total, note, how["unit"]))
+            tell(job, done, total, note, **how)
+
+        monkeypatch.setattr(Job, "tell", listen)
         opened = bench(model=MODEL)
         opened.ask(type="perturb", doses={GENE: 1.0}, commit=True)
+        # How far it is, and so how long still, is known before the null itself begins.
+        told_of = [one[1:] for one in heard if one[0] == "null"]
+        assert told_of == [(number, 6, "response curves", "doses") for number in range(6)]
         (told,), places = opened.lab._curves, opened.lab._curve_places
         curves = sl.response_curves(
             pbmc68k, MODEL, [GENE], cells=len(pbmc68k), groupby="cell_type", n_draws=2, progress=False

@@ -222,7 +222,7 @@ class PerturbPanel(Panel):
             if cancel.wait(DRAW_FIRST):
                 message = "Something else was asked for."
                 raise Cancelled(message)
-            self._trace(ready, result, doses, cancel)
+            self._trace(ready, result, doses, cancel, progress)
             if result is None or result.has_null:
                 return
             full = ready.with_null(
@@ -258,7 +258,9 @@ class PerturbPanel(Panel):
             self.session.submit("changed", changed, label="Genes that change", lane="changed", quiet=True, aside=True)
         follow()
 
-    def _trace(self, ready: Perturber, result: Any, doses: Mapping[str, float], cancel: Event) -> None:
+    def _trace(
+        self, ready: Perturber, result: Any, doses: Mapping[str, float], cancel: Event, progress: Callable[..., None]
+    ) -> None:
         """Compute the response curves of the genes on the bench, that of the one that was added last first."""
         wanted = list(doses)[::-1][:MOST_CURVES]
         # A large answer is not kept; what is shown is one point of a curve.
@@ -266,31 +268,29 @@ class PerturbPanel(Panel):
         # The oldest curves make room; those of the genes on the bench stay.
         for gene in [gene for gene in self._curves if gene not in wanted][: -MOST_CURVES + len(wanted) or None]:
             del self._curves[gene]
-        for gene in wanted:
-            curve = self._curves.setdefault(gene, Curve(gene))
-            if not curve.whole:
-                self._trace_one(ready, curve, shown, cancel)
+        curves = [self._curves.setdefault(gene, Curve(gene)) for gene in wanted]
+        missing = [(curve, dose) for curve in curves for dose in AHEAD if dose not in curve.points]
+        for number, (curve, dose) in enumerate(missing):
+            progress(number, len(missing), "response curves", unit="doses")
+            self._trace_one(ready, curve, dose, shown, cancel)
 
-    def _trace_one(self, ready: Perturber, curve: Curve, shown: Mapping[Key, Any], cancel: Event) -> None:
-        for dose in AHEAD:
-            if dose in curve.points:
-                continue
-            asked = {curve.gene: dose}
-            key = key_of(asked, CURVE_DRAWS)
-            result = shown.get(key)
-            if result is None and key[0]:
-                # Stopped halfway, the very answer that somebody waits for would have to begin again.
-                result = self._answer(ready, asked, CURVE_DRAWS, Unless(cancel, lambda key=key: self._wanted == key))
-            elif result is None:
-                result = ready.run(asked)
-            described = self._described(result, asked, seq=0, null="none")
-            curve.points[dose] = (described, self.session.frame.pack(result.layout.after))
-            # From knockout to unchanged a slider can move already: the browser need not wait for the other doses.
-            if len(curve.points) == 2 or curve.whole or cancel.is_set():
-                self._publish_curves()
-            if cancel.is_set():
-                message = "Something else was asked for."
-                raise Cancelled(message)
+    def _trace_one(self, ready: Perturber, curve: Curve, dose: float, shown: Mapping[Key, Any], cancel: Event) -> None:
+        asked = {curve.gene: dose}
+        key = key_of(asked, CURVE_DRAWS)
+        result = shown.get(key)
+        if result is None and key[0]:
+            # Stopped halfway, the very answer that somebody waits for would have to begin again.
+            result = self._answer(ready, asked, CURVE_DRAWS, Unless(cancel, lambda: self._wanted == key))
+        elif result is None:
+            result = ready.run(asked)
+        described = self._described(result, asked, seq=0, null="none")
+        curve.points[dose] = (described, self.session.frame.pack(result.layout.after))
+        # From knockout to unchanged a slider can move already: the browser need not wait for the other doses.
+        if len(curve.points) == 2 or curve.whole or cancel.is_set():
+            self._publish_curves()
+        if cancel.is_set():
+            message = "Something else was asked for."
+            raise Cancelled(message)
 
     # --------------------------------------------------------------------------------- telling
 
@@ -386,7 +386,7 @@ class PerturbPanel(Panel):
                 ready = self._prepare(progress, cancel)
                 if "impute" in ready.model.spec.abilities:
                     self._tell_changed(ready, result, doses, seq)
-                self._trace(ready, None, doses, cancel)
+                self._trace(ready, None, doses, cancel, progress)
             except Cancelled:
                 raise
             except ScfmError:

@@ -46,12 +46,3 @@ export function pValue(p: number | null | undefined): string {
 export function dose(value: number): string {
   return String(Number(value.toFixed(2)));
 }
-
-/** How far work is and how long still, as in "12 of 60 genes, 20 s left"; nothing while that is not known. */
-export function progress(
-  job: { done: number; total: number; unit?: string; left: number | null } | null,
-): string {
-  if (!job || job.total <= 0) return "";
-  const left = job.left == null ? "" : `, ${duration(job.left)} left`;
-  return `${count(job.done)} of ${count(job.total)} ${job.unit ?? "cells"}${left}`;
-}

@@ -11,9 +11,7 @@ const HEIGHT = 16;
 const INSET = 6;
 
 export function Effects() {
-  const store = useStore("_perturbation", "doses", "_job");
-  const job = store.get("_job");
-  const far = format.progress(job?.kind === "null" && store.running ? job : null);
+  const store = useStore("_perturbation", "doses");
   const shown = store.shown;
   if (!shown || !(anyChange(shown.doses) || hasLevels(shown))) return null;
   const readouts = [...new Set(shown.rows.map(({ readout }) => readout))];
@@ -27,6 +25,8 @@ export function Effects() {
     <section class={`sl-effects ${computing || outdated ? "sl-stale" : ""}`} aria-label="Effect per group">
       <h2 class="sl-heading">
         Effect{shown.groupby ? ` by ${shown.groupby}` : ""}
+        {/* How far it is stands above, with what stops it. */}
+        {!outdated && shown.null === "pending" && <span class="sl-computing">null: computing…</span>}
         {!outdated && shown.null === "stopped" && (
           <span class="sl-muted sl-stopped">
             null: stopped{" "}
@@ -40,7 +40,6 @@ export function Effects() {
           </span>
         )}
       </h2>
-      {!outdated && shown.null === "pending" && <p class="sl-computing">null: {far || "computing…"}</p>}
       {outdated && <Outdated computing={computing} of={changeWords(shown)} />}
       {hasLevels(shown) && <p class="sl-muted">{changeWords(shown)}</p>}
       {shown.of && <p class="sl-muted">From {shown.of}, which is not the model that is picked.</p>}
