@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from families import write_family
 
-from scfm_registry import Registry
+from scfm_lab.errors import ModelError
+from scfm_registry import Registry, workers
 from scfm_registry.builtin import shipped
 from scfm_registry.checking import check
 
@@ -259,41 +260,52 @@ registry.import_checkpoint({str(basis(width=5))!r}, "mine")
     assert registry.audit().ok
 
 
-#: Reads imports as the true process does; where it would write what it has converted, it has written half of it, and whoever asked is killed.
+#: Reads imports as the true process does. The first time that it has written half of what it converts, it or who asked is killed.
 HALF_CONVERTED = """
 import os, signal, sys, time
 from scfm_lab.models import converted
 from scfm_registry import import_worker
-asker, write = os.getppid(), converted.write
-def killing(content, path):
-    written = write(content, path)
-    written.write_bytes(written.read_bytes()[:1000])
-    with open({told!r}, "w") as file:
-        print(os.getpid(), written, file=file)
-    os.kill(asker, signal.SIGKILL)
-    time.sleep(600)
-converted.write = killing
+asker, true = os.getppid(), converted.write
+def write(content, path):
+    written = true(content, path)
+    if not os.path.exists({told!r}):
+        written.write_bytes(written.read_bytes()[:1000])
+        with open({told!r}, "w") as file:
+            print(os.getpid(), written, file=file)
+        os.kill(asker if {who!r} == "asker" else os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+    return written
+converted.write = write
 sys.exit(import_worker.main(["--serve", sys.argv[1]]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each import starts a process of its own")
+@pytest.mark.parametrize("who", ["reader", pytest.param("asker", marks=pytest.mark.thorough)])
 def test_an_import_that_was_killed_while_a_pickle_was_converted_leaves_what_was_there_and_can_be_repeated(
+    who: str,
     python: Callable[..., subprocess.CompletedProcess[str]],
     made_home: Path,
     tmp_path: Path,
     pbmc68k: AnnData,
     put_in: Callable[..., ModelVersion],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     earlier = put_in(Registry(), "mine")
     published, told = write_family("scgpt", tmp_path / "published", pbmc68k).path, tmp_path / "told"
-    killed = python(f"""
-import sys
+    command = [sys.executable, "-P", "-c", HALF_CONVERTED.format(told=str(told), who=who)]
+    forking = workers.Forking(command)
+    monkeypatch.setattr(workers, "_forking", forking)
+    if who == "asker":
+        killed = python(f"""
 from scfm_registry import Registry, workers
-workers._forking = workers.Forking([sys.executable, "-P", "-c", {HALF_CONVERTED.format(told=str(told))!r}])
+workers._forking = workers.Forking({command!r})
 Registry().import_checkpoint({str(published)!r}, "mine")
 """)
-    assert killed.returncode == -9, killed.stderr
+        assert killed.returncode == -9, killed.stderr
+    else:
+        with pytest.raises(ModelError, match=r"was ended by the system or by its limits.*nothing was registered"):
+            Registry().import_checkpoint(published, "mine")
     reader, half = told.read_text().split()
     assert (made_home / "registry") in Path(half).parents, "it was converted in a private folder"
     assert half.endswith("best_model.pt.safetensors")
@@ -308,6 +320,7 @@ Registry().import_checkpoint({str(published)!r}, "mine")
     assert registry.verify("mine/1", recompute=False).ok
     assert "fault" not in [item.state for item in check()]
     again = registry.import_checkpoint(published, "mine", certify=False)
+    forking.end()
     assert again.reference == "mine/2"
     assert registry.verify("mine/2", recompute=False).ok
 
