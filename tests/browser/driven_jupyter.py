@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 #: Requests that leave no machine.
 _INNER_SCHEMES = ("data", "blob", "file", "about", "chrome", "devtools")
 _LOCAL_HOSTS = ("127.0.0.1", "localhost")
+#: The cell that shows a bench.
+SHOW = """\
+import scfm_lab as sl
+from scfm_widgets import Lab
+adata = sl.datasets.load("pbmc68k")
+lab = Lab(adata)
+lab"""
 
 
 @dataclass
@@ -159,3 +166,14 @@ def output_text(page: Page, number: int) -> str:
     return re.sub(
         r"\s+", " ", page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-OutputArea").inner_text()
     )
+
+
+def tab(page: Page, name: str) -> None:
+    """Open a panel of the bench."""
+    page.locator(".scfm-lab").get_by_role("tab", name=name, exact=True).click()
+
+
+def pick_model(page: Page, name: str) -> None:
+    """Pick a model in its panel."""
+    tab(page, "Models")
+    page.get_by_role("radio", name=re.compile(rf"^{name}\b")).click()
