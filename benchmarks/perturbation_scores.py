@@ -28,7 +28,19 @@ def main(models: tuple[str, ...], dataset: str, cell_eval: bool, splits: int, as
         print(json.dumps(result.to_json()))
         return
     print(result.summary())
-    told = ["metric", "model", "floor", "value", "ceiling", "low", "high", "gain_low", "gain_high", "verdict"]
+    told = [
+        "metric",
+        "model",
+        "floor",
+        "value",
+        "ceiling",
+        "low",
+        "high",
+        "position",
+        "gain_low",
+        "gain_high",
+        "verdict",
+    ]
     print(result.table[told].round(3).to_string())
     table = result.per_perturbation.groupby(["predictor", "metric"])["value"].agg(["mean", "count"])
     print(table["mean"].unstack().round(3).to_string())

@@ -379,6 +379,23 @@ def test_a_change_of_species_keeps_counts_and_tells_what_it_loses(pbmc68k):
         to_human(toy, orthologs={"Q": "R"})
 
 
+def test_what_real_mouse_cells_lose_on_the_way_to_human_names_is_told_by_group(shared_data):
+    mouse = sl.datasets.load("pancreas_endocrinogenesis")
+    human, audit = to_human(mouse, groupby="cell_type")
+    assert human.n_vars == audit.genes_kept == 1_353
+    counts, kept = np.asarray(mouse.X.sum(axis=1)).ravel(), np.asarray(human.X.sum(axis=1)).ravel()
+    told = audit.table.set_index("group")["umi_share_lost"]
+    assert told["all"] == pytest.approx(1 - kept.sum() / counts.sum())
+    assert told["all"] == pytest.approx(0.186, abs=5e-4)
+    for name, rows in mouse.obs.groupby("cell_type", observed=True).indices.items():
+        assert told[name] == pytest.approx(1 - kept[rows].sum() / counts[rows].sum())
+    # The mouse has two genes of insulin, so that none of them has a one-to-one ortholog: beta cells lose what they are known by.
+    assert {"Ins1", "Ins2", "Gcg"} <= set(mouse.var_names)
+    assert "INS" not in human.var_names
+    assert "GCG" in human.var_names
+    assert "Ins1" in audit.summary()
+
+
 def test_the_floors_read_another_species_by_its_orthologs(pbmc68k):
     reference, query = pbmc68k[::4].copy(), _as_mouse(pbmc68k[1::8])
     native = sl.annotate(query, reference, model="pca", progress=False).beside

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from writers_protein import write_tf
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
@@ -13,6 +14,7 @@ from scfm_lab.evaluation.cross_species import HUMAN_NAMES, OWN_GENES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anndata import AnnData
     from families import Family
@@ -56,3 +58,25 @@ def test_models_that_know_the_mouse_are_given_its_own_genes(
     assert scores.table["model"].value_counts()["pca (fitted)"] == 2
     told = sl.evaluate.cross_species(human, mouse, model, options={"species": "human"}, n_boot=0, floors=False)
     assert HUMAN_NAMES in told.of("accuracy", "uce").remark
+
+
+def test_a_transcriptformer_of_both_species_is_given_the_mouses_own_ids(tmp_path: Path, pbmc68k: AnnData) -> None:
+    human, mouse = pbmc68k[::5].copy(), pbmc68k[1::5].copy()
+    mouse.var_names = [name.title() for name in mouse.var_names]
+    mouse.var = mouse.var[[]]
+    mouse.var["ensembl_id"] = [f"ENSMUSG{number:011d}" for number in range(mouse.n_vars)]
+    mouse.uns["organism"] = "mouse"
+    ids = {
+        "homo_sapiens_gene.h5": sorted(
+            one for one in set(human.var["ensembl_id"].astype(str)) if one.startswith("ENSG")
+        ),
+        "mus_musculus_gene.h5": mouse.var["ensembl_id"].tolist(),
+    }
+    write_tf(tmp_path / "tf", ids)
+    model = sl.load_model(tmp_path / "tf", device="cpu", precision="float32")
+    assert set(model.spec.organisms) == {"human", "mouse"}
+    scores = sl.evaluate.cross_species(human, mouse, [model, "pca"], n_boot=0)
+    alone = sl.evaluate.annotation(human, model, query=mouse, floors=False, n_boot=0)
+    assert scores.of("accuracy", "transcriptformer").value == alone.of("accuracy", "transcriptformer").value
+    assert OWN_GENES in scores.of("accuracy", "transcriptformer").remark
+    assert HUMAN_NAMES in scores.of("accuracy", "pca").remark
