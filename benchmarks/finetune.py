@@ -22,6 +22,7 @@ DATA = {
     "pbmc68k": ("pbmc68k", "cell_type", None, None),
     "celllines": ("celllines_3x2tech_mixology", "cell_type", "batch", None),
     "brain": ("human_brain_darmanis", "cell_type", "donor", "hybrid"),
+    "sorted": ("pbmc_zheng_sorted", "cell_type", None, None),
 }
 WAYS = {
     "head alone": {"freeze": "all"},

@@ -61,7 +61,9 @@ class KnownVectors:
         """
         from scfm_lab.inference.cache import VectorCache, cell_digests
 
-        cache = VectorCache.at_home(self.depends)
+        # The model may have been moved since.
+        here = {"precision": str(model.compute), "device": model.device.split(":")[0]}
+        cache = VectorCache.at_home({**self.depends, **here})
         if cache is None:
             return model.encode(tokens(None), progress=progress, cancel=cancel).cell
         try:
