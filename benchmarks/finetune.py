@@ -87,6 +87,8 @@ def main() -> None:
             f"{result.plan.seconds:.0f} s)",
             flush=True,
         )
+        if i == 0:
+            print("\n".join(result.record["remarks"]))
         for row in rows[1:] if i == 0 else []:
             found.append({"way": row["method"], **row})
             print(
