@@ -1,6 +1,6 @@
 """What fine-tuning adds: macro-F1 on held-out cells beside the head alone and the parameter-free floors.
 
-    SCFM_DATA=FOLDER python benchmarks/finetune.py --data pbmc3k --cells 1000
+    SCFM_DATA=FOLDER python benchmarks/finetune.py --data sorted --cells 1000
 
 Each row is one way of training; all are scored on the same test cells, with the floors fitted to the same training cells.
 """
@@ -35,7 +35,7 @@ WAYS = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=DATA, default="pbmc3k")
+    parser.add_argument("--data", choices=DATA, default="sorted")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--cells", type=int, default=1000, help="Cells, drawn at random.")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
