@@ -1,6 +1,7 @@
 /** Numbers for people. */
 
 const WHOLE = new Intl.NumberFormat("en");
+const SMALL = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 
 export function count(value: number | null | undefined): string {
   return value == null || !Number.isFinite(value) ? "–" : WHOLE.format(Math.round(value));
@@ -31,10 +32,11 @@ export function duration(seconds: number | null | undefined): string {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-/** "genes × cells/s" is genes × cells per second. */
+/** "genes × cells/s" is genes × cells per second; what is slow is told by two digits, as less than one of them is not one. */
 export function rate(perSecond: number | null | undefined, unit = "cells"): string {
   if (!perSecond || !Number.isFinite(perSecond)) return "";
-  return `${count(Math.max(1, perSecond))} ${unit}/s`;
+  const told = perSecond < 10 ? SMALL.format(perSecond) : count(perSecond);
+  return `${told} ${told === "1" ? unit.replace(/s\b/g, "") : unit}/s`;
 }
 
 export function pValue(p: number | null | undefined): string {

@@ -82,8 +82,21 @@ describe("a lineage", () => {
 describe("a speed", () => {
   it("says what it counts", () => {
     expect(format.rate(1234.4)).toBe("1,234 cells/s");
-    expect(format.rate(0.2)).toBe("1 cells/s");
+    expect(format.rate(9.94)).toBe("9.9 cells/s");
+    expect(format.rate(9.96)).toBe("10 cells/s");
     expect(format.rate(51_200, "genes × cells")).toBe("51,200 genes × cells/s");
     expect(format.rate(null)).toBe("");
+  });
+
+  it("of less than one a second is not one", () => {
+    expect(format.rate(0.384, "genes")).toBe("0.38 genes/s");
+    expect(format.rate(0.0021, "genes")).toBe("0.0021 genes/s");
+    expect(format.rate(1.26, "doses")).toBe("1.3 doses/s");
+  });
+
+  it("of one is of one", () => {
+    expect(format.rate(1.004, "genes")).toBe("1 gene/s");
+    expect(format.rate(1, "genes × cells")).toBe("1 gene × cell/s");
+    expect(format.rate(1, "MiB")).toBe("1 MiB/s");
   });
 });
