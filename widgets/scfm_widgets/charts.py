@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scfm_lab.charts import with_room
+from scfm_lab.charts import drawable, with_room
 
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 _INK = {"light": "#1b232e", "dark": "#e8ebef"}
@@ -69,10 +69,11 @@ def svg(chart: Any, *, width: int | None = None) -> dict[str, str]:
     """
     import vl_convert
 
-    return {
-        theme: _inked(with_room(vl_convert.vegalite_to_svg(themed(chart, theme, width=width).to_dict())), theme)
-        for theme in THEMES
-    }
+    found = {}
+    for theme in THEMES:
+        spec = drawable(themed(chart, theme, width=width).to_dict())
+        found[theme] = _inked(with_room(vl_convert.vegalite_to_svg(spec)), theme)
+    return found
 
 
 def _inked(text: str, theme: str) -> str:
