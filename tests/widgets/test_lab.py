@@ -677,15 +677,15 @@ class TestPerturbing:
         tell = Job.tell
 
         def listen(job: Job, done: int, total: int, note: str, **how: Any) -> None:
-            heard.append((job.kind, done, total, note, how["unit"]))
             tell(job, done, total, note, **how)
+            heard.append((job.kind, job.label, done, total, job.note, how["unit"]))
 
         monkeypatch.setattr(Job, "tell", listen)
         opened = bench(model=MODEL)
         opened.ask(type="perturb", doses={GENE: 1.0}, commit=True)
-        # How far it is, and so how long still, is known before the null itself begins.
+        # At dose 1 no null follows, and nothing is said of any.
         told_of = [one[1:] for one in heard if one[0] == "null"]
-        assert told_of == [(number, 6, "response curves", "doses") for number in range(6)]
+        assert told_of == [("Response curves", number, 6, "", "doses") for number in range(6)]
         (told,), places = opened.lab._curves, opened.lab._curve_places
         curves = sl.response_curves(
             pbmc68k, MODEL, [GENE], cells=len(pbmc68k), groupby="cell_type", n_draws=2, progress=False
@@ -699,8 +699,17 @@ class TestPerturbing:
             row = told["points"][d]["perturbation"]["rows"][0]
             assert row["effect"] == pytest.approx(float(curves.shift[0, d].mean()), rel=1e-5)
         # What was computed ahead is what is answered.
-        opened.ask(type="perturb", doses={GENE: 0.0}, commit=True)
+        heard.clear()
+        opened.ask(type="perturb", doses={GENE: 0.0, "LYZ": 1.0}, commit=True)
         assert part[0] == opened.lab._after
+        # The curves are counted, and then the null, each by its own name and from its own beginning.
+        told_of = [one[1:] for one in heard if one[0] == "null"]
+        of_null = told_of[6:]
+        assert told_of[:6] == [("Response curves", number, 6, "", "doses") for number in range(6)]
+        assert of_null[0] == ("Comparable genes", 0, 0, "", "cells")
+        assert {(label, note, unit) for label, _, _, note, unit in of_null[1:]} == {("Comparable genes", "", "genes")}
+        counted = [done for _, done, *_ in of_null]
+        assert counted == sorted(counted)
 
     def test_each_gene_on_the_bench_has_its_curve(self, bench: Callable[..., Bench]) -> None:
         opened = bench(model=MODEL)

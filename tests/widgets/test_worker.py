@@ -216,10 +216,10 @@ class TestRate:
         job = Job(1, "compare", "Comparing", quick, started=clock.now)
 
         def tell(
-            at: float, done: int, total: int, *, unit: str = "cells", each: float = 1.0
+            at: float, done: int, total: int, *, unit: str = "cells", each: float = 1.0, label: str = ""
         ) -> tuple[float | None, float | None]:
             clock.now = at
-            job.tell(done, total, "", unit=unit, each=each)
+            job.tell(done, total, "", unit=unit, each=each, label=label)
             described = job.describe()
             assert described["seconds"] == at - 100.0, "of the whole job, all the same"
             return described["rate"], described["left"]
@@ -251,6 +251,29 @@ class TestRate:
     def test_what_was_computed_before_is_not_counted_as_speed(self, told_at: Callable[..., Any]) -> None:
         assert told_at(120, 900, 1000, unit="genes × cells", each=700) == (None, None)
         assert told_at(130, 910, 1000, unit="genes × cells", each=700) == (700.0, 90.0)
+
+    def test_what_has_another_name_is_another_stage_though_it_counts_as_many(self, told_at: Callable[..., Any]) -> None:
+        told_at(100, 0, 6, label="Response curves")
+        assert told_at(106, 3, 6, label="Response curves") == (0.5, 6.0)
+        assert told_at(110, 3, 6, label="Comparable genes") == (None, None)
+        assert told_at(111, 5, 6, label="Comparable genes") == (2.0, 0.5)
+
+
+def test_a_stage_with_a_name_of_its_own_is_shown_by_it_at_once(worker: Worker, told: list[dict[str, Any]]) -> None:
+    def work(progress: Any, cancel: Any) -> None:
+        progress(0, 0, "opening the model")
+        progress(1, 6, label="Response curves")
+        # As soon after the last report as this, what is only a step would not be told.
+        progress(2, 6, label="Response curves")
+        progress(0, 20, label="Comparable genes")
+
+    worker.submit("null", work, label="Response curves").result(SOON)
+    worker.wait(SOON)
+    names = [(job["label"], job["note"]) for job in told]
+    assert ("Comparable genes", "") in [
+        name for name, job in zip(names, told, strict=True) if job["status"] == "running"
+    ]
+    assert names[-1] == ("Comparable genes", "")
 
 
 def test_a_quiet_job_is_not_shown_unless_it_takes_long(worker: Worker, told: list[dict[str, Any]]) -> None:

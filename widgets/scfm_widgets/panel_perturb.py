@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PREVIEW_DRAWS = 1
 CURVE_DRAWS = 2
 FINAL_DRAWS = 8
+#: What follows an answer, each with a count of its own.
+CURVES, NULL = "Response curves", "Comparable genes"
 #: Seconds in which the browser draws an answer before what follows takes the processor's cores.
 DRAW_FIRST = 0.3
 
@@ -225,9 +227,10 @@ class PerturbPanel(Panel):
             self._trace(ready, result, doses, cancel, progress)
             if result is None or result.has_null:
                 return
+            progress(0, 0, label=NULL)
             full = ready.with_null(
                 result,
-                progress=lambda done, total, *_: progress(done, total, "comparable genes", unit="genes"),
+                progress=lambda done, total, *_: progress(done, total, unit="genes", label=NULL),
                 cancel=cancel,
             )
             if seq != self._seq:
@@ -244,7 +247,7 @@ class PerturbPanel(Panel):
             # Once what a person asked for is done, if these are still the doses.
             if seq == self._seq:
                 computed = self.session.submit(
-                    "null", ahead, label="Comparable genes", lane="null", quiet=True, yields=True, again=follow
+                    "null", ahead, label=CURVES, lane="null", quiet=True, yields=True, again=follow
                 )
                 computed.add_done_callback(stopped)
 
@@ -271,7 +274,7 @@ class PerturbPanel(Panel):
         curves = [self._curves.setdefault(gene, Curve(gene)) for gene in wanted]
         missing = [(curve, dose) for curve in curves for dose in AHEAD if dose not in curve.points]
         for number, (curve, dose) in enumerate(missing):
-            progress(number, len(missing), "response curves", unit="doses")
+            progress(number, len(missing), unit="doses", label=CURVES)
             self._trace_one(ready, curve, dose, shown, cancel)
 
     def _trace_one(self, ready: Perturber, curve: Curve, dose: float, shown: Mapping[Key, Any], cancel: Event) -> None:
@@ -395,9 +398,7 @@ class PerturbPanel(Panel):
 
         def follow() -> None:
             if seq == self._seq:
-                session.submit(
-                    "null", behind, label="Response curves", lane="null", quiet=True, yields=True, again=follow
-                )
+                session.submit("null", behind, label=CURVES, lane="null", quiet=True, yields=True, again=follow)
 
         follow()
 

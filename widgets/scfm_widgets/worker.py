@@ -88,13 +88,15 @@ class Job:
     reported: float = 0.0
     shown: threading.Timer | None = None
 
-    def tell(self, done: int, total: int, note: str, *, unit: str, each: float) -> None:
+    def tell(self, done: int, total: int, note: str, *, unit: str, each: float, label: str = "") -> None:
         """Take down how far it is; where another stage begins, its speed is counted anew."""
-        if self.stage is None or (total, unit) != (self.total, self.unit) or done < self.done:
+        named = label not in ("", self.label)
+        if self.stage is None or (total, unit) != (self.total, self.unit) or done < self.done or named:
             # Steps that a stage begins with were done before, or nobody knows how long they took.
             self.stage = (time.monotonic(), done)
-        self.done, self.total, self.note = done, total, note or self.note
-        self.unit, self.each = unit, each
+        # What was said of another stage does not hold for one that has a name of its own.
+        self.done, self.total, self.note = done, total, note or ("" if label else self.note)
+        self.unit, self.each, self.label = unit, each, label or self.label
 
     def describe(self) -> dict[str, Any]:
         """Give what a progress bar shows, as plain values; rate in units per second, times in seconds."""
@@ -161,7 +163,8 @@ class Worker:
         work
             Called as ``work(progress, cancel)``; ``progress(done, total, note="")`` shows how far it is, and `cancel` is a
             :class:`threading.Event` to look at. What it returns or raises is the future's. Where a step is no cell,
-            ``progress(..., unit="genes × cells", each=700)`` says what the rate counts.
+            ``progress(..., unit="genes × cells", each=700)`` says what the rate counts, and ``progress(..., label=...)`` gives
+            a stage that is another thing to wait for a name of its own.
         lane
             Jobs of the same lane that still wait are dropped.
         quiet
@@ -284,9 +287,12 @@ class Worker:
         job.started, job.status = time.monotonic(), "running"
         self._show(job)
 
-        def progress(done: int, total: int, note: str = "", *, unit: str = "cells", each: float = 1.0) -> None:
-            job.tell(done, total, note, unit=unit, each=each)
-            if time.monotonic() - job.reported >= REPORT_EVERY:
+        def progress(
+            done: int, total: int, note: str = "", *, unit: str = "cells", each: float = 1.0, label: str = ""
+        ) -> None:
+            before = job.label
+            job.tell(done, total, note, unit=unit, each=each, label=label)
+            if job.label != before or time.monotonic() - job.reported >= REPORT_EVERY:
                 self._show(job)
 
         if job.quiet:
