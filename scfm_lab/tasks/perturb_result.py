@@ -222,8 +222,8 @@ class PerturbResult(Result):
         alt = charts()
 
         table = (table if len(table) == 1 else table.iloc[1:]).copy()
-        # What stands on the band must be of the cells that the band is of.
-        table["shown"] = table["effect_tested"].fillna(table["effect"])
+        # What stands on the band must be of the cells that the band is of; where there is none, of all.
+        table["shown"] = table["effect_tested"].where(_has_band(table)).fillna(table["effect"])
         table["cells"] = [_of_which_cells(row) for row in table.to_dict("records")]
         shown = {verdict: colour for verdict, colour in VERDICT_COLOURS.items() if verdict in set(table["verdict"])}
         base = alt.Chart(table).encode(y=alt.Y("cells:N", sort="-x", title=None))
@@ -283,10 +283,15 @@ VERDICT_COLOURS = {
 }
 
 
+def _has_band(rows: Any) -> Any:
+    """Whether a row, or each of a table's, has comparable genes to stand beside."""
+    return np.isfinite(rows["null_low"]) & np.isfinite(rows["null_high"])
+
+
 def _of_which_cells(row: Any) -> str:
     """A group, and how many of its cells were tested where the effect beside the null is of those alone."""
     name = "All cells" if row["group"] == ALL else str(row["group"])
-    part = np.isfinite(row["effect_tested"]) and row["n_tested"] < row["n_cells"]
+    part = _has_band(row) and np.isfinite(row["effect_tested"]) and row["n_tested"] < row["n_cells"]
     return f"{name} ({int(row['n_tested']):,} tested)" if part else name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -390,20 +391,24 @@ def test_a_gene_that_the_model_does_not_know_is_told(small):
 
 
 def drawn(result):
-    """Names of the rows of a result's chart."""
-    (rows,) = result.plot().to_dict()["datasets"].values()
-    return [row["cells"] for row in rows]
+    """The one row of a result's chart: its name, and the effect that stands there."""
+    ((row,),) = result.plot().to_dict()["datasets"].values()
+    return row["cells"], pytest.approx(row["shown"])
 
 
 def test_the_verdict_is_about_the_cells_that_were_tested(pbmc68k):
     lab = Perturber(pbmc68k, "pca")
     found = lab.run({"CD79A": 0.0})
-    row = lab.with_null(found, n_null=20, max_cells=100).table.iloc[0]
+    judged = lab.with_null(found, n_null=20, max_cells=100)
+    row = judged.table.iloc[0]
     tested = np.argsort(lab.cells.keys, kind="stable")[:100]
     assert (row["n_cells"], row["n_tested"]) == (pbmc68k.n_obs, 100)
-    # What is drawn is of other cells than before the test, and says so.
-    assert drawn(found) == ["All cells"]
-    assert drawn(lab.with_null(found, n_null=20, max_cells=100)) == ["All cells (100 tested)"]
+    # What is drawn is of all cells, as on the bench; beside a band it is of the cells that the band is of, and says so.
+    assert drawn(found) == ("All cells", row["effect"])
+    assert row["verdict"] == "no valid null"
+    assert drawn(judged) == ("All cells", row["effect"])
+    banded = replace(judged, table=judged.table.assign(null_low=0.0, null_high=0.1))
+    assert drawn(banded) == ("All cells (100 tested)", row["effect_tested"])
     assert row["n_changed_tested"] == found.changed[tested].sum() >= MIN_CHANGED
     assert row["effect_tested"] == pytest.approx(found.shift[tested].mean(), rel=1e-5)
     assert abs(row["effect_tested"] / row["effect"] - 1) > 0.01
