@@ -215,7 +215,8 @@ def drawn(browser: Any, host: Any, n: int, repeats: int, renderer: str) -> dict[
     told = {**effect, "seconds": 0.0, "model": "", "groupby": None}
     # The sliders say the same, or the answer is taken for one that is still to come.
     lab.session.show_after(after, _perturbation=told, doses=told["doses"])
-    page.locator(".sl-morph").wait_for()
+    # What keeps its place before there is anything to play looks much the same.
+    page.get_by_role("button", name="Play from before to after", disabled=False).wait_for()
     page.evaluate("tools.settled()")
     found["morph_fps"] = float(np.median([page.evaluate(MORPH) for _ in range(3)]))
     found |= {"hosts": len(foreign), "page_errors": len(errors)}
