@@ -54,10 +54,19 @@ def clear(runs: bool, as_json: bool) -> None:
     say(f"{_size(freed)} freed.", {"bytes": freed}, as_json=as_json)
 
 
-#: Of what vectors are.
 _KEPT = {"cells": "cells as they are", "copies": "cells for perturbations, and their copies"}
-#: What a vector depends on, as people call it; in whose sight two rows may differ.
-_DEPENDS = {"hidden_layer": "layer", "digest": "weights", "code": "program", "genes": "gene names", "device": "on"}
+#: Keys of `depends_on` that no one outside the program knows, in words; a model's options are called as they are asked for.
+_DEPENDS = {
+    "code": "code of scfm-lab",
+    "device": "on",
+    "digest": "weights",
+    "family": "implementation",
+    "genes": "gene names",
+    "hidden_layer": "layer",
+    "settings": "settings of the model",
+    "torch": "PyTorch",
+    "version": "form of the cache",
+}
 _SHOWN_OF_A_DIGEST = 8
 
 

@@ -77,9 +77,11 @@ def jupyter_command(notebook: Path) -> list[str]:
 
 
 def jupyter_environment() -> dict[str, str]:
-    """Give the environment in which JupyterLab finds defaults of this package; what its user has chosen goes before them.
+    """Give the environment in which JupyterLab finds defaults of this package.
 
-    JupyterLab asks every new user whether it may tell of news, in a window that lies over the notebook.
+    JupyterLab asks every new user whether it may tell of news, in a window that lies over the notebook. What its user has
+    set in JupyterLab's own settings goes before these defaults, and so do folders that JUPYTER_CONFIG_PATH names; defaults
+    that the user or the machine has in a `labconfig` folder elsewhere come after them.
     """
     others = os.environ.get("JUPYTER_CONFIG_PATH")
     return {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join([*([others] if others else []), str(_DEFAULTS)])}

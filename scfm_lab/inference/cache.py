@@ -290,7 +290,7 @@ def describe() -> dict[str, Any]:
                     "used": used,
                     "cells": cells,
                     "bytes": size,
-                    "depends": json.loads(depends),
+                    "depends": _read(depends),
                 }
                 for model, depends, used, cells, size in db.execute(query)
             ]
@@ -300,6 +300,17 @@ def describe() -> dict[str, Any]:
         raise StorageError(
             f"The cache {path} cannot be read ({error}); remove it with: scfm-lab cache clear."
         ) from error
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"The cache {path} is damaged: it does not say what its vectors depend on; remove it with: scfm-lab cache clear."
+        ) from error
+    return found
+
+
+def _read(depends: Any) -> dict[str, Any]:
+    found = json.loads(depends)
+    if not isinstance(found, dict):
+        raise TypeError(found)
     return found
 
 

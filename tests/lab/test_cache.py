@@ -257,6 +257,32 @@ def test_processes_write_side_by_side_and_may_be_killed(tmp_path):
     np.testing.assert_array_equal(found.vectors, np.repeat(expected[:, None], 32, axis=1))
 
 
+@pytest.mark.parametrize("depends", ["{", "[]", None], ids=["cut off", "a list", "nothing"])
+def test_a_damaged_row_is_told_in_one_sentence(depends, capsys):
+    VectorCache(cache_path(), {"model": "m"}, 10**9).close()
+    with closing(sqlite3.connect(cache_path())) as db, db:
+        db.execute("UPDATE runs SET depends = ?", (depends,))
+    assert main(["cache", "show"]) == 1
+    said = capsys.readouterr().err
+    assert "is damaged" in said
+    assert "scfm-lab cache clear" in said
+    assert len(said.strip().splitlines()) == 1
+    assert main(["cache", "clear"]) == 0
+    assert main(["cache", "show"]) == 0
+
+
+def test_what_rows_differ_in_is_said_in_words(capsys):
+    same = {"model": "m", "family": "scfm_lab.models.m.M", "options": {"top": 2}}
+    for more in ({"torch": "2.1", "settings": "0" * 64}, {"torch": "2.2", "settings": "1" * 64}):
+        VectorCache(cache_path(), {**same, **more}, 10**9).close()
+    assert main(["cache", "show"]) == 0
+    said = sorted(re.findall(r"vectors of m \((.*)\)", capsys.readouterr().out))
+    assert said == [
+        "cells as they are; settings of the model 00000000; PyTorch 2.1",
+        "cells as they are; settings of the model 11111111; PyTorch 2.2",
+    ]
+
+
 def test_it_is_shown_and_cleared(pbmc68k, capsys):
     embedded(pbmc68k, "pca")
     embedded(pbmc68k[:10].copy(), "sctop")
