@@ -375,8 +375,29 @@ def test_a_panel_is_found_as_it_was_left(bench: Callable[..., Any], cells: AnnDa
     page.get_by_role("button", name="Start the screen").wait_for()
     assert half.get_attribute("aria-pressed") == "true"
     until(page, lambda: lab.state["panel"] == "scfm-widgets.screen")
+    # Every gene that the model knows at that dose, ranked beside the others; each can be put onto the bench.
+    page.get_by_role("button", name="Start the screen").click()
+    ranked = page.locator(".sl-ranked")
+    ranked.get_by_role("button", name="shift").click()
+    names = ranked.locator("tbody tr td:first-child")
+    told = lab.results["screen"].details.query("group == 'all' and readout == 'shift'")
+    strongest = [str(gene) for gene in told.sort_values("effect", ascending=False)["gene"]]
+    assert len(strongest) > 1
+    until(page, lambda: names.all_inner_texts() == strongest)
+    names.first.get_by_role("button").click()
+    page.get_by_label(strongest[0], exact=True).wait_for()
+    until(page, lambda: lab.doses == {strongest[0]: 0.5})
     page.get_by_role("button", name="Doses", exact=True).click()
     page.get_by_role("combobox", name="Add a gene to perturb").wait_for()
+
+
+def places(page: Page) -> list[Any]:
+    """Where the plane is in benches as narrow as notebooks make them, and at last in a wide one."""
+    found = []
+    for width in (600, 700, 860, 1280):
+        page.set_viewport_size({"width": width, "height": 730})
+        found.append(plane(page).bounding_box())
+    return found
 
 
 def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnData, pictures: Path) -> None:
@@ -392,8 +413,8 @@ def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnD
     page.get_by_role("option", name=re.compile(r"^CD3D\b")).first.click()
     slider = page.get_by_label("CD3D", exact=True)
     slider.wait_for()
+    place = places(page)
     before = steady(plane(page))
-    place = plane(page).bounding_box()
     knob = slider.bounding_box()
     page.mouse.move(knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2)
     page.mouse.down()
@@ -404,7 +425,7 @@ def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnD
     other_than(plane(page), before)
     page.get_by_role("img", name=re.compile("T cell: effect")).wait_for()
     assert page.get_by_role("button", name="After", exact=True).is_visible()
-    assert plane(page).bounding_box() == place, "the plane stays where it is under the hand"
+    assert places(page) == place, "the plane stays where it is under the hand"
 
     page.get_by_role("tab", name="Genes").click()
     box = page.get_by_role("combobox", name="Gene to look at")
@@ -469,6 +490,13 @@ def test_three_hints_come_once(bench: Callable[..., Any], cells: AnnData, privat
     (private_home / "bench.json").unlink(missing_ok=True)
     page, _ = bench(cells, script="0")
     page.get_by_text("1 of 3").wait_for()
+    # Whole, however narrow the notebook is.
+    for width in (420, 600, 760, 1280):
+        page.set_viewport_size({"width": width, "height": 730})
+        hint, whole = (page.locator(name).bounding_box() for name in (".sl-tour", ".scfm-lab"))
+        assert hint["x"] >= whole["x"], width
+        assert hint["x"] + hint["width"] <= whole["x"] + whole["width"], width
+        assert hint["y"] + hint["height"] <= whole["y"] + whole["height"], width
     page.get_by_role("button", name="Next").click()
     # Who does what a hint says needs it no more, and who goes another way has none in the way.
     page.get_by_text("2 of 3").wait_for()

@@ -90,7 +90,7 @@ export function addUp(
       null_high: null,
     };
   });
-  return { perturbation: { ...known.perturbation, doses, rows, interpolated: true }, after };
+  return { perturbation: { ...known.perturbation, doses, rows, null: "none", interpolated: true }, after };
 }
 
 /** A gene's answers by ascending dose. */

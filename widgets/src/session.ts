@@ -54,7 +54,8 @@ export function panelSession(store: Store, panel: string) {
     },
     set(name: string, value: unknown) {
       known(name, write);
-      write[name](value);
+      // A panel may set something as soon as it is there: nobody has done that.
+      store.unwatched(() => write[name](value));
     },
     on(name: string, callback: () => void): () => void {
       if (name !== "theme") known(name, LISTEN);

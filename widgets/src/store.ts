@@ -95,6 +95,8 @@ export class Store {
   #kept = new Map<string, unknown>();
   #listeners = new Map<Key, Set<() => void>>();
   #watchers = new Set<(what: readonly string[]) => void>();
+  /** Whether what is set is nobody's way to go on. */
+  #unwatched = false;
   /** What is to be told once several things have been set; null = it is told at once. */
   #held: Set<Key> | null = null;
   #saveTimer: ReturnType<typeof setTimeout> | undefined;
@@ -363,7 +365,8 @@ export class Store {
     this.emit("doses");
     this.emit("_perturbation");
     this.emit("_after");
-    this.#acted(["doses"]);
+    // A gene that was added is as it was until its dose is turned.
+    if (anyChange(doses)) this.#acted(["doses"]);
   }
 
   setSelection(mask: Uint8Array) {
@@ -448,13 +451,28 @@ export class Store {
     for (const callback of [...(this.#listeners.get(key) ?? [])]) callback();
   }
 
-  /** Called with what has been set by hand: fields of the state, "selection", "doses". What Python sets is not told. */
+  /**
+   * Called with what has been set by hand: fields of the state, "selection", "doses". Not told is what Python sets, what is undone,
+   * and what is set `unwatched`.
+   */
   onAct(callback: (what: readonly string[]) => void): () => void {
     this.#watchers.add(callback);
     return () => this.#watchers.delete(callback);
   }
 
+  /** Set something of which `onAct` is not told. */
+  unwatched(work: () => void) {
+    const before = this.#unwatched;
+    this.#unwatched = true;
+    try {
+      work();
+    } finally {
+      this.#unwatched = before;
+    }
+  }
+
   #acted(what: readonly string[]) {
+    if (this.#unwatched) return;
     for (const callback of [...this.#watchers]) callback(what);
   }
 
@@ -522,14 +540,13 @@ export class Store {
   #restore(moment: Moment | null) {
     if (!moment) return;
     const { state, doses, selection } = moment;
-    this.#together(() =>
-      this.history.hold(() => {
-        if (!same(selection, this.#bits())) this.setSelection(unpackBits(selection, this.n));
-        this.patch({ ...state, panel: this.#state.panel });
-        if (!sameDoses(doses, this.#doses) || Object.keys(doses).join() !== Object.keys(this.#doses).join())
-          this.setDoses(doses, true);
-      }),
-    );
+    const restore = () => {
+      if (!same(selection, this.#bits())) this.setSelection(unpackBits(selection, this.n));
+      this.patch({ ...state, panel: this.#state.panel });
+      if (!sameDoses(doses, this.#doses) || Object.keys(doses).join() !== Object.keys(this.#doses).join())
+        this.setDoses(doses, true);
+    };
+    this.unwatched(() => this.#together(() => this.history.hold(restore)));
     this.emit("history");
   }
 

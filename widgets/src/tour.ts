@@ -7,17 +7,14 @@ export const HINTS = [
 ] as const;
 type Place = (typeof HINTS)[number]["at"];
 
-/** At what somebody has worked who has set this. */
+/** At what somebody works who has set this. */
 const PLACES: Readonly<Record<string, Place>> = {
   model: "models",
-  ...Object.fromEntries(
-    ["colour", "hidden", "range", "layout", "labels", "second", "density", "selection"].map((what) => [
-      what,
-      "stage",
-    ]),
-  ),
+  ...Object.fromEntries(["colour", "hidden", "range", "layout", "selection"].map((what) => [what, "stage"])),
   doses: "perturb",
 };
+/** How the same cells are drawn: no step on the way, and none aside. */
+const LOOKS: readonly string[] = ["labels", "density", "second"];
 /** Panels that a hint stands beside. */
 const PANELS: Readonly<Record<string, Place>> = {
   models: "models",
@@ -37,14 +34,29 @@ function nth(place: Place | undefined): number {
  * @param panel the panel that is open now, where that is what was set
  */
 export function hintAfter(step: number, what: readonly string[], panel: string | null = null): number {
-  const steps = what.map((name) => {
-    if (name === "panel") {
-      const at = nth(PANELS[panel ?? ""]);
-      return at < 0 || at < step - 1 ? HINTS.length : Math.max(step, at);
-    }
-    const at = nth(PLACES[name]);
-    // More of what the last hint said is no other way.
-    return at < step - 1 ? HINTS.length : Math.max(step, at + 1);
-  });
+  const steps = what
+    .filter((name) => !LOOKS.includes(name))
+    .map((name) => {
+      if (name === "panel") {
+        const at = nth(PANELS[panel ?? ""]);
+        return at < 0 || at < step - 1 ? HINTS.length : Math.max(step, at);
+      }
+      const at = nth(PLACES[name]);
+      // More of what the last hint said is no other way.
+      return at < step - 1 ? HINTS.length : Math.max(step, at + 1);
+    });
   return Math.max(step, ...steps);
+}
+
+const ENDED = "scfm-lab.tour-ended";
+
+/** Tell every bench on the page that the hints are over. Each has a module of its own: they share the page only. */
+export function tellOver(page: EventTarget = window) {
+  page.dispatchEvent(new Event(ENDED));
+}
+
+/** Be told by whichever bench on the page ends the hints; gives what stops that. */
+export function onOver(callback: () => void, page: EventTarget = window): () => void {
+  page.addEventListener(ENDED, callback);
+  return () => page.removeEventListener(ENDED, callback);
 }

@@ -89,10 +89,13 @@ describe("several genes", () => {
   it("are of all cells and stand beside no null while they are estimated, whatever was tested before", () => {
     const tested = { effect_tested: 3, n_cells: 700, n_tested: 200, null_low: 1, null_high: 2 };
     const exact = perturbation("CD3D", 0, [effect("CD3D", "all", 4, tested)]);
-    const known = { doses: { CD3D: 0 }, places: BEFORE, perturbation: exact };
-    const [row] = addUp(both, known, { CD3D: 0, LYZ: 0 })!.perturbation!.rows;
-    // The knockout of LYZ adds 4 to what the knockout of CD3D did over all cells.
-    expect([besideNull(row), testedOf(row)]).toEqual([8, 0]);
+    for (const told of ["ready", "pending", "stopped"] as const) {
+      const known = { doses: { CD3D: 0 }, places: BEFORE, perturbation: { ...exact, null: told } };
+      const found = addUp(both, known, { CD3D: 0, LYZ: 0 })!.perturbation!;
+      const [row] = found.rows;
+      // The knockout of LYZ adds 4 to what the knockout of CD3D did over all cells.
+      expect([besideNull(row), testedOf(row), found.null]).toEqual([8, 0, "none"]);
+    }
   });
 
   it("have no answer where one of them has no curve that far", () => {

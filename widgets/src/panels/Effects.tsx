@@ -130,10 +130,15 @@ function Effect({
   return (
     <li class="sl-effect">
       <div class="sl-effect-head">
-        <span class="sl-effect-name" title={name}>
-          {name}
+        <span class="sl-effect-of" title={tested ? `${name} ${tested}` : name}>
+          <span class="sl-effect-name">{name}</span>
+          {tested && (
+            <>
+              {" "}
+              <span class="sl-muted sl-nowrap">{tested}</span>
+            </>
+          )}
         </span>
-        {tested && <span class="sl-muted sl-nowrap">{tested}</span>}
         <span class="sl-muted sl-express" title="Cells that express it, of all cells">
           {format.count(row.n_expressing)} of {format.count(row.n_cells)}
         </span>

@@ -96,7 +96,7 @@ export function Morph({ moved }: { moved: () => number }) {
       <p class="sl-heard" role="status">
         {heard.current}
       </p>
-      <p class="sl-morph-text">
+      <p class="sl-morph-text" title={text ? `${text}${about}` : undefined}>
         {(text || !computing) && <b>{text || (store.refused ? "No answer" : "Unchanged")}</b>}
         {shown && text && (
           <span class="sl-muted">

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { useStore } from "../hooks.ts";
 import { sidePanels } from "../reducers.ts";
-import { HINTS, hintAfter } from "../tour.ts";
+import { HINTS, hintAfter, onOver, tellOver } from "../tour.ts";
 
 const SEEN = "scfm-lab.tour";
 
@@ -22,7 +22,9 @@ export function Tour() {
   const [done, setDone] = useState(seen);
   const meta = store.get("_meta");
   const shown = !done && !!meta.tour && !meta.static;
+  useEffect(() => onOver(() => setDone(true)), []);
   const end = () => {
+    tellOver();
     setDone(true);
     try {
       localStorage.setItem(SEEN, "1");
