@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -122,7 +123,7 @@ def local(store: Store, found: ModelVersion, record: Record) -> Path:
         return folder
     target = _kept(found)
     if not target.is_dir():
-        _fetch(store, found, record, target)
+        _fetch_first(store, found, record, target)
     return target
 
 
@@ -150,7 +151,7 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
     folder = own or kept
     if own is None and not kept.is_dir():
         # All of it is compared with its hashes there.
-        _fetch(store, found, record, kept)
+        _fetch_first(store, found, record, kept)
     else:
         deferred = "" if (weights if own is not None else copies) else ".safetensors"
         try:
@@ -167,7 +168,8 @@ def checked(store: Store, found: ModelVersion, record: Record, *, weights: bool 
 def renew(store: Store, found: ModelVersion, record: Record) -> None:
     """Fetch a server's version again, whose copy on this machine was damaged.
 
-    The copy is put aside, not deleted, for whoever wants to know what happened.
+    The copy is put aside, not deleted, for whoever wants to know what happened. A sound one stays: it was only touched, or another
+    process has fetched it again meanwhile.
 
     Raises
     ------
@@ -177,10 +179,38 @@ def renew(store: Store, found: ModelVersion, record: Record) -> None:
         The server or this machine's disk fails.
     """
     copy = _kept(found)
-    # Another process may have found it damaged as well, and have put it aside.
-    with storing(copy), suppress(FileNotFoundError):
-        copy.rename(copy.with_name(f"{copy.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
-    _fetch(store, found, record, copy)
+    with _alone(found):
+        if copy.is_dir():
+            if _is_sound(copy, found):
+                return
+            # Of two copies that are put aside in one second neither may get the other's name.
+            name = f"{copy.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
+            with storing(copy):
+                copy.rename(copy.with_name(name))
+        _fetch(store, found, record, copy)
+
+
+def _is_sound(folder: Path, found: ModelVersion) -> bool:
+    with suppress(ModelError, OSError):
+        return all(state == "ok" for state in manifest.check(folder, found.digest, found.reference).values())
+    return False
+
+
+@contextmanager
+def _alone(found: ModelVersion) -> Iterator[None]:
+    """Let one process of this machine at a time fetch a version; the others wait for what it brings."""
+    from filelock import FileLock
+
+    folder = data_home() / "locks"
+    make_folder(folder)
+    lock = FileLock(folder / f"copy-{found.digest.removeprefix('sha256:')}.lock")
+    # On a disk without locks two may fetch the same: each renames a whole folder into place, and the second one is not needed.
+    with suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def contents(store: Store, found: ModelVersion, record: Record, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -208,7 +238,7 @@ def contents(store: Store, found: ModelVersion, record: Record, wanted: Callable
         return _read(folder, found, wanted)
     if (kept := _kept(found)).is_dir():
         # A copy that was damaged since is put aside by whoever opens it; here the server is asked.
-        with suppress(ModelError):
+        with suppress(ModelError, OSError):
             return _read(kept, found, wanted)
     with workshop(data_home() / "cache") as private:
         store.download(record, private, [manifest.FILENAME])
@@ -255,6 +285,12 @@ def forget(digest: str) -> None:
     name = digest.removeprefix("sha256:")
     for copy in [kept / name, *kept.glob(f"{name}.damaged-*")]:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _fetch_first(store: Store, found: ModelVersion, record: Record, target: Path) -> None:
+    with _alone(found):
+        if not target.is_dir():
+            _fetch(store, found, record, target)
 
 
 def _fetch(store: Store, found: ModelVersion, record: Record, target: Path) -> None:

@@ -27,7 +27,7 @@ class Opener(Retractor):
         config: dict[str, Any] | None = None,
         even_retracted: bool = False,
     ) -> Model:
-        """Open a version's model; its files are checked against their hashes first.
+        """Open a version's model; every file is compared with its hash, weights as they are read.
 
         Parameters
         ----------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import ModelError, ScfmError
+from scfm_lab.models.pinned import pins_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +136,10 @@ def read(path: Path) -> Any:
         if path.suffix == JSON:
             return _put_together(json.loads(path.read_text(encoding="utf-8")), {})
         tensors = read_safetensors(path, finite=False)
-        return _put_together(_tree(path), tensors)
+        pins = pins_of(path)
+        # Of the bytes that were hashed, where they were: the file is not looked at a second time.
+        tree = _tree(path) if pins is None else json.loads(pins.metadata(path)[_TREE])
+        return _put_together(tree, tensors)
     except ScfmError:
         # It has said already what is wrong, and is a ValueError or an OSError too.
         raise

@@ -63,6 +63,7 @@ class Pins:
         self._hashes, self._label, self.known = dict(hashes), label, known
         self._stamps = {path: _stamp(path) for path in self._hashes}
         self._read: set[Path] = set()
+        self._metadata: dict[Path, dict[str, str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -91,10 +92,15 @@ class Pins:
             raise self._refused(path)
         self._read.add(path)
         try:
-            return _parsed(content)
+            found, self._metadata[path] = _parsed(content)
+            return found
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, RuntimeError) as error:
             message = f"{path} is damaged or no safetensors file ({len(content):,} bytes; {error!r:.200}). Get the file again."
             raise ModelError(message) from error
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """What stands beside the tensors in a safetensors file that was read here: of the bytes that were hashed."""
+        return self._metadata[path]
 
     def confirm(self) -> None:
         """See that nothing was changed while the model was opened.
@@ -130,12 +136,18 @@ def pinned(hashes: Mapping[Path, str], label: str, *, known: bool = True) -> Ite
     Raises
     ------
     ChangedFileError
-        A file is not what its hash says.
+        A file is not what its hash says; also where the block has failed for another reason, which that explains.
     """
     pins = Pins(hashes, label, known=known)
     token = _NOW.set(pins)
     try:
         yield
+    except ChangedFileError:
+        raise
+    except Exception:
+        # What was not read through the pins is damaged in words of its own, from which nobody would know that its bytes changed.
+        pins.confirm()
+        raise
     finally:
         _NOW.reset(token)
     pins.confirm()
@@ -163,12 +175,16 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file's bytes; of one that is not there, or cannot be read, nothing that any file has."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
-def _parsed(content: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file that lies in memory; they share it.
+def _parsed(content: NDArray[np.uint8]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a safetensors file that lies in memory, which share it, and what stands beside them.
 
     The safetensors library would copy each tensor out of what it is given. What it refuses is refused here too; a name that stands
     there twice, of which it takes one, besides.
@@ -177,7 +193,7 @@ def _parsed(content: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
 
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header: dict[str, Any] = json.loads(content[8:start].tobytes(), object_pairs_hook=once)
-    header.pop("__metadata__", None)
+    beside = header.pop("__metadata__", {})
     _check_places(header, len(content) - start)
     whole = torch.from_numpy(content)
     found = {}
@@ -189,7 +205,7 @@ def _parsed(content: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         part = whole[start + begin : start + end]
         # Tensors stand where their numbers can be read from, but for files of other writers.
         found[name] = (part if (start + begin) % dtype.itemsize == 0 else part.clone()).view(dtype).reshape(shape)
-    return found
+    return found, beside
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("registry")
 SMALL = Hardware(name="a machine", cores=2, ram_gib=0.5, free_gib=0.15)
+SERVED = pytest.mark.parametrize("registry", ["http+postgresql"], indirect=True)
 LARGE = Hardware(name="a machine", cores=2, ram_gib=64.0, free_gib=48.0)
 
 
@@ -411,11 +415,86 @@ def test_weights_are_hashed_once_each_time_they_are_opened_and_a_damaged_copy_is
             with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
                 way()
             continue
-        assert times(way) == 3, "the damaged copy, what was sent, and what was opened"
+        assert times(way) == 4, "the damaged copy, the same as it is put aside, what was sent, and what was opened"
         assert path.read_bytes() == true
         (aside,) = path.parent.parent.glob(f"{path.parent.name}.damaged-*")
         assert (aside / path.name).read_bytes() == wrong
         shutil.rmtree(aside)
+
+
+@pytest.fixture
+def downloads(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """What is fetched from the server from now on."""
+    kind, asked = type(registry._store), []
+    true = kind.download
+    monkeypatch.setattr(kind, "download", lambda *given: (asked.append(given[1]), true(*given))[1])
+    return asked
+
+
+@SERVED
+def test_a_copy_that_was_only_touched_stays(
+    registry: Registry,
+    put: Callable[..., ModelVersion],
+    downloads: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    added = put(_name("touched", registry))
+    path, backup = registry.resolve(added.reference).path / "model.safetensors", tmp_path / "backup"
+    read = pinned.Pins.tensors
+
+    def touched(pins: pinned.Pins, where: Path) -> dict[str, Any]:
+        """As a backup of hard links does while the model is opened."""
+        found = read(pins, where)
+        if not backup.exists():
+            os.link(path, backup)
+        return found
+
+    monkeypatch.setattr(pinned.Pins, "tensors", touched)
+    downloads.clear()
+    assert registry.load(added.reference, device="cpu").spec.width == 8
+    assert backup.samefile(path), "it is the copy that was there"
+    assert not downloads
+    assert not list(path.parent.parent.glob("*.damaged-*"))
+
+
+@SERVED
+def test_of_two_that_open_one_damaged_copy_one_fetches_it_again(
+    registry: Registry, put: Callable[..., ModelVersion], downloads: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = put(_name("together", registry))
+    path, both = registry.resolve(added.reference).path / "model.safetensors", threading.Barrier(2)
+    read, true = pinned.Pins.tensors, path.read_bytes()
+
+    def opened(_: int = 0) -> int:
+        return registry.load(added.reference, device="cpu").spec.width
+
+    def at_once(pins: pinned.Pins, where: Path) -> dict[str, Any]:
+        try:
+            return read(pins, where)
+        except pinned.ChangedFileError:
+            both.wait(60)
+            raise
+
+    def late(pins: pinned.Pins, where: Path) -> dict[str, Any]:
+        """Before this one says what it has found, another one has opened, and fetched again, the same copy."""
+        try:
+            return read(pins, where)
+        except pinned.ChangedFileError:
+            monkeypatch.setattr(pinned.Pins, "tensors", read)
+            assert opened() == 8
+            raise
+
+    for number, (way, times) in enumerate(((at_once, 2), (late, 1)), 1):
+        path.write_bytes(true[:-1] + bytes([true[-1] ^ 1]))
+        monkeypatch.setattr(pinned.Pins, "tensors", way)
+        downloads.clear()
+        with ThreadPoolExecutor(times) as pool:
+            assert list(pool.map(opened, range(times))) == [8] * times
+        assert path.read_bytes() == true
+        assert len(downloads) == 1, way
+        # Both are put aside within a second or so.
+        assert len(list(path.parent.parent.glob(f"{path.parent.name}.damaged-*"))) == number
 
 
 def test_a_version_of_somebody_elses_making_stays_out_of_sight(registry: Registry) -> None:

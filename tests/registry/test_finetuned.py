@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     chained = here.load("blood-again", device="cpu")
     np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))
     assert len(chained.finetuning.chain) == 2
-    _what_lies_beside_a_parents_network_is_hashed(here)
+    _what_lies_beside_a_parents_network_is_hashed(here, tmp_path / "copy")
     _a_record_asks_for_nothing_but_a_fine_tuning(here, cells, tmp_path / "forged")
 
     embedded = cells[:20].copy()
@@ -154,23 +155,31 @@ def _a_record_asks_for_nothing_but_a_fine_tuning(here: Registry, cells: AnnData,
     assert "planted" not in here._store.names()
 
 
-def _what_lies_beside_a_parents_network_is_hashed(here: Registry) -> None:
+def _what_lies_beside_a_parents_network_is_hashed(here: Registry, copy: Path) -> None:
     """The cells that a parent has seen are among its tensors, and none of its network."""
     places = parents.places(here, *here._find(names.parse("blood-again")))
     child = here.resolve("blood-again").path
     seen = here.resolve("blood").path / "cells.safetensors"
     kept = seen.read_bytes()
-    seen.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-    for reference in ("blood/1", "blood-again"):
-        with pytest.raises(ModelError, match=r"blood/1 is refused: .*cells\.safetensors is damaged"):
-            here.load(reference, device="cpu")
-    with pytest.raises(ModelError, match=r"blood/1 is refused: .*cells\.safetensors is damaged"):
-        sl.load_model("models:/blood-again", device="cpu")
-    with pytest.raises(ModelError, match=r"refused: .*cells\.safetensors is damaged"), parents.beside(places):
-        load.open_files(child, None)
+    # One is still a file of tensors, of the other the list of them cannot be read.
+    value, header = kept[:-1] + bytes([kept[-1] ^ 1]), kept[:8] + b"?" + kept[9:]
+    for wrong in (value, header):
+        seen.write_bytes(wrong)
+        for reference in ("blood/1", "blood-again"):
+            with pytest.raises(ModelError, match=r"blood/1 is refused: .*cells\.safetensors is damaged: its bytes"):
+                here.load(reference, device="cpu")
+        with pytest.raises(ModelError, match=r"blood/1 is refused: .*cells\.safetensors is damaged: its bytes"):
+            sl.load_model("models:/blood-again", device="cpu")
+        with pytest.raises(ModelError, match=r"refused: .*cells\.safetensors is damaged"), parents.beside(places):
+            load.open_files(child, None)
     seen.write_bytes(kept)
     with parents.beside(places):
         assert len(load.open_files(child, None).finetuning.chain) == 2
+    # The copy of a server's version is fetched again, whoever finds it damaged.
+    shutil.copytree(seen.parent, copy)
+    (copy / seen.name).write_bytes(header)
+    served = replace(here.resolve("blood"), path=copy, anew=lambda: (copy / seen.name).write_bytes(kept))
+    assert load.open_resolved(served).digest == here.load("blood", device="cpu").digest
 
 
 def _what_was_saved_comes_in(here: Registry, tuned, registered: dict[str, str], cells, tmp_path) -> None:

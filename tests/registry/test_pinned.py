@@ -14,7 +14,7 @@ import scfm_lab as sl
 from scfm_lab.errors import ModelError
 from scfm_lab.models import converted
 from scfm_lab.models.files import read_pickle, read_safetensors, read_torch, sha256
-from scfm_lab.models.pinned import owned, pinned
+from scfm_lab.models.pinned import ChangedFileError, Pins, owned, pinned
 from scfm_registry import Registry, files
 from scfm_registry.serving import _load_pyfunc
 
@@ -124,6 +124,40 @@ def test_what_was_converted_and_damaged_is_refused_in_one_sentence(tmp_path: Pat
         converted.read(path)
     assert str(caught.value).startswith(f"mine/1 is refused: {path} is damaged")
     assert str(caught.value).count("refused") == str(caught.value).count("is damaged") == 1
+
+
+def test_what_another_reader_says_of_changed_bytes_is_told_as_the_change(weights: Path) -> None:
+    expected, true = _hash(weights), weights.read_bytes()
+    weights.write_bytes(true[:8] + b"?" + true[9:])
+    with pytest.raises(ChangedFileError, match=r"mine/1 is refused: .*model\.safetensors is damaged") as caught:  # noqa: SIM117
+        with pinned({weights: expected}, "mine/1"):
+            load_file(weights)
+    assert (caught.value.path, caught.value.__context__ is not None) == (weights, True)
+    weights.write_bytes(true)
+    with pytest.raises(ModelError, match=r"^another fault$") as other, pinned({weights: expected}, "mine/1"):
+        raise ModelError("another fault")
+    assert not isinstance(other.value, ChangedFileError)
+    weights.unlink()
+    with pytest.raises(ChangedFileError), pinned({weights: expected}, "mine/1"):
+        pass
+
+
+def test_the_outline_of_what_was_converted_is_of_the_bytes_that_were_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = converted.write({"weights": torch.ones(3), "epoch": 1}, tmp_path / "model.pt"), Pins.tensors
+    found: dict[str, Any] = {}
+
+    def then_another(pins: Pins, where: Path) -> dict[str, torch.Tensor]:
+        tensors = read(pins, where)
+        where.write_bytes(where.read_bytes().replace(b"epoch", b"forth"))
+        return tensors
+
+    monkeypatch.setattr(Pins, "tensors", then_another)
+    with pytest.raises(ChangedFileError), pinned({path: _hash(path)}, "mine/1"):
+        found |= converted.read(path)
+    assert (found.keys(), found["epoch"]) == ({"weights", "epoch"}, 1)
+    assert b"forth" in path.read_bytes()
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["after it was read", "unread"])
