@@ -51,7 +51,7 @@ def opened(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _let_go(_lock(folder), held)
+        _let_go(_lock(folder), held, keep=folder.exists())
 
 
 def clear(parent: Path) -> None:
@@ -64,7 +64,7 @@ def clear(parent: Path) -> None:
             known |= {folder, lock}
             continue
         shutil.rmtree(folder, ignore_errors=True)
-        _let_go(lock, held)
+        _let_go(lock, held, keep=folder.exists())
     for path in set(parent.glob(f"{PREFIX}*")) - known:
         # Another process may finish with it, or clear it, meanwhile.
         with suppress(OSError):
@@ -115,9 +115,11 @@ def _take(path: Path, *, make: bool = False) -> int:
     return descriptor
 
 
-def _let_go(path: Path, descriptor: int) -> None:
+def _let_go(path: Path, descriptor: int, *, keep: bool) -> None:
+    """Let go of the lock, which stays beside what could not be removed: the next one who clears up tries that again."""
     if descriptor in (_BUSY, _NO_LOCKS):
         return
-    with suppress(OSError):
-        path.unlink()
+    if not keep:
+        with suppress(OSError):
+            path.unlink()
     os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -54,6 +55,19 @@ def test_another_machines_folder_is_left_until_it_is_old(tmp_path: Path, monkeyp
     assert left.exists(), "over a shared disk nothing is known of its locks"
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
+    workshops.clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_removed_now_is_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As over NFS, where a file that somebody reads stays until he is done.
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with workshop(tmp_path) as folder:
+            (folder / "weights").write_bytes(b"x")
+        with workshop(tmp_path):
+            assert folder.exists()
+    assert len(list(tmp_path.glob("*.lock"))) == 2, "each says that nobody is in its folder"
     workshops.clear(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
