@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ from scfm_registry import Registry
 from scfm_registry.sharing import unpacking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -62,8 +63,8 @@ def _many(path: Path) -> Path:
 HOSTILE: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "15 climbing name": ("a.zip", lambda p: _zip(p, ("../trap", b"x")), "outside its folder"),
     "15 climbing name, tar": ("a.tar.gz", lambda p: _tar(p, (_member("a/../../trap"), b"x")), "outside its folder"),
-    "16 absolute name": ("a.zip", lambda p: _zip(p, ("/tmp/trap", b"x")), "outside its folder"),
-    "16 absolute name, tar": ("a.tar.gz", lambda p: _tar(p, (_member("/tmp/trap"), b"x")), "outside its folder"),
+    "16 absolute name": ("a.zip", lambda p: _zip(p, (f"{p.parent}/trap", b"x")), "outside its folder"),
+    "16 absolute name, tar": ("a.tar.gz", lambda p: _tar(p, (_member(f"{p.parent}/trap"), b"x")), "outside its folder"),
     "16 backslashes": ("a.zip", lambda p: _zip(p, ("a\\..\\trap", b"x")), "outside its folder"),
     "17 link, then written through": (
         "a.tar.gz",
@@ -119,49 +120,69 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def busy_home(_made_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for all of these imports, of which none leaves anything."""
+    home = tmp_path_factory.mktemp("busy") / "home"
+    shutil.copytree(_made_home, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCFM_HOME", str(home))
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.delenv(name, raising=False)
+        yield home
+
+
+def _refused(archive: Path, words: str, home: Path, said: pytest.CaptureFixture[str]) -> None:
+    """Import it as somebody would: nothing is registered, nothing stays of it, and one line says why."""
+    assert main(["models", "import", str(archive), "--name", "mine", "--no-certify"]) == 1
+    out, err = said.readouterr()
+    assert not out
+    assert re.fullmatch(rf"Error: [^\n]*{words}[^\n]*\n", err), err
+    assert err[:-1].isprintable()
+    registry = Registry()
+    assert "mine" not in [item.name for item in registry.search(all_versions=True)]
+    assert registry.scratch.is_relative_to(home)
+    assert not list(registry.scratch.glob(".incoming-*"))
+    # On systems that know backslashes, a name with them leads somewhere as well.
+    written = [path for top in (home, archive.parent) for path in top.rglob("*") if path.name.endswith("trap")]
+    assert not written, "nothing was written anywhere"
+
+
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_would_write_elsewhere_or_without_end_is_refused(tmp_path: Path, what: str) -> None:
+def test_what_would_write_elsewhere_or_without_end_is_not_imported(
+    busy_home: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, make, words = HOSTILE[what]
+    _refused(make(tmp_path / name), words, busy_home, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("what", [what for what in HOSTILE if what.startswith("20")])
+def test_what_would_fill_the_disk_is_not_written_first(tmp_path: Path, what: str) -> None:
     name, make, words = HOSTILE[what]
     folder = tmp_path / "in"
     folder.mkdir()
     archive = make(tmp_path / name)
-    with pytest.raises(ModelError, match=words) as caught:
+    with pytest.raises(ModelError, match=words):
         unpacking.unpack(archive, folder)
-    assert str(caught.value).isprintable()
-    outside = {path.name for path in tmp_path.iterdir()}
-    assert outside == {"in", name}, "nothing was written beside the folder"
-    assert not (folder.parent / "trap").exists()
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2**20
 
 
-def test_the_import_of_one_registers_nothing_and_says_why(
+def test_an_archive_with_code_is_not_imported_and_the_same_without_it_is(
     made_home: Path, tmp_path: Path, basis: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del made_home
-    registry = Registry()
     published = basis(tmp_path / "published")
-    taken = tmp_path / "taken.tar.gz"
+    taken, code = tmp_path / "taken.tar.gz", tmp_path / "code.tar.gz"
     with tarfile.open(taken, "w:gz") as archive:
         archive.add(published, "models/mine")
-    trap = tmp_path / "trap"
-    (published / "model.pt").write_bytes(b"cposix\nsystem\n(S'touch " + os.fsencode(trap) + b"'\ntR.")
-    code = tmp_path / "code.tar.gz"
+    (published / "model.pt").write_bytes(b"cposix\nsystem\n(S'touch " + os.fsencode(tmp_path / "trap") + b"'\ntR.")
     with tarfile.open(code, "w:gz") as archive:
         archive.add(published, "models/mine")
-    said = {code: r"model\.pt holds posix\.system, which is code and not data; nothing of it was run"}
-    for number, what in enumerate(("15 climbing name", "17 link, then written through", "20 bomb")):
-        name, make, words = HOSTILE[what]
-        said[make(tmp_path / f"{number}-{name}")] = words
-    for hostile, words in said.items():
-        assert main(["models", "import", str(hostile), "--name", "mine", "--no-certify"]) == 1, hostile
-        out, err = capsys.readouterr()
-        assert not out
-        assert re.fullmatch(rf"Error: [^\n]*{words}[^\n]*\n", err), err
-        assert "mine" not in [item.name for item in registry.search(all_versions=True)]
-        assert not list(registry.scratch.glob(".incoming-*"))
-    assert not trap.exists()
+    _refused(
+        code, r"model\.pt holds posix\.system, which is code and not data; nothing of it was run", made_home, capsys
+    )
     assert main(["models", "import", str(taken), "--name", "mine", "--no-certify"]) == 0
-    assert registry.load("mine", device="cpu").spec.width == 8
+    assert Registry().load("mine", device="cpu").spec.width == 8
 
 
 def test_what_people_pack_is_taken(tmp_path: Path) -> None:

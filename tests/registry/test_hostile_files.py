@@ -7,12 +7,13 @@ import json
 import pickle  # noqa: TID251 - to write what must not be read
 import re
 import tarfile
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from scfm_lab.errors import ModelError
 from scfm_registry import Registry, import_worker, importing
@@ -86,13 +87,19 @@ def test_what_is_more_than_data_is_refused_by_the_locked_process(
     assert not list(registry.scratch.glob(".incoming-*"))
 
 
-def test_their_like_without_harm_is_taken(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(2)}, tmp_path / "model.pt")
-    np.save(tmp_path / "genes.npy", np.arange(3))
-    save_file({"w": torch.ones(1), "v": torch.ones(1)}, tmp_path / "more.safetensors")
-    assert list(import_worker.convert(tmp_path)) == ["model.pt"]
-    (tmp_path / "LICENSE").write_text("Permission is hereby granted")
-    assert "LICENSE" in [str(path) for path in importing.listing(tmp_path)[0]]
+def test_their_like_without_harm_is_taken(made_home: Path, basis: Callable[..., Path], tmp_path: Path) -> None:
+    del made_home
+    registry, folder = Registry(), basis(tmp_path / "checkpoint")
+    torch.save({"w": torch.ones(2)}, folder / "model.pt")
+    np.save(folder / "genes.npy", np.arange(3))
+    save_file({"w": torch.ones(1), "v": torch.ones(1)}, folder / "more.safetensors")
+    (folder / "LICENSE").write_text("Permission is hereby granted")
+    kept = registry.resolve(registry.import_checkpoint(folder, "mine", certify=False).reference).path
+    assert {"model.pt.safetensors", "genes.npy", "more.safetensors", "LICENSE"} <= {
+        path.name for path in kept.iterdir()
+    }
+    assert torch.equal(load_file(kept / "model.pt.safetensors")["w"], torch.ones(2))
+    assert registry.load("mine", device="cpu").spec.width == 8
 
 
 @pytest.mark.parametrize(
@@ -104,11 +111,18 @@ def test_their_like_without_harm_is_taken(tmp_path: Path) -> None:
     ],
     ids=["25 MLmodel with a loader", "26 code beside the weights", "a script"],
 )
-def test_files_that_name_or_hold_code_are_refused(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("loader_module: os")
+def test_files_that_name_or_hold_code_are_refused(
+    made_home: Path, basis: Callable[..., Path], tmp_path: Path, name: str, words: str
+) -> None:
+    del made_home
+    registry, folder = Registry(), basis(tmp_path / "checkpoint")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("loader_module: os")
     with pytest.raises(ModelError, match=words):
-        importing.listing(tmp_path)
+        registry.import_checkpoint(folder, "mine", certify=False)
+    assert "mine" not in [item.name for item in registry.search(all_versions=True)]
+    same = [path for path in registry.scratch.rglob(PurePath(name).name) if path.read_text() == "loader_module: os"]
+    assert not same
 
 
 def test_lists_of_packages_are_never_kept(tmp_path: Path) -> None:
