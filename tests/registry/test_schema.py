@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy
 
 from scfm_lab.errors import StorageError
 from scfm_registry import Registry
+from scfm_registry.store import listing
 from scfm_registry.store.embedded import mlflow_version
 from scfm_registry.store.engine import forget, quiet, revisions
 
@@ -63,13 +66,39 @@ def old(home: Path) -> tuple[Path, str]:
     return folder, revision
 
 
+def _indexes(database: Path) -> set[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+
+
+def test_a_version_is_found_by_its_digest_and_not_among_those_of_all_others(made_home: Path) -> None:
+    registry, asked = Registry(), []
+    digest, engine = registry.get("starter/1").digest, listing.connections(registry.uri)
+
+    def note(_: Any, __: Any, statement: str, given: tuple[Any, ...], *___: Any) -> None:
+        asked.append((statement, given))
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", note)
+    try:
+        assert registry.get(digest).reference == "starter/1"
+    finally:
+        sqlalchemy.event.remove(engine, "before_cursor_execute", note)
+    statement, given = next((text, given) for text, given in asked if digest in given)
+    with closing(sqlite3.connect(made_home / "registry" / "mlflow.db")) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)]
+    assert [step for step in plan if "model_version_tags USING INDEX scfm_digest (value=?)" in step], plan
+
+
 def test_our_own_is_migrated_and_the_copy_is_the_old_one(old: tuple[Path, str]) -> None:
     folder, revision = old
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        connection.execute("CREATE INDEX scfm_digest ON model_version_tags (value) WHERE key = 'scfm.digest'")
     (folder / "registry.json").write_text(
         f'{{"format": 1, "root": "{(folder / "artifacts").as_uri()}", "mlflow": "3.0"}}'
     )
     registry = Registry()
     assert _revision(folder / "mlflow.db") == revisions()[0]
+    assert "scfm_digest" in _indexes(folder / "mlflow.db")
     [copy] = folder.glob("mlflow-before-*.db")
     assert _revision(copy) == revision
     assert registry.client.get_experiment("0").name == "kept from before"

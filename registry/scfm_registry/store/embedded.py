@@ -30,6 +30,10 @@ MARKER = "registry.json"
 #: Layout of the folder.
 FORMAT = 1
 
+#: MLflow has no index by which a tag's value is found, and versions are opened by their digests. It lies in databases that are made
+#: here only.
+_INDEX = "scfm_digest"
+_INDEXED = f"CREATE INDEX IF NOT EXISTS {_INDEX} ON model_version_tags (value) WHERE key = 'scfm.digest'"
 _MAKING = ".making-"
 #: Bytes that must be free for an empty database and its journal.
 _ROOM = 4 * 2**20
@@ -194,6 +198,7 @@ def _create(place: Place) -> None:
         # only connection writes everything back, so that one file can be renamed into place.
         with _connect(unfinished, "rw") as connection:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute(_INDEXED)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         place.artifacts.mkdir(exist_ok=True)
         engine.forget(place.uri)
@@ -239,7 +244,15 @@ def _bring_up_to_date(place: Place, *, owned: bool) -> None:
             f"The registry's database cannot be copied to {copy} before its migration ({error}). Is the disk full?"
         )
         raise StorageError(message) from error
+    # A migration that makes a table anew is not to meet an index that MLflow does not know.
+    with _connect(database, "rw") as connection:
+        wanted = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?"
+        had = connection.execute(wanted, (_INDEX,)).fetchone() is not None
+        connection.execute(f"DROP INDEX IF EXISTS {_INDEX}")
     engine.upgrade_database(place.uri)
+    if had:
+        with _connect(database, "rw") as connection:
+            connection.execute(_INDEXED)
 
 
 def _relocate(database: Path, old: str, new: str) -> None:

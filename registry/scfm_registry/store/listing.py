@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MOST = 5_000
 #: Names of models that one question about aliases names; of more, all aliases are read.
 _NAMED = 1_000
+#: The tag that the registry's own index of a SQLite database is over.
+_DIGEST = "scfm.digest"
 #: Tags that few versions share: those are found by their values, and not by looking at every version.
 _TELLING = ("digest", ".weights")
 #: MLflow's word for a version that was deleted, its tag of prompts, which it keeps as versions too, and the one workspace of a
@@ -86,7 +88,7 @@ def read(
     StorageError
         The database cannot be read.
     """
-    from sqlalchemy import exists, select, tuple_
+    from sqlalchemy import exists, literal_column, select, tuple_
 
     versions = _table("model_versions", "version", "description", "source", "creation_time", "current_stage")
     own, tag = versions.c, _table("model_version_tags", "version", "key", "value")
@@ -102,8 +104,10 @@ def read(
         query = query.where(own.version == version)
     for key, value in (tags or {}).items():
         if name is None and key.endswith(_TELLING):
+            # SQLite takes that index only where the key stands in the question itself, and is not given beside it.
+            named = literal_column(f"'{_DIGEST}'") if key == _DIGEST else key
             same = select(tag.c.name, tag.c.version).where(
-                tag.c.workspace == WORKSPACE, tag.c.key == key, tag.c.value == value
+                tag.c.workspace == WORKSPACE, tag.c.key == named, tag.c.value == value
             )
             query = query.where(tuple_(own.name, own.version).in_(same))
             continue
