@@ -36,7 +36,12 @@ def main() -> None:
     with floors_kept():
         for name in arguments.models:
             result = sl.integrate(
-                adata, name, batch_key=arguments.batch, labels_key=arguments.labels or None, progress=False
+                adata,
+                name,
+                batch_key=arguments.batch,
+                labels_key=arguments.labels or None,
+                seen="flag",
+                progress=False,
             )
             for note in result.scores.notes:
                 if "Flagged" in note:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 import click
+import numpy as np
 
 
 @click.command(help=__doc__)
@@ -28,20 +29,14 @@ def main(models: tuple[str, ...], dataset: str, cell_eval: bool, splits: int, as
         print(json.dumps(result.to_json()))
         return
     print(result.summary())
-    told = [
-        "metric",
-        "model",
-        "floor",
-        "value",
-        "ceiling",
-        "low",
-        "high",
-        "position",
-        "gain_low",
-        "gain_high",
-        "verdict",
-    ]
-    print(result.table[told].round(3).to_string())
+    # The place between floor and ceiling, with the interval of the difference to the floor in the same unit.
+    scores = result.table
+    way = (scores["ceiling"] - scores["floor"]).where(scores["position"].notna())
+    ends = np.sort(np.stack([scores["gain_low"] / way, scores["gain_high"] / way]), axis=0)
+    scores = scores.assign(position_low=ends[0], position_high=ends[1])
+    told = ["metric", "model", "floor", "value", "ceiling", "low", "high", "gain_low", "gain_high"]
+    told += ["position", "position_low", "position_high", "verdict"]
+    print(scores[told].round(3).to_string())
     table = result.per_perturbation.groupby(["predictor", "metric"])["value"].agg(["mean", "count"])
     print(table["mean"].unstack().round(3).to_string())
 

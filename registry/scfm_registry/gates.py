@@ -215,7 +215,10 @@ def _believed(registry: Reader, found: ModelVersion, record: Record) -> list[dic
 def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], metric: str, gate: Gate) -> list[str]:
     if not own:
         return [f"a recorded score '{metric}'"]
-    row = own[-1]
+    unseen = [row for row in own if not scores.flagged(row)]
+    if not unseen:
+        return [f"a recorded score '{metric}' on cells that are not in its training record"]
+    row = unseen[-1]
     sign = 1 if row.get("higher_is_better", True) else -1
     lacks = []
     if "floor" in gate.above:
@@ -241,6 +244,6 @@ def _parents(registry: Reader, found: ModelVersion, metric: str, data: object) -
     for parent in registry.with_digest(found.tags["scfm.parent_digest"]):
         item, record = registry._find(names.parse(parent.reference))  # noqa: SLF001 - the registry's own parts
         for row in reversed(_believed(registry, item, record)):
-            if row["metric"] == metric and row.get("data_digest") == data:
+            if row["metric"] == metric and row.get("data_digest") == data and not scores.flagged(row):
                 return float(row["value"])
     return None

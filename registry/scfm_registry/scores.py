@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DOCUMENT, FINETUNING = "scores.json", "finetuning.json"
 TASK = "evaluate"
 _METRICS = ("macro_f1", "accuracy")
+#: How a remark begins that takes a score its word: cells of the training record are among those that were scored.
+_FLAGGED = "Flagged"
 _NUMBERS = ("value", "low", "high", "floor", "ceiling", "gain_low", "gain_high")
 
 
@@ -110,6 +112,7 @@ def finetuned(content: bytes) -> list[dict[str, Any]]:
         table = {what: [row for row in record["metrics"] if row["what"] == what] for what in ("model", "head", "floor")}
         (model,) = table["model"]
         digest = str(record["data"]["digest"])
+        remark = " ".join(told for told in map(str, record.get("remarks", ())) if told.startswith(_FLAGGED))
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
     found = []
@@ -132,10 +135,16 @@ def finetuned(content: bytes) -> list[dict[str, Any]]:
             "n": model.get("n_cells"),
             "higher_is_better": True,
             "data_digest": digest,
+            "remark": remark,
             "source": FINETUNING,
         }
         found.append(row)
     return found
+
+
+def flagged(row: Mapping[str, Any]) -> bool:
+    """Whether a recorded score was taken on cells of the model's training record, and says nothing."""
+    return str(row.get("remark") or "").startswith(_FLAGGED)
 
 
 def lead(row: Mapping[str, Any]) -> float:
@@ -165,6 +174,7 @@ def _row(score: Score, data_digest: str) -> dict[str, Any]:
         "n": int(score.n),
         "higher_is_better": bool(score.higher_is_better),
         "data_digest": data_digest,
+        "remark": score.remark,
     }
 
 

@@ -13,6 +13,7 @@ from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.annotation_floors import FITTED
 from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, WHAT, measures
 from scfm_lab.evaluation.once import CANNOT_BE_HAD, once, principal_components
+from scfm_lab.evaluation.overlap import flagged
 from scfm_lab.evaluation.resampling import ends, resamples
 from scfm_lab.evaluation.score import Score, Scores
 from scfm_lab.evaluation.splits import proportional
@@ -156,6 +157,7 @@ def integration(
     entries = dict(adata.uns.get(provenance.UNS, {}))
     return replace(
         scores,
+        scores=flagged(scores, flags),
         notes=(*scores.notes, *without, *(f"{name}: {said}." for name, said in flags.items())),
         provenance=scored_by(
             {name: dict(entries.get(name, {})) for name in names},
@@ -200,12 +202,14 @@ def makers_seen(
     from scfm_lab.errors import ScfmError
     from scfm_lab.evaluation.overlap import check_choice, check_unseen
     from scfm_lab.models.load import load_model
+    from scfm_lab.models.training_cells import shipped_weights
 
     check_choice(seen)
     flags = {}
     for name in names:
         entry = dict(dict(adata.uns.get(UNS, {})).get(name, {}))
-        if not (entry.get("finetuned") or entry.get("cells_on_record")):
+        told_so = entry.get("finetuned") or entry.get("cells_on_record")
+        if not told_so and entry.get("weights_sha256") not in shipped_weights():
             continue
         maker = str(entry.get("source") or (f"models:/{entry['version']}" if entry.get("version") else ""))
         how: dict[str, Any] = {"layer": layer, "options": options}
@@ -219,15 +223,23 @@ def makers_seen(
                 f"of a {'fine-tuned ' * bool(entry.get('finetuned'))}model ({maker or 'not kept'}) that cannot be {way} whether these cells are in its training record "
                 f"({str(error).rstrip('.')})"
             )
+            way_out = "register or save it" if entry.get("finetuned") else "name the layer of the raw counts"
             if seen == "refuse":
                 raise DataError(
-                    f"obsm[{name!r}] is {why}; register or save it, or have the scores flagged with seen='flag'."
+                    f"obsm[{name!r}] is {why}; {way_out}, or have the scores flagged with seen='flag'."
                 ) from error
             flags[name] = f"Flagged: {why}"
             continue
+        said = " ".join(told.values())
+        if told and seen == "refuse":
+            whose = f"in the training record of {model.version or model.name}"
+            why = said.removeprefix("Flagged: ").replace("in its training record", whose)
+            raise DataError(
+                f"obsm[{name!r}] is not scored: {why}, so that a score on them says nothing; leave those cells out "
+                "(scfm_lab.evaluation.overlap tells which), or have it flagged with seen='flag'."
+            )
         if told:
-            check_unseen([model], adata, seen=seen, **how)
-            flags[name] = " ".join(told.values())
+            flags[name] = said
     return flags
 
 

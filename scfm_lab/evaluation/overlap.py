@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Strongest use first: a cell that was in several trainings counts as what it was used for most.
 PARTS = ("train", "validation", "test")
+#: Cells that are read at once: those of a file need not fit into memory.
+_AT_ONCE = 50_000
 #: Uses that decided what a model became.
 TRAINED = PARTS[:2]
 
@@ -40,11 +42,14 @@ class Overlap(Result):
     known
         Whether the model has a record of its cells: the shipped models have, what was fine-tuned here has; a published file
         does not say which cells it was trained on.
+    complete
+        Whether all of its training is on record: not what a published file was trained on, nor a user's own run.
     """
 
     model: str
     parts: NDArray[Any]
     known: bool
+    complete: bool = True
 
     @property
     def trained(self) -> NDArray[np.bool_]:
@@ -73,11 +78,12 @@ class Overlap(Result):
                 f"{self.model} has no record of the cells it was trained on; whether these are among them is not known."
             )
         counts = {part: int((self.parts == part).sum()) for part in PARTS}
+        rest = "" if self.complete else " Not all of its training is on record."
         if not any(counts.values()):
-            return f"None of the {len(self.parts):,} cells is in the training record of {self.model}."
+            return f"None of the {len(self.parts):,} cells is in the training record of {self.model}.{rest}"
         return (
             f"Of {len(self.parts):,} cells {counts['train']:,} were trained on by {self.model}, {counts['validation']:,} decided "
-            f"when it stopped, and {counts['test']:,} were its test cells; scores on the first two say nothing."
+            f"when it stopped, and {counts['test']:,} were its test cells; scores on the first two say nothing.{rest}"
         )
 
     def plot(self) -> Any:
@@ -131,8 +137,14 @@ def overlap(model: Model, adata: AnnData, *, layer: str | None = None, options: 
     (True, 0.0)
     """
     full = model.check_options(options)
-    parts = _parts(model, model.read_cells(adata, layer=layer, options=full), full)
-    return Overlap(model.version or model.name, parts, bool(_records(model)))
+    read = model.cell_reader(adata, layer=layer, options=full)
+    parts = [_parts(model, read(slice(at, at + _AT_ONCE)), full) for at in range(0, adata.n_obs, _AT_ONCE)]
+    return Overlap(
+        model.version or model.name,
+        np.concatenate([np.empty(0, object), *parts]),
+        known=bool(_records(model)),
+        complete=_complete(model),
+    )
 
 
 def _parts(model: Model, cells: Cells, options: Mapping[str, Any]) -> NDArray[Any]:
@@ -168,6 +180,12 @@ def trained_on(
     if not _records(model):
         return np.zeros(adata.n_obs, dtype=bool)
     return overlap(model, adata, layer=layer, options=options).trained
+
+
+def _complete(model: Model) -> bool:
+    """Whether the cells of each training that led to a model are on record."""
+    tunings = model.finetuning.chain if model.finetuning is not None else []
+    return 0 < len(model.learnt_from) == len(trained_cells(model)) and all(tuning.cells for tuning in tunings)
 
 
 def count_trained(model: Model, cells: Cells, options: Mapping[str, Any] | None = None) -> int:

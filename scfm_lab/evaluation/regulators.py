@@ -31,7 +31,7 @@ class RegulatorScores(Scores):
     """Scores of each method, and of each layer and head."""
 
     heads: pd.DataFrame | None = None
-    """layer, head, epr, over_null, p_value: choosing the best of them after the fact is no test."""
+    """layer, head, epr, over_null, p_value, remark: choosing the best of them after the fact is no test."""
 
 
 def regulators(
@@ -144,8 +144,17 @@ def regulators(
         flagged(scores, flags),
         title=f"Edges against the known network ({'DoRothEA ' + confidence if truth is None else 'given'}).",
         notes=notes,
-        provenance={**found.provenance, "task": "evaluate.regulators", "confidence": confidence, "n_null": n_null},
-        heads=pd.DataFrame(heads) if heads else None,
+        # The seed of the edges stays beside that of the rewired networks and resamples.
+        provenance={
+            **found.provenance,
+            "task": "evaluate.regulators",
+            "confidence": confidence,
+            "n_null": n_null,
+            "n_boot": n_boot,
+            "seen": seen,
+            "evaluation_seed": seed,
+        },
+        heads=pd.DataFrame(heads).assign(remark=remark) if heads else None,
     )
 
 

@@ -38,7 +38,8 @@ class Prediction(Result):
     table: pd.DataFrame
     """One row per label: n_cells, median_confidence."""
     scores: dict[str, float] | None
-    """Accuracy and macro-F1 against known labels, where a column was named."""
+    """Accuracy and macro-F1 against known labels, where a column was named, of cells that the model was not trained on; None
+    where there are none."""
     provenance: dict[str, Any]
 
     @property
@@ -69,7 +70,11 @@ class Prediction(Result):
         if self.scores:
             lines.append(
                 f"Against the known labels: accuracy {self.scores['accuracy']:.3f}, "
-                f"macro-F1 {self.scores['macro_f1']:.3f} (an 'unknown' counts as wrong)."
+                f"macro-F1 {self.scores['macro_f1']:.3f} (an 'unknown' counts as wrong; floors and intervals: sl.evaluate.annotation)."
+            )
+        if seen := self.provenance["cells_not_scored"]:
+            lines.append(
+                f"{plural(seen, 'cell is', 'cells are')} in the training record of the model, and in no score."
             )
         return "\n".join(lines)
 
@@ -121,6 +126,7 @@ def predict(
 
     from scfm_lab.cells import provenance
     from scfm_lab.cells.cells import column_of
+    from scfm_lab.evaluation.overlap import trained_on
     from scfm_lab.tasks.progress import as_progress
 
     model.require("predict")
@@ -128,6 +134,9 @@ def predict(
         raise DataError(f"threshold is {threshold!r}; it is a probability, from 0 to 1.")
     started = time.perf_counter()
     known = None if labels_key is None else column_of(adata, labels_key, what="The label column")
+    fresh = np.ones(adata.n_obs, dtype=bool)
+    if known is not None:
+        fresh = ~trained_on(model, adata, layer=layer, options=options)
     key = provenance.free_key(adata, "obs", key_added or model.name, given=key_added is not None)
     tokens = model.tokenize(adata, layer=layer, options=options)
     with as_progress(progress, f"Labelling with {model.spec.name}") as report:
@@ -149,6 +158,7 @@ def predict(
         threshold=threshold,
         classes_named=model.classes.named,
         cells_left_out=int(np.sum(tokens.cell.get("left_out", 0))),
+        cells_not_scored=int((~fresh).sum()),
         seconds=time.perf_counter() - started,
     )
     result = Prediction(
@@ -158,16 +168,18 @@ def predict(
         labels=labels,
         confidence=confidence,
         table=table.sort_values("n_cells", ascending=False, ignore_index=True),
-        scores=None if known is None else _scores(known.astype(str).to_numpy(), labels.astype(str)),
+        scores=None if known is None else _scores(known.astype(str).to_numpy()[fresh], labels.astype(str)[fresh]),
         provenance=record,
     )
     result.write(adata)
     return result
 
 
-def _scores(truth: NDArray[Any], given: NDArray[Any]) -> dict[str, float]:
+def _scores(truth: NDArray[Any], given: NDArray[Any]) -> dict[str, float] | None:
     from sklearn.metrics import accuracy_score, f1_score
 
+    if not len(truth):
+        return None
     return {
         "accuracy": float(accuracy_score(truth, given)),
         "macro_f1": float(f1_score(truth, given, average="macro", labels=sorted(set(truth)), zero_division=0)),

@@ -65,6 +65,14 @@ def trained_cells(model: Model) -> list[dict[str, NDArray[np.uint64]]]:
 
 
 @cache
+def shipped_weights() -> frozenset[str]:
+    """Digests of the weights of the shipped models, as provenance has them: vectors that were written before it told more."""
+    from scfm_lab.models.files import WEIGHTS, sha256
+
+    return frozenset(sha256(weights) for weights in FILE.parent.glob(f"*/{WEIGHTS}"))
+
+
+@cache
 def _read() -> dict[str, NDArray[np.uint64]]:
     from safetensors.numpy import load_file
 

@@ -125,7 +125,9 @@ def annotate(
     started = time.perf_counter()
     how = _How(method, k, unknown, unknown_rate, seed, dict(options or {}), progress, cancel)
     how.check()
-    fresh = ~trained_on(model, query, layer=layer, options=how.options)
+    fresh = np.ones(query.n_obs, dtype=bool)
+    if own_labels(query, labels_key) is not None:
+        fresh = ~trained_on(model, query, layer=layer, options=how.options)
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
     provenance.free_key(query, "obs", f"{key}_confidence", given=True)
     asked: dict[str, Any] = {"layer": layer, "key": key, "labels_key": labels_key, "harmonise": harmonise}
@@ -213,6 +215,7 @@ def _by_reference(
         labels_key=labels_key,
         sample_key=sample_key,
         reference_cells=int(good.sum()),
+        reference_cells_trained_on=int(trained_on(model, reference, layer=layer, options=how.options)[good].sum()),
         k=how.k,
         options=model.check_options(how.options),
         seed=how.seed,

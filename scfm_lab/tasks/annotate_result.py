@@ -99,6 +99,11 @@ class AnnotateResult(Result):
             f"Confidence is calibrated on {c.n_cells:,} reference cells ({trust.split}): {trust.accuracy:.0%} of them get "
             f"their own label; expected calibration error {c.ece:.3f}, before calibration {c.ece_before:.3f}."
         ]
+        if seen := self.provenance.get("reference_cells_trained_on"):
+            lines.append(
+                f"Flagged: {seen:,} of the reference cells are in the training record of the model, so that what they say of its labels "
+                "may be too good."
+            )
         if np.isfinite(trust.novel_found):
             lines.append(
                 f"Of cells whose type is left out of the reference {trust.novel_found:.0%} would be called unknown "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells import provenance
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, plural
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class CompareResult(Result):
     """Share of each cell's nearest neighbours that both models agree on, (cells,); NaN where a cell was not compared."""
     table: pd.DataFrame
     """group, n_cells, overlap, expected_overlap (of neighbours drawn at random) and, where there are groups, accuracy_a and
-    accuracy_b: how often a cell's neighbours, without itself, vote for its own group. First row: all cells."""
+    accuracy_b: how often a cell's neighbours, without itself, vote for its own group, among cells that neither model was
+    trained on (NaN where there are none). First row: all cells."""
     groupby: str | None
     n_neighbors: int
     provenance: dict[str, Any]
@@ -51,10 +52,10 @@ class CompareResult(Result):
             f"Of {self.n_neighbors} nearest neighbours of a cell, {a} and {b} share {row['overlap']:.0%} "
             f"(by chance {row['expected_overlap']:.1%}; {int(row['n_cells']):,} cells compared)."
         ]
-        if self.groupby:
+        if self.groupby and np.isfinite(row["accuracy_a"]):
             lines.append(
                 f"Neighbours vote for a cell's own {self.groupby} in {row['accuracy_a']:.0%} of cells with {a} and in "
-                f"{row['accuracy_b']:.0%} with {b}."
+                f"{row['accuracy_b']:.0%} with {b} (no floor and no interval: sl.evaluate.annotation has both)."
             )
             groups = self.table.iloc[1:].dropna(subset=["accuracy_a", "accuracy_b"])
             if len(groups):
@@ -64,6 +65,10 @@ class CompareResult(Result):
                     f"They differ most in {most['group']}: {most['accuracy_a']:.0%} and {most['accuracy_b']:.0%} "
                     f"of {int(most['n_cells']):,} cells."
                 )
+        if self.groupby and (seen := self.provenance["cells_not_scored"]):
+            lines.append(
+                f"{plural(seen, 'cell is', 'cells are')} in the training record of a model, and no votes are counted of them."
+            )
         return "\n".join(lines)
 
     def plot(self) -> Any:
@@ -150,6 +155,7 @@ def compare(
     """
     from scfm_lab.cells.cells import group_column, refuse_all
     from scfm_lab.cells.given import check_given
+    from scfm_lab.evaluation.overlap import trained_on
     from scfm_lab.models.load import as_model
     from scfm_lab.tasks.embed import embed
 
@@ -182,7 +188,13 @@ def compare(
     shared = np.array([len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]) / n_neighbors
     overlap = np.full(adata.n_obs, np.nan, dtype=np.float32)
     overlap[seen] = shared
-    right = None if labels is None else [_votes(labels[seen], one) for one in near]
+    right, not_scored = None, 0
+    if labels is not None:
+        trained = np.zeros(adata.n_obs, dtype=bool)
+        for one, asked in zip(pair, (options, options_against), strict=True):
+            trained |= trained_on(one, adata, layer=layer, options=asked)
+        not_scored = int(trained[seen].sum())
+        right = [np.where(trained[seen], np.nan, _votes(labels[seen], one)) for one in near]
     names = [str(result.provenance.get("version") or result.provenance["model"]) for result in found]
     if names[0] == names[1] and keys[0] != keys[1]:
         # Two checkpoints of one family: by where their vectors are.
@@ -200,6 +212,7 @@ def compare(
             "groupby": groupby or "",
             "n_neighbors": n_neighbors,
             "cells_compared": len(seen),
+            "cells_not_scored": not_scored,
             "seed": seed,
             "arguments": provenance.arguments(
                 layer=layer, n_neighbors=n_neighbors, options=options, options_against=options_against, seed=seed
@@ -249,7 +262,7 @@ def _votes(labels: NDArray[Any], near: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _table(
-    shared: NDArray[np.float64], right: list[NDArray[np.bool_]] | None, labels: NDArray[Any] | None, n: int
+    shared: NDArray[np.float64], right: list[NDArray[np.float64]] | None, labels: NDArray[Any] | None, n: int
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -264,9 +277,15 @@ def _table(
             "n_cells": len(rows),
             "overlap": float(shared[rows].mean()),
             "expected_overlap": n / (len(shared) - 1),
-            "accuracy_a": np.nan if right is None else float(right[0][rows].mean()),
-            "accuracy_b": np.nan if right is None else float(right[1][rows].mean()),
+            "accuracy_a": np.nan if right is None else _mean(right[0][rows]),
+            "accuracy_b": np.nan if right is None else _mean(right[1][rows]),
         }
         for group, rows in members
     ]
     return pd.DataFrame(rows)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Of those that are known; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan

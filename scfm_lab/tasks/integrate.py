@@ -22,7 +22,7 @@ from scfm_lab.evaluation.integration import (
     scored_by,
 )
 from scfm_lab.evaluation.once import CANNOT_BE_HAD, once, principal_components
-from scfm_lab.evaluation.overlap import check_unseen
+from scfm_lab.evaluation.overlap import check_choice, check_unseen, flagged
 from scfm_lab.results import Result
 
 if TYPE_CHECKING:
@@ -44,8 +44,11 @@ class IntegrateResult(Result):
     vectors: NDArray[np.float32]
     """Corrected vectors, (cells, width); NaN where a cell had none."""
     scores: IntegrationScores | None
-    """Before and after, beside the same of principal components; None where ``score=False``."""
+    """Before and after, beside the same of principal components; None where ``score=False``, or what made the vectors was
+    trained on these cells."""
     provenance: dict[str, Any]
+    no_scores: str = ""
+    """Why it was not scored, where it was to be."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -59,12 +62,12 @@ class IntegrateResult(Result):
             f"{len(self.vectors):,} cells of {p['model']} corrected for {p['batch_key']} by Harmony in obsm[{self.key!r}] "
             f"({p['iterations']} rounds)."
         )
-        return head + ("" if self.scores is None else "\n" + self.scores.summary())
+        return "\n".join(filter(None, [head, self.no_scores, "" if self.scores is None else self.scores.summary()]))
 
     def plot(self) -> Any:
         """Scores before and after (Altair)."""
         if self.scores is None:
-            raise DataError("The integration was not scored; ask for score=True.")
+            raise DataError(self.no_scores or "The integration was not scored; ask for score=True.")
         return self.scores.plot()
 
     def write(self, adata: AnnData) -> None:
@@ -89,6 +92,7 @@ def integrate(
     layer: str | None = None,
     key_added: str | None = None,
     options: Mapping[str, Any] | None = None,
+    seen: str = "refuse",
     seed: int = 0,
     progress: bool | Callable[..., None] = True,
     cancel: Any = None,
@@ -115,6 +119,9 @@ def integrate(
         Scored at most, drawn in proportion to the batches and, within them, the types; all are corrected.
     key_added
         Default ``"<representation>_harmony"``.
+    seen
+        ``"refuse"`` to score what was made by a model that was trained on some of these cells (they are corrected all the same),
+        or ``"flag"`` its scores.
 
     Returns
     -------
@@ -142,6 +149,7 @@ def integrate(
 
     check_given(adata, model, function="sl.integrate")
     provenance.check_writable(adata)
+    check_choice(seen)
     started = time.perf_counter()
     if (model is None) == (use_rep is None):
         raise DataError("Name either a model or a representation in obsm (use_rep=), one of the two.")
@@ -152,8 +160,18 @@ def integrate(
     )
     key = provenance.free_key(adata, "obsm", key_added or f"{name}_harmony", given=key_added is not None)
     corrected, rounds = harmony(vectors, batches, seed=seed)
-    scores = None
+    scores, no_scores = None, ""
+    flags: dict[str, str] = {}
     if score:
+        asked: dict[str, Any] = {"seen": "flag", "layer": layer, "options": options}
+        told = makers_seen(adata, [use_rep], **asked) if use_rep else check_unseen(opened, adata, **asked)
+        flags = {one: said for said in told.values() for one in (name, f"{name} + Harmony")}
+        if flags and seen == "refuse":
+            no_scores = (
+                f"{name} is not scored, as that would say nothing ({flags[name].removeprefix('Flagged: ')}); leave those cells out, or "
+                "have the scores flagged with seen='flag'."
+            )
+    if score and not no_scores:
         found = {name: vectors, f"{name} + Harmony": corrected}
         without: list[str] = []
         if beside:
@@ -161,12 +179,11 @@ def integrate(
                 found |= _floor(adata, batches, layer, seed)
             except CANNOT_BE_HAD as error:
                 without.append(no_floor(error))
-        scores = score_integration(found, batches, labels, max_cells=max_cells, seed=seed)
-        how: dict[str, Any] = {"seen": "flag", "layer": layer, "options": options}
-        flags = makers_seen(adata, [use_rep], **how) if use_rep else check_unseen(opened, adata, **how)
+        scored = score_integration(found, batches, labels, max_cells=max_cells, seed=seed)
         scores = replace(
-            scores,
-            notes=(*scores.notes, *without, *(f"{name}: {said}." for said in flags.values())),
+            scored,
+            scores=flagged(scored, flags),
+            notes=(*scored.notes, *without, *(f"{name}: {said}." for said in dict.fromkeys(flags.values()))),
             provenance=scored_by(
                 {name: record}, batch_key=batch_key, labels_key=labels_key, max_cells=max_cells, layer=layer, seed=seed
             ),
@@ -175,6 +192,7 @@ def integrate(
         key=key,
         vectors=corrected,
         scores=scores,
+        no_scores=no_scores,
         provenance={
             **record,
             "task": "integrate",

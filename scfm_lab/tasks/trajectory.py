@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.cells import check_cell_names, subset
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import CountsError, DataError, GenesError, did_you_mean, plural
+from scfm_lab.evaluation.integration import makers_seen
+from scfm_lab.evaluation.overlap import check_choice
 from scfm_lab.tasks.layout import Layout, find_plane, principal_plane
 from scfm_lab.tasks.order import (
     Graph,
@@ -25,6 +26,7 @@ from scfm_lab.tasks.order import (
 )
 from scfm_lab.tasks.trajectory_paths import connectivities_table, find_paths, group_table, paga, pieces_table
 from scfm_lab.tasks.trajectory_result import TrajectoryResult, Twin
+from scfm_lab.tasks.trajectory_stages import agreement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +55,7 @@ def trajectory(
     basis: str | None = None,
     layer: str | None = None,
     key_added: str = "trajectory",
+    seen: str = "refuse",
     seed: int = 0,
 ) -> TrajectoryResult:
     """Diffusion pseudotime from a root (on scanpy's diffusion map), PAGA's graph of the groups (scanpy's), and fate probabilities.
@@ -74,8 +77,7 @@ def trajectory(
         (Leiden).
     stage_key
         Column of ``obs`` with known stages (numbers, or ordered categories): Kendall's tau-b with pseudotime is told, beside
-        that of the twin. Cells without a stage are left out of it. Where a fine-tuned model made the vectors and was trained on
-        these cells, the score says so.
+        that of the twin. Cells without a stage are left out of it.
     sample_key
         Column of ``obs`` with the donor or sample, over which the interval of tau-b is taken where there are five or more.
     n_roots
@@ -94,6 +96,9 @@ def trajectory(
         Where the counts of the twin are; None looks for them.
     key_added
         ``obs[key_added + "_pseudotime"]``, ``obs[key_added + "_branch"]`` and ``obsm[key_added + "_fates"]`` are written.
+    seen
+        ``"refuse"`` to score the order by known stages where what made the vectors was trained on some of these cells (the order
+        itself is there, and the twin's score), or ``"flag"`` the score.
 
     Returns
     -------
@@ -122,26 +127,29 @@ def trajectory(
     started = time.perf_counter()
     check_given(adata, function="sl.trajectory")
     check_cell_names(adata)
-    vectors, seen = _vectors(adata, use_rep, n_neighbors, n_dcs)
+    check_choice(seen)
+    vectors, held = _vectors(adata, use_rep, n_neighbors, n_dcs)
     stage = None if stage_key is None else known_stages(adata, stage_key)
     for name in ("pseudotime", "branch"):
         provenance.free_key(adata, "obs", f"{key_added}_{name}", given=True)
     provenance.free_key(adata, "obsm", f"{key_added}_fates", given=True)
 
     how: dict[str, Any] = {"n_neighbors": n_neighbors, "n_dcs": n_dcs, "seed": seed}
-    graph = neighbour_graph(vectors[seen], adata.obs.iloc[seen].copy(), groupby=groupby, **how)
+    graph = neighbour_graph(vectors[held], adata.obs.iloc[held].copy(), groupby=groupby, **how)
     labels, at = graph.labels, find_root(graph, root)
     time_seen = graph.pseudotime(at)
     names = paga(graph)
     plane, basis_name = find_plane(adata, vectors, basis)
-    paths, branch_of = find_paths(graph, names, labels[at], time_seen, plane[seen])
+    paths, branch_of = find_paths(graph, names, labels[at], time_seen, plane[held])
     ends = [path["nodes"][-1] for path in paths]
-    fates, lost = _fates(graph, time_seen, ends, transition, seen, adata.n_obs)
-    twinned, missing = _twin(adata, graph, seen, at, time_seen, layer, how) if twin else (None, "")
-    roots = _roots(graph, at, time_seen, ends, n_roots, None if stage is None else stage[seen])
+    fates, lost = _fates(graph, time_seen, ends, transition, held, adata.n_obs)
+    twinned, missing = _twin(adata, graph, held, at, time_seen, layer, how) if twin else (None, "")
+    flags = {} if stage is None else makers_seen(adata, [use_rep], seen="flag", layer=layer)
+    refused = bool(flags) and seen == "refuse"
+    roots = _roots(graph, at, time_seen, ends, n_roots, None if stage is None or refused else stage[held])
     branches = np.full(adata.n_obs, "unreachable", dtype=object)
-    branches[seen] = [branch_of.get(g, "unreachable") for g in labels]
-    pseudotime = _spread_out(time_seen, seen, adata.n_obs)
+    branches[held] = [branch_of.get(g, "unreachable") for g in labels]
+    pseudotime = _spread_out(time_seen, held, adata.n_obs)
     branches[np.isnan(pseudotime)] = "unreachable"
     result = TrajectoryResult(
         key=key_added,
@@ -164,7 +172,7 @@ def trajectory(
             "fate_share_lost": lost,
             "n_neighbors": n_neighbors,
             "n_dcs": graph.n_dcs_used(at),
-            "cells_without_vector": int(adata.n_obs - len(seen)),
+            "cells_without_vector": int(adata.n_obs - len(held)),
             "seed": seed,
             "arguments": provenance.arguments(
                 stage_key=stage_key,
@@ -179,16 +187,27 @@ def trajectory(
             ),
             "packages": provenance.package_versions(),
         },
-        fates=None if fates is None else _all_rows(fates, seen, adata.n_obs),
+        fates=None if fates is None else _all_rows(fates, held, adata.n_obs),
         roots=roots,
         pieces=pieces_table(graph, at),
         twin=twinned,
         twin_missing=missing,
         agreement=None
         if stage is None
-        else _agreement(pseudotime, twinned, stage, str(stage_key), use_rep, adata, sample_key, layer, seed),
+        else agreement(
+            adata,
+            None if refused else pseudotime,
+            twinned,
+            stage,
+            str(stage_key),
+            use_rep,
+            flags,
+            sample_key=sample_key,
+            layer=layer,
+            seed=seed,
+        ),
         graph=graph,
-        rows=seen,
+        rows=held,
     )
     result.provenance["seconds"] = time.perf_counter() - started
     result.write(adata)
@@ -333,42 +352,6 @@ def _roots(
             }
         )
     return pd.DataFrame(rows)
-
-
-def _agreement(
-    pseudotime: NDArray[np.float32],
-    twin: Twin | None,
-    stage: NDArray[np.float64],
-    stage_key: str,
-    use_rep: str,
-    adata: AnnData,
-    sample_key: str | None,
-    layer: str | None,
-    seed: int,
-) -> Any:
-    from scfm_lab.evaluation.integration import makers_seen
-    from scfm_lab.evaluation.ordering import stage_scores
-    from scfm_lab.evaluation.overlap import flagged
-
-    orders = {use_rep: pseudotime} | ({} if twin is None else {"pca (fitted)": twin.pseudotime})
-    samples = None
-    if sample_key is not None:
-        from scfm_lab.cells.cells import column_of
-
-        samples = column_of(adata, sample_key, what="The sample column").astype(str).to_numpy(dtype=object)
-    scores = stage_scores(orders, stage, stage_key, samples=samples, seed=seed)
-    return replace(
-        scores,
-        scores=flagged(scores, makers_seen(adata, [use_rep], seen="flag", layer=layer)),
-        provenance=provenance.of_vectors(
-            {use_rep: dict(adata.uns.get(provenance.UNS, {})).get(use_rep, {})},
-            task="stages",
-            stage_key=stage_key,
-            sample_key=sample_key,
-            layer=layer,
-            seed=seed,
-        ),
-    )
 
 
 def kendall(pseudotime: NDArray[Any], stage: NDArray[np.float64]) -> float:

@@ -61,7 +61,7 @@ class TransferResult(Result):
     """One row per treatment, source and target: cosine with low and high (jackknife over samples), mean_treatment and random (the
     floors' cosines), random_high (their 97.5 % quantile), p_value, above_mean_treatment and above_random (cosine minus each),
     ceiling, relative_error (length of predicted minus measured over that of the measured; no change gives 1), n_splits, missing (what
-    could not be had, and why)."""
+    could not be had, and why), remark (that the model was trained on some of the cells)."""
     space: str
     replicates: str
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -206,8 +206,10 @@ def transfer_signature(
             "There is one context only, so nothing to transfer to; name contexts with groupby= in sl.drug_signature, or the same "
             "source= and target= to carry a direction to other samples."
         )
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(_COLUMNS)).assign(remark=flags.get(SEEN, ""))
     record = {**signature.provenance, "task": "transfer_signature", "n_random": n_random, "seed": seed, **flags}
+    if into is not None:
+        record["into"] = dict(into.provenance)
     return TransferResult(table, signature.space, there.replicates, record)
 
 
@@ -217,7 +219,7 @@ def _training_record(source: DrugSignature, target: DrugSignature, seen: str) ->
     told = list(dict.fromkeys(str(one.provenance[SEEN]) for one in (source, target) if SEEN in one.provenance))
     if told and seen == "refuse":
         raise DataError(
-            f"Directions in {source.space} are not scored: {'; '.join(told).removeprefix('Flagged: ')}. Make the signatures of other "
+            f"Directions in {source.space} are not scored: {'; '.join(told).replace('Flagged: ', '')}. Make the signatures of other "
             "cells, or have the result flagged with seen='flag'."
         )
     return {SEEN: "; ".join(told)} if told else {}

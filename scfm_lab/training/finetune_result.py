@@ -82,6 +82,7 @@ class FineTuneResult(Result):
         from scfm_lab.evaluation.score import Score, Scores
 
         first, floors = self.table.iloc[0], self.table[self.table["what"] == "floor"]
+        flags = " ".join(told for told in self.record["remarks"] if told.startswith("Flagged"))
         found = []
         for metric, name in (("macro_f1", "macro-F1"), ("accuracy", "accuracy")):
             best = floors.loc[floors[metric].idxmax()] if len(floors) else None
@@ -99,6 +100,7 @@ class FineTuneResult(Result):
                     interval="95 % bootstrap over the held-out cells",
                     n=int(first["n_cells"]),
                     missing="" if len(floors) else "the floors were not computed",
+                    remark=flags.removesuffix("."),
                     gain_low=np.nan if best is None else float(best[f"{metric}_gain_low"]),
                     gain_high=np.nan if best is None else float(best[f"{metric}_gain_high"]),
                 )

@@ -329,6 +329,9 @@ def test_cells_of_the_training_record_are_in_no_score(cells, tuned, tmp_path):
     assert "in the training record" in found.summary()
     again = sl.annotate(own[~fresh].copy(), model=tuned.model, progress=False, options={"max_length": 24})
     assert again.scores is None
+    by_head = tuned.model.predict(own.copy(), labels_key="cell_type", progress=False, options={"max_length": 24})
+    assert by_head.scores["accuracy"] == pytest.approx((by_head.labels == truth)[fresh].mean())
+    assert f"{(~fresh).sum()} cells are in the training record" in by_head.summary()
     short = {"options": {"max_length": 24}, "n_boot": 5, "floors": False}
     with pytest.raises(DataError, match="in the training record"):
         sl.evaluate.annotation(own, tuned.model, **short)
@@ -369,7 +372,8 @@ def test_cells_of_the_training_record_are_in_no_score(cells, tuned, tmp_path):
     own.layers["molecules"] = own.X.copy()
     own.X = own.X.log1p()
     way = {"use_rep": key, "root": "CD19+ B", "groupby": "cell_type", "stage_key": "stage"}
-    ordered = sl.trajectory(own, n_roots=0, twin=False, layer="molecules", **way)
+    assert len(sl.trajectory(own, n_roots=0, twin=False, layer="molecules", **way).agreement) == 0
+    ordered = sl.trajectory(own, n_roots=0, twin=False, layer="molecules", seen="flag", key_added="told", **way)
     assert [s.remark[:8] for s in ordered.agreement] == ["Flagged:"]
     assert "scored cells are in its training record" in ordered.agreement.scores[0].remark
     assert makers_seen(own, [key], seen="flag", layer="molecules")[key].startswith("Flagged:")

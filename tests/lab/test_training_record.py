@@ -9,6 +9,7 @@ import scfm_lab as sl
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.overlap import overlap
 from scfm_lab.models import training_cells
+from scfm_lab.tasks.compare import compare
 from scfm_lab.training.corpus import SPLIT_SET, cell_set_digest, held_out
 
 SHIPPED = ("pca", "sctop", "starter")
@@ -42,6 +43,7 @@ def test_each_knows_its_own_cells_and_no_others(name, lines, pbmc68k):
     assert overlap(model, known).share == 1
     bundled = overlap(model, pbmc68k)
     assert bundled.known
+    assert bundled.complete
     assert bundled.share == 0
 
 
@@ -115,3 +117,42 @@ def test_directions_found_in_them_are_not_carried_elsewhere(by, lines):
         sl.transfer_signature(made, n_random=20)
     told = sl.transfer_signature(made, n_random=20, seen="flag")
     assert "Flagged" in told.summary()
+
+
+def test_what_integrates_and_orders_them_gives_no_score_unless_it_is_flagged(lines):
+    own = lines.copy()
+    own.obs["stage"] = np.arange(own.n_obs) % 4
+    sl.embed(own, "sctop", progress=False)
+    way = {
+        "use_rep": "X_sctop",
+        "root": str(own.obs_names[0]),
+        "groupby": "cell_type",
+        "stage_key": "stage",
+        "n_roots": 0,
+    }
+    ordered = sl.trajectory(own, **way, n_neighbors=10)
+    assert [score.model for score in ordered.agreement] == ["pca (fitted)"]
+    assert "The order is not scored" in ordered.summary()
+    assert ordered.roots["tau"].isna().all()
+    told = sl.trajectory(own, **way, n_neighbors=10, seen="flag", key_added="told")
+    assert told.agreement.of("Kendall's tau-b with stage", "X_sctop").remark.startswith("Flagged")
+    corrected = sl.integrate(own, "sctop", batch_key="batch", beside=False, progress=False)
+    assert corrected.scores is None
+    assert "X_sctop is not scored" in corrected.summary()
+    # Vectors that were written before their provenance told more are known by the weights that made them.
+    del own.uns["scfm"]["X_sctop"]["cells_on_record"]
+    with pytest.raises(DataError, match=REFUSED):
+        sl.evaluate.integration(own, "X_sctop", batch_key="batch")
+
+
+def test_labels_and_votes_are_counted_of_other_cells_only(lines, pbmc68k):
+    own = lines.copy()
+    result = compare(own, "pca", "sctop", groupby="cell_type", progress=False)
+    assert result.table[["accuracy_a", "accuracy_b"]].isna().all().all()
+    assert np.isfinite(result.table["overlap"]).all()
+    assert f"{own.n_obs} cells are in the training record" in result.summary()
+    found = sl.annotate(own[::2].copy(), own[1::2].copy(), model="sctop", progress=False, beside=False)
+    assert found.scores is None
+    assert "of the reference cells are in the training record" in found.summary()
+    others = compare(pbmc68k[:200].copy(), "pca", "sctop", groupby="cell_type", progress=False)
+    assert np.isfinite(others.table["accuracy_a"].iloc[0])

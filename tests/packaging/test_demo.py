@@ -75,6 +75,8 @@ def test_the_model_and_both_floors_know_more_than_the_most_frequent_type(found: 
     for row in found["annotation"]:
         assert row["n_query"] + row["n_reference"] == 700
         assert row["accuracy"] > 240 / 700  # dendritic cells
+        for metric in ("accuracy", "macro_f1"):
+            assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
 
 
 @pytest.mark.slow

@@ -141,10 +141,13 @@ def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
     with pytest.raises(ModelError, match=r"was registered by you \(anna\)"):
         registry.approve(child.reference)
 
-    def score(reference: str, value: float, low: float, data: str = DATA, **more: float) -> None:
+    def score(reference: str, value: float, low: float, data: str = DATA, **more: Any) -> None:
         given = Score("macro_f1", "m", value, low=low, high=0.9, floor=0.6, floor_name="pca", **more)
         registry.record_scores(reference, [given], data_digest=data)
 
+    score(child.reference, 0.9, 0.8, remark="Flagged: 3 of the 9 scored cells are in its training record")
+    with pytest.raises(ModelError, match="on cells that are not in its training record"):
+        registry.promote(child.reference)
     score(child.reference, 0.7, 0.55)
     with pytest.raises(ModelError, match=r"above the floor: 0\.550.*of the parent on the same cells, which was not"):
         registry.promote(child.reference)
