@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def _bar(description: str, unit: str) -> Iterator[Any]:
         with tqdm(**how) as bar:
             yield bar
         return
-    from IPython.display import display
-
+    # IPython is there where notebooks are, and nothing else here needs it.
+    display: Any = import_module("IPython.display").display
     # A notebook keeps what was displayed first, as text too, and that said "0 cells" for ever.
     with tqdm(**how, display=False) as bar:
         handle = display(bar.container, display_id=True)

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 def paga(graph: Graph) -> list[str]:
     """Lay PAGA's graph over the groups (scanpy's); their names, in its order."""
     import scanpy as sc
+    from scipy import sparse
 
+    groups = graph.work.obs[graph.group_name].cat
+    near = graph.work.obsp["connectivities"].tocoo()
+    if (groups.codes.to_numpy()[near.row] == groups.codes.to_numpy()[near.col]).all():
+        # Groups of which no cell is near one of another: igraph has no matrix for a graph without edges.
+        nothing = sparse.csr_matrix((len(groups.categories),) * 2)
+        graph.work.uns["paga"] = {"connectivities": nothing, "connectivities_tree": nothing}
+        return list(groups.categories)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc.tl.paga(graph.work, groups=graph.group_name)
-    return list(graph.work.obs[graph.group_name].cat.categories)
+    return list(groups.categories)
 
 
 def find_paths(
