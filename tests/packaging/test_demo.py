@@ -118,7 +118,7 @@ def test_the_report_opens_without_a_network(
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(page_file)
     page.get_by_role("heading", name=f"{GENE} knocked out in 700 blood cells").wait_for()
-    page.locator("#bench .sl-morph-text").get_by_text("130 cells changed").wait_for()
+    page.locator("#bench .sl-morph-text").get_by_text("71 cells changed").wait_for()
     page.get_by_role("heading", name="Trajectory").wait_for()
     context.close()
     assert errors == []
