@@ -54,8 +54,16 @@ SIZES = {
 }
 
 
-def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]]:
-    """Write a checkpoint that knows the genes of these cells; its path, and what ``config=`` must say."""
+#: Tokens of Geneformer's dictionaries, and how many of them are no genes.
+TOKENS = {"V1": (25_426, 2), "V2": (20_275, 4)}
+
+
+def write(name: str, folder: Path, adata: AnnData, *, exactly: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Write a checkpoint that knows the genes of these cells; its path, and what ``config=`` must say.
+
+    With `exactly` every tensor has its published shape, also those that embedding these cells does without: Geneformer knows as
+    many genes as published, which are nobody's, and UCE has its decoders and the chromosomes of all species.
+    """
     sys.path.insert(0, str(WRITERS))
     import writers
     import writers_performer
@@ -82,13 +90,18 @@ def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]
         padded = symbols + [f"GENE{i}" for i in range(60_694 - len(symbols))]
         return writers.write_scgpt(folder, adata, genes=padded, f=f, **sizes), {}
     if size.family == "geneformer":
+        if exactly:
+            adata = _genes_of_nobody(*TOKENS[size.more["version"]])
         return writers.write_geneformer(folder, adata, f=f, **sizes, **size.more), {}
     if size.family == "uce":
         # As many human genes as published, and as many rows of all species: gigabytes, of which these cells ask for little.
         kept = [s for s in symbols if s in expressed]
         kept += [f"GENE{i}" for i in range(19_790 - len(kept))]
         rest = 143_574 - 4 - len(kept) - len(kept[::2])
-        writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, rest=rest, **sizes)
+        more: dict[str, Any] = {}
+        if exactly:
+            more = {"chromosomes": 1_895, "decoder": (1024, 1280, 1280), "binary_decoder": (2048, 512, 128)}
+        writers_protein.write_uce(folder, kept, ffn=f, out=d, protein=5120, rest=rest, **more, **sizes)
         return folder, {"nhead": size.heads}
     if size.family == "transcriptformer":
         # As many genes as published, those of these cells first.
@@ -123,3 +136,12 @@ def write(name: str, folder: Path, adata: AnnData) -> tuple[Path, dict[str, Any]
         folder, genes, tuned=False, shape=shape, change=lambda content: tame(content["model_state_dict"])
     )
     return folder / "ckpts", {}
+
+
+def _genes_of_nobody(tokens: int, specials: int) -> AnnData:
+    import anndata
+    import pandas as pd
+
+    # The writer leaves ten genes out.
+    ids = [f"ENSG{number:011}" for number in range(tokens - specials + 10)]
+    return anndata.AnnData(var=pd.DataFrame({"ensembl_id": ids}, index=[f"G{number}" for number in range(len(ids))]))

@@ -53,7 +53,9 @@ class Published:
         The family's; `commercial` is None where the licence of the weights does not say.
     here
         References of the registered versions with these weights, known by their SHA-256 or, where none is published, by the
-        address that they were imported from; None where neither tells.
+        address that they were imported from, else by their name, if it is this `id`; None where none of that tells.
+    here_by
+        By what they are known: ``"SHA-256"``, ``"address"`` or ``"name"``, which people give; empty where `here` names none.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Published:
     commercial: bool | None = None
     citation: str = ""
     here: tuple[str, ...] | None = field(default=None, compare=False)
+    here_by: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,7 +93,7 @@ class Catalog(list[Published]):
         import pandas as pd
 
         columns = ["id", "title", "trained_on", "organisms", "parameters", "licence", "commercial", "where", "here"]
-        columns += ["weights_mib", "memory_mib", "sha256", "citation"]
+        columns += ["here_by", "weights_mib", "memory_mib", "sha256", "citation"]
         rows = [{name: getattr(item, name) for name in columns} for item in self]
         frame = pd.DataFrame(rows, columns=columns)
         frame["organisms"] = frame["organisms"].map(", ".join)
@@ -124,6 +127,7 @@ def catalog(registry: Reader | None = None) -> Catalog:
         if entry["family"] not in installed:
             continue
         about = installed[entry["family"]]
+        here, by = (None, "") if versions is None else _here(entry, versions)
         told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         if "size" in entry:
             told["weights_mib"] = round(entry["size"] / 2**20)
@@ -133,21 +137,26 @@ def catalog(registry: Reader | None = None) -> Catalog:
                 licence=about.get("licence", ""),
                 commercial=about.get("commercial"),
                 citation=about.get("citation", ""),
-                here=None if versions is None else _here(entry, versions),
+                here=here,
+                here_by=by if here else "",
             )
         )
     return found
 
 
-def _here(entry: dict[str, Any], versions: list[ModelVersion]) -> tuple[str, ...] | None:
-    """Versions that are this checkpoint; None where that cannot be told."""
+def _here(entry: dict[str, Any], versions: list[ModelVersion]) -> tuple[tuple[str, ...] | None, str]:
+    """Versions that are this checkpoint, None where that cannot be told, and by what they are known."""
     from scfm_registry.sharing.addresses import shown
 
+    def like(tag: str, value: str) -> tuple[str, ...]:
+        return tuple(item.reference for item in own if item.tags.get(tag) == value)
+
+    own = [item for item in versions if item.family == entry["family"]]
     if "sha256" in entry:
-        return tuple(
-            item.reference for item in versions if item.tags.get("scfm.weights") == f"sha256:{entry['sha256']}"
-        )
-    # Without a hash, what was imported from the authors' address is theirs; a folder that somebody gave may be it or not.
+        return like("scfm.weights", f"sha256:{entry['sha256']}"), "SHA-256"
+    # Without a hash, what was imported from the authors' address is theirs.
     address = shown(entry["get"][0]["from"]) if "get" in entry else ""
-    same = [item for item in versions if address and item.tags.get("scfm.source") == address]
-    return tuple(item.reference for item in same if item.family == entry["family"]) or None
+    if address and (found := like("scfm.source", address)):
+        return found, "address"
+    # A folder that somebody gave may be it or not; under this name he says that it is.
+    return tuple(item.reference for item in own if item.name == entry["id"]) or None, "name"

@@ -18,7 +18,7 @@ from scfm_lab.models.uce_net import TABLE as UCE_TABLE
 from scfm_lab.models.uce_net import UceNet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 # --- UCE ---------------------------------------------------------------------------------------
@@ -38,9 +38,16 @@ def write_uce(
     name: str = "4layer_model.torch",
     offsets: str = "species_offsets.pkl",
     rest: int = 0,
+    chromosomes: int = 0,
+    decoder: Sequence[int] = (),
+    binary_decoder: Sequence[int] = (16, 12, 8),
     change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
 ) -> Path:
-    """Write human and mouse genes, their positions, `rest` rows of other species, and drawn weights."""
+    """Write human and mouse genes, their positions, `rest` rows of other species, and drawn weights.
+
+    Chromosomes are as many as those genes lie on, or `chromosomes` with those of other species. The decoders' widths are those
+    between what goes in and what comes out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "protein_embeddings").mkdir(exist_ok=True)
     random = np.random.default_rng(0)
@@ -57,17 +64,21 @@ def write_uce(
         torch.save(dict(zip(names, vectors, strict=True)), path)
         first[kind] = sum(len(r) for r in rows)
         rows.append(vectors)
-        chromosomes = random.choice([str(i) for i in range(1, 12)] + ["X", "MT"], len(names))
+        lies_on = random.choice([str(i) for i in range(1, 12)] + ["X", "MT"], len(names))
         positions_of.append(
             pd.DataFrame(
                 {
                     "gene_symbol": [n.upper() for n in names],
-                    "chromosome": chromosomes,
+                    "chromosome": lies_on,
                     "start": random.permutation(len(names)) * 100,
                     "species": kind,
                 }
             )
         )
+    others = chromosomes - sum(frame["chromosome"].nunique() for frame in positions_of)
+    if others > 0:
+        elsewhere = {"gene_symbol": "OTHER", "chromosome": [f"scaffold{i}" for i in range(others)], "start": 0}
+        positions_of.append(pd.DataFrame({**elsewhere, "species": "zebrafish"}))
     table = pd.concat(positions_of)
     table.to_csv(folder / "species_chrom.csv", index=False)
     n_chromosomes = (table["species"] + table["chromosome"]).nunique()
@@ -83,8 +94,8 @@ def write_uce(
         layers=layers,
         heads=heads,
         ffn=ffn,
-        decoder=[d, 30, out, out, out],
-        binary_decoder=[out + d, 16, 12, 8, 1],
+        decoder=[d, *(decoder or (30, out, out)), out],
+        binary_decoder=[out + d, *binary_decoder, 1],
         positions=positions,
     )
     tensors = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from families import write_family
 
+from scfm_lab.cli import main
 from scfm_lab.plugins import discover
 from scfm_registry import Registry
 from scfm_registry.catalog import catalog
@@ -55,6 +56,21 @@ def test_sizes_and_memory_stand_where_the_shapes_are_published_and_nowhere_else(
         assert item.weights_mib == pytest.approx(reckoned / 2**20, rel=0.01), name
         assert item.memory_mib is None or item.memory_mib > item.weights_mib
     assert catalog().table.set_index("id").loc["scgpt-human", "memory_mib"] == found["scgpt-human"].memory_mib
+
+
+def test_the_weights_of_uce_are_of_its_published_shapes() -> None:
+    import torch
+
+    from scfm_lab.models.uce_net import UceNet
+
+    shape = {"token_width": 5120, "width": 1280, "heads": 20, "ffn": 5120, "positions": 1536}
+    decoders = {"decoder": [1280, 1024, 1280, 1280, 1280], "binary_decoder": [2560, 2048, 512, 128, 1]}
+    found = {item.id: item for item in catalog()}
+    for layers in (4, 33):
+        with torch.device("meta"):
+            net = UceNet(layers=layers, **shape, **decoders)  # type: ignore[arg-type]
+        numbers = sum(tensor.numel() for tensor in net.state_dict().values()) + 145_469 * 5120
+        assert round(4 * numbers / 2**20) == found[f"uce-{layers}"].weights_mib
 
 
 def _geneformer_v1(folder: Path) -> Path:
@@ -107,13 +123,33 @@ def test_what_is_registered_is_told_by_its_weights(
     }
     entries = tuple({**entry, **known.get(entry["id"], {})} for entry in module._read())
     monkeypatch.setattr(module, "_read", lambda: entries)
-    here = {item.id: item.here for item in registry.catalog()}
+    found = registry.catalog()
+    here = {item.id: item.here for item in found}
+    assert {item.id: item.here_by for item in found if item.here} == {
+        "scgpt-human": "SHA-256",
+        "scgpt-blood": "address",
+    }
     assert here["scgpt-human"] == ("mine/1",)
     assert here["scgpt-blood"] == ("mine/1",)
     assert here["tf-sapiens"] is None, "another family's"
     assert here["geneformer-v2-104m"] == ()
     assert here["scbert"] is None, "no hash is published to compare with"
     assert registry.catalog().table.set_index("id").loc["scgpt-human", "here"] == "mine/1"
+
+
+@pytest.mark.usefixtures("made_home")
+def test_where_no_hash_is_published_what_bears_the_name_in_the_catalogue_is_here_by_its_name(
+    tmp_path: Path, pbmc68k: AnnData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    family, registry = write_family("scgpt", tmp_path / "published", pbmc68k), Registry()
+    for name in ("scgpt-human", "scbert", "blood"):
+        registry.import_checkpoint(family.path, name, certify=False)
+    here = {item.id: (item.here, item.here_by) for item in registry.catalog()}
+    assert here["scgpt-human"] == (("scgpt-human/1",), "name")
+    assert here["scbert"] == (None, ""), "one of another family is not it, whatever its name"
+    assert here["scgpt-blood"] == (None, "")
+    assert main(["models", "catalog", "scgpt-human"]) == 0
+    assert "here: scgpt-human/1 by its name (no SHA-256 is published to compare with)\n" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("made_home")

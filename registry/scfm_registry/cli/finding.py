@@ -119,6 +119,8 @@ def _lines(item: Published) -> list[str]:
     )
     use = "; not for commercial use" if item.commercial is False else ""
     here = "not known (no SHA-256 is published to compare with)" if item.here is None else ", ".join(item.here) or "no"
+    if item.here_by == "name":
+        here += " by its name (no SHA-256 is published to compare with)"
     return [
         f"{item.id}: {item.title}, {item.trained_on}" + (f" ({', '.join(sizes)})" if sizes else ""),
         f"  organisms: {', '.join(item.organisms)}",
