@@ -3,9 +3,10 @@
 python benchmarks/registry_kills.py --points 50 --mib 200
 python benchmarks/registry_kills.py --points 10 --pickled
 
-After each kill: the earlier version still verifies, the registry opens, nothing half-registered can be seen, and at the end the
-import can be repeated. The points are spread over the time that one whole import takes, measured first; each starts from where
-the last one left the registry, so that what one kill leaves behind is what the next one meets.
+After each kill: the earlier version still verifies, the registry opens, nothing half-registered can be seen. At the end the import
+can be repeated, and no process lives that read for one that was killed. The points are spread over the time that one whole import
+takes, measured first; each starts from where the last one left the registry, so that what one kill leaves behind is what the next one
+meets.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ sys.stdin.readline()
 print(registry.import_checkpoint(sys.argv[1], sys.argv[2], certify=False).digest, flush=True)
 """
 
+#: Seconds after which a process has noticed that nobody waits for its answer.
+GRACE = 5
+
 
 @click.command(help=__doc__)
 @click.option("--points", default=50, show_default=True)
@@ -50,10 +54,11 @@ def main(points: int, mib: int, pickled: bool, as_json: bool) -> None:
         sizes = [path for path in checkpoint.iterdir() if path.suffix in (".safetensors", ".pt")]
         whole = run(checkpoint, "other", None)[0]
         faults: list[str] = []
+        readers: dict[int, int] = {}
         ended_before = 0
         for number in range(points):
             at = whole * (number + 0.5) / points
-            _, finished = run(checkpoint, "mine", at)
+            _, finished = run(checkpoint, "mine", at, readers)
             ended_before += finished
             registry = Registry()
             found = {item.reference: item for item in registry.search(all_versions=True) if item.name == "mine"}
@@ -72,6 +77,10 @@ def main(points: int, mib: int, pickled: bool, as_json: bool) -> None:
                 registry.delete("mine/2")
                 registry.purge("mine/2")
             click.echo(f"{number + 1:3} killed at {at:6.2f} s: {'; '.join(wrong) or 'nothing wrong'}", err=True)
+        until = time.monotonic() + GRACE
+        while (living := alive(readers)) and time.monotonic() < until:
+            time.sleep(0.1)
+        faults += [f"process {number}, which read for a killed import, lives on" for number in living]
         again = Registry().import_checkpoint(checkpoint, "mine")
         left = sum(f.stat().st_size for f in Path(work, "home").rglob("*") if f.is_file() and ".incoming-" in str(f))
         if not Registry().verify(again.reference).ok:
@@ -83,6 +92,7 @@ def main(points: int, mib: int, pickled: bool, as_json: bool) -> None:
         "import_s": round(whole, 2),
         "load_average": round(os.getloadavg()[0], 1),
         "ended before their kill": ended_before,
+        "processes that read for them": len(readers),
         "faults": faults,
         "left in private folders after the last import (MiB)": round(left / 2**20, 1),
     }
@@ -120,8 +130,13 @@ def write_pickled(folder: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def run(checkpoint: Path, name: str, kill_after: float | None) -> tuple[float, bool]:
-    """Import in a process group of its own, which is killed after so many seconds; seconds, and whether it was done before."""
+def run(
+    checkpoint: Path, name: str, kill_after: float | None, readers: dict[int, int] | None = None
+) -> tuple[float, bool]:
+    """Import in a process group of its own, which is killed after so many seconds; seconds, and whether it was done before.
+
+    `readers` gets the processes that it has started, as of :func:`below`.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, str(checkpoint), name],
         stdin=subprocess.PIPE,
@@ -144,12 +159,45 @@ def run(checkpoint: Path, name: str, kill_after: float | None) -> tuple[float, b
         finished = process.returncode == 0
     except subprocess.TimeoutExpired:
         finished = False
-    # The locked process that reads the files is killed with it.
+    # The process that reads the files is in a session of its own, so that this does not reach it; it ends when it finds the socket
+    # to its asker closed.
+    if readers is not None:
+        readers |= below(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
     return time.perf_counter() - started, finished
+
+
+def processes() -> dict[int, tuple[int, int]]:
+    """Parent and moment of birth of each process that has not ended; none where the system does not tell."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # Its name, in brackets, may hold blanks and brackets.
+            state, parent, *rest = place.read_text().rpartition(")")[2].split()
+            if state not in "ZX":
+                found[int(place.parent.name)] = int(parent), int(rest[17])
+    return found
+
+
+def below(process: int) -> dict[int, int]:
+    """The processes that one has started, and theirs, each with its moment of birth, since numbers are used again."""
+    known, found, todo = processes(), {}, [process]
+    while todo:
+        parent = todo.pop()
+        for number, (above, born) in known.items():
+            if above == parent:
+                found[number] = born
+                todo.append(number)
+    return found
+
+
+def alive(started: dict[int, int]) -> list[int]:
+    """Which of these processes have not ended."""
+    known = processes()
+    return [number for number, born in started.items() if number in known and known[number][1] == born]
 
 
 if __name__ == "__main__":
