@@ -81,6 +81,8 @@ class StoredCells:
     """``organism`` and ``scfm``, where they are there."""
     obsm: tuple[str, ...] = ()
     """Names of what lies in ``obsm``."""
+    root: Any = None
+    """The file or folder that was opened."""
 
     @property
     def n_obs(self) -> int:
@@ -101,6 +103,14 @@ class StoredCells:
     def var_names(self) -> pd.Index:
         """Names of the genes."""
         return self.var.index
+
+    def close(self) -> None:
+        """Close the file, so that others may write it: a traceback that a notebook keeps would hold it open.
+
+        Matrices cannot be read any more, nor those of what was taken from these cells. A Zarr folder has nothing to close.
+        """
+        if hasattr(self.root, "close"):
+            self.root.close()
 
     def take(self, rows: NDArray[np.int64], columns: NDArray[np.int64] | None) -> StoredCells:
         """Some cells and genes; nothing is read."""
@@ -146,6 +156,7 @@ def open_stored(path: str | Path) -> StoredCells:
             var=var,
             uns={name: read_elem(uns[name]) for name in ("organism", "scfm") if name in uns},
             obsm=tuple(_names(root["obsm"])) if "obsm" in root else (),
+            root=root,
         )
     # Damaged files fail anywhere between HDF5, Zarr and pandas, with any exception; the file is what can be acted on.
     except Exception as error:

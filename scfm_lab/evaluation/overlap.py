@@ -188,9 +188,9 @@ def _complete(model: Model) -> bool:
     return 0 < len(model.learnt_from) == len(trained_cells(model)) and all(tuning.cells for tuning in tunings)
 
 
-def count_trained(model: Model, cells: Cells, options: Mapping[str, Any] | None = None) -> int:
-    """How many cells, as a model reads them, stand in its training record."""
-    return int(np.isin(_parts(model, cells, model.check_options(options)), TRAINED).sum())
+def trained_among(model: Model, cells: Cells, options: Mapping[str, Any] | None = None) -> NDArray[np.bool_]:
+    """As :func:`trained_on`, of cells that were read already."""
+    return np.asarray(np.isin(_parts(model, cells, model.check_options(options)), TRAINED))
 
 
 def check_unseen(

@@ -13,7 +13,7 @@ from scfm_lab.cells.audit import AuditResult, audit_cells
 from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError
-from scfm_lab.evaluation.overlap import trained_on
+from scfm_lab.evaluation.overlap import trained_among, trained_on
 from scfm_lab.tasks.annotate_beside import scored_against, unscored, with_floors
 from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_table
 from scfm_lab.tasks.label_names import LabelMap, label_map, own_labels
@@ -190,6 +190,8 @@ def _by_reference(
     for what, adata in (("reference", reference), ("query", query)):
         cells = model.read_cells(adata, layer=layer, options=how.options)
         audits.append(_audit(cells, model, how.options))
+        if what == "reference":
+            trained = trained_among(model, cells, how.options)
         tokens = model.tokenize(cells, options=how.options, seed=how.seed)
         with as_progress(how.progress, f"The {what} with {model.spec.name}") as report:
             vectors.append(model.encode(tokens, progress=report, cancel=how.cancel).cell)
@@ -215,7 +217,7 @@ def _by_reference(
         labels_key=labels_key,
         sample_key=sample_key,
         reference_cells=int(good.sum()),
-        reference_cells_trained_on=int(trained_on(model, reference, layer=layer, options=how.options)[good].sum()),
+        reference_cells_trained_on=int(trained[good].sum()),
         k=how.k,
         options=model.check_options(how.options),
         seed=how.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,34 +202,36 @@ def embed(
     check_reference(model, like_reference, options, batch_size)
     started = time.perf_counter()
     source = open_stored(adata) if isinstance(adata, (str, Path)) else adata
-    if getattr(source, "isbacked", False) and (copy or getattr(source, "is_view", False)):
-        raise DataError(
-            "Vectors cannot be written into a copy or a view of a backed AnnData; embed the backed AnnData itself, or "
-            "bring the cells into memory first (adata.to_memory())."
+    # What was opened here is closed here, also where the run is stopped.
+    with closing(source) if source is not adata else nullcontext():
+        if getattr(source, "isbacked", False) and (copy or getattr(source, "is_view", False)):
+            raise DataError(
+                "Vectors cannot be written into a copy or a view of a backed AnnData; embed the backed AnnData itself, or "
+                "bring the cells into memory first (adata.to_memory())."
+            )
+        target = None if isinstance(source, StoredCells) else source.copy() if copy else source
+        given = key_added is not None
+        key = provenance.free_key(source, "obsm", key_added or f"X_{model.name}", given=given)
+        asked = Asked(
+            source,
+            model,
+            layer=layer,
+            request=Request(hidden_layer=hidden_layer, pooling=pooling),
+            options=options,
+            seed=seed,
+            batch_size=batch_size,
+            cache=cache,
+            budget_gib=budget_gib,
+            chunk_size=chunk_size,
+            cluster=cluster,
         )
-    target = None if isinstance(source, StoredCells) else source.copy() if copy else source
-    given = key_added is not None
-    key = provenance.free_key(source, "obsm", key_added or f"X_{model.name}", given=given)
-    asked = Asked(
-        source,
-        model,
-        layer=layer,
-        request=Request(hidden_layer=hidden_layer, pooling=pooling),
-        options=options,
-        seed=seed,
-        batch_size=batch_size,
-        cache=cache,
-        budget_gib=budget_gib,
-        chunk_size=chunk_size,
-        cluster=cluster,
-    )
-    with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:
-        done = run(asked, progress=report, cancel=cancel)
-    result, mixed = describe(asked, done, key, source, seconds=time.perf_counter() - started)
-    if target is not None:
-        result = replace(result, adata=target if copy else None)
-        result.write(target)
-    done.finished()
+        with as_progress(progress, f"Embedding with {model.spec.name}", unit="cells") as report:
+            done = run(asked, progress=report, cancel=cancel)
+        result, mixed = describe(asked, done, key, source, seconds=time.perf_counter() - started)
+        if target is not None:
+            result = replace(result, adata=target if copy else None)
+            result.write(target)
+        done.finished()
     for sentence in mixed:
         warnings.warn(sentence, stacklevel=2)
     return result

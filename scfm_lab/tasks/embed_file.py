@@ -84,6 +84,7 @@ def embed_file(
             raise StorageError(f"{target} cannot be written: {why}; nothing was changed.") from error
         finally:
             writer.close()
+            source.close()
     return writer.opened(result, target)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, GenesError, ModelError, did_you_mean
-from scfm_lab.evaluation.overlap import count_trained
+from scfm_lab.evaluation.overlap import trained_among
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks import regulator_scores as score
 from scfm_lab.tasks.progress import as_progress
@@ -244,7 +244,7 @@ def regulators(
         task="regulators",
         methods=list(scores),
         cells=len(cells),
-        cells_trained_on=count_trained(opened, cells, options),
+        cells_trained_on=int(trained_among(opened, cells, options).sum()),
         knocked_out=_KNOCKED_OUT if "perturbation" in scores else 0,
         rule=provenance.rule(opened, dict(options or {}), seed),
         seed=seed,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError, plural
-from scfm_lab.evaluation.overlap import count_trained
+from scfm_lab.evaluation.overlap import trained_among
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ def _remarks(job: Job) -> list[str]:
             f"The training samples hold no cell of {', '.join(unseen)}; the model cannot give what it was not shown, and that "
             "counts against it."
         )
-    if seen := count_trained(job.model, labelled.cells.take(split.test), job.options):
+    if seen := int(trained_among(job.model, labelled.cells.take(split.test), job.options).sum()):
         name = job.model.version or job.model.name
         out.append(
             f"Flagged: {seen:,} of the {len(split.test):,} test cells are in the training record of {name}; the floors had not seen them."
