@@ -319,6 +319,7 @@ def test_what_goes_leaves_the_focus_in_the_bench_and_each_act_is_one_step(
     page.get_by_label("LYZ", exact=True).wait_for(state="detached")
     page.keyboard.press("?")
     page.get_by_role("dialog", name="Keys").press("Escape")
+    assert box.evaluate("field => field === document.activeElement")
     # Twenty steps of a key that is held down are one.
     slider = page.get_by_label("CD3D", exact=True)
     slider.focus()

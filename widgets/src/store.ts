@@ -77,6 +77,8 @@ export class Store {
   /** When Python has last said anything at all. */
   #heard = 0;
   #doses: Doses;
+  /** The doses when the hand last let go: a step that comes while it turns one is no step of the dose. */
+  #dosesSet: Doses;
   /** What response curves say of the present doses, until the exact answer is here. */
   #estimate: Estimate | null = null;
   #curves: Response[] = [];
@@ -112,10 +114,12 @@ export class Store {
       this.#tellState();
       model.send(content);
     });
-    this.#doses = model.get("doses") ?? {};
+    this.#doses = this.#dosesSet = model.get("doses") ?? {};
     this.#state = model.get("state");
     this.pacer = new DosePacer(async (doses, commit) => {
       await this.requests.ask({ type: "perturb", doses, commit });
+      // Only what is set comes back as a trait, and a host may hand it on a moment after the answer.
+      if (commit) await new Promise((later) => setTimeout(later));
     });
     this.selection = unpackBits(this.get("_selection"), this.n) as Uint8Array<ArrayBuffer>;
     this.#readCurves();
@@ -359,7 +363,10 @@ export class Store {
   setDoses(doses: Doses, commit: boolean) {
     this.#doses = doses;
     this.#estimate = this.#foresee(doses);
-    if (commit) this.#remember();
+    if (commit) {
+      this.#dosesSet = doses;
+      this.#remember();
+    }
     // With a response curve nothing needs to be asked before the hand lets go.
     this.pacer.move(doses, commit, !this.#estimate);
     this.emit("doses");
@@ -529,7 +536,7 @@ export class Store {
 
   #moment(): Moment {
     // Which tab is open is no work that anybody wants back.
-    return { state: { ...this.#state, panel: null }, doses: this.#doses, selection: this.#bits() };
+    return { state: { ...this.#state, panel: null }, doses: this.#dosesSet, selection: this.#bits() };
   }
 
   #remember(amend = false) {
@@ -645,7 +652,7 @@ export class Store {
   #dosesChanged() {
     // While the hand moves a slider, or an answer is on its way, an echo of older doses would pull the slider back.
     if (this.pacer.busy) return;
-    this.#doses = this.get("doses") ?? {};
+    this.#doses = this.#dosesSet = this.get("doses") ?? {};
     this.#remember();
     this.emit("doses");
   }

@@ -27,6 +27,7 @@ function live(more: Record<string, unknown> = {}) {
     const reply = content.type === "panel" ? structuredClone(knows) : {};
     const told: Record<string, unknown> = {};
     if (content.type === "perturb") knows.doses = content.doses as object;
+    if (content.commit) told.doses = { ...knows.doses };
     if (content.type === "state") {
       Object.assign(knows.state, content.change);
       told.state = { ...knows.state };
@@ -252,6 +253,33 @@ describe("undo beside a kernel", () => {
     await vi.advanceTimersByTimeAsync(300);
     expect(store.state.labels).toBe(true);
     expect(store.history.canUndo).toBe(false);
+  });
+
+  it("has no step for a dose that a slider passes over while something else is set", async () => {
+    const { store, behind } = live();
+    store.setDoses({ CD3D: 0.5 }, false);
+    await tell(behind, { _selection: new DataView(Uint8Array.of(0b0010).buffer) });
+    store.setDoses({ CD3D: 0 }, true);
+    await settle();
+    store.undo();
+    expect(store.doses).toEqual({});
+    expect([...store.selection]).toEqual([0, 1, 0, 0]);
+  });
+
+  it("has no step for doses of before that a host still holds when it hands on the answer", async () => {
+    const { store, behind } = live({ doses: { CD3D: 1 } });
+    behind.send = async (content: Record<string, unknown>) => {
+      store.requests.answer({ id: content.id }, []);
+      for (let turn = 0; turn < 9; turn++) await null;
+      await tell(behind, { doses: content.doses });
+    };
+    const seen: unknown[] = [];
+    store.on("doses", () => seen.push(store.doses.CD3D));
+    store.setDoses({ CD3D: 0 }, true);
+    await settle();
+    expect(new Set(seen)).toEqual(new Set([0]));
+    store.undo();
+    expect(store.doses).toEqual({ CD3D: 1 });
   });
 
   it("does not go back before the first plane", async () => {

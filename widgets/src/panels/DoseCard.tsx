@@ -1,6 +1,6 @@
 /** One gene and its dose. */
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import * as format from "../format.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { DOSE_MAX, doseWords, keyedDose, snapDose } from "../reducers.ts";
@@ -45,7 +45,7 @@ export function DoseCard({ gene, dose, onDose, onRemove }: Props) {
   const settle = () => {
     if (dirty.current) move(latest.current, true);
   };
-  useEffect(
+  useLayoutEffect(
     () => () => {
       if (gene in store.doses) settle();
     },

@@ -21,7 +21,9 @@ export function Morph({ moved }: { moved: () => number }) {
   if (!active) {
     // Its place is kept: the plane would move under the hand with the first dose.
     const coming = canPerturb(store.get("_panels"), store.get("_meta"));
-    return coming ? <p class="sl-morph sl-muted">The way from before to after, once a dose is set.</p> : null;
+    return coming ? (
+      <p class="sl-morph sl-muted">Once a dose is set in Perturb, the cells go from before to after here.</p>
+    ) : null;
   }
 
   const play = () => {

@@ -1,7 +1,7 @@
 /** What lies over the bench: code, methods, a page to save, the keys. One at a time; Escape closes it. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { bytes } from "../codec.ts";
 import * as format from "../format.ts";
 import { useDialog, useScope } from "../hooks.ts";
@@ -23,7 +23,8 @@ export function Dialogs() {
 function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
   const { view, prefix } = useScope();
   const box = useRef<HTMLDivElement>(null);
-  useEffect(() => {
+  // Effects wait for a frame, and who is fast has gone on to something else by then.
+  useLayoutEffect(() => {
     const root = box.current!.getRootNode() as Document | ShadowRoot;
     const before = root.activeElement as HTMLElement | null;
     box.current!.focus();

@@ -1,7 +1,7 @@
 /** A button that opens a short list of things to do, after the ARIA menu pattern. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 export interface Item {
   label: string;
@@ -21,7 +21,7 @@ export function Menu({ label, items, class: look = "sl-tool", children }: Props)
   const [open, setOpen] = useState(false);
   const host = useRef<HTMLDivElement>(null);
   const entries = () => [...(host.current?.querySelectorAll<HTMLElement>("[role=menuitem]") ?? [])];
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (open) entries()[0]?.focus();
   }, [open]);
   const close = (back: boolean) => {
