@@ -9,21 +9,45 @@ Modules with such loops are imported inside the functions that call them.
 from __future__ import annotations
 
 import contextlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from numba import njit
+from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+#: What umap compiles in every process anew, nine seconds before the first plane or trajectory.
+_UMAPS = {
+    "umap.umap_": ("smooth_knn_dist", "compute_membership_strengths"),
+    "umap.layouts": ("_nb_optimize_layout_euclidean_single_epoch",),
+}
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled when it is first called; it runs without the interpreter's lock."""
+    return _kept(njit(nogil=True)(function))
+
+
+def keep_code_of_umap() -> None:
+    """Keep the machine code of umap's loops for the next process too; to be called before scanpy calls them."""
+    for module, names in _UMAPS.items():
+        for name in names:
+            function: Any = getattr(import_module(module), name, None)
+            # Another version may have other functions, or keep their code itself.
+            if isinstance(function, Dispatcher) and isinstance(getattr(function, "_cache", None), NullCache):
+                _kept(function)
+
+
+def _kept(dispatcher: Any) -> Any:
     try:
-        dispatcher: Any = njit(nogil=True, cache=True)(function)
+        dispatcher.enable_caching()
     # numba says so when it finds no folder to write to.
     except RuntimeError:
-        return njit(nogil=True)(function)
+        return dispatcher
     # numba has no setting for it, and would stop with the error of the file.
     dispatcher._cache = _Forgiving(dispatcher._cache)  # noqa: SLF001
     return dispatcher

@@ -159,11 +159,14 @@ def umap_plane(vectors: NDArray[np.float32], *, n_neighbors: int = 15, seed: int
     import anndata as ad
     import scanpy as sc
 
+    from scfm_lab.cells.compiled import keep_code_of_umap
+
     known = np.isfinite(vectors).all(axis=1)
     n = int(known.sum())
     if n < 3:
         raise DataError(f"Only {plural(n, 'cell has', 'cells have')} a vector; a layout needs at least three.")
     work = ad.AnnData(np.zeros((n, 1), np.float32), obsm={"rep": vectors[known]})
+    keep_code_of_umap()
     with warnings.catch_warnings():
         # umap tells that a fixed seed means one thread, which is what is wanted.
         warnings.simplefilter("ignore")

@@ -140,7 +140,9 @@ def neighbour_graph(
     from scipy.sparse.csgraph import connected_components
 
     from scfm_lab.cells.cells import group_column
+    from scfm_lab.cells.compiled import keep_code_of_umap
 
+    keep_code_of_umap()
     work = ad.AnnData(np.zeros((len(vectors), 1), np.float32), obs=obs)
     work.obsm["rep"] = vectors
     with warnings.catch_warnings():
