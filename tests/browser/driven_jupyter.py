@@ -42,8 +42,13 @@ class Watch:
 
     def follow(self, page: Page) -> None:
         """Listen to a page's errors and requests."""
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack or ''}"))
         page.on("request", lambda request: self._judge(request.url))
+
+    @property
+    def errors_of_ours(self) -> list[str]:
+        """Errors out of the module that a host has loaded for the widget; hosts have errors of their own, when they like."""
+        return [error for error in self.errors if any(place in error for place in ("blob:", "/@file/", "data:text"))]
 
     def _judge(self, url: str) -> None:
         parts = urlsplit(url)

@@ -29,6 +29,9 @@ def colour_by(page: Page, name: str) -> None:
     box.click()
     box.fill(name)
     page.get_by_role("option", name=re.compile(rf"^{re.escape(name)}\b")).first.click()
+    # A cell under the pointer has a ring, which is no other colour.
+    page.mouse.move(0, 0)
+    page.locator(".sl-legend-title", has_text=name).first.wait_for()
 
 
 def add_gene(page: Page, name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -397,6 +398,7 @@ def places(page: Page) -> list[Any]:
     found = []
     for width in (600, 700, 860, 1280):
         page.set_viewport_size({"width": width, "height": 730})
+        page.wait_for_function("width => innerWidth === width", arg=width)
         found.append(plane(page).bounding_box())
     return found
 
@@ -462,6 +464,7 @@ def test_a_person_goes_through_the_panels(bench: Callable[..., Any], cells: AnnD
     selected_one = page.get_by_role("button", name="Selected cell")
     assert selected_one.is_disabled()
     lab.selection = ["cell9"]
+    until(page, selected_one.is_enabled)
     selected_one.press("Enter")
     until(page, lambda: lab.state["root"] == {"cell": 9})
     page.locator(".scfm-lab").screenshot(path=pictures / "went-through.png")
@@ -494,6 +497,7 @@ def test_three_hints_come_once(bench: Callable[..., Any], cells: AnnData, privat
     # Whole, however narrow the notebook is.
     for width in (420, 600, 760, 1280):
         page.set_viewport_size({"width": width, "height": 730})
+        page.wait_for_function("width => innerWidth === width", arg=width)
         hint, whole = (page.locator(name).bounding_box() for name in (".sl-tour", ".scfm-lab"))
         assert hint["x"] >= whole["x"], width
         assert hint["x"] + hint["width"] <= whole["x"] + whole["width"], width
@@ -548,6 +552,7 @@ def test_labels_of_charts_have_room_in_the_font_of_the_browser(page: Page) -> No
 def test_pictures_are_saved_with_names_and_legend(bench: Callable[..., Any], cells: AnnData, tmp_path: Path) -> None:
     page, _ = bench(cells)
     settled(page)
+    page.locator(".sl-legend-title").first.wait_for()
     for entry, name in (("PNG, twice the size", "embedding.png"), ("SVG, to edit", "embedding.svg")):
         page.get_by_role("button", name="Save as a picture").click()
         with page.expect_download() as download:
@@ -601,7 +606,7 @@ def test_a_tool_is_there_before_the_next_frame(bench: Callable[..., Any], cells:
     page, lab = bench(cells)
     settled(page)
     page.evaluate(AT_ONCE)
-    page.locator(".sl-selected").wait_for(timeout=15_000)
+    page.locator(".sl-selected").wait_for()
     assert selected(page, lab, lambda n: 0 < n < 240).any()
 
 
@@ -643,13 +648,16 @@ def test_places_that_are_not_there_leave_the_others_where_they_are(bench: Callab
     page.mouse.down()
     page.mouse.move(bar["x"] + bar["width"] * 0.25, bar["y"] + bar["height"] / 2, steps=4)
     page.mouse.up()
-    until(page, lambda: lab.state["range"][0] > 0.1)
+    # Where the hand was on the way is told as well, if it was slow.
+    until(
+        page, lambda: lab.state["range"][0] == pytest.approx(float(low.get_attribute("aria-valuetext") or 0), abs=0.01)
+    )
+    assert lab.state["range"][0] > 0.1
     within = holes.obs["score"].between(*lab.state["range"]) & ~np.isnan(holes.obsm["X_umap"][:, 0])
     plane(page).locator("[role=application]").press("a")
     picked = selected(page, lab, lambda n: n < 100)
     # A cell at a thumb's own step may be on either side.
     assert np.abs(picked.astype(int) - within).sum() <= 2
-    assert float(low.get_attribute("aria-valuetext") or "") == pytest.approx(lab.state["range"][0], abs=0.01)
     page.get_by_role("button", name="Show all", exact=True).click()
     until(page, lambda: lab.state["range"] is None)
     plane(page).locator("[role=application]").press("Control+z")
@@ -698,10 +706,12 @@ def test_a_fast_slider_on_a_slow_kernel_ends_at_its_last_place(
     box = slider.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
+    began = time.monotonic()
     for step in range(40):
         page.mouse.move(box["x"] + box["width"] * (0.5 + 0.4 * np.sin(step)), box["y"] + 5)
     page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 5)
     page.mouse.up()
+    moved_for = time.monotonic() - began
     host.delay = 0.0
     page.wait_for_function(
         "() => /changed$/.test(document.querySelector('.sl-morph-text')?.innerText.split(' ·')[0].trim() ?? '')"
@@ -711,7 +721,7 @@ def test_a_fast_slider_on_a_slow_kernel_ends_at_its_last_place(
     shown = float(slider.input_value())
     asked = [item["content"]["doses"] for item in host.received if item.get("content", {}).get("type") == "perturb"]
     # One question at a time, and the last one with the doses at which the hand let go.
-    assert len(asked) < 15
+    assert len(asked) <= moved_for / 0.25 + 2
     assert asked[-1] == {"CD3D": shown}
     assert shown < 0.5
     assert lab.doses == {"CD3D": shown}
@@ -740,14 +750,16 @@ def test_a_kernel_that_dies_is_told_and_the_view_lives_on(
 ) -> None:
     page, _ = bench(cells, model="pca")
     settled(page)
+    legend = page.get_by_role("button", name=re.compile(r"^B cell"))
+    legend.wait_for()
     host.dead = True
     page.get_by_role("tab", name="Genes").click()
     page.get_by_role("combobox", name="Gene to look at").click()
-    page.get_by_text("The kernel does not answer").wait_for(timeout=15_000)
+    page.get_by_text("The kernel does not answer").wait_for()
     page.keyboard.press("Escape")
     # What needs no kernel goes on: the legend hides a group.
     before = steady(plane(page))
-    page.get_by_role("button", name=re.compile(r"^B cell")).click()
+    legend.click()
     other_than(plane(page), before)
 
 
@@ -758,7 +770,7 @@ def test_a_kernel_that_dies_in_the_middle_of_a_run_is_told(
     settled(page)
     page.get_by_role("tab", name="Run").click()
     # The plan that is made when the panel opens has been told of: where it takes long it is a job, too.
-    until(page, lambda: any(item.get("content", {}).get("type") == "plan" for item in host.received))
+    until(page, lambda: lab._plan["status"] == "ready")
     lab.wait(60)
     lab.publish(
         _job={"id": 1, "kind": "embed", "label": "Running pca", "status": "running", "done": 40, "total": 240, "note": "",
@@ -801,11 +813,14 @@ def test_nothing_serious_stands_in_a_persons_way(bench: Callable[..., Any], cell
     lab.doses = {"CD3D": 0.0}
     lab.wait(60)
     page.add_script_tag(path=str(axe))
+    # What is still to come is pale, and blinks.
+    coming = page.locator(".sl-computing, .sl-skeleton, .sl-pending, .sl-stale")
     for name in ("Models", "Run", "Perturb", "Trajectory", "Genes", "Compare"):
         page.get_by_role("tab", name=name).click()
         for theme, what in (("light", "'.scfm-lab'"), ("dark", "'.scfm-lab', { runOnly: ['color-contrast'] }")):
             page.evaluate("theme => { document.body.className = theme; }", theme)
             page.locator(f".scfm-lab[data-theme={theme}]").wait_for()
+            until(page, lambda: coming.count() == 0)
             found = page.evaluate(f"axe.run({what})")
             bad = [
                 {"rule": item["id"], "where": [node["html"][:160] for node in item["nodes"][:3]]}

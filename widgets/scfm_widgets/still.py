@@ -47,6 +47,7 @@ class Still:
         self._shown: dict[str, Any] = {}
         self._unknown = itertools.count()
         self._timer: threading.Timer | None = None
+        self._writing = threading.Lock()
         self._picture: bytes | None = None
         self._stale = True
         self._written: dict[str, Any] | None = None
@@ -106,8 +107,9 @@ class Still:
     def _update(self) -> None:
         if not self._shown:
             return
-        # A picture that cannot be drawn leaves the last one standing.
-        with contextlib.suppress(ScfmError):
+        # A picture that cannot be drawn leaves the last one standing. A timer that is cancelled may run already: the last
+        # to write is the last to look.
+        with self._writing, contextlib.suppress(ScfmError):
             page = self._page(self._code())
             if page != self._written:
                 self._written = page

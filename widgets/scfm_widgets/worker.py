@@ -224,13 +224,15 @@ class Worker:
             if job is None or (job_id is not None and job.id != job_id):
                 return
             job.put_off, job.by_hand = False, True
-            job.cancel.set()
             # One that has just ended, or was told before, has nothing new to say.
-            if job.status != "running":
-                return
-            # Its end is told too, even of one that nobody has seen so far.
-            job.status, job.reported = "cancelling", time.monotonic()
-        self._report(job)
+            told = job.status != "running"
+            if not told:
+                # Its end is told too, even of one that nobody has seen so far.
+                job.status, job.reported = "cancelling", time.monotonic()
+        if not told:
+            self._report(job)
+        # Only now: its end would be told first, and the bench would say for good that it is being stopped.
+        job.cancel.set()
 
     @property
     def busy(self) -> bool:
@@ -297,7 +299,7 @@ class Worker:
 
         if job.quiet:
             # Not all work says how far it is, and only what is shown can be stopped.
-            job.shown = threading.Timer(QUIET_FOR, self._show_at_last, [job])
+            job.shown = threading.Timer(QUIET_FOR, self._show_unseen, [job])
             job.shown.daemon = True
             job.shown.start()
         try:
@@ -333,6 +335,10 @@ class Worker:
         if job.quiet and time.monotonic() - job.started < QUIET_FOR:
             return
         self._show_at_last(job)
+
+    def _show_unseen(self, job: Job) -> None:
+        if not job.reported:
+            self._show_at_last(job)
 
     def _show_at_last(self, job: Job) -> None:
         job.reported = time.monotonic()

@@ -1,7 +1,7 @@
 /** The store in components. */
 
 import { createContext } from "preact";
-import { useContext, useEffect, useReducer, useState } from "preact/hooks";
+import { useContext, useEffect, useLayoutEffect, useReducer, useState } from "preact/hooks";
 import type { Theme } from "./palette.ts";
 import type { Key, Store } from "./store.ts";
 import type { View } from "./view.ts";
@@ -58,6 +58,6 @@ export function useQuiet(): boolean {
 export function useDialog(): string | null {
   const { view } = useScope();
   const [, redraw] = useReducer<number, void>((version) => version + 1, 0);
-  useEffect(() => view.onDialog(() => redraw()), [view]);
+  useLayoutEffect(() => view.onDialog(() => redraw()), [view]);
   return view.dialog;
 }

@@ -103,6 +103,8 @@ function render({ model, el }: RenderProps) {
   };
   const kept = ["keydown", "keypress", "keyup", "contextmenu"] as const;
   for (const type of kept) root.addEventListener(type, keep);
+  const tell = () => store.flush();
+  root.addEventListener("focusout", tell);
   el.append(root);
   const showStill = hideStill((model as unknown as Model).get("_uid"));
   draw(<Root view={view} root={root} />, root);
@@ -111,6 +113,7 @@ function render({ model, el }: RenderProps) {
     letGo();
     draw(null, root);
     for (const type of kept) root.removeEventListener(type, keep);
+    root.removeEventListener("focusout", tell);
     window.removeEventListener("keydown", divide, true);
     root.remove();
     showStill();

@@ -483,6 +483,11 @@ export class Store {
     for (const callback of [...this.#watchers]) callback(what);
   }
 
+  /** Tell Python now what it is told a moment later otherwise: whoever leaves the bench may run a cell that looks at it. */
+  flush() {
+    this.#tellState();
+  }
+
   dispose() {
     clearTimeout(this.#saveTimer);
     for (const stop of this.#stop) stop();

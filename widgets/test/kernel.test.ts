@@ -92,6 +92,19 @@ describe("a question of a panel", () => {
   });
 });
 
+describe("what is set by hand", () => {
+  it("is told at once where somebody leaves the bench", async () => {
+    const { store, asked, knows } = live();
+    store.patch({ hidden: ["T"] });
+    expect(asked).toEqual([]);
+    store.flush();
+    store.flush();
+    expect(asked).toEqual(["state"]);
+    await settle();
+    expect(knows.state.hidden).toEqual(["T"]);
+  });
+});
+
 describe("a selection beside a kernel", () => {
   it("comes before what is asked about it", () => {
     const { store, asked } = live();

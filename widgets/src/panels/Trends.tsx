@@ -1,7 +1,7 @@
 /** Along pseudotime: a scrubber that lets cells appear in order, and genes as they rise and fall. */
 
 import { scaleLinear } from "d3-scale";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { geneOptions, noGene } from "../genes.ts";
 import { useScope, useStore } from "../hooks.ts";
 import { categoryColour, css, type Theme } from "../palette.ts";
@@ -22,7 +22,7 @@ export function Scrubber() {
   const store = useStore("scrub", "_trajectory");
   const frame = useRef(0);
   const [playing, setPlaying] = useState(false);
-  useEffect(
+  useLayoutEffect(
     () => () => {
       cancelAnimationFrame(frame.current);
       store.setScrub(null);

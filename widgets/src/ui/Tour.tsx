@@ -1,6 +1,6 @@
 /** Three hints for a first visit. Closed, heeded or passed by, they never come back. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import { useStore } from "../hooks.ts";
 import { sidePanels } from "../reducers.ts";
 import { HINTS, hintAfter, onOver, tellOver } from "../tour.ts";
@@ -22,7 +22,7 @@ export function Tour() {
   const [done, setDone] = useState(seen);
   const meta = store.get("_meta");
   const shown = !done && !!meta.tour && !meta.static;
-  useEffect(() => onOver(() => setDone(true)), []);
+  useLayoutEffect(() => onOver(() => setDone(true)), []);
   const end = () => {
     tellOver();
     setDone(true);
@@ -34,7 +34,7 @@ export function Tour() {
     void store.act({ type: "tour" });
   };
   const go = (next: number) => (next < HINTS.length ? setStep(next) : end());
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!shown) return;
     return store.onAct((what) => {
       const { current, screening } = sidePanels(store.get("_panels") ?? [], store.state.panel);
