@@ -17,7 +17,7 @@ from scfm_lab.models.converted import is_converted, read, stored
 from scfm_lab.models.finite import check_finite
 from scfm_lab.models.pinned import owned, pins_of
 from scfm_lab.models.sharded import is_index, read_sharded, shards
-from scfm_lab.models.tensor_names import is_safetensors, named_code
+from scfm_lab.models.tensor_names import is_archive, is_safetensors, named_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -147,7 +147,6 @@ def read_torch(path: Path, *, finite: bool = True) -> Any:
     """
     import pickle  # noqa: TID251 - only for the name of its error
     import warnings
-    import zipfile
 
     import torch
 
@@ -162,7 +161,7 @@ def read_torch(path: Path, *, finite: bool = True) -> Any:
             check_finite(dict(_tensors_in(_weights_in(content))), path)
         return content
     _refuse_in_registered(path)
-    archive = zipfile.is_zipfile(path)
+    archive = is_archive(path)
     if archive:
         _check_archive(path)
     try:
@@ -280,7 +279,7 @@ def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], 
     Raises
     ------
     ModelError
-        Naming the keys that are missing, left over or of another shape.
+        Naming the keys that are missing, left over, of another shape, or no floating-point numbers.
     """
     missing = sorted(set(expected) - set(tensors))
     extra = sorted(set(tensors) - set(expected))
@@ -288,6 +287,12 @@ def require_keys(tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], 
         f"{name} is {tuple(tensors[name].shape)}, not {shape}"
         for name, shape in expected.items()
         if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    # Weights that somebody rounded to whole numbers need their scales, which no published file has.
+    wrong += [
+        f"{name} holds {str(tensors[name].dtype).removeprefix('torch.')}, not floating-point numbers"
+        for name in expected
+        if name in tensors and not tensors[name].is_floating_point()
     ]
     faults = []
     if missing:

@@ -20,7 +20,7 @@ _LOCAL_HEADER = 30
 
 
 def check_finite(weights: Mapping[str, torch.Tensor], path: Path, *, mapped: Iterable[torch.Tensor] = ()) -> None:
-    """Refuse weights that hold NaN or infinity.
+    """Refuse weights that hold NaN or infinity, or what would be infinity in float32, in which they are computed with.
 
     Parameters
     ----------
@@ -31,21 +31,29 @@ def check_finite(weights: Mapping[str, torch.Tensor], path: Path, *, mapped: Ite
     Raises
     ------
     ModelError
-        Naming the first tensor.
+        Naming the first tensor; or if the archive is damaged.
     """
-    begin = _begin(list(mapped), path)
+    try:
+        begin = _begin(list(mapped), path)
+    # torch reads past names and checksums that are damaged; zipfile meets them in many ways.
+    except Exception as error:
+        raise ModelError(f"{path} is damaged ({error}); get the file again.") from error
     with path.open("rb") as file:
         for name, tensor in weights.items():
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
             parts = tensor.reshape(-1).split(_BLOCK) if begin is None else _parts(file, tensor, begin)
             if not all(map(_finite, parts)):
-                raise ModelError(f"{path} holds NaN or infinite values in {name!r}; the weights cannot be used.")
+                raise ModelError(
+                    f"{path} holds NaN or infinite values in {name!r} (as float32); the weights cannot be used."
+                )
 
 
 def _finite(part: torch.Tensor) -> bool:
     import torch
 
+    if part.dtype == torch.float64:
+        return bool(torch.isfinite(part.to(torch.float32)).all())
     # One pass without a temporary; only where a sum is not finite is each element looked at.
     return bool(torch.isfinite(part.sum(dtype=torch.float64))) or bool(torch.isfinite(part).all())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from scfm_lab.errors import ModelError
 from scfm_lab.models.converted import is_converted, names, stored
 from scfm_lab.models.sharded import is_index, weight_map
 
@@ -61,16 +62,37 @@ def is_safetensors(path: Path) -> bool:
         return False
 
 
-def pickle_of(path: Path) -> bytes:
-    """The pickle of a torch archive, or the beginning of a file that is none; it is not run."""
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, be it a damaged one; torch >= 1.6 writes such."""
     import zipfile
 
-    if not zipfile.is_zipfile(path):
+    try:
+        return zipfile.is_zipfile(path)
+    # An end of the archive that was found, and says what no archive of torch does.
+    except zipfile.BadZipFile:
+        return True
+
+
+def pickle_of(path: Path) -> bytes:
+    """The pickle of a torch archive, or the beginning of a file that is none; it is not run.
+
+    Raises
+    ------
+    ModelError
+        If the archive is damaged.
+    """
+    import zipfile
+
+    if not is_archive(path):
         with path.open("rb") as file:
             return file.read(_LARGEST_HEADER)
-    with zipfile.ZipFile(path) as archive:
-        index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
-        return archive.read(index[0]) if index and index[0].compress_type == zipfile.ZIP_STORED else b""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            index = [e for e in archive.infolist() if e.filename.endswith("data.pkl") and e.file_size < _LARGEST_HEADER]
+            return archive.read(index[0]) if index and index[0].compress_type == zipfile.ZIP_STORED else b""
+    # Names, sizes and checksums of a damaged archive each fail in their own way.
+    except Exception as error:
+        raise ModelError(f"{path} is damaged ({error}); get the file again.") from error
 
 
 def named_code(path: Path) -> str:
@@ -79,11 +101,10 @@ def named_code(path: Path) -> str:
     The pickle is taken apart and not run, whatever its protocol.
     """
     import pickletools
-    import zipfile
 
     try:
         data = pickle_of(path)
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
+    except (OSError, ModelError):
         return ""
     texts: list[str] = []
     try:

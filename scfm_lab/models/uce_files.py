@@ -82,7 +82,8 @@ def _is_checkpoint(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             inner = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
             return inner is not None and _MARK in archive.open(inner).read(1 << 22)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError):
+    # A damaged archive fails in many ways; it is told by its name, and refused where it is read.
+    except Exception:  # noqa: BLE001
         return False
 
 
@@ -146,7 +147,13 @@ class UceFiles:
         return cls(checkpoint, chrom, offsets, tokens, proteins, _added(given.get("species")))
 
     def identity_parts(self) -> dict[str, Any]:
-        """What of these files is read later: the genes of each published species, whose rows the token table holds."""
+        """What of these files is read later: the genes of each published species, whose rows the token table holds.
+
+        Raises
+        ------
+        ModelError
+            If the protein embeddings of a species are damaged, also of one that is not asked for.
+        """
         return {
             species: hashlib.sha256(pickle_of(stored(path))).hexdigest()
             for species, path in sorted(self.proteins.items())
@@ -175,15 +182,15 @@ class UceFiles:
 
         path = Path(self.added[species]["protein_embeddings"]) if species in self.added else self.proteins.get(species)
         if path is None:
-            raise ModelError(
-                f"The protein embeddings of {species} ({PUBLISHED.get(species, species + ' …')}*{_PROTEINS}) are missing; "
-                "put them into protein_embeddings, or name the folder with files={'protein_embeddings': …}."
-            )
+            raise ModelError(f"The {missing_proteins(species)}.")
         content = read_torch(path)
         if (
             not isinstance(content, dict)
             or not content
-            or not all(isinstance(k, str) and isinstance(v, torch.Tensor) and v.ndim == 1 for k, v in content.items())
+            or not all(
+                isinstance(k, str) and isinstance(v, torch.Tensor) and v.ndim == 1 and v.is_floating_point()
+                for k, v in content.items()
+            )
         ):
             raise ModelError(f"{path} does not hold gene symbols and protein embeddings; give the file as published.")
         widths = sorted({len(vector) for vector in content.values()})
@@ -193,6 +200,14 @@ class UceFiles:
                 "come from one model."
             )
         return content
+
+
+def missing_proteins(species: str) -> str:
+    """That a species has no protein embeddings, and what to do; a sentence's end."""
+    return (
+        f"protein embeddings of {species} ({PUBLISHED.get(species, species + ' …')}*{_PROTEINS}) are missing; put them into "
+        "protein_embeddings, or name the folder with files={'protein_embeddings': …}"
+    )
 
 
 def _given(value: Any, name: str) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from scfm_lab.cells.genes import INDEX
 from scfm_lab.errors import GenesError, ModelError, did_you_mean
 from scfm_lab.models.published import SYMBOL, TRANSLATED_ENSEMBL, PublishedMatch, nameless, shipped_genes, table_hits
-from scfm_lab.models.uce_files import Positions, canonical
+from scfm_lab.models.uce_files import Positions, canonical, missing_proteins
 from scfm_lab.models.uce_sentences import SpeciesGenes
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class Species:
         if name in self.names:
             return name
         known = ", ".join(self.names)
+        if name in self._offsets:
+            raise ModelError(f"The {missing_proteins(name)}. Species here: {known}.")
         raise ModelError(
             f"These files of UCE hold no species {species!r}; species here: {known}."
             + (did_you_mean(name, self.names) or " A new one comes with files={'species': …}.")
@@ -103,9 +105,15 @@ class Species:
         if len(self.names) == 1 and (genes.organism is None or self.names[0] not in ("human", "mouse")):
             return self.names[0]
         told = f"look like {genes.organism} genes" if genes.organism else "do not tell their species"
+        such = f"The genes (such as {', '.join(map(str, genes.names[:3]))}) {told}"
+        if genes.organism and canonical(genes.organism) in self._offsets:
+            raise GenesError(
+                f"{such}, but the {missing_proteins(canonical(genes.organism))}. If the cells are of another species, name it "
+                f"with options={{'species': …}}: {', '.join(self.names)}."
+            )
         raise GenesError(
-            f"The genes (such as {', '.join(map(str, genes.names[:3]))}) {told}; UCE reads each species by its own protein "
-            f"embeddings. Name it with options={{'species': …}}: {', '.join(self.names)}."
+            f"{such}; UCE reads each species by its own protein embeddings. Name it with options={{'species': …}}: "
+            f"{', '.join(self.names)}."
         )
 
     def genes(self, species: str) -> SpeciesGenes:

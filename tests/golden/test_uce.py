@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # noqa: TID251 - a published format
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -602,6 +603,28 @@ def test_truncated_files_are_refused(copied, name):
     content = (copied / name).read_bytes()
     (copied / name).write_bytes(content[: len(content) // 3 + 20])
     assert Path(name).name.split(".")[0] in refused(copied)
+
+
+@pytest.mark.parametrize("part", ["a name of a gene", "a name in the archive"])
+def test_damaged_proteins_of_a_species_that_is_not_asked_for_are_refused(copied, part):
+    path = next((copied / "protein_embeddings").glob("Mus_musculus*"))
+    content = bytearray(path.read_bytes())
+    at = content.index(str(next(iter(read_torch(path)))).encode() if part == "a name of a gene" else b"data.pkl")
+    content[at] ^= 1
+    path.write_bytes(content)
+    assert f"{path} is damaged" in refused(copied, config={"nhead": 3})
+
+
+def test_proteins_of_a_species_that_the_table_holds_are_named_where_they_are_missing(copied, bundled):
+    next((copied / "protein_embeddings").glob("Homo_sapiens*")).unlink()
+    said = r"protein embeddings of human \(Homo_sapiens\.\*.*\) are missing; put them into protein_embeddings"
+    model = sl.load_model(copied, device="cpu", precision="float32", config={"nhead": 3})
+    with pytest.raises(GenesError, match=f"look like human genes, but the {said}.*of another species.*: mouse"):
+        model.tokenize(bundled)
+    with pytest.raises(ModelError, match=f"The {said}"):
+        model.tokenize(bundled, options={"species": "Homo sapiens"})
+    assert re.search(said, refused(copied, config={"nhead": 3, "species": "human"}))
+    assert len(model.tokenize(as_mouse(bundled))) == bundled.n_obs
 
 
 @pytest.mark.parametrize(

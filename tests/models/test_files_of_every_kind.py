@@ -122,6 +122,33 @@ def test_nan_in_weights_is_named(fresh):
     assert name in said
 
 
+_NO_FLOATS = {
+    "int8": lambda t: t.to(torch.int8),
+    "bool": lambda t: t > 0,
+    "complex64": lambda t: torch.full(t.shape, complex(float("nan"), 0)),
+    "beyond float32": lambda t: torch.full(t.shape, 1e300, dtype=torch.float64),
+}
+
+
+def test_weights_that_are_no_numbers_of_float32_are_refused_by_name(fresh):
+    from safetensors.torch import load_file, save_file
+
+    is_safetensors = fresh.weights.suffix == ".safetensors"
+    content = load_file(fresh.weights) if is_safetensors else torch.load(fresh.weights, weights_only=True)  # noqa: TID251
+    inner = content
+    for key in ("cell", "model_state_dict", "state_dict"):
+        inner = inner.get(key, inner)
+    name = next(n for n, t in inner.items() if isinstance(t, torch.Tensor) and t.is_floating_point() and t.ndim == 2)
+    whole = inner[name]
+    for kind, change in _NO_FLOATS.items():
+        inner[name] = change(whole)
+        fresh.weights.unlink()
+        save_file(content, fresh.weights) if is_safetensors else torch.save(content, fresh.weights)
+        said = refused(fresh.path, config=fresh.config or None)
+        assert name.removeprefix("model.") in said
+        assert "NaN or infinite" in said if kind == "beyond float32" else f"holds {kind}, not floating-point" in said
+
+
 def test_a_tensor_of_absurd_size_is_refused_before_anything_is_allocated(fresh):
     if fresh.weights.suffix == ".safetensors":
         size = int.from_bytes(fresh.weights.read_bytes()[:8], "little")

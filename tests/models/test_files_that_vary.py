@@ -21,6 +21,9 @@ from scfm_lab.errors import ModelError
 from scfm_lab.models import _pickles, converted
 from scfm_lab.models.files import read_pickle, read_torch
 from scfm_lab.models.published_writers import write_published
+from scfm_lab.models.scgpt import ScGPT
+from scfm_lab.models.transcriptformer import TranscriptFormer
+from scfm_lab.models.uce import UCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -291,6 +294,25 @@ def test_tensors_that_are_no_numbers_in_memory_are_refused_by_name(kind: str, ma
     torch.save({"state_dict": {"w": make()}}, tmp_path / "model.pt")
     with pytest.raises(ModelError, match=f"'state_dict.w' as a {kind} tensor"):
         read_torch(tmp_path / "model.pt")
+
+
+def test_an_archive_is_read_or_refused_in_a_sentence_wherever_it_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "model_weights.pt"
+    torch.save({"state_dict": {"w": torch.ones(2)}}, path)
+    data = path.read_bytes()
+    said = {}
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :])
+        for family in (ScGPT, UCE, TranscriptFormer):
+            family.recognises(path)
+        try:
+            read_torch(path)
+        except ModelError as error:
+            said[at] = str(error)
+    assert all(str(path) in one for one in said.values())
+    # The length of the first record's name, and what says on how many disks the archive lies.
+    for at in (26, 27, data.index(b"PK\x06\x07") + 16):
+        assert "is damaged" in said[at]
 
 
 def test_a_file_of_the_old_format_is_refused_wherever_it_was_cut(tmp_path: Path) -> None:
