@@ -141,8 +141,8 @@ class Settings:
             ("model_dim", "transformer_encoder.encoder_layers.0.linear1.weight"),
             ("gene_head_hidden_dim", "gene_id_head.layers.0.bias"),
         ):
-            told, held = getattr(self, name), shapes.get(tensor, (0,))[0]
-            # What differs a little is told by the names of its tensors.
+            told, held = getattr(self, name), next(iter(shapes.get(tensor, ())), 0)
+            # What differs a little, or is a single number, is told by the names of its tensors.
             if held and told > 64 * held:
                 raise ModelError(
                     f"{files.config} says {name} = {told:,}, the weights in {files.weights} hold {held:,} ({tensor})."
@@ -373,13 +373,21 @@ def _h5(path: Path) -> Any:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ModelError(
-            f"{path} is damaged or no HDF5 file ({path.stat().st_size:,} bytes; {error}). Get the file again."
-        ) from error
-    for fault in faults(file):
+        raise ModelError(_no_hdf5(path, error)) from error
+    try:
+        fault = next(faults(file), None)
+    # What is damaged in it is met as the file is walked through, as a library's error of any kind.
+    except Exception as error:
+        file.close()
+        raise ModelError(_no_hdf5(path, error)) from error
+    if fault is not None:
         file.close()
         raise ModelError(f"{path} {fault}: it is not read. Get the file again.")
     return file
+
+
+def _no_hdf5(path: Path, error: Exception) -> str:
+    return f"{path} is damaged or no HDF5 file ({path.stat().st_size:,} bytes; {error}). Get the file again."
 
 
 def _h5_keys(file: Any, path: Path, most: int = _MOST_KEYS) -> list[str]:

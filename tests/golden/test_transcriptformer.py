@@ -626,6 +626,27 @@ def test_truncated_files_are_refused(copied, name):
     assert Path(name).name in refused(copied)
 
 
+@pytest.mark.parametrize("signature", [b"TREE", b"SNOD", b"HEAP"])
+def test_a_vocabulary_that_is_damaged_inside_is_refused(copied, signature):
+    path = copied / "vocabs" / "homo_sapiens_gene.h5"
+    content = bytearray(path.read_bytes())
+    content[content.rindex(signature)] ^= 1
+    path.write_bytes(content)
+    assert f"{path} is damaged" in refused(copied)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gene_embeddings.mlp.layers.0.bias",
+        "transformer_encoder.encoder_layers.0.linear1.weight",
+        "gene_id_head.layers.0.bias",
+    ],
+)
+def test_a_single_number_in_a_tensors_place_is_refused_by_name(copied, name):
+    assert f"{name} is (), not (" in refused(rewritten(copied, lambda t: t | {name: torch.tensor(1.0)}))
+
+
 class Hostile:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
