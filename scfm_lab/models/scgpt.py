@@ -169,7 +169,12 @@ class ScGPT(SymbolModel):
         tensors, aside = canonical_keys(read_tensors(weights))
         if "encoder.embedding.weight" not in tensors:
             raise not_of(weights, "scGPT", "encoder.embedding.weight", tensors, WEIGHTS_FILE)
-        tokens = read_vocabulary(vocab_file, settings, int(tensors["encoder.embedding.weight"].shape[0]))
+        table = tuple(tensors["encoder.embedding.weight"].shape)
+        if len(table) != 2:
+            raise ModelError(
+                f"{weights} holds 'encoder.embedding.weight' of the shape {table}, not tokens × width. Get the file again."
+            )
+        tokens = read_vocabulary(vocab_file, settings, int(table[0]))
         shape = shape_of(tensors, settings, len(tokens))
         require_keys(tensors, shape.expected(), weights)
         pad = str(settings.get("pad_token", "<pad>"))

@@ -79,7 +79,11 @@ def read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[
         raise ModelError(
             f"{path} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
         )
-    missing = [name for name in (pad, SPECIALS[0]) if name not in tokens]
+    missing = [name for name in (pad, *SPECIALS) if name not in tokens]
+    # The reference would append one that the embedding has no row for, and leave its whole embedding random.
     if missing:
-        raise ModelError(f"{path} has no {' and no '.join(missing)}; the checkpoint cannot be used without.")
+        raise ModelError(
+            f"{path} has no {' and no '.join(missing)}, and the embedding no row for it; give the vocabulary that belongs to the "
+            "weights."
+        )
     return tokens

@@ -146,6 +146,11 @@ def shape_of(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], n_token
     def rows(name: str, axis: int = 0) -> int:
         return int(tensors[name].shape[axis]) if name in tensors and tensors[name].ndim == 2 else 0
 
+    def once_or_twice(name: str, axis: int) -> int:
+        # Twice the width where batch labels are read too; what is of any other size was cut, and is refused by its shape.
+        held = rows(name, axis)
+        return held if held in (width, 2 * width) else width
+
     style = str(settings.get("input_emb_style", STYLES[0]))
     if style not in STYLES:
         raise ModelError(f"args.json says input_emb_style={style!r}; known are {', '.join(STYLES)}.")
@@ -167,8 +172,8 @@ def shape_of(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], n_token
         layers=layers,
         style=style,
         value_bins=rows("value_encoder.embedding.weight"),
-        decoder_in=(rows("decoder.fc.0.weight", 1) or width) if "decoder" in has else 0,
-        mvc_out=(rows("mvc_decoder.W.weight") or width) if "mvc_decoder" in has else 0,
+        decoder_in=once_or_twice("decoder.fc.0.weight", 1) if "decoder" in has else 0,
+        mvc_out=once_or_twice("mvc_decoder.W.weight", 0) if "mvc_decoder" in has else 0,
         batch_norms=tuple(norms),
         affine=any(f"{norm}.weight" in tensors for norm in norms),
     )

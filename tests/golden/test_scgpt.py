@@ -532,6 +532,19 @@ def test_mouse_cells_need_a_word(small, pbmc68k):
 # --- files that are wrong --------------------------------------------------------------
 
 
+_OF_TENSORS = (
+    "nan",
+    "absurd",
+    "missing key",
+    "unknown key",
+    "shape",
+    "half a decoder",
+    "half of the other",
+    "one number",
+    "other family",
+)
+
+
 def spoil(folder: Path, how: str) -> Path:
     weights, args, vocab = folder / "best_model.pt", folder / "args.json", folder / "vocab.json"
     data = weights.read_bytes()
@@ -559,6 +572,14 @@ def spoil(folder: Path, how: str) -> Path:
         vocab.write_text(json.dumps({k: v + (v > 5) for k, v in words.items()}))
     elif how == "no cls":
         vocab.write_text(json.dumps({k.replace("<cls>", "GENE0"): v for k, v in words.items()}))
+    elif how == "no eoc":
+        vocab.write_text(json.dumps({k.replace("<eoc>", "GENE0"): v for k, v in words.items()}))
+    elif how == "half a decoder":
+        tensors["mvc_decoder.W.weight"] = tensors["mvc_decoder.W.weight"][:12].clone()
+    elif how == "half of the other":
+        tensors["decoder.fc.0.weight"] = tensors["decoder.fc.0.weight"][:, :12].clone()
+    elif how == "one number":
+        tensors["encoder.embedding.weight"] = torch.tensor(1.0)
     elif how == "layers":
         args.write_text(json.dumps(json.loads(args.read_text()) | {"nlayers": 5}))
     elif how == "heads":
@@ -569,7 +590,7 @@ def spoil(folder: Path, how: str) -> Path:
         torch.save([1, 2, 3], weights)
     elif how == "other family":
         tensors = {f"bert.{k}": v for k, v in tensors.items()}
-    if how in ("nan", "absurd", "missing key", "unknown key", "shape", "other family"):
+    if how in _OF_TENSORS:
         torch.save(tensors, weights)
     return folder
 
@@ -595,7 +616,11 @@ class _Runs:
         ("no vocabulary", r"no vocab\.json"),
         ("short vocabulary", "are not 0 to|do not belong together"),
         ("gap", "are not 0 to"),
-        ("no cls", "no <cls>"),
+        ("no cls", "no <cls>, and the embedding no row for it"),
+        ("no eoc", "no <eoc>, and the embedding no row for it"),
+        ("half a decoder", r"mvc_decoder\.W\.weight is \(12, 24\), not \(24, 24\)"),
+        ("half of the other", r"decoder\.fc\.0\.weight is \(24, 12\), not \(24, 24\)"),
+        ("one number", r"'encoder\.embedding\.weight' of the shape \(\)"),
         ("layers", "nlayers=5, the weights hold 2"),
         ("heads", "must be a multiple"),
         ("args", "not readable JSON"),
