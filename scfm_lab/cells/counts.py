@@ -23,6 +23,7 @@ _PROBE_ROWS = 600
 _PROBE_VALUES = 1 << 17
 _DENSE_BLOCK = 1 << 24
 _MOST = float(np.finfo(np.float32).max)
+_NO_MATRIX = "it is no matrix"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _is_broken(fault: str) -> bool:
 def _advice(adata: AnnData, fault: str) -> str:
     if _is_broken(fault):
         return " Remove or repair those entries first."
+    if fault == _NO_MATRIX:
+        return " Get the file again, or name a place that holds raw counts with layer=."
     text = " Models need raw counts: keep them before normalising (adata.layers['counts'] = adata.X.copy())"
     if adata.layers:
         text += ", or name the layer that holds them with layer="
@@ -134,6 +137,9 @@ def describe_fault(matrix: Any) -> str | None:
     The values of up to 600 rows spread over the matrix are looked at here;
     :func:`to_csr` checks every value that is read.
     """
+    # What a file holds in a matrix's place may be a group of anything.
+    if len(getattr(matrix, "shape", None) or ()) != 2:
+        return _NO_MATRIX
     return _fault_of(_sample_values(matrix), total_rows=matrix.shape[0])
 
 

@@ -149,9 +149,11 @@ def open_stored(path: str | Path) -> StoredCells:
             raise ValueError("its 'obs' and 'var' are no tables")
         return StoredCells(
             path=path,
-            X=_matrix(root["X"]) if "X" in root else None,
+            X=_two_dimensional(root["X"], "X") if "X" in root else None,
             layers={name: _matrix(root["layers"][name]) for name in _names(root["layers"])} if "layers" in root else {},
-            raw=None if raw is None else SimpleNamespace(X=_matrix(raw["X"]), var=read_elem(raw["var"])),
+            raw=None
+            if raw is None
+            else SimpleNamespace(X=_two_dimensional(raw["X"], "raw.X"), var=read_elem(raw["var"])),
             obs=obs,
             var=var,
             uns={name: read_elem(uns[name]) for name in ("organism", "scfm") if name in uns},
@@ -206,6 +208,16 @@ def _matrix(node: Any) -> Any:
             raise ValueError(f"its matrix has no {missing[0]!r}")
         return sparse_dataset(node)
     return node
+
+
+def _two_dimensional(node: Any, where: str) -> Any:
+    """A matrix, or None as anndata writes it; a group of anything else may lie there. Layers are looked at when asked for."""
+    if node.attrs.get("encoding-type") == "null":
+        return None
+    matrix = _matrix(node)
+    if len(getattr(matrix, "shape", None) or ()) != 2:
+        raise ValueError(f"its {where} is no matrix")
+    return matrix
 
 
 def _names(group: Any) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData, settings
 from scipy.sparse import csc_matrix, csr_matrix
 
-from scfm_lab.cells.counts import to_csr
+from scfm_lab.cells.counts import find_counts, to_csr
 from scfm_lab.cells.stored import open_stored
 from scfm_lab.cli.files import read_h5ad
 from scfm_lab.errors import CountsError, DataError
@@ -188,6 +188,40 @@ def test_indices_that_lead_out_of_the_matrix_are_refused(
     with pytest.raises(DataError, match=rf"{path} cannot be read as an \.h5ad file: X is damaged, "):
         read_h5ad(path)
     np.testing.assert_array_equal(to_csr(stored.layers["fine"]).toarray(), counts)
+
+
+@pytest.mark.parametrize("place", ["X", "raw/X"])
+def test_what_lies_in_a_matrixs_place_and_is_none_is_refused(plain: Path, tmp_path: Path, place: str) -> None:
+    path, whole = tmp_path / "cells.h5ad", read_h5ad(plain / "plain.h5ad")
+    whole.raw = whole
+    whole.write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        file[place].attrs["encoding-type"] = "dict"
+    with pytest.raises(DataError, match=rf"{path} cannot be read .*: its {place.replace('/', '.')} is no matrix"):
+        open_stored(path)
+
+
+def test_a_layer_that_is_no_matrix_is_refused_where_it_is_asked_for(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cells.h5ad"
+    shutil.copyfile(plain / "plain.h5ad", path)
+    with h5py.File(path, "a") as file:
+        file["layers/counts"].attrs["encoding-type"] = "dict"
+    stored = open_stored(path)
+    assert find_counts(stored).where == "X"
+    for some in (stored, stored.take(np.arange(3), None)):
+        with pytest.raises(CountsError, match=r"layers\['counts'\] does not hold raw counts: it is no matrix"):
+            find_counts(some, layer="counts")
+
+
+def test_a_file_that_says_it_has_no_x_is_read_by_its_layer(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cells.h5ad"
+    shutil.copyfile(plain / "plain.h5ad", path)
+    with h5py.File(path, "a") as file:
+        del file["X"]
+        file["X"] = h5py.Empty("f4")
+        file["X"].attrs.update({"encoding-type": "null", "encoding-version": "0.1.0"})
+    assert read_h5ad(path).X is None
+    assert find_counts(open_stored(path)).where == "layers['counts']"
 
 
 def test_links_within_a_file_are_taken(plain: Path) -> None:
