@@ -54,8 +54,8 @@ def _finite(part: torch.Tensor) -> bool:
 
     if part.dtype == torch.float64:
         return bool(torch.isfinite(part.to(torch.float32)).all())
-    # One pass without a temporary; only where a sum is not finite is each element looked at.
-    return bool(torch.isfinite(part.sum(dtype=torch.float64))) or bool(torch.isfinite(part).all())
+    # One pass without a temporary. Each NaN and infinity is in the sum; where it has overflowed each element is looked at.
+    return bool(torch.isfinite(part.sum(dtype=torch.float32))) or bool(torch.isfinite(part).all())
 
 
 def _parts(file: BinaryIO, tensor: torch.Tensor, begin: int) -> Iterator[torch.Tensor]:

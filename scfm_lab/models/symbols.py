@@ -32,7 +32,9 @@ def symbol_vocabulary(symbols: NDArray[Any]) -> SymbolVocabulary:
     """A vocabulary of symbols (one per token id, ``""`` where a token is no gene), completed by the shipped table."""
     table = shipped_genes()
     ensembl = np.full(len(symbols), "", dtype=object)
-    place = {str(s): i for i, s in reversed(list(enumerate(symbols))) if s}
+    # Of a symbol with several tokens the first one counts.
+    place = dict(zip(map(str, symbols[::-1].tolist()), range(len(symbols) - 1, -1, -1), strict=True))
+    place.pop("", None)
     mouse_symbols, mouse_ensembl = ensembl.copy(), ensembl.copy()
     for row, hit in table_hits(table, place):
         if hit is not None and not ensembl[hit]:
