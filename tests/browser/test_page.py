@@ -849,3 +849,4 @@ def test_nothing_serious_stands_in_a_persons_way(
         page.get_by_role("dialog").get_by_role("button").last.wait_for()
         assert serious(page, "'.sl-dialog'") == [], entry
         page.keyboard.press("Escape")
+        page.get_by_role("dialog").wait_for(state="detached")

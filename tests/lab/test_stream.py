@@ -406,7 +406,6 @@ embed_file(sys.argv[1], sys.argv[2], sl.load_model("pca"), cache=False, chunk_si
 """
 
 
-@pytest.mark.thorough
 def test_what_a_killed_process_was_writing_does_not_stay(home, cells, tmp_path):
     target = tmp_path / "written" / "out.h5ad"
     target.parent.mkdir()

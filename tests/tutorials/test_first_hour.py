@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo in an empty directory with an empty home."""
+    """Run the demo in a directory and a home below a folder."""
     (folder / "work").mkdir(exist_ok=True)
     return subprocess.run(
         [sys.executable, "-m", "scfm_lab", "demo", *arguments],
@@ -46,10 +46,9 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(newcomer: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One run, and the directory it ran in."""
-    folder = newcomer
-    result = demo(folder, "--json")
+    result = demo(newcomer, "--json")
     assert result.returncode == 0, result.stderr
-    return folder / "work", result
+    return newcomer / "work", result
 
 
 @pytest.fixture(scope="module")

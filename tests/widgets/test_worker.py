@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,30 @@ def test_cancel_stops_within_a_step_and_says_so(worker: Worker, told: list[dict[
         future.result(SOON)
     assert time.monotonic() - started < SOON / 2
     assert [job["status"] for job in told] == ["running", "cancelling", "cancelled"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_that_a_job_is_being_stopped_is_told_before_its_end_and_is_no_condition_of_it(fails: bool) -> None:
+    told: list[str] = []
+
+    def report(job: Job) -> None:
+        status = job.status
+        if status == "cancelling":
+            # Whoever tells it may be slow, or have nobody to tell.
+            time.sleep(0.2)
+            if fails:
+                raise OSError("nobody listens")
+        told.append(status)
+
+    worker, gate = Worker(report), Gate()
+    future = worker.submit("embed", gate)
+    gate.begun.wait(SOON)
+    with pytest.raises(OSError, match="nobody") if fails else nullcontext():
+        worker.cancel()
+    with pytest.raises(Cancelled):
+        future.result(SOON)
+    worker.close()
+    assert told == ["running", *([] if fails else ["cancelling"]), "cancelled"]
 
 
 def test_cancel_of_another_job_does_nothing(worker: Worker) -> None:

@@ -225,14 +225,16 @@ class Worker:
                 return
             job.put_off, job.by_hand = False, True
             # One that has just ended, or was told before, has nothing new to say.
-            told = job.status != "running"
-            if not told:
+            runs = job.status == "running"
+            if runs:
                 # Its end is told too, even of one that nobody has seen so far.
                 job.status, job.reported = "cancelling", time.monotonic()
-        if not told:
-            self._report(job)
-        # Only now: its end would be told first, and the bench would say for good that it is being stopped.
-        job.cancel.set()
+        try:
+            if runs:
+                self._report(job)
+        finally:
+            # Only now: its end would be told first, and the bench would say for good that it is being stopped.
+            job.cancel.set()
 
     @property
     def busy(self) -> bool:
