@@ -310,8 +310,14 @@ print(json.dumps(peak() - before))
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc, which Linux has")
 def test_the_memory_that_is_planned_is_between_one_and_two_times_what_is_used(pbmc68k, starter):
-    # How much an allocator holds on to differs from run to run; the plan is of the most.
-    runs = [subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    used = max(json.loads(done.communicate(timeout=300)[0]) for done in runs)
+    # Where glibc's heap happens to tear, the same run takes up to twice as much; the plan is of the most,
+    # which one pair of runs seldom misses and six hardly ever.
     planned = sl.plan(pbmc68k, starter).peak_gib
-    assert used <= planned <= 2 * used
+    used = 0.0
+    for _ in range(6):
+        runs = [subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        used = max(used, *(json.loads(done.communicate(timeout=300)[0]) for done in runs))
+        assert used <= planned
+        if planned <= 2 * used:
+            break
+    assert planned <= 2 * used
