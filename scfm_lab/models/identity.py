@@ -56,7 +56,7 @@ class _Reader:
         self._read(value)
         return self._digest.hexdigest()
 
-    def _say(self, kind: str, content: bytes | str = b"") -> None:
+    def _say(self, kind: str, content: bytes | memoryview | str = b"") -> None:
         raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
         self._digest.update(f"{kind} {len(raw)}\n".encode())
         self._digest.update(raw)
@@ -141,9 +141,11 @@ class _Reader:
         self._say("tensor", f"{value.dtype} {tuple(value.shape)}")
         small = value.numel() * value.element_size() <= _TENSOR_BYTES
         if small and value.layout == torch.strided and value.device.type != "meta" and value.numel():
+            plain = value.detach().cpu()
             # A tensor of one number counts as contiguous whatever its stride; a clone has none but 1.
-            plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            self._say("values", plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+            if not plain.is_contiguous() or value.numel() == 1:
+                plain = plain.clone(memory_format=torch.contiguous_format)
+            self._say("values", plain.reshape(-1).view(torch.uint8).numpy().data)
 
     def _module(self, value: Any) -> None:
         import torch

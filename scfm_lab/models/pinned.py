@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,13 @@ from scfm_lab.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 26
 
 
 class ChangedFileError(ModelError):
@@ -64,6 +66,19 @@ class Pins:
         self._stamps = {path: _stamp(path) for path in self._hashes}
         self._read: set[Path] = set()
         self._metadata: dict[Path, dict[str, str]] = {}
+        self._coming: dict[Path, Future[tuple[NDArray[np.uint8], str]]] = {}
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Within, the weights are read while settings and vocabularies are, where they are one file, which will be asked for."""
+        weights = [path for path in self._hashes if path.suffix == ".safetensors"]
+        with ThreadPoolExecutor(1) as beside:
+            if len(weights) == 1:
+                self._coming[weights[0]] = beside.submit(_read, weights[0])
+            try:
+                yield
+            finally:
+                self._coming.clear()
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -82,13 +97,9 @@ class Pins:
         ModelError
             It is no safetensors file.
         """
-        content = np.empty(path.stat().st_size, dtype=np.uint8)
-        view, digest, done = content.data, hashlib.sha256(), 0
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(view[done : done + _CHUNK]):
-                digest.update(view[done : done + count])
-                done += count
-        if done != len(content) or digest.hexdigest() != self._hashes[path]:
+        coming = self._coming.pop(path, None)
+        content, digest = _read(path) if coming is None else coming.result()
+        if digest != self._hashes[path]:
             raise self._refused(path)
         self._read.add(path)
         try:
@@ -141,7 +152,8 @@ def pinned(hashes: Mapping[Path, str], label: str, *, known: bool = True) -> Ite
     pins = Pins(hashes, label, known=known)
     token = _NOW.set(pins)
     try:
-        yield
+        with pins.ahead():
+            yield
     except ChangedFileError:
         raise
     except Exception:
@@ -172,6 +184,18 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(path: Path) -> tuple[NDArray[np.uint8], str]:
+    """The bytes of a file, and the hash of these very bytes; each part is hashed while the next one is read."""
+    content = np.empty(path.stat().st_size, dtype=np.uint8)
+    view, digest, done = content.data, hashlib.sha256(), 0
+    with ThreadPoolExecutor(1) as beside, path.open("rb", buffering=0) as file:
+        while count := file.readinto(view[done : done + _CHUNK]):
+            beside.submit(digest.update, view[done : done + count])
+            done += count
+    # Of a file that has become shorter the rest of the memory was never written, and is no part of the hash either.
+    return content, digest.hexdigest() if done == len(content) else ""
 
 
 def _sha256(path: Path) -> str:

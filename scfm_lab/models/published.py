@@ -324,7 +324,7 @@ def table_hits(
         How the model writes a symbol (in capitals, say).
     """
     symbols = [write(str(symbol)) for symbol in table.symbols]
-    found: dict[int, int | None] = {row: place.get(symbol) for row, symbol in enumerate(symbols)}
+    found: dict[int, int | None] = dict(enumerate(map(place.get, symbols)))
     taken = set(symbols)
     for alias, row in table.aliases.items():
         older = write(alias)

@@ -23,7 +23,16 @@ from scfm_lab.models.published import (
     take_orthologs,
 )
 from scfm_lab.models.resemblance import not_of
-from scfm_lab.models.scgpt_files import ARGS, SETTINGS, SPECIALS, WEIGHTS_FILE, is_scgpt, places, read_vocabulary
+from scfm_lab.models.scgpt_files import (
+    ARGS,
+    SETTINGS,
+    SPECIALS,
+    WEIGHTS_FILE,
+    is_scgpt,
+    places,
+    tokens_by_id,
+    with_specials,
+)
 from scfm_lab.models.spec import ModelSpec, Option
 from scfm_lab.models.symbols import SymbolModel, symbol_vocabulary
 from scfm_lab.models.tokens import Request
@@ -166,6 +175,10 @@ class ScGPT(SymbolModel):
         own, orthologs = take_orthologs(config)
         args_file, vocab_file, weights = places(path, files)
         settings = overridden(read_config(args_file.parent, args_file.name), own, (*SETTINGS, "orthologs"), "scGPT")
+        pad = str(settings.get("pad_token", "<pad>"))
+        # Before the weights, which are read beside it where the version is registered.
+        listed_tokens = tokens_by_id(vocab_file)
+        vocabulary = symbol_vocabulary(_genes_of(listed_tokens, pad))
         tensors, aside = canonical_keys(read_tensors(weights))
         if "encoder.embedding.weight" not in tensors:
             raise not_of(weights, "scGPT", "encoder.embedding.weight", tensors, WEIGHTS_FILE)
@@ -174,13 +187,12 @@ class ScGPT(SymbolModel):
             raise ModelError(
                 f"{weights} holds 'encoder.embedding.weight' of the shape {table}, not tokens × width. Get the file again."
             )
-        tokens = read_vocabulary(vocab_file, settings, int(table[0]))
+        tokens = with_specials(listed_tokens, pad, int(table[0]), vocab_file)
+        if len(tokens) > len(listed_tokens):
+            vocabulary = symbol_vocabulary(_genes_of(tokens, pad))
         shape = shape_of(tensors, settings, len(tokens))
         require_keys(tensors, shape.expected(), weights)
-        pad = str(settings.get("pad_token", "<pad>"))
         specials = {name: tokens.index(name) for name in (pad, *SPECIALS) if name in tokens}
-        names = np.array(["" if name in specials else name for name in tokens], dtype=object)
-        vocabulary = symbol_vocabulary(names)
         net = ScGPTNet.from_tensors(shape, tensors)
         model = cls(net, vocabulary, specials, settings, orthologs=orthologs)
         model.aside = aside
@@ -376,6 +388,12 @@ class ScGPT(SymbolModel):
         with torch.inference_mode():
             table = self.net.gene_table(ids).float().cpu().numpy()
         return pd.DataFrame(table, index=pd.Index(self.vocabulary.symbols[ids], name="gene"))
+
+
+def _genes_of(tokens: list[str], pad: str) -> NDArray[Any]:
+    """Symbol of each token, empty where it is a special one."""
+    special = {pad, *SPECIALS}
+    return np.array(["" if name in special else name for name in tokens], dtype=object)
 
 
 def _number(settings: Mapping[str, Any], name: str, default: float) -> float:

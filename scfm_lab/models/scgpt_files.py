@@ -53,13 +53,13 @@ def places(path: Path, files: Mapping[str, Any] | None) -> tuple[Path, Path, Pat
     return found
 
 
-def read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[str]:
-    """Token of each id; the file's order is not the ids' order.
+def tokens_by_id(path: Path) -> list[str]:
+    """Token of each id in a vocabulary; the file's order is not the ids' order.
 
     Raises
     ------
     ModelError
-        If ids are not dense, specials are missing, or there are not as many tokens as embedding rows.
+        If the ids are not 0 to n - 1, each once.
     """
     content = read_config(path.parent, path.name)
     # In sets, since there are sixty thousand each time that a model is opened.
@@ -71,17 +71,26 @@ def read_vocabulary(path: Path, settings: Mapping[str, Any], rows: int) -> list[
         raise ModelError(
             f"The {len(content):,} ids in {path} are not 0 to {len(content) - 1:,}, each once; get the file again."
         )
-    tokens = [by_id[i] for i in range(len(content))]
-    pad = str(settings.get("pad_token", "<pad>"))
-    appended = [name for name in (pad, *SPECIALS) if name not in content]
+    return list(map(by_id.__getitem__, range(len(content))))
+
+
+def with_specials(tokens: list[str], pad: str, rows: int, path: Path) -> list[str]:
+    """The tokens of an embedding's rows: those of the vocabulary at `path`, and special ones that it does not name.
+
+    Raises
+    ------
+    ModelError
+        If special tokens are missing, or there are not as many tokens as rows.
+    """
+    known = set(tokens)
+    missing = [name for name in (pad, *SPECIALS) if name not in known]
     # The reference appends missing special tokens; a file saved after that has their rows.
-    if appended and len(tokens) + len(appended) == rows:
-        tokens += appended
+    if missing and len(tokens) + len(missing) == rows:
+        return tokens + missing
     if len(tokens) != rows:
         raise ModelError(
             f"{path} names {len(tokens):,} tokens, the embedding has {rows:,} rows; the files do not belong together."
         )
-    missing = [name for name in (pad, *SPECIALS) if name not in tokens]
     # The reference would append one that the embedding has no row for, and leave its whole embedding random.
     if missing:
         raise ModelError(

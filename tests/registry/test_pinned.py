@@ -87,13 +87,18 @@ def test_a_list_of_tensors_that_lies_is_refused_in_words_though_its_hash_is_righ
         read_safetensors(path)
 
 
-def test_nan_is_refused_where_the_numbers_were_not_looked_through_before(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file({"w": torch.tensor([1.0, float("nan")])}, path)
+@pytest.mark.parametrize("published", [None, "model.pt"], ids=["safetensors", "converted"])
+def test_nan_is_refused_where_the_numbers_were_not_looked_through_before(tmp_path: Path, published: str | None) -> None:
+    path, weights = tmp_path / "model.safetensors", {"w": torch.tensor([1.0, float("nan")])}
+    if published is None:
+        save_file(weights, path)
+    else:
+        path = converted.write(weights, tmp_path / published)
+    read = read_safetensors if published is None else read_torch
     with pytest.raises(ModelError, match="NaN"), pinned({path: _hash(path)}, "mine/1", known=False):
-        read_safetensors(path)
+        read(path)
     with pinned({path: _hash(path)}, "mine/1"):
-        assert read_safetensors(path)["w"][0] == 1
+        assert read(path)["w"][0] == 1
 
 
 def test_no_pickle_is_read_where_a_version_is_opened(weights: Path) -> None:
