@@ -180,6 +180,9 @@ def _on_linear_scale(
     ranked = np.abs(residuals) if signed else residuals
     p = (1 + int((ranked[1:] >= ranked[0]).sum())) / (m + 1)
     values = effect - residuals[0] + spread
+    if not signed:
+        # The line may predict less than nothing, above which nothing is no effect.
+        p, values = p if effect > 0 else 1.0, np.maximum(values, 0.0)
     low, high = np.quantile(values, [0.05, 0.95])
     sd = float(spread.std(ddof=1))
     z = float(residuals[0]) / sd if sd > 0 else np.nan

@@ -57,8 +57,11 @@ class ContrastResult(Result):
                 lines.append(f"{group}, {readout}: {n} donors {how}; {few} genes with q ≤ 0.05; first {names}.")
             else:
                 first = rows.iloc[0]
+                why = f"too few for a p (at least {MIN_DONORS})"
+                if n >= MIN_DONORS:
+                    why = "dealt in too few ways for a p of 0.05 (3 and 4, 2 and 5, or 4 and 4 would do)"
                 lines.append(
-                    f"{group}, {readout}: {n} donors {how}, too few for a p (at least {MIN_DONORS}): intervals only; first "
+                    f"{group}, {readout}: {n} donors {how}, {why}: intervals only; first "
                     f"{first['gene']} {first['effect']:.3g} [{first['low']:.3g}, {first['high']:.3g}]."
                 )
         lines += [*self.notes, WHAT_INTERVALS_ARE]

@@ -13,6 +13,7 @@ from scfm_lab.cells.cells import ALL
 from scfm_lab.errors import DataError
 from scfm_lab.results import Result, charts
 from scfm_lab.tasks.not_read import blind_sentence, truncated_sentence
+from scfm_lab.tasks.readouts import SCALES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -177,10 +178,11 @@ class PerturbResult(Result):
                 names = ", ".join(f"{r.group} ({_number(r.effect_tested)})" for r in strong.head(4).itertuples())
                 tested = int(groups["p_value"].notna().sum())
                 kept = int((groups["q_value"] <= 0.05).sum())
+                word = "different from" if SCALES[row["readout"]] == "signed" else "stronger than"
                 lines.append(
                     "No group has enough changed cells, or comparable genes, to be tested."
                     if not tested
-                    else f"Groups in which it is stronger than comparable genes (p ≤ 0.05): {names or 'none'}; "
+                    else f"Groups in which it is {word} comparable genes (p ≤ 0.05): {names or 'none'}; "
                     f"{kept} of {tested} groups stay so after correction for their number (q ≤ 0.05)."
                 )
                 blind = int((groups["verdict"] == "no valid null").sum())
@@ -272,11 +274,16 @@ class PerturbResult(Result):
         provenance.record(adata, vector_key, self.provenance, slot="obsm")
 
 
+#: Of pairs among a screen's best genes: that their genes do much in these cells is what they were chosen for.
+CHOSEN = "its genes were chosen by these effects: not tested"
 #: Of verdicts, told apart by people who do not see every colour.
 VERDICT_COLOURS = {
     "stronger than comparable genes": "#D55E00",
+    "further towards the target than comparable genes": "#D55E00",
+    "further from the target than comparable genes": "#CC79A7",
     "not distinguishable from comparable genes": "#0072B2",
     "no valid null": "#E69F00",
+    CHOSEN: "#999999",
     "too few cells to test": "#999999",
     "nothing changes": "#cccccc",
     "null not computed": "#56B4E9",
@@ -319,6 +326,10 @@ def verdict(row: Any) -> str:
         return "too few cells to test"
     if not np.isfinite(row.p_value):
         return "no valid null"
-    if row.p_value <= 0.05:
+    if row.p_value <= 0.05 and SCALES[row.readout] != "signed":
         return "stronger than comparable genes"
+    if row.p_value <= 0.05:
+        # Of what has a direction: the difference has one too, whatever that of the effect itself.
+        beside = row.effect_tested if np.isfinite(getattr(row, "effect_tested", np.nan)) else row.effect
+        return f"further {'towards' if beside > row.null_mean else 'from'} the target than comparable genes"
     return "not distinguishable from comparable genes"

@@ -97,7 +97,8 @@ def screen(
         Most null genes of each gene; None: up to 500 comparable ones where all genes are screened, since they are computed
         anyway, else 59. At least 19.
     pairs
-        The so many best genes are also changed two by two.
+        The so many best genes are also changed two by two: told beside pairs of comparable genes and beside what the two add up
+        to, without a p-value, since they were chosen by what they do in these cells.
     max_cells
         Most cells of each group (chosen by their digests); None: all.
     n_draws
@@ -375,7 +376,11 @@ class Screen(Questions):
             from scfm_lab.tasks.screen_pairs import pair_rows
 
             details = pair_rows(
-                self, details, singles, lambda qs: self._answers(journal, qs, progress, cancel, what="Pairs")
+                self,
+                details,
+                singles,
+                lambda qs: self._answers(journal, qs, progress, cancel, what="Pairs"),
+                cancel=cancel,
             )
         return ScreenResult(
             details=details,

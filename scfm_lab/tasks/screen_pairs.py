@@ -1,7 +1,12 @@
-"""The best genes of a screen, two by two: each pair against pairs of comparable genes."""
+"""The best genes of a screen, two by two: each pair beside pairs of comparable genes, and beside what its genes add up to.
+
+A pair has no p-value. Its genes were chosen for what they do alone in the very cells, so that it does more than other pairs
+whether or not the two have anything to do with each other.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +14,10 @@ import numpy as np
 
 from scfm_lab.evaluation.nulls import N_NULL, NO_NULL, NullTest, test_against_null
 from scfm_lab.tasks.gene_null import null_sets
-from scfm_lab.tasks.perturb_result import ALL, MIN_CHANGED
-from scfm_lab.tasks.readouts import SCALES
+from scfm_lab.tasks.perturb_result import ALL, CHOSEN, MIN_CHANGED
+from scfm_lab.tasks.readouts import SCALES, Movement
 from scfm_lab.tasks.screen_tests import Measured, ranked, rows_of
-from scfm_lab.tasks.sweep import Question
+from scfm_lab.tasks.sweep import Question, effects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,17 +29,23 @@ if TYPE_CHECKING:
     from scfm_lab.tasks.screen_tests import Group
     from scfm_lab.tasks.sweep import Effect
 
+#: Movements of all chosen genes that are held at once.
+_MOST_BYTES = 256 << 20
+
 
 def pair_rows(
     screen: Screen,
     details: pd.DataFrame,
     singles: Measured,
     answer: Callable[[list[Question]], Mapping[str, Effect]],
+    *,
+    cancel: Any = None,
 ) -> pd.DataFrame:
     """The table with the pairs of its best genes in it.
 
     Best is what stands first in the first read-out over all cells. A pair's null sets are pairs of genes, each comparable
-    with one of the two; ``sum_of_singles`` is what the pair would do if the two effects added up.
+    with one of the two; ``sum_of_singles`` is what the pair would do if what the two do added up: of the shift the length of
+    both movements together, of ``towards_target`` the sum; NaN of what does not add up (``expression``, ``label``).
     """
     import pandas as pd
 
@@ -51,6 +62,7 @@ def pair_rows(
     others = Measured.of(screen.lab, null, [found[screen.text(q)] for q in null], screen.readouts)
     at = {q.columns: i for i, q in enumerate(null)}
     names = [f"{singles.names[a]}+{singles.names[b]}" for a, b in pairs]
+    together = _added_up(screen, singles, chosen, pairs, cancel) if "shift" in singles.effects else {}
     parts = [details]
     for group in screen.groups:
         x = group.features(screen.lab).matrix()
@@ -60,7 +72,7 @@ def pair_rows(
             other = others.means(readout, group.rows)[0] if null else np.empty(0)
             alone = singles.means(readout, group.rows)[0]
             tests = [
-                _test(
+                _beside(
                     float(effect[i]),
                     x,
                     q.columns,
@@ -83,7 +95,11 @@ def pair_rows(
                 n_changed=changed,
                 over_samples=measured.over_samples(readout, group.rows, screen.lab.samples),
             )
-            rows["sum_of_singles"] = [alone[a] + alone[b] for a, b in pairs]
+            if readout == "shift":
+                rows["sum_of_singles"] = together[group.name]
+            elif readout == "towards_target":
+                rows["sum_of_singles"] = [alone[a] + alone[b] for a, b in pairs]
+            rows.loc[rows["n_null"] > 0, "verdict"] = CHOSEN
             parts.append(rows)
     return ranked(pd.concat(parts, ignore_index=True))
 
@@ -108,7 +124,39 @@ def _null_of(
     return sets, wanted
 
 
-def _test(
+def _added_up(
+    screen: Screen, singles: Measured, chosen: list[int], pairs: list[tuple[int, int]], cancel: Any
+) -> dict[str, NDArray[np.float64]]:
+    """Mean length of the two movements of each pair put together, by group.
+
+    Of doses that are drawn it is of one draw, as long on average as of any.
+    """
+    from scipy import sparse
+
+    lab = screen.lab
+    width, n = lab.baseline.shape[1], len(lab.cells)
+    member = np.zeros((n, len(screen.groups)), dtype=np.float32)
+    for number, group in enumerate(screen.groups):
+        member[group.rows, number] = 1
+    member[~lab.seen] = 0
+    sums = np.zeros((len(pairs), len(screen.groups)))
+    place = {gene: i for i, gene in enumerate(chosen)}
+    step = max(1, _MOST_BYTES // (4 * width * len(chosen)))
+    for begin in range(0, len(screen.used), step):
+        rows = screen.used[begin : begin + step]
+        asked = [_question(screen, list(singles.columns[gene]), rows) for gene in chosen]
+        moved = np.zeros((len(chosen), len(rows), width), dtype=np.float32)
+        for i, effect in enumerate(effects(lab, asked, readouts=[Movement(width)], cancel=cancel)):
+            moved[i, np.searchsorted(rows, effect.rows)] = effect.values.T
+        some = sparse.csr_matrix(member[rows])
+        for i, (a, b) in enumerate(pairs):
+            sums[i] += np.linalg.norm(moved[place[a]] + moved[place[b]], axis=1) @ some
+    cells = member.sum(axis=0)
+    means = np.divide(sums, cells, out=np.full_like(sums, np.nan), where=cells > 0)
+    return {group.name: means[:, number] for number, group in enumerate(screen.groups)}
+
+
+def _beside(
     effect: float,
     x: NDArray[np.float64],
     columns: tuple[int, ...],
@@ -117,7 +165,8 @@ def _test(
     scale: str,
 ) -> NullTest:
     null_x = np.array([x[list(one)].mean(axis=0) for one in sets])
-    return test_against_null(effect, x[list(columns)].mean(axis=0), null, null_x, scale=scale)
+    found = test_against_null(effect, x[list(columns)].mean(axis=0), null, null_x, scale=scale)
+    return replace(found, p_value=np.nan)
 
 
 def _expressing(screen: Screen, group: Group, columns: tuple[int, ...]) -> int:

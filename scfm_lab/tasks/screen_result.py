@@ -29,7 +29,8 @@ class ScreenResult(Result):
 
     details: pd.DataFrame
     """The table with more columns: null_low and null_high (middle 90 % of comparable genes), n_null, z (the residual in
-    standard deviations of the null genes' residuals), n_expressing, n_changed, verdict; for pairs sum_of_singles."""
+    standard deviations of the null genes' residuals), n_expressing, n_changed, verdict; for pairs sum_of_singles (what both would do if it added up; NaN
+    where that cannot be said)."""
     measured: Measured = field(repr=False)
     """Effect on every cell: ``measured.effects[readout]`` is a sparse matrix of genes × cells."""
     dose: float
@@ -93,7 +94,7 @@ class ScreenResult(Result):
                     f"  No p is below {smallest:.2g} (1 / (null genes + 1)), so that q ≤ 0.05 needs many genes at that limit: read "
                     "the list as a ranking."
                 )
-            lines += self._over_samples(can.head(5))
+            lines += [*self._over_samples(can.head(5)), *_of_pairs(rows)]
         if self.whole:
             lines.append(
                 "All genes were screened, so that they are each other's null: most are taken to be nothing special."
@@ -180,3 +181,18 @@ class ScreenResult(Result):
         provenance.write_table(
             adata, self.table, key_added or f"screen_{self.provenance['model']}", self.provenance, key_added is not None
         )
+
+
+def _of_pairs(rows: pd.DataFrame) -> list[str]:
+    """How far pairs are from what their genes add up to."""
+    pairs = rows[rows["sum_of_singles"].notna()] if "sum_of_singles" in rows else rows.iloc[:0]
+    if not len(pairs):
+        return []
+    off = (pairs["effect"] - pairs["sum_of_singles"]).abs()
+    told = f"  {plural(len(pairs), 'pair', 'pairs')} of the best genes, without a p since these very effects chose the genes: "
+    if (off <= 1e-3 * pairs["sum_of_singles"].abs()).all():
+        return [told + "each does what its two genes add up to."]
+    names = ", ".join(
+        f"{r.gene} {r.effect:.3g} ({r.sum_of_singles:.3g})" for r in pairs.loc[off.nlargest(3).index].itertuples()
+    )
+    return [f"{told}furthest from what the two add up to (in brackets) {names}."]

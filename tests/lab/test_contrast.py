@@ -156,6 +156,25 @@ def test_few_donors_get_intervals_and_small_groups_are_told(cells):
     assert one.table["effect"][0] == pytest.approx(result.details.query("group == 'all'")["effect"].iloc[0], rel=1e-4)
 
 
+def test_six_donors_of_one_condition_each_are_told_why_they_get_no_p(cells):
+    adata = cells[cells.obs["donor"].isin([f"d{i}" for i in range(6)])].copy()
+    adata.obs["condition"] = np.where(adata.obs["donor"].isin(["d0", "d1", "d2"]), "stim", "control")
+    result = sl.screen(adata, "pca", ["FTL"], contrast="condition", sample_key="donor", progress=False)
+    assert result.table["p_value"].isna().all()
+    told = result.summary()
+    assert (
+        "6 donors of one condition each, dealt in too few ways for a p of 0.05 (3 and 4, 2 and 5, or 4 and 4 would do)"
+        in told
+    )
+    assert "at least 6" not in told
+    # What is said would do does.
+    for first, n in ((3, 7), (2, 7), (4, 8)):
+        some = cells[cells.obs["donor"].isin([f"d{i}" for i in range(n)])].copy()
+        some.obs["condition"] = np.where(some.obs["donor"].isin([f"d{i}" for i in range(first)]), "stim", "control")
+        found = sl.screen(some, "pca", ["FTL"], contrast="condition", sample_key="donor", progress=False)
+        assert found.table["p_value"].notna().any()
+
+
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [

@@ -110,3 +110,16 @@ def test_a_gene_far_above_all_others_has_no_comparable_ones(pbmc68k):
     x[:, g] = 500
     f = nulls.features(x.tocsr(), cells.total)
     assert len(nulls.comparable_genes(f, g, candidates=np.ones(765, dtype=bool), n=50)) == 0
+
+
+def test_nothing_is_never_more_than_what_comparable_genes_do():
+    # Shares that are mostly 0: the line through them may predict less than nothing.
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 3))
+    shares = np.maximum(0, x[:, 0] - 1.5)
+    found = nulls.test_against_null(0.0, np.array([-2.5, 0.0, 0.0]), shares, x, scale="linear")
+    assert found.p_value == 1
+    assert found.null_low >= 0
+    assert found.null_mean >= 0
+    # What has a direction may well be 0 where others are not.
+    assert nulls.test_against_null(0.0, np.zeros(3), 1 + 0.01 * shares, x, scale="signed").p_value < 0.05

@@ -277,8 +277,17 @@ def test_pairs_among_the_best(small):
     a, b = row["gene"].split("+")
     both = Perturber(small, "pca").run({a: 0.0, b: 0.0}).table["effect"][0]
     assert row["effect"] == pytest.approx(both, rel=1e-4)
-    assert row["effect"] <= row["sum_of_singles"] + 1e-6
-    best = result.details[~result.details["gene"].str.contains("+", regex=False)]["gene"].head(3)
+    # Vectors of pca are a linear function of what a cell expresses: two knockouts move them as both together do.
+    np.testing.assert_allclose(pairs["sum_of_singles"], pairs["effect"], rtol=1e-4)
+    assert "each does what its two genes add up to" in result.summary()
+    # They were chosen for what they do in these cells, which therefore says nothing about them.
+    assert pairs["p_value"].isna().all()
+    beside = pairs["n_null"] > 0
+    assert (pairs["null_low"] < pairs["null_high"])[beside].all()
+    assert set(pairs["verdict"][beside]) == {"its genes were chosen by these effects: not tested"}
+    singles = result.details[~result.details["gene"].str.contains("+", regex=False)]
+    assert f"{singles['p_value'].notna().sum()} genes tested" in result.summary()
+    best = singles["gene"].head(3)
     assert set(best) == set("+".join(pairs["gene"]).split("+"))
 
 
@@ -456,3 +465,29 @@ def test_a_plan_counts_what_changes_before_anything_is_computed(pbmc68k):
 def test_a_plan_that_makes_no_sense_is_refused(pbmc68k, more):
     with pytest.raises(DataError):
         sl.plan_perturb(pbmc68k[:20].copy(), "pca", ["CD3D"], **more)
+
+
+def test_what_a_pair_adds_up_to_is_asked_of_the_movements(small):
+    asked = {"groupby": "cell_type", "n_null": 19, "progress": False}
+    result = sl.screen(small, "starter", GENES, pairs=2, readouts=["shift", "label"], **asked)
+    pairs = result.details[result.details["gene"].str.contains("+", regex=False)]
+    a, b = pairs["gene"].iloc[0].split("+")
+    both = [sl.perturb(small, "starter", {gene: 0.0}, null=False, progress=False) for gene in (a, b)]
+    moved = np.linalg.norm(sum(one.perturbed - one.baseline for one in both), axis=1)
+    shift = pairs[pairs["readout"] == "shift"].set_index("group")["sum_of_singles"]
+    assert shift["all"] == pytest.approx(moved.mean(), rel=1e-3)
+    own = (small.obs["cell_type"] == "CD19+ B").to_numpy()
+    assert shift["CD19+ B"] == pytest.approx(moved[own].mean(), rel=1e-3)
+    assert pairs.loc[pairs["readout"] == "label", "sum_of_singles"].isna().all()
+    assert "furthest from what the two add up to" in result.summary()
+
+
+def test_of_what_has_a_direction_the_verdict_has_the_direction_of_the_difference(whole):
+    rows = whole.details[whole.details["readout"] == "towards_target"]
+    there = rows[rows["p_value"] <= 0.05]
+    towards = there["verdict"] == "further towards the target than comparable genes"
+    assert set(there["verdict"][~towards]) == {"further from the target than comparable genes"}
+    assert towards.any()
+    assert (there["effect"] > there["null_mean"])[towards].all()
+    assert (there["effect"] < there["null_mean"])[~towards].all()
+    assert not rows["verdict"].str.startswith("stronger").any()
