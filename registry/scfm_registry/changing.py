@@ -72,10 +72,15 @@ class Changer(Gatekeeper):
             if wanted != ANYTHING and not there and not _is_expected(holder, wanted):
                 self._holders.told(found.name, alias, holder.version if holder else None)
                 now = f"{holder.name}/{holder.version}" if holder else "no version"
-                how = "when it was last looked at here" if expect == AS_SEEN else "expected"
+                other = "nobody" if wanted is None else _shown(found.name, wanted)
+                how = (
+                    f"; when it was last looked at here, {other} had it"
+                    if expect == AS_SEEN
+                    else f", where {other} was expected to have it"
+                )
                 message = (
-                    f"'{alias}' of {found.name} points at {now}, and not at {_shown(found.name, wanted)} as {how}; "
-                    "nothing was changed. Look at what was promoted meanwhile, then decide again."
+                    f"'{alias}' of {found.name} points at {now}{how}; nothing was changed. Look at what was promoted meanwhile, "
+                    "then decide again."
                 )
                 raise ModelError(message)
             sure()

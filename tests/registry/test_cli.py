@@ -75,7 +75,7 @@ def test_import_promote_verify(
     assert data("models", "promote", "mine/1", "--expect", "none")["aliases"] == ["champion"]
     code, out, err = scfm("models", "promote", "mine/1", "--expect", "none")
     assert (code, out) == (1, "")
-    assert err.startswith("Error: 'champion' of mine points at mine/1, and not at no version as expected")
+    assert err.startswith("Error: 'champion' of mine points at mine/1, where nobody was expected to have it")
     assert data("models", "verify", "mine")["ok"] is True
     path = Registry().resolve("mine").path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
@@ -293,7 +293,7 @@ def test_promote_says_who_loses_the_alias_and_asks_at_a_terminal(
     assert scfm("models", "promote", "mine/2")[1] == "champion of mine is now mine/2, instead of mine/1.\n"
     monkeypatch.setattr("sys.stdin", _WhileSomebodyPromotes("y\n"))
     code, _, err = scfm("models", "promote", "mine/3")
-    assert (code, "points at mine/1, and not at mine/2 as expected; nothing was changed" in err) == (1, True)
+    assert (code, "points at mine/1, where mine/2 was expected to have it; nothing was changed" in err) == (1, True)
     assert data("models", "promote", "mine/3")["instead_of"] == "mine/1"
     assert scfm("models", "promote", "mine/2", "--yes")[0] == 0
 

@@ -79,7 +79,7 @@ except ModelError as error:
     won = [said[2] for said in lines if said[2].startswith("won")]
     assert won == [f"won {registry.get('mine@champion').version}"]
     lost = [said[2] for said in lines if said[2].startswith("lost")]
-    assert all(f"points at mine/{won[0].split()[1]}, and not at no version" in said for said in lost)
+    assert all(f"points at mine/{won[0].split()[1]}, where nobody was expected to have it" in said for said in lost)
 
 
 def test_nothing_is_printed_and_nothing_is_written_outside_the_home(
