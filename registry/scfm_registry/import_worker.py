@@ -42,6 +42,7 @@ def _prepare() -> None:
         "h5py",
         "pandas",
         "scipy.sparse",
+        "yaml",
         "scfm_registry.importing",
         "scfm_registry.sharing.parents",
         *own,
@@ -75,7 +76,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     from scfm_lab.models.load import open_files
     from scfm_lab.models.pinned import pinned
     from scfm_lab.plugins import discover
-    from scfm_registry import confining, estimating, importing, tuned, version
+    from scfm_registry import confining, estimating, importing, licences, tuned, version
     from scfm_registry.sharing import parents
 
     folder = Path(request["folder"])
@@ -119,6 +120,10 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         tasks=family.data.get("tasks", ()),
         parameter_free=bool(family.data.get("parameter_free")),
         licence=request["licence"],
+        inherited=request.get("inherited"),
+        card=licences.in_cards(folder) or request.get("published") or "",
+        # A bundle tells what its version's licence allows, and what lay beside the weights was looked at there.
+        beside="" if request.get("as_registered") else licences.in_file(folder),
     )
     if model.digest:
         tags["scfm.weights"] = model.digest if model.finetuning else model.published_digest(hashes(folder, converted))

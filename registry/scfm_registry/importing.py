@@ -70,6 +70,7 @@ def import_checkpoint(
     config: Mapping[str, Any] | None = None,
     only: Sequence[Path] | None = None,
     source: str = "",
+    published: str = "",
     tags: Mapping[str, str] | None = None,
     cancel: Any = None,
 ) -> ModelVersion:
@@ -83,6 +84,8 @@ def import_checkpoint(
         Relative paths of its files, where the folder holds more than the checkpoint.
     source
         Where it was fetched from, for the record.
+    published
+        The licence that its authors name where it was fetched from; that of a card among the files goes before.
     tags
         What is known of the version besides: it is there from the first moment on.
     cancel
@@ -104,10 +107,10 @@ def import_checkpoint(
         base, parents = tuned.settle(registry, private, path)
         if card is not None and not any((private / known).exists() for known in CARDS):
             (private / CARDS[0]).write_text(card, encoding="utf-8")
-        terms = licence if licence is not None or base is None else base.licence or None
-        request = {"family": family.id, "kind": kind, "licence": terms, "left_out": left_out, "parents": parents}
+        request = {"family": family.id, "kind": kind, "licence": licence, "left_out": left_out, "parents": parents}
+        request |= {"inherited": (base and base.licence) or None, "published": published}
         answer = locked(private, path, {**request, "config": dict(config or {})})
-        own = {**answer["tags"], **tuned.terms(base, licence), **({"scfm.source": source} if source else {})}
+        own = tuned.terms(base, answer["tags"]) | ({"scfm.source": source} if source else {})
         stop_if(cancel)
         return registry.add_files(name, private, family.id, own | dict(tags or {}), card_of(private))
 

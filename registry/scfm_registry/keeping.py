@@ -283,10 +283,11 @@ class Keeper(Registrar):
             weight_bytes=base.weight_bytes or 4 * model.spec.parameters,
             peak_mib=estimating.peak_mib(model),
             tasks=item.data.get("tasks", ()),
-            licence=base.licence if licence is None else licence,
+            licence=licence,
+            inherited=base.licence,
         )
         # Who may use the parent for what decides what may be done with what was made of it.
-        found |= tuned.terms(base, licence)
+        found = tuned.terms(base, found)
         return found | {"scfm.parent_digest": base.digest} | tuned.tags(record)
 
     def _log(self, name: str, record: dict[str, Any]) -> str:

@@ -57,7 +57,8 @@ class Registrar(Verifier, Annotator):
         kind
             ``"pretrained"``, ``"fine-tuned"`` or ``"baseline"``.
         licence
-            SPDX expression; the family's own by default.
+            SPDX expression; by default the one that the checkpoint's card names (``license:`` at the beginning of its
+            ``README.md`` or ``card.md``, or the hub's page), else the family's own. None makes it laxer than these.
         card
             The model's card, as Markdown, where the folder holds no ``card.md`` or ``README.md``.
         config
@@ -109,6 +110,7 @@ class Registrar(Verifier, Annotator):
                 card=card,
                 config=config,
                 source=found.source,
+                published=found.licence,
                 tags=said,
                 cancel=cancel,
             )

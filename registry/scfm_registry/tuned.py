@@ -99,10 +99,21 @@ def recorded(registry: Reader, told: Mapping[str, Any]) -> ModelVersion | None:
     return None
 
 
-def terms(base: ModelVersion | None, licence: str | None) -> dict[str, str]:
-    """Who may use what was made of a version: whoever may use that version; a licence that is given can only be stricter."""
-    allowed = None if base is None else version.commercial(base.commercial, named=licence is not None)
-    return {"scfm.commercial": allowed} if allowed else {}
+def terms(base: ModelVersion | None, told: dict[str, str]) -> dict[str, str]:
+    """Tags of what was made of a version: whoever may use that version may use it, where its own files and licence allow it.
+
+    Parameters
+    ----------
+    base
+        What it was made from, where that is here.
+    told
+        Its tags, as its own files have them.
+    """
+    if base is None:
+        return told
+    allowed = {True: "true", False: "false", None: ""}[base.commercial]
+    said = version.strictest(told.get("scfm.commercial", ""), allowed)
+    return {key: value for key, value in (told | {"scfm.commercial": said}).items() if value}
 
 
 def tags(record: Mapping[str, Any]) -> dict[str, str]:

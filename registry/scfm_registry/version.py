@@ -273,6 +273,9 @@ def tags(
     tasks: Iterable[str] = (),
     parameter_free: bool = False,
     licence: str | None = None,
+    inherited: str | None = None,
+    card: str = "",
+    beside: str = "",
 ) -> dict[str, str]:
     """Write down as tags what a model says of itself; its digest and size are added when its files are registered.
 
@@ -293,9 +296,28 @@ def tags(
     parameter_free
         Whether nothing in it was trained: a table of principal components counts as no parameters.
     licence
-        SPDX expression; the spec's by default. Whether a licence given by hand allows commercial use is not known here; what the
-        spec forbids stays forbidden.
+        SPDX expression that somebody has given; by default what the files say, else the spec's. Where its name does not tell
+        whether it forbids commercial use, that is not known; what the spec forbids stays forbidden.
+    inherited
+        Licence of what it was made from, which counts in place of the spec's; ``None`` where it was made from nothing.
+    card
+        Licence that the card among the files names.
+    beside
+        What lies among the files as a licence, as :func:`scfm_registry.licences.in_file` gives it: counts where nothing names one.
     """
+    from scfm_registry import licences
+
+    # What a plugin wrote in several lines of its code is one line all the same.
+    own = " ".join(spec.licence.split()) if inherited is None else inherited
+    beside = "" if licence is not None or card else beside
+    named = next(
+        (
+            name
+            for name in (licence, card or None, None if spec.commercial is False else beside or None)
+            if name is not None
+        ),
+        own,
+    )
     abilities = sorted({*spec.abilities, *tasks})
     found = {
         "scfm.schema": SCHEMA,
@@ -313,10 +335,9 @@ def tags(
         "scfm.gene_ids": spec.genes,
         "scfm.abilities": ",".join(abilities),
         "scfm.organism": ",".join(spec.organisms),
-        # What a plugin wrote in several lines of its code is one line all the same.
-        "scfm.license": " ".join(spec.licence.split()) if licence is None else licence,
+        "scfm.license": own if licences.same(named, own) else named,
         "scfm.citation": " ".join(spec.citation.split()),
-        "scfm.commercial": commercial(spec.commercial, named=licence not in (None, spec.licence)),
+        "scfm.commercial": licences.commercial(spec.commercial, own, named=licence, card=card, beside=beside),
         "scfm.device.cpu": "declared",
         "scfm.device.cuda": "unknown",
         "scfm.device.mps": "unknown",
@@ -329,22 +350,15 @@ def tags(
     return {key: value for key, value in found.items() if value}
 
 
-def commercial(allowed: bool | None, *, named: bool) -> str:
-    """Value of the tag that says whether commercial use is allowed; a licence that is `named` beside can only be stricter.
-
-    Parameters
-    ----------
-    allowed
-        What the family, or what a version was made from, allows.
-    named
-        Whether somebody has named another licence.
+def strictest(*values: str) -> str:
+    """The strictest of several values of the tag that says whether commercial use is allowed; empty is not known.
 
     Examples
     --------
-    >>> commercial(True, named=False), commercial(True, named=True), commercial(False, named=True)
-    ('true', '', 'false')
+    >>> strictest("true", "false"), strictest("true", ""), strictest("true", "true")
+    ('false', '', 'true')
     """
-    return "" if allowed is None or (named and allowed) else str(allowed).lower()
+    return "false" if "false" in values else "true" if all(value == "true" for value in values) else ""
 
 
 def read(record: Record, *, trashed: bool = False) -> ModelVersion | None:

@@ -286,7 +286,7 @@ def test_a_card_says_what_is_on_record_and_what_came_with_the_files(
     assert card.startswith(f"# {name}/1\n")
     for line in (
         "| Vector | 8 numbers per cell |",
-        "| Licence | CC-BY-NC-4.0 |",
+        "| Licence | CC-BY-NC-4.0 (no commercial use) |",
         f"`{added.digest}`",
         "Fitted to 700 blood",
     ):
@@ -326,7 +326,7 @@ def test_words_that_somebody_put_there_past_us_cannot_break_out(
     for key, value in {**lies, "by": "\x1b[2Jben", "retracted": "now", "retracted_because.a": "\x1b[2J"}.items():
         registry.client.set_model_version_tag(added.name, "1", f"scfm.{key}", value)
     card, found = registry.card(added.name), registry.get(added.reference)
-    assert "| Licence | MIT \\| \\| Kind \\| verified |" in card
+    assert "| Licence | MIT \\| \\| Kind \\| verified (no commercial use) |" in card
     assert "\u202e" not in card
     with pytest.raises(ModelError, match="was retracted") as caught:
         registry.load(added.reference)

@@ -98,6 +98,8 @@ def test_a_published_checkpoint_comes_by_its_name_in_the_catalogue(
     web: Web, geneformer: Path, made_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _serve(web, geneformer)
+    about = {"sha": COMMIT, "cardData": {"license": "cc-by-nc-4.0"}}
+    web.pages["/api/models/ctheodoris/Geneformer/revision/main"] = Page(json.dumps(about).encode())
     weights = (geneformer / "V2-small" / "model.safetensors").read_bytes()
     web.pages["/cdn/V2-small/model.safetensors"].breaks.append(len(weights) // 2)
     [entry] = [item for item in catalog._read() if item["id"] == "geneformer-v2-104m"]
@@ -117,6 +119,7 @@ def test_a_published_checkpoint_comes_by_its_name_in_the_catalogue(
         "geneformer-v2-104m", certify=False, progress=lambda done, total: seen.append((done, total))
     )
     assert (done.reference, done.family) == ("geneformer-v2-104m/1", "scfm.geneformer")
+    assert (done.licence, done.commercial) == ("CC-BY-NC-4.0", False), "the card of a repository lies above its folders"
     assert done.tags["scfm.source"] == f"hf://ctheodoris/Geneformer@{COMMIT}/V2-small"
     assert registry.catalog()[0].here == ("geneformer-v2-104m/1",), "its weights are those of the catalogue"
     assert len(list((registry.resolve("geneformer-v2-104m").path / "dictionaries").iterdir())) == 4

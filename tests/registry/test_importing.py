@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import threading
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from scfm_lab import load_model
 from scfm_lab.errors import Cancelled, ModelError
-from scfm_registry import Registry, doctor, importing, manifest, measuring, names, tuned, version, workers
+from scfm_registry import Registry, doctor, importing, licences, manifest, measuring, names, tuned, version, workers
 from scfm_registry.checking import check
 from scfm_registry.serving import _load_pyfunc
 from scfm_registry.sharing import parents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 @pytest.fixture
 def registry(made_home: Path) -> Registry:
     return Registry()
+
+
+@pytest.fixture(scope="module")
+def pca_spec() -> Any:
+    return load_model("pca").spec
 
 
 def _nothing_was_registered(registry: Registry) -> None:
@@ -353,7 +359,64 @@ def test_a_licence_that_is_named_is_never_laxer(made_home: Path) -> None:
         parent = dataclasses.replace(base, commercial=allowed)
         for licence, wanted in ((None, kept), ("MIT", named)):
             assert version.tags(family, **about, licence=licence).get("scfm.commercial") == wanted
-            assert tuned.terms(parent, licence).get("scfm.commercial") == wanted
+            own = version.tags(
+                dataclasses.replace(spec, commercial=True), **about, licence=licence, inherited="CC-BY-NC-4.0"
+            )
+            assert tuned.terms(parent, own).get("scfm.commercial") == wanted
+    assert version.tags(spec, **about, licence="CC-BY-NC-4.0")["scfm.commercial"] == "false", "its name says so"
+
+
+@pytest.mark.parametrize(
+    ("files", "licence", "allowed"),
+    [
+        ({"README.md": "---\nlicense: cc-by-nc-4.0\ntags:\n- cells\n---\n# Ours\n", "LICENSE": "Attribution-NonCommercial"}, "CC-BY-NC-4.0", False),
+        ({"README.md": "---\r\nlicense: other\r\nlicense_name: our-terms\r\n---\r\n"}, "our-terms", None),
+        ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": "Ask us."}, "MIT", True),
+        ({"README.md": "---\nlicense: bsd-3-clause\n---\n"}, "BSD-3-Clause", True),
+        ({"README.md": "---\nlicense: [mit, cc-by-nc-sa-4.0]\n---\n"}, "MIT AND CC-BY-NC-SA-4.0", False),
+        ({"README.md": "---\nlicense: [mit\n---\n"}, "BSD-3-Clause", True),
+        ({"README.md": "---\nlicense: !!python/object/apply:os.system [exit]\n---\n"}, "BSD-3-Clause", True),
+        ({"README.md": f"---\nlicense: {'[' * 5_000}\n---\n"}, "BSD-3-Clause", True),
+        ({"LICENSE": "Attribution-NonCommercial 4.0 International"}, "see LICENSE (non-commercial)", False),
+        ({"LICENSE": "Our own terms."}, "see LICENSE", None),
+        ({"LICENSE.txt": "MIT"}, "MIT", True),
+        ({"NOTICE": "Made with the help of many."}, "BSD-3-Clause", True),
+    ],
+)  # fmt: skip
+def test_the_licence_that_the_files_name_goes_before_the_familys(
+    basis: Callable[..., Path], files: dict[str, str], licence: str, allowed: bool | None, pca_spec: Any
+) -> None:
+    folder = basis()
+    known = Path(str(resources.files("scfm_registry.sharing"))) / "licences" / "MIT.txt"
+    (folder / "card.md").unlink()
+    for name, text in files.items():
+        whole = known.read_text().replace("<year> <copyright holders>", "2026 Ana")
+        (folder / name).write_text(whole if text == "MIT" else text)
+    told = {"card": licences.in_cards(folder), "beside": licences.in_file(folder)}
+    about = {"kind": "pretrained", "family": "scfm.pca", "origin": "import", "weight_bytes": 1, "peak_mib": 1}
+    found = version.tags(pca_spec, **about, **told)
+    assert (found["scfm.license"], found.get("scfm.commercial")) == (
+        licence,
+        None if allowed is None else str(allowed).lower(),
+    )
+    stricter = version.tags(dataclasses.replace(pca_spec, commercial=False), **about, **told)
+    assert stricter["scfm.commercial"] == "false", "what the family forbids stays forbidden"
+
+
+def test_a_checkpoint_that_was_published_as_non_commercial_is_registered_as_that(
+    registry: Registry, basis: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = basis()
+    (folder / "card.md").rename(folder / "README.md")
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# Ours\n")
+    (folder / "LICENSE").write_text("Attribution-NonCommercial")
+    found = registry.import_checkpoint(folder, "mine", certify=False)
+    assert (found.licence, found.commercial) == ("CC-BY-NC-4.0", False)
+    # Also for who says otherwise.
+    again = registry.import_checkpoint(folder, "again", licence="MIT", certify=False)
+    assert (again.licence, again.commercial) == ("MIT", False)
+    assert "no commercial use" in registry.card("mine")
+    assert "Not for commercial use" in registry.export_bundle("mine", tmp_path / "mine.scfm").obligations
 
 
 def test_a_tag_does_not_choose_the_adapter(made_home: Path, put_in: Callable[..., ModelVersion]) -> None:

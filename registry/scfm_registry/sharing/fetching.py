@@ -45,11 +45,14 @@ class Found:
         Where it was fetched from; empty for what was here already.
     name
         What it is called in the catalogue; empty where it is not in there.
+    licence
+        The one that its authors name on the hub; empty where they name none there.
     """
 
     path: Path
     source: str = ""
     name: str = ""
+    licence: str = ""
 
 
 @contextmanager
@@ -103,9 +106,9 @@ def local(
         raise ModelError(f"{shown(text)} is not fetched; give a folder, an archive, hf://ORG/REPO/FOLDER or https://…")
     parts = _parts(text, entry, sha256)
     with _place(text) as work:
-        source, folder = _download(parts, work, Policy.of(hosts), progress)
+        source, folder, licence = _download(parts, work, Policy.of(hosts), progress)
         with _archive(folder, scratch) as unpacked:
-            yield Found(unpacked, source, entry.id if entry is not None else "")
+            yield Found(unpacked, source, entry.id if entry is not None else "", licence)
 
 
 def _published(text: str) -> Published | None:
@@ -190,12 +193,12 @@ def _clear(root: Path) -> None:
 
 def _download(
     parts: Sequence[dict[str, Any]], work: Path, policy: Policy, progress: bool | Callable[..., None]
-) -> tuple[str, Path]:
-    """Fetch all parts into one folder: where the first was, and the folder or archive that holds the checkpoint."""
+) -> tuple[str, Path, str]:
+    """Fetch all parts into one folder: where the first was, the folder or archive that holds the checkpoint, and its licence there."""
     from scfm_lab.tasks.progress import as_progress
 
     plan: list[tuple[Client, Wanted]] = []
-    source, main = "", work
+    source, main, licence = "", work, ""
     for index, part in enumerate(parts):
         if part["from"].startswith(hub.PREFIX):
             asked = hub.Repository.parse(part["from"])
@@ -204,6 +207,7 @@ def _download(
             wanted = told.files
             if index == 0:
                 source, main = str(replace(asked, revision=told.commit)), work / asked.folder
+                licence = told.licence
                 wanted = _as_published(wanted, part)
         else:
             speaker = Client(policy)
@@ -227,7 +231,7 @@ def _download(
     for _, item in plan[1:]:
         if unpacking.is_archive(Path(item.name)):
             _unpack_beside(work / item.name, work, fetched)
-    return source, main
+    return source, main, licence
 
 
 def _as_published(wanted: list[Wanted], part: dict[str, Any]) -> list[Wanted]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from scfm_lab.errors import ModelError
-from scfm_registry import importing, manifest
+from scfm_registry import importing, licences, manifest
 from scfm_registry.sharing.addresses import shown
 from scfm_registry.sharing.downloading import Client, Wanted
 
@@ -91,11 +91,14 @@ class Listing:
         What a version can be made of, by path in the repository.
     left_out
         What it cannot: code, pictures, the state of a training, other formats of the same weights.
+    licence
+        The one that the repository's card names; empty where it names none.
     """
 
     commit: str
     files: list[Wanted]
     left_out: list[str]
+    licence: str = ""
 
 
 def listing(speaker: Client, asked: Repository) -> Listing:
@@ -123,7 +126,7 @@ def listing(speaker: Client, asked: Repository) -> Listing:
     if not chosen:
         raise ModelError(f"{asked} holds no files that a checkpoint is made of. Check the folder's name.")
     root = f"{endpoint()}/{quote(asked.owner)}/{quote(asked.name)}/resolve/{commit}"
-    return Listing(commit, [_wanted(entry, root) for entry in chosen], left_out)
+    return Listing(commit, [_wanted(entry, root) for entry in chosen], left_out, licences.told(told.get("cardData")))
 
 
 def _entries(speaker: Client, url: str) -> list[dict[str, Any]]:
