@@ -664,6 +664,111 @@ def test_places_that_are_not_there_leave_the_others_where_they_are(bench: Callab
     until(page, lambda: lab.state["range"] is not None)
 
 
+def test_a_column_that_tells_no_groups_apart_says_why(
+    bench: Callable[..., Any], cells: AnnData, pictures: Path
+) -> None:
+    gaps = cells.copy()
+    gaps.obs.iloc[0, gaps.obs.columns.get_loc("cell_type")] = np.nan
+    page, lab = bench(gaps, model="pca", layout="X_umap")
+    settled(page)
+    assert lab.state["groupby"] == "cell_type"
+    page.get_by_role("tab", name="Perturb").click()
+    lab.doses = {"CD3D": 0.0}
+    page.get_by_role("img", name=re.compile("^All cells.*: effect")).wait_for()
+    groups = page.locator("select[id$=-groupby]")
+    assert groups.input_value() == "", "all cells are together"
+    named = groups.locator("option", has_text="cell_type")
+    assert named.inner_text() == "cell_type (1 cell has no value)"
+    assert named.is_disabled()
+    page.get_by_text("No groups of cell_type: 1 cell has no value.").wait_for()
+    page.locator(".scfm-lab").screenshot(path=pictures / "no-groups.png")
+
+
+def test_what_is_read_out_is_said_and_a_filled_dot_is_one_that_stays(
+    bench: Callable[..., Any], pbmc68k: AnnData, pictures: Path
+) -> None:
+    import scfm_lab as sl
+
+    cells = pbmc68k.copy()
+    page, lab = bench(cells, model="pca", groupby="cell_type", layout="X_umap")
+    settled(page)
+    page.get_by_role("tab", name="Perturb").click()
+    result = sl.perturb(cells, "pca", {"CD3D": 0.0}, groupby="cell_type", target="CD19+ B", n_null=30, progress=False)
+    lab.result = result
+    readout = page.locator("select[id$=-effects-readout]")
+    readout.wait_for()
+    assert readout.input_value() == "towards_target"
+    page.get_by_text("mean movement towards CD19+ B (negative: away)").wait_for()
+    for name in ("towards_target", "shift"):
+        readout.select_option(name)
+        table = result.table[result.table["readout"] == name].set_index("group")
+        rows = page.locator(".sl-effect")
+        until(page, lambda table=table, rows=rows: rows.count() == len(table))
+        for row in rows.all():
+            group = row.locator(".sl-effect-name").inner_text()
+            told = table.loc["all" if group == "All cells" else group]
+            filled = row.locator(".sl-effect-dot.sl-distinct").count() == 1
+            assert filled == (told["q_value"] <= 0.05)
+            heard = row.get_by_role("img").get_attribute("aria-label")
+            for words in (row.locator(".sl-verdict").inner_text(), heard):
+                assert ("q " in words) == np.isfinite(told["q_value"])
+                assert ("not after correction" in words) == (told["p_value"] <= 0.05 < told["q_value"])
+        assert rows.locator(".sl-effect-dot").count() > 5
+        page.locator(".scfm-lab").screenshot(path=pictures / f"effects-{name}.png")
+    page.get_by_text("mean shift").wait_for()
+    # A notebook beside a file browser.
+    page.set_viewport_size({"width": 640, "height": 900})
+    page.locator(".sl-effects").screenshot(path=pictures / "effects-narrow.png")
+    page.set_viewport_size({"width": 1280, "height": 730})
+
+    lab.result = sl.screen(
+        cells, "pca", genes=["CD3D", "LYZ", "NKG7"], groupby="cell_type", target="CD19+ B", n_null=30, progress=False
+    )
+    table = lab.results["screen"].table
+    page.get_by_role("button", name=re.compile("^Screen every gene")).click()
+    page.get_by_text("The effect is the mean movement towards CD19+ B (negative: away).").wait_for()
+    best = table[(table["readout"] == "towards_target") & (table["group"] == "all")]
+    assert page.locator(".sl-ranked tbody tr td:first-child").all_inner_texts() == best["gene"].tolist()
+    page.locator(".scfm-lab").screenshot(path=pictures / "screen-towards.png")
+
+
+def test_on_a_tablet_two_fingers_zoom_and_what_takes_a_tap_is_seen(
+    bench: Callable[..., Any], cells: AnnData, pictures: Path
+) -> None:
+    page, lab = bench(cells)
+    settled(page)
+    wire = page.context.new_cdp_session(page)
+    wire.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 5})
+    area = plane(page).locator("[role=application]")
+    area.press("0")
+    before = steady(plane(page))
+    box = plane(page).bounding_box()
+    y = box["y"] + box["height"] / 2
+
+    def touch(kind: str, *xs: float) -> None:
+        points = [{"x": box["x"] + x * box["width"], "y": y, "id": i} for i, x in enumerate(xs)]
+        wire.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    touch("Start", 0.4)
+    touch("Start", 0.4, 0.6)
+    for far in (0.02, 0.06, 0.1):
+        touch("Move", 0.4 - far, 0.6 + far)
+    touch("End")
+    other_than(plane(page), before)
+    assert lab.selection.sum() == 0
+    area.press("0")
+    same_as(plane(page), before)
+
+    pick = page.locator(".sl-group-pick").first
+    until(page, lambda: pick.evaluate("it => getComputedStyle(it).opacity") == "1")
+    count = page.locator(".sl-groups .sl-count").first
+    words = count.evaluate(
+        "it => { const range = document.createRange(); range.selectNodeContents(it); return range.getBoundingClientRect().right; }"
+    )
+    assert words <= pick.bounding_box()["x"], "it lies over no count"
+    page.locator(".scfm-lab").screenshot(path=pictures / "tablet.png")
+
+
 def test_five_thousand_categories_can_be_searched(bench: Callable[..., Any]) -> None:
     many = made(10_000)
     many.obs["clone"] = [f"clone {i % 5000}" for i in range(10_000)]

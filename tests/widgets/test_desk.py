@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from writers import write_scgpt
 
+import scfm_lab as sl
 from scfm_lab.errors import DataError
 from scfm_lab.tasks.compare import compare
 from scfm_lab.tasks.layout import umap_plane, write_plane
+from scfm_widgets.codec import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,8 +89,6 @@ class TestCode:
     def test_keeps_what_results_from_python_were_asked_with(
         self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
     ) -> None:
-        import scfm_lab as sl
-
         for cells in (pbmc68k, loaded):
             cells.obs["donor"] = [f"d{i % 3}" for i in range(cells.n_obs)]
             cells.layers["counts"] = cells.X.copy()
@@ -192,8 +192,6 @@ class TestCode:
     def test_does_not_make_again_what_the_cells_came_with(
         self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
     ) -> None:
-        import scfm_lab as sl
-
         few, rest = pbmc68k[::5].copy(), loaded[::5].copy()
         key = sl.embed(few, "sctop", progress=False).key
         write_plane(few, key, umap_plane(few.obsm[key]))
@@ -244,8 +242,6 @@ class TestMethods:
     def test_name_the_model_of_vectors_that_were_there_before(
         self, bench: Callable[..., Bench], pbmc68k: AnnData
     ) -> None:
-        import scfm_lab as sl
-
         sl.embed(pbmc68k, "sctop", key_added="X_old", progress=False)
         lab = bench().lab
         lab.result = sl.trajectory(pbmc68k, use_rep="X_old", root="CD34+", groupby="cell_type", twin=False)
@@ -344,6 +340,24 @@ class TestGenes:
         assert [item["gene"] for item in answer["neighbours"]] == found.table["gene"].tolist()
         assert "no evidence of a shared function" in answer["beside"]
 
+    def test_without_counts_are_told_in_the_unit_of_their_values(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        counted, _ = bench().ask(type="gene", gene=GENE)
+        assert counted["groups"]["unit"] == "log(1 + counts per 10,000)"
+        assert all(0 <= row["share"] <= 1 for row in counted["groups"]["rows"])
+        scaled = pbmc68k.copy()
+        scaled.raw = None
+        values = scaled.X.toarray()
+        scaled.X = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-6)
+        answer, _ = bench(scaled).ask(type="gene", gene=GENE)
+        assert answer["groups"]["unit"] == "values in X"
+        rows = {row["group"]: row for row in answer["groups"]["rows"]}
+        assert rows["CD19+ B"]["mean"] < 0
+        assert not any("share" in row for row in rows.values()), (
+            "a share of what lies above the mean is none of cells that have it"
+        )
+
     def test_that_two_views_ask_about_are_told_in_both(self, bench: Callable[..., Bench]) -> None:
         lab = bench().lab
         busy = threading.Event()
@@ -402,8 +416,6 @@ class TestCompare:
     def test_two_checkpoints_of_one_family_keep_their_vectors_and_names_apart(
         self, two: list[str], pbmc68k: AnnData
     ) -> None:
-        import scfm_lab as sl
-
         cells = pbmc68k[::10].copy()
         cells.obsm["X_scgpt_2"] = np.ones((cells.n_obs, 2))
         found = compare(cells, *two, progress=False)
@@ -437,7 +449,7 @@ class TestScreen:
         told = opened.lab._screen
         assert told["genes"] > 100
         assert len(told["rows"]) == 100
-        assert told["totals"] == {"all": told["genes"]}
+        assert told["totals"] == {"shift": {"all": told["genes"]}}
         assert {job["unit"] for job in opened.updates("_job") if job and job["note"] == "gene after gene"} == {
             "genes × cells"
         }
@@ -447,6 +459,28 @@ class TestScreen:
         text = opened.lab.methods()
         assert f"each of {told['genes']} genes alone at dose 0 in 35 cells" in text
         assert "Model pca" in text
+
+    def test_towards_a_state_is_ranked_by_each_read_out_in_the_order_of_the_groups(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        few = pbmc68k[:120].copy()
+        order = ["S", "G2M", "G1"]
+        few.obs["phase"] = few.obs["phase"].astype(str).astype("category").cat.set_categories(order)
+        opened = bench(few, model=MODEL)
+        result = sl.screen(few, MODEL, genes=[GENE, "LYZ", "NKG7"], groupby="phase", target="G1", progress=False)
+        opened.lab.result = result
+        told = opened.lab._screen
+        assert told["target"] == "G1"
+        assert set(told["totals"]) == {"shift", "towards_target"}
+        for readout, totals in told["totals"].items():
+            rows = [row for row in told["rows"] if row["readout"] == readout]
+            assert list(dict.fromkeys(row["group"] for row in rows)) == ["all", *order]
+            table = result.table[result.table["readout"] == readout]
+            for group in ("all", *order):
+                expected = table[table["group"] == group]
+                assert totals[group] == len(expected)
+                assert [row["gene"] for row in rows if row["group"] == group] == expected["gene"].tolist()
+                assert [row["effect"] for row in rows if row["group"] == group] == plain(expected["effect"].tolist())
 
     def test_of_cells_one_of_which_has_no_group_tells_them_together(
         self, bench: Callable[..., Bench], pbmc68k: AnnData
@@ -459,7 +493,7 @@ class TestScreen:
         opened.lab.selection = np.arange(10)
         answer, _ = opened.ask(type="screen", dose=0.0, groupby="cell_type", selected=True)
         assert "error" not in answer
-        assert set(opened.lab._screen["totals"]) == {"all"}
+        assert set(opened.lab._screen["totals"]["shift"]) == {"all"}
         # Compare and Trajectory ask by the same rule.
         assert [opened.lab.session.grouping(name) for name in ("cell_type", "phase", "nowhere")] == [
             None,

@@ -249,6 +249,11 @@ class TestState:
         lab = opened.lab
         groups = {column["name"]: column["groups"] for column in lab._meta["obs"]}
         assert [name for name, told in groups.items() if told] == ["cell_type", "phase", "louvain"]
+        # Those of labels that tell no groups are named with what is in the way.
+        assert {column["name"]: column["why"] for column in lab._meta["obs"] if "why" in column} == {
+            "clone": "holds 300 groups, more than 200",
+            "gaps": "350 cells have no value",
+        }
         lab.set_state({"state": {**lab.state, "groupby": "clone"}})
         assert lab.state["groupby"] == "cell_type"
         assert opened.updates("state")[-1]["groupby"] == "cell_type", "and the browser is told"
@@ -559,6 +564,19 @@ class TestRunning:
         assert plan["audit"]["overall"]["matched"] == audit.genes_matched
         lost = {row["group"]: row["lost"] for row in plan["audit"]["rows"]}
         assert lost == pytest.approx(audit.table.set_index("group")["umi_share_lost"].drop("all").to_dict())
+
+    def test_tells_groups_in_the_order_of_the_legend(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        order = [str(i) for i in range(12)]
+        pbmc68k.obs["leiden"] = pd.Categorical([order[i % 12] for i in range(pbmc68k.n_obs)], categories=order)
+        opened = bench(model=MODEL, groupby="leiden", colour="leiden")
+        column, _ = opened.ask(type="column", by="obs", name="leiden")
+        assert column["column"]["labels"] == order
+        opened.ask(type="plan", model=MODEL)
+        assert [row["group"] for row in opened.lab._plan["audit"]["rows"]] == order
+        answer, _ = opened.ask(type="gene", gene=GENE)
+        assert [row["group"] for row in answer["groups"]["rows"]] == ["all", *order]
+        opened.ask(type="perturb", doses={GENE: 0.0}, commit=False)
+        assert [row["group"] for row in opened.lab._perturbation["rows"]] == ["all", *order]
 
     def test_an_unknown_model_is_an_error_in_words_in_the_bench(self, bench: Callable[..., Bench]) -> None:
         opened = bench()

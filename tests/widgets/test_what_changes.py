@@ -18,7 +18,7 @@ from scfm_lab.tasks.perturb import Perturber
 from scfm_widgets import cell as notebook
 from scfm_widgets import lab as lab_module
 from scfm_widgets import shelf, still
-from scfm_widgets.codec import Frame, pack_mask
+from scfm_widgets.codec import Frame, pack_mask, plain
 from scfm_widgets.export import payload_of
 from scfm_widgets.session import _width
 
@@ -396,6 +396,21 @@ class TestGiven:
         expected = sl.perturb(few, MODEL, {GENE: 0.5}, basis="X_two", null=False, seed=3, progress=False)
         np.testing.assert_allclose(lab.result.layout.after, expected.layout.after, atol=1e-4)
         assert lab._after == lab.session.frame.pack(lab.result.layout.after)
+
+    def test_a_perturbation_towards_a_state_is_told_by_each_read_out(
+        self, bench: Callable[..., Bench], few: AnnData
+    ) -> None:
+        lab: Any = bench(few, model=MODEL).lab
+        target = str(few.obs["phase"].iloc[0])
+        result = sl.perturb(few, MODEL, {GENE: 0.0}, groupby="phase", target=target, null=False, progress=False)
+        lab.result = result
+        lab.wait(60)
+        told = lab._perturbation
+        assert told["target"] == target
+        assert {row["readout"] for row in told["rows"]} == {"shift", "towards_target"}
+        # In the target's own group there is no way towards it.
+        effects = {(row.readout, row.group): plain(row.effect) for row in result.table.itertuples()}
+        assert {(row["readout"], row["group"]): row["effect"] for row in told["rows"]} == effects
 
     def test_levels_are_told_on_the_bench_and_in_the_methods(self, bench: Callable[..., Bench], few: AnnData) -> None:
         lab: Any = bench(few, model=MODEL).lab

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.cells.cells import group_column
-from scfm_lab.errors import CountsError, DataError
+from scfm_lab.cells.cells import MOST_GROUPS, group_column
+from scfm_lab.errors import CountsError, DataError, plural
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,6 +63,17 @@ def has_groups(adata: AnnData, name: str) -> bool:
     except DataError:
         return False
     return True
+
+
+def why_no_groups(adata: AnnData, name: str) -> str:
+    """Why effects cannot be told for the values of a column of labels, in a few words; nothing where they can."""
+    if has_groups(adata, name):
+        return ""
+    column = adata.obs[name]
+    missing = int(column.isna().sum())
+    if missing:
+        return f"{plural(missing, 'cell has', 'cells have')} no value"
+    return f"holds {column.nunique():,} groups, more than {MOST_GROUPS}"
 
 
 def genes_of(adata: AnnData) -> Genes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError, GenesError, ScfmError, did_you_mean
-from scfm_widgets.checks import genes_of, has_groups
+from scfm_widgets.checks import genes_of, why_no_groups
 from scfm_widgets.codec import Column, pack_categories, pack_numbers
 from scfm_widgets.gene_matrix import AS_IT_IS, GeneMatrix
 
@@ -136,14 +136,16 @@ class Columns:
     def describe(self) -> list[dict[str, Any]]:
         """Columns of ``obs`` that can colour cells.
 
-        Each with its name, its kind (``"category"`` or ``"number"``), and whether effects can be told for its groups.
+        Each with its name, its kind (``"category"`` or ``"number"``), and whether effects can be told for its groups; of
+        labels for which they cannot, also why.
         """
         found = []
         for name in self.adata.obs.columns:
             kind = self._kind(name)
             if kind:
-                groups = kind == "category" and has_groups(self.adata, name)
-                found.append({"name": str(name), "kind": kind, "groups": groups})
+                why = why_no_groups(self.adata, name) if kind == "category" else ""
+                told = {"name": str(name), "kind": kind, "groups": kind == "category" and not why}
+                found.append(told | {"why": why} if why else told)
         return found
 
     def favourite(self) -> str | None:
@@ -153,6 +155,17 @@ class Columns:
             if name in groups:
                 return name
         return groups[0] if groups else None
+
+    def order(self, name: str | None) -> list[str]:
+        """Groups of a column as its legend has them; none of texts, which are sorted there as everywhere."""
+        import pandas as pd
+
+        values = None if name is None else self.adata.obs.get(name)
+        if values is None or getattr(values, "ndim", 1) != 1:
+            return []
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            return [str(group) for group in values.cat.categories]
+        return [str(group) for group in np.unique(values)] if pd.api.types.is_numeric_dtype(values) else []
 
     def checked(self, colour: dict[str, Any]) -> dict[str, str]:
         """Refuse a colour that can never be; a result that says it may still come.
@@ -212,9 +225,12 @@ class Columns:
         """
         name = self.require_gene(name)
         values = self.expression(name, progress=progress, cancel=cancel)
+        return pack_numbers(values, title=self.labels.get(name, name), low=0.0, unit=self.unit(name))
+
+    def unit(self, name: str) -> str:
+        """Of the expression of a gene, as :meth:`of_gene` shows it."""
         matrix = self._genes()
-        unit = matrix.unit if name in matrix.place else AS_IT_IS
-        return pack_numbers(values, title=self.labels.get(name, name), low=0.0, unit=unit)
+        return matrix.unit if self.require_gene(name) in matrix.place else AS_IT_IS
 
     def of_result(self, name: str, results: dict[str, Result]) -> Column:
         """What a result says of each cell.

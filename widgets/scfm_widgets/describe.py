@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_lab.cells.cells import ALL
 from scfm_lab.errors import plural
 from scfm_widgets.codec import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,6 +49,7 @@ def perturbation(
     seq: int,
     null: str,
     expressing: Mapping[str, int],
+    order: Sequence[str] = (),
     of: str | None = None,
 ) -> dict[str, Any]:
     """Describe a :class:`~scfm_lab.tasks.perturb_result.PerturbResult`.
@@ -64,11 +66,13 @@ def perturbation(
         ``"pending"``, ``"ready"`` or ``"none"``.
     expressing
         For each gene of `doses`, in how many cells it is found.
+    order
+        Of the groups, as the legend has them.
     of
         The model that made it, in words, where it is another than the one that is picked.
     """
     fields = [name for name in _EFFECT_FIELDS if name in result.table]
-    rows = plain(result.table[fields].to_dict(orient="records"))
+    rows = in_order(plain(result.table[fields].to_dict(orient="records")), order)
     for row in rows:
         if row["verdict"] == "null not computed":
             row["verdict"] = ""
@@ -77,6 +81,7 @@ def perturbation(
         "seq": seq,
         "doses": dict(doses),
         "rows": rows,
+        "target": dict(result.provenance.get("arguments") or {}).get("target"),
         "null": null,
         "moved": int(np.asarray(result.changed).sum()),
         "error_median": plain(float(np.nanmedian(error))) if np.isfinite(error).any() else None,
@@ -87,6 +92,13 @@ def perturbation(
         "set_to": {str(gene): float(level) for gene, level in dict(result.set_to).items()},
         "expressing": dict(expressing),
     }
+
+
+def in_order(rows: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows by group as the legend has them, all cells together first; what is alike in read-out and group stays as it was."""
+    place = {ALL: -1} | {group: at for at, group in enumerate(order)}
+    readouts = {readout: at for at, readout in enumerate(dict.fromkeys(row.get("readout") for row in rows))}
+    return sorted(rows, key=lambda row: (readouts[row.get("readout")], place.get(row["group"], len(order))))
 
 
 def groupby_of(result: Any) -> str | None:
@@ -246,8 +258,8 @@ def _in_square(point: Any, frame: Frame) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def plan(found: Plan, audit: Any, source: str, *, groupby: str | None) -> dict[str, Any]:
-    """Describe the plan of a run and the audit of genes beside it."""
+def plan(found: Plan, audit: Any, source: str, *, groupby: str | None, order: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe the plan of a run and the audit of genes beside it, by group in the legend's `order`."""
     table = audit.table
     rows = [
         {
@@ -283,7 +295,7 @@ def plan(found: Plan, audit: Any, source: str, *, groupby: str | None) -> dict[s
         "memory": f"{found.fit.verdict}: {found.fit.reason}",
         "seconds": plain(float(found.seconds)),
         "notes": [f"{found.median_length:,} genes per cell (median) go into the model."],
-        "audit": {"rows": rows, "overall": overall, "groupby": groupby, "note": " ".join(notes)},
+        "audit": {"rows": in_order(rows, order), "overall": overall, "groupby": groupby, "note": " ".join(notes)},
     }
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import DataError, ModelError
+from scfm_widgets import describe
 from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
@@ -92,7 +93,9 @@ class ComparePanel(Panel):
                 "models": list(compared.models),
                 "groupby": compared.groupby,
                 "n_neighbors": compared.n_neighbors,
-                "rows": plain(compared.table.to_dict(orient="records")),
+                "rows": describe.in_order(
+                    plain(compared.table.to_dict(orient="records")), self.session.columns.order(compared.groupby)
+                ),
                 "summary": compared.summary(),
             }
         )

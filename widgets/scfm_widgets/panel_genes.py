@@ -8,7 +8,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from scfm_lab.errors import GenesError, ModelError
+from scfm_widgets import describe
 from scfm_widgets.codec import plain
+from scfm_widgets.gene_matrix import LOG_COUNTS
 from scfm_widgets.panels import Panel
 from scfm_widgets.worker import abandonable
 
@@ -60,30 +62,28 @@ class GenesPanel(Panel):
 
     def _tell(self, gene: str, cancel: Event) -> dict[str, Any]:
         session = self.session
-        groups = self._groups(session.columns.expression(gene))
+        groups = self._groups(session.columns.expression(gene), session.columns.unit(gene))
         told: dict[str, Any] = {"gene": gene, "groups": groups, "neighbours": None}
         if session.state.get("model") and session.model is None:
             return told
         return told | self._neighbours(gene, cancel)
 
-    def _groups(self, values: NDArray[np.float64]) -> dict[str, Any]:
-        """Mean expression, and the share of cells in which the gene is found, by group."""
+    def _groups(self, values: NDArray[np.float64], unit: str) -> dict[str, Any]:
+        """Mean expression by group; of counts also the share of cells in which the gene is found, which other values hide."""
         session = self.session
         groupby = session.groupby() or session.columns.favourite()
         members: dict[str, NDArray[Any]] = {"all": np.arange(len(values))}
         if groupby is not None:
             labels = session.adata.obs[groupby].astype(str).to_numpy(dtype=object)
             members |= {str(group): np.flatnonzero(labels == group) for group in sorted(set(labels))}
-        rows = [
-            {
-                "group": group,
-                "n": len(at),
-                "mean": float(np.nanmean(values[at])),
-                "share": float((values[at] > 0).mean()),
-            }
+        rows: list[dict[str, Any]] = [
+            {"group": group, "n": len(at), "mean": plain(float(np.nanmean(values[at])))}
             for group, at in members.items()
         ]
-        return {"groupby": groupby, "rows": rows}
+        if unit == LOG_COUNTS:
+            for row in rows:
+                row["share"] = float((values[members[row["group"]]] > 0).mean())
+        return {"groupby": groupby, "unit": unit, "rows": describe.in_order(rows, session.columns.order(groupby))}
 
     def _neighbours(self, gene: str, cancel: Event) -> dict[str, Any]:
         """Genes whose embeddings point the same way, or why there are none."""

@@ -299,7 +299,13 @@ class PerturbPanel(Panel):
 
     def _described(self, result: Any, doses: Mapping[str, float], *, seq: int, null: str) -> dict[str, Any]:
         return describe.perturbation(
-            result, doses, seq=seq, null=null, expressing=self.expressing(doses), of=self.made_by(result)
+            result,
+            doses,
+            seq=seq,
+            null=null,
+            expressing=self.expressing(doses),
+            order=self.session.columns.order(describe.groupby_of(result)),
+            of=self.made_by(result),
         )
 
     def made_by(self, result: Any) -> str | None:

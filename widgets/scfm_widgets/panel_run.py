@@ -46,7 +46,9 @@ class RunPanel(Panel):
             audit = abandonable(lambda: sl.audit_genes(session.adata, model, groupby=groupby), cancel)
             progress(0, 0, "timing some of the cells")
             planned = abandonable(lambda: sl.plan(session.adata, model), cancel)
-            session.publish(_plan=describe.plan(planned, audit, source, groupby=groupby))
+            session.publish(
+                _plan=describe.plan(planned, audit, source, groupby=groupby, order=session.columns.order(groupby))
+            )
             return {}
 
         future = session.submit("plan", work, label="Planning", lane="plan", quiet=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import DataError
+from scfm_widgets import describe
 from scfm_widgets.codec import plain
 from scfm_widgets.panels import Panel
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from scfm_lab.results import Result
     from scfm_widgets.session import Session
 
-#: Rows that go to the browser, by group: the strongest effects; the whole table is in ``lab.results["screen"].table``.
+#: Rows that go to the browser, by read-out and group: the strongest effects; the whole table is in ``lab.results["screen"].table``.
 MOST_ROWS = 100
-_FIELDS = ("gene", "group", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells")
+_FIELDS = ("gene", "group", "readout", "effect", "null_mean", "null_sd", "p_value", "q_value", "n_cells")
 
 
 class ScreenPanel(Panel):
@@ -96,18 +97,21 @@ class ScreenPanel(Panel):
             return
         screen: Any = result
         details = screen.details
-        readout = str(details["readout"].iloc[0])
-        rows = details[details["readout"] == readout]
-        kept = rows.groupby("group", sort=False, observed=True).head(MOST_ROWS)
+        by = details.groupby(["readout", "group"], sort=False, observed=True)
+        totals: dict[str, dict[str, int]] = {}
+        for (readout, group), n in by.size().items():
+            totals.setdefault(str(readout), {})[str(group)] = int(n)
+        rows = plain(by.head(MOST_ROWS)[list(_FIELDS)].to_dict(orient="records"))
+        groupby = describe.groupby_of(screen)
         self.session.publish(
             _screen={
                 "version": self.session.next_version(),
                 "dose": float(screen.dose),
                 "model": str(screen.provenance["model"]),
-                "readout": readout,
+                "target": screen.target,
                 "summary": screen.summary(),
                 "genes": int(screen.provenance["genes"]),
-                "totals": {str(name): int(n) for name, n in rows["group"].value_counts().items() if n},
-                "rows": plain(kept[list(_FIELDS)].to_dict(orient="records")),
+                "totals": totals,
+                "rows": describe.in_order(rows, self.session.columns.order(groupby)),
             }
         )

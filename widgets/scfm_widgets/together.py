@@ -74,5 +74,6 @@ def _answer(lab: Lab, panel: PerturbPanel, doses: dict[str, float], result: Any)
         seq=0,
         null="ready" if result.has_null else "none",
         expressing=panel.expressing(doses),
+        order=session.columns.order(describe.groupby_of(result)),
     )
     return {"doses": doses, "perturbation": told, "after": session.frame.pack(result.layout.after)}

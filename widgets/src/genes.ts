@@ -39,3 +39,10 @@ export function noGene(
   const known = names.map((name) => store.symbols.get(name) ?? name);
   return notFound(others.length > 0 ? "column or gene" : "gene", [...others, ...known], typed);
 }
+
+/** Between which values bars are drawn: from nothing to what is furthest from it, on either side. */
+export function barRange(values: readonly (number | null)[]): { low: number; high: number } {
+  const known = values.filter((value) => value !== null);
+  const low = Math.min(0, ...known);
+  return { low, high: Math.max(low + 1e-9, 0, ...known) };
+}

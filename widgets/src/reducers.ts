@@ -118,6 +118,24 @@ export function testedOf(row: EffectRow): number {
   return some < row.n_cells ? some : 0;
 }
 
+/** Whether a group stays apart from comparable genes when it is corrected for the number of groups: what fills its dot. */
+export function isDistinct({ q_value: q }: Pick<EffectRow, "q_value">): boolean {
+  return q != null && q <= 0.05;
+}
+
+/** The verdict, which is that of p alone, with what the correction makes of it. */
+export function verdictWords(row: Pick<EffectRow, "verdict" | "q_value">): string {
+  // "Stronger than comparable genes", "further from the target than …".
+  const apart = row.verdict.endsWith(" than comparable genes");
+  const alone = apart && row.q_value != null && !isDistinct(row);
+  return alone ? `${row.verdict}, not after correction` : row.verdict;
+}
+
+/** Groups of which a model sees least first; those that are alike stay in their order. */
+export function mostLost<Row extends { lost: number | null }>(rows: readonly Row[]): Row[] {
+  return [...rows].sort((a, b) => (b.lost ?? -1) - (a.lost ?? -1));
+}
+
 // --------------------------------------------------------------------------------------- legend
 
 /** Hide a category or show it again. */
@@ -326,6 +344,12 @@ export function groupingOf(
   asked: string | null,
 ): string | null {
   return columns.find(({ name, groups }) => groups && name === asked)?.name ?? null;
+}
+
+/** Why the column that is asked for tells no groups apart; "" where it does, or where it is not there. */
+export function noGroups(columns: readonly { name: string; why?: string }[], asked: string | null): string {
+  const why = columns.find(({ name }) => name === asked)?.why;
+  return why ? `No groups of ${asked}: ${why}.` : "";
 }
 
 /** The root that is picked, if it is there: a group of other groups than these is none. */

@@ -9,6 +9,8 @@ export interface ColumnInfo {
   kind: "category" | "number";
   /** Whether effects can be told for its groups: not too many, and every cell in one. */
   groups?: boolean;
+  /** Why they cannot, of a column of labels, in a few words. */
+  why?: string;
 }
 
 export interface Meta {
@@ -167,6 +169,8 @@ export interface Perturbation {
   set_to?: Record<string, number>;
   /** The model that made it, where it is another than the one that is picked. */
   of?: string | null;
+  /** The state that the read-out towards a target is of. */
+  target?: string | null;
   interpolated?: boolean;
   /** For each gene, in how many cells it is found. */
   expressing?: Record<string, number>;
@@ -214,11 +218,13 @@ export interface Screen {
   version: number;
   dose: number;
   model: string;
-  readout: string;
+  /** The state that the read-out towards a target is of. */
+  target: string | null;
   summary: string;
   rows: {
     gene: string;
     group: string;
+    readout: string;
     effect: number | null;
     null_mean: number | null;
     null_sd: number | null;
@@ -227,8 +233,8 @@ export interface Screen {
     n_cells: number;
   }[];
   genes: number;
-  /** For each group, in how many rows the whole table tells of it. */
-  totals: Record<string, number>;
+  /** For each read-out and group, in how many rows the whole table tells of it. */
+  totals: Record<string, Record<string, number>>;
 }
 
 /** A run that has ended. */

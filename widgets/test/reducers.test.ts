@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { readGenes } from "../src/genes.ts";
+import { barRange, readGenes } from "../src/genes.ts";
 import {
   anyChange,
   besideNull,
@@ -16,10 +16,13 @@ import {
   hasLevels,
   hiddenCodes,
   isBusy,
+  isDistinct,
   isPicked,
   keyedDose,
   matchParts,
+  mostLost,
   nearest,
+  noGroups,
   notFound,
   rootIn,
   sameDoses,
@@ -29,6 +32,7 @@ import {
   testedOf,
   toggleHidden,
   typeAhead,
+  verdictWords,
   withDose,
   without,
   withoutGene,
@@ -73,6 +77,29 @@ describe("groups", () => {
     expect(groupingOf(columns, "clone")).toBeNull();
     expect(groupingOf(columns, "gone")).toBeNull();
     expect(groupingOf(columns, null)).toBeNull();
+  });
+
+  it("say why a column has none", () => {
+    const gaps = [{ name: "donor" }, { name: "cell_type", why: "1 cell has no value" }];
+    expect(noGroups(gaps, "cell_type")).toBe("No groups of cell_type: 1 cell has no value.");
+    expect([noGroups(gaps, "donor"), noGroups(gaps, "gone"), noGroups(gaps, null)]).toEqual(["", "", ""]);
+  });
+
+  it("of which least is seen stand first", () => {
+    const rows = [
+      { group: "0", lost: 0.1 },
+      { group: "1", lost: null },
+      { group: "2", lost: 0.7 },
+      { group: "10", lost: 0.1 },
+    ];
+    expect(mostLost(rows).map(({ group }) => group)).toEqual(["2", "0", "10", "1"]);
+  });
+
+  it("below and above nothing have bars from there", () => {
+    expect(barRange([2, 4, null])).toEqual({ low: 0, high: 4 });
+    expect(barRange([-1, 3])).toEqual({ low: -1, high: 3 });
+    expect(barRange([-2, -1])).toEqual({ low: -2, high: 0 });
+    expect(barRange([0]).high).toBeGreaterThan(0);
   });
 
   it("hold the root, or it is a cell", () => {
@@ -338,6 +365,20 @@ describe("an effect beside its null", () => {
     const row = effect("CD3D", "all", 4, tested);
     expect([besideNull(row), testedOf(row)]).toEqual([3, 200]);
     expect(testedOf({ ...row, n_tested: 700 })).toBe(0);
+  });
+
+  it("stays apart from comparable genes where it does so after correction, and the words say the same", () => {
+    const verdict = "stronger than comparable genes";
+    const alone = effect("CD3D", "B", 4, { verdict, p_value: 0.033, q_value: 0.12 });
+    expect([isDistinct(alone), verdictWords(alone)]).toEqual([false, `${verdict}, not after correction`]);
+    const kept = { ...alone, q_value: 0.05 };
+    expect([isDistinct(kept), verdictWords(kept)]).toEqual([true, verdict]);
+    const further = { ...alone, verdict: "further from the target than comparable genes" };
+    expect(verdictWords(further)).toBe(`${further.verdict}, not after correction`);
+    const none = { ...alone, verdict: "not distinguishable from comparable genes" };
+    expect(verdictWords(none)).toBe(none.verdict);
+    const other = { ...alone, verdict: "too few cells to test", q_value: null };
+    expect([isDistinct(other), verdictWords(other)]).toEqual([false, "too few cells to test"]);
   });
 
   it("is of all cells before the test, and where there is no null", () => {

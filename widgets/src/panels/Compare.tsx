@@ -102,8 +102,12 @@ function Found({ found }: { found: Compared }) {
         <>
           <h2 class="sl-heading">Neighbours of the same {found.groupby}</h2>
           <p class="sl-muted sl-key">
-            <span class="sl-key-dot" aria-hidden="true" /> {found.models[0]}
-            <span class="sl-key-square" aria-hidden="true" /> {found.models[1]}
+            <span>
+              <span class="sl-key-dot sl-distinct" aria-hidden="true" /> {found.models[0]}
+            </span>
+            <span>
+              <span class="sl-key-square" aria-hidden="true" /> {found.models[1]}
+            </span>
           </p>
           <ul class="sl-effect-list">
             {[all, ...groups].map((row) => (

@@ -2,9 +2,20 @@
 
 import { scaleLinear } from "d3-scale";
 import * as format from "../format.ts";
-import { useStore } from "../hooks.ts";
-import { anyChange, band, besideNull, changeWords, hasLevels, testedOf } from "../reducers.ts";
+import { useKept, useStore } from "../hooks.ts";
+import { readoutShown, readoutsOf, readoutWords } from "../readouts.ts";
+import {
+  anyChange,
+  band,
+  besideNull,
+  changeWords,
+  hasLevels,
+  isDistinct,
+  testedOf,
+  verdictWords,
+} from "../reducers.ts";
 import type { EffectRow } from "../types.ts";
+import { Readout } from "./Readout.tsx";
 
 const WIDTH = 272;
 const HEIGHT = 16;
@@ -12,10 +23,11 @@ const INSET = 6;
 
 export function Effects() {
   const store = useStore("_perturbation", "doses");
+  const [picked, setPicked] = useKept<string | null>("effects.readout", null);
   const shown = store.shown;
   if (!shown || !(anyChange(shown.doses) || hasLevels(shown))) return null;
-  const readouts = [...new Set(shown.rows.map(({ readout }) => readout))];
-  const main = readouts.includes("shift") ? "shift" : readouts[0];
+  const readouts = readoutsOf(shown.rows);
+  const main = readoutShown(readouts, picked);
   const rows = shown.rows.filter(({ readout }) => readout === main);
   if (rows.length === 0) return null;
   const scale = effectScale(rows);
@@ -43,12 +55,20 @@ export function Effects() {
       {outdated && <Outdated computing={computing} of={changeWords(shown)} />}
       {hasLevels(shown) && <p class="sl-muted">{changeWords(shown)}</p>}
       {shown.of && <p class="sl-muted">From {shown.of}, which is not the model that is picked.</p>}
+      <Readout name="effects" readouts={readouts} shown={main} target={shown.target} onPick={setPicked} />
       <p class="sl-muted sl-key">
-        <span class="sl-key-dot" aria-hidden="true" /> mean {main}
+        <span>
+          <span class="sl-key-dot" aria-hidden="true" /> {readoutWords(main, shown.target)}
+        </span>
         {(shown.null === "ready" || shown.null === "pending") && (
-          <>
+          <span>
             <span class="sl-key-band" aria-hidden="true" /> comparable genes
-          </>
+          </span>
+        )}
+        {rows.some(({ q_value: q }) => q != null) && (
+          <span title="Corrected for the number of groups">
+            <span class="sl-key-dot sl-distinct" aria-hidden="true" /> q ≤ 0.05
+          </span>
         )}
       </p>
       <ul class="sl-effect-list">
@@ -123,9 +143,10 @@ function Effect({
   const some = testedOf(row);
   const spread = band(row);
   const judged = tells === "verdict";
-  const said = judged ? row.verdict || (pending ? "" : "null not computed") : "";
+  const said = judged ? verdictWords(row) || (pending ? "" : "null not computed") : "";
   const words = tells === "estimate" ? "estimated" : said;
   const name = row.group === "all" ? "All cells" : row.group;
+  const tests = judged ? testsOf(row) : [];
   const tested = some > 0 ? `(${format.count(some)} tested)` : "";
   return (
     <li class="sl-effect">
@@ -149,7 +170,7 @@ function Effect({
       <svg
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
         role="img"
-        aria-label={spoken(row, tested ? `${name} ${tested}` : name, words)}
+        aria-label={spoken(row, tested ? `${name} ${tested}` : name, [words, ...tests].join(", "))}
         preserveAspectRatio="none"
       >
         <line class="sl-effect-line" x1={INSET} x2={WIDTH - INSET} y1={HEIGHT / 2} y2={HEIGHT / 2} />
@@ -178,17 +199,16 @@ function Effect({
       {words && (
         <p class="sl-verdict">
           {words}
-          {judged && row.p_value != null && (
-            <span class="sl-muted sl-nowrap"> · p {format.pValue(row.p_value)}</span>
-          )}
+          {tests.length > 0 && <span class="sl-muted sl-nowrap"> · {tests.join(" · ")}</span>}
         </p>
       )}
     </li>
   );
 }
 
-function isDistinct({ verdict }: EffectRow): boolean {
-  return verdict.startsWith("stronger");
+function testsOf({ p_value: p, q_value: q }: EffectRow): string[] {
+  const told = p == null ? [] : [`p ${format.pValue(p)}`];
+  return q == null ? told : [...told, `q ${format.pValue(q)}`];
 }
 
 function spoken(row: EffectRow, name: string, words: string): string {

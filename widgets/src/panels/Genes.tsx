@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import * as format from "../format.ts";
-import { geneOptions, noGene } from "../genes.ts";
+import { barRange, geneOptions, noGene } from "../genes.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
 import { isPicked, withDose } from "../reducers.ts";
 import { Superseded } from "../requests.ts";
@@ -21,9 +21,17 @@ interface Alike {
   beside?: string;
 }
 
+interface Mean {
+  group: string;
+  n: number;
+  mean: number | null;
+  /** Of cells that have it; only counts tell. */
+  share?: number;
+}
+
 interface Told extends Alike {
   gene: string;
-  groups: { groupby: string | null; rows: { group: string; n: number; mean: number; share: number }[] };
+  groups: { groupby: string | null; unit: string; rows: Mean[] };
 }
 
 interface Partner {
@@ -126,14 +134,17 @@ export function Genes({ show }: { show: (component: string) => void }) {
 }
 
 function Groups({ told }: { told: Told }) {
-  const { rows, groupby } = told.groups;
-  const most = Math.max(...rows.map(({ mean }) => mean), 1e-9);
+  const { rows, groupby, unit } = told.groups;
+  const shares = rows.some(({ share }) => share !== undefined);
+  const { low, high } = barRange(rows.map(({ mean }) => mean));
+  const along = (value: number) => `${(100 * value) / (high - low)}%`;
   return (
     <section>
       <h2 class="sl-heading">Expression{groupby ? ` by ${groupby}` : ""}</h2>
       <table class="sl-audit">
         <caption class="sl-muted">
-          mean of log(1 + counts per 10,000), and share of cells that have it
+          mean of {unit}
+          {shares && ", and share of cells that have it"}
         </caption>
         <tbody>
           {rows.map(({ group, mean, share, n }) => (
@@ -142,10 +153,15 @@ function Groups({ told }: { told: Told }) {
                 {group === "all" ? "All cells" : group}
               </th>
               <td class="sl-audit-bar">
-                <span style={{ width: `${(100 * mean) / most}%` }} />
+                <span
+                  style={{
+                    width: along(Math.abs(mean ?? 0)),
+                    marginLeft: along(Math.min(mean ?? 0, 0) - low),
+                  }}
+                />
               </td>
               <td class="sl-number">{format.number(mean)}</td>
-              <td class="sl-number sl-muted">{format.percent(share)}</td>
+              {shares && <td class="sl-number sl-muted">{format.percent(share)}</td>}
             </tr>
           ))}
         </tbody>

@@ -1,8 +1,8 @@
 /** The registry's models: what each is, under which licence, and whether it runs here. */
 
 import { useEffect } from "preact/hooks";
-import * as format from "../format.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
+import { isFound, licenceWarning, modelFacts } from "../models.ts";
 import { isBusy, isPicked } from "../reducers.ts";
 import type { ModelRow } from "../types.ts";
 import { Icon } from "../ui/icons.tsx";
@@ -23,11 +23,8 @@ export function Models() {
     if (store.get("_models")?.status === "ready" && !store.get("_meta").static)
       store.requests.ask({ type: "models" }, "models").catch(() => {});
   }, [store]);
-  const query = typed.trim().toLowerCase();
   const all = models?.rows ?? [];
-  const rows = all.filter(
-    (row) => (!query || searchText(row).includes(query)) && (kind === null || row.kind === kind),
-  );
+  const rows = all.filter((row) => isFound(row, typed) && (kind === null || row.kind === kind));
   const kinds = [...new Set(all.map((row) => row.kind).filter(Boolean))];
   const picked = store.state.model;
   const pickable = rows.filter((row) => !row.blocked);
@@ -87,7 +84,7 @@ export function Models() {
       </div>
       {models?.status === "ready" && rows.length === 0 && (
         <p class="sl-empty-line">
-          {query ? `No model matches “${typed.trim()}”.` : "The registry holds no model yet."}
+          {typed.trim() ? `No model matches “${typed.trim()}”.` : "The registry holds no model yet."}
         </p>
       )}
       <Import />
@@ -106,12 +103,7 @@ interface CardProps {
 }
 
 function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
-  const facts = [
-    familyWords(row.family),
-    row.kind,
-    row.parameters ? `${format.number(row.parameters / 1e6)} M parameters` : "",
-    row.licence ?? "no licence stated",
-  ].filter(Boolean);
+  const warning = licenceWarning(row);
   const { view } = useScope();
   return (
     <div class={`sl-model ${picked ? "sl-picked" : ""} ${row.blocked ? "sl-greyed" : ""}`}>
@@ -143,9 +135,8 @@ function ModelCard({ id, row, picked, focusable, onPick }: CardProps) {
         </span>
         {row.description && <span class="sl-model-text">{row.description}</span>}
         <span class="sl-model-facts">
-          {facts.join(" · ")}
-          {row.commercial === false && <span class="sl-chip sl-chip-warn">non-commercial</span>}
-          {row.commercial === null && <span class="sl-chip sl-chip-warn">commercial use not stated</span>}
+          {modelFacts(row).join(" · ")}
+          {warning && <span class="sl-chip sl-chip-warn">{warning}</span>}
           {row.tags.map((tag) => (
             <span class="sl-chip" key={tag}>
               {tag}
@@ -258,23 +249,4 @@ function Skeleton() {
       <span />
     </div>
   );
-}
-
-/** A family as people call it: "scfm." stands before those that come with scfm-lab. */
-function familyWords(family: string): string {
-  return family ? `${family.replace(/^scfm\./, "")} family` : "";
-}
-
-function searchText(row: ModelRow): string {
-  const parts = [
-    row.name,
-    row.family,
-    row.kind,
-    row.licence,
-    row.description,
-    ...row.aliases,
-    ...row.tags,
-    ...row.abilities,
-  ];
-  return parts.join(" ").toLowerCase();
 }

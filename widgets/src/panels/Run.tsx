@@ -3,7 +3,7 @@
 import { useEffect } from "preact/hooks";
 import * as format from "../format.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
-import { isBusy } from "../reducers.ts";
+import { isBusy, mostLost } from "../reducers.ts";
 import type { AuditRow, Plan } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
 
@@ -144,6 +144,7 @@ const MAX_GROUPS = 24;
 
 function Audit({ audit }: { audit: NonNullable<Plan["audit"]> }) {
   const { overall } = audit;
+  const rows = mostLost(audit.rows);
   const seen = overall.lost == null ? null : 1 - overall.lost;
   return (
     <section>
@@ -158,7 +159,7 @@ function Audit({ audit }: { audit: NonNullable<Plan["audit"]> }) {
             Share of counts lost{audit.groupby ? `, by ${audit.groupby}` : ""}
           </caption>
           <tbody>
-            {audit.rows.slice(0, MAX_GROUPS).map((row) => (
+            {rows.slice(0, MAX_GROUPS).map((row) => (
               <AuditLine key={row.group} row={row} />
             ))}
           </tbody>

@@ -3,10 +3,12 @@
 import { useMemo } from "preact/hooks";
 import * as format from "../format.ts";
 import { useKept, useScope, useStore } from "../hooks.ts";
+import { readoutShown, readoutsOf, readoutWords } from "../readouts.ts";
 import { countOnes, isBusy } from "../reducers.ts";
 import type { Screen } from "../types.ts";
 import { JobStatus } from "../ui/Progress.tsx";
 import { Grouping } from "./Grouping.tsx";
+import { Readout } from "./Readout.tsx";
 
 const DOSES: { dose: number; label: string }[] = [
   { dose: 0, label: "Knock out" },
@@ -115,9 +117,13 @@ function Ranked({ found, show }: { found: Screen; show: (component: string) => v
   const store = useStore("state", "doses", "genes");
   const groups = [...new Set(found.rows.map(({ group }) => group))];
   const [group, setGroup] = useKept("screen.group", "all");
+  const [picked, setPicked] = useKept<string | null>("screen.readout", null);
+  const readouts = readoutsOf(found.rows);
+  const readout = readoutShown(readouts, picked);
   const [order, setOrder] = useKept<Order>("screen.order", "p_value");
   const shown = groups.includes(group) ? group : groups[0];
-  const rows = found.rows.filter((row) => row.group === shown);
+  const rows = found.rows.filter((row) => row.group === shown && row.readout === readout);
+  const total = found.totals[readout]?.[shown] ?? 0;
   const value = (row: Screen["rows"][number]) =>
     order === "effect" ? -Math.abs(row.effect ?? 0) : (row.p_value ?? 2);
   rows.sort((a, b) => value(a) - value(b) || Math.abs(b.effect ?? 0) - Math.abs(a.effect ?? 0));
@@ -133,6 +139,7 @@ function Ranked({ found, show }: { found: Screen; show: (component: string) => v
       <h2 class="sl-heading">
         {format.plural(found.genes, "gene")} at dose {format.dose(found.dose)}
       </h2>
+      <Readout name="screen" readouts={readouts} shown={readout} target={found.target} onPick={setPicked} />
       {groups.length > 1 && (
         <label class="sl-field" for={`${prefix}-screen-group`}>
           <span class="sl-field-label">In</span>
@@ -150,17 +157,18 @@ function Ranked({ found, show }: { found: Screen; show: (component: string) => v
           </select>
         </label>
       )}
-      {rows.length < (found.totals[shown] ?? 0) && (
+      <p class="sl-muted">The effect is the {readoutWords(readout, found.target)}.</p>
+      {rows.length < total && (
         <p class="sl-muted">
-          The {format.count(rows.length)} of {format.count(found.totals[shown])} with the smallest p; all of
-          them are in <code>lab.results["screen"].table</code>.
+          The {format.count(rows.length)} of {format.count(total)} with the smallest p; all of them are in{" "}
+          <code>lab.results["screen"].table</code>.
         </p>
       )}
       <table class="sl-ranked">
         <thead>
           <tr>
             <th scope="col">gene</th>
-            {head("effect", found.readout)}
+            {head("effect", "effect")}
             <th scope="col">comparable</th>
             {head("p_value", "p")}
             <th scope="col">q</th>

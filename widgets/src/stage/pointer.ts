@@ -53,7 +53,9 @@ export interface Drawing {
 export class Pointer {
   drawing: Drawing | null = null;
   #stop: (() => void)[] = [];
-  #begin: { x: number; y: number } | null = null;
+  #begin: { x: number; y: number; pointer: number } | null = null;
+  /** Where each pointer is that is down on the plane: two are fingers that zoom. */
+  #down = new Map<number, [number, number]>();
   #last = { x: 0, y: 0 };
   #dragged = false;
   /** The cell to which keys have gone, while they go from cell to cell; and at which they were last. */
@@ -67,10 +69,13 @@ export class Pointer {
     private readonly scene: Scene,
     private readonly gestures: Gestures,
   ) {
-    this.#listen("pointerdown", (event) => this.#down(event));
+    this.#listen("pointerdown", (event) => this.#press(event));
     this.#listen("pointermove", (event) => this.#move(event));
     this.#listen("pointerup", (event) => this.#up(event));
-    this.#listen("pointercancel", () => this.#cancel());
+    this.#listen("pointercancel", (event) => {
+      this.#down.delete(event.pointerId);
+      this.#cancel();
+    });
     this.#listen("pointerleave", () => this.gestures.onHover(-1, 0, 0));
     this.#listen("wheel", (event) => this.#wheel(event), { passive: false });
     this.#listen("dblclick", (event) => event.stopPropagation());
@@ -97,13 +102,23 @@ export class Pointer {
     return [event.clientX - box.left, event.clientY - box.top];
   }
 
-  #down(event: PointerEvent) {
+  #press(event: PointerEvent) {
     if (event.button !== 0) return;
     const [x, y] = this.#place(event);
     this.target.setPointerCapture(event.pointerId);
     this.target.focus({ preventScroll: true });
     this.#leave();
-    this.#begin = { x, y };
+    // The first of its kind: of one before, nobody has said that it was lifted.
+    if (event.isPrimary) this.#down.clear();
+    this.#down.set(event.pointerId, [x, y]);
+    if (this.#down.size > 1) {
+      // What the first finger had begun was to be a zoom.
+      this.#cancel();
+      event.preventDefault();
+      event.stopPropagation();
+      return;
+    }
+    this.#begin = { x, y, pointer: event.pointerId };
     this.#last = { x, y };
     this.#dragged = false;
     this.gestures.onHover(-1, 0, 0);
@@ -115,6 +130,12 @@ export class Pointer {
 
   #move(event: PointerEvent) {
     const [x, y] = this.#place(event);
+    if (this.#down.size > 1) {
+      this.#pinch(event.pointerId, x, y);
+      return;
+    }
+    // A finger that is left of two has nothing to do until it is lifted; a mouse that moves by is no part of a gesture.
+    if (this.#begin ? this.#begin.pointer !== event.pointerId : this.#down.has(event.pointerId)) return;
     if (!this.#begin) {
       this.gestures.onHover(this.scene.pick(x, y), x, y);
       return;
@@ -132,8 +153,23 @@ export class Pointer {
     this.#last = { x, y };
   }
 
+  /** One of two fingers moves: the plane follows their middle, and how far apart they are. */
+  #pinch(pointer: number, x: number, y: number) {
+    if (!this.#down.has(pointer)) return;
+    const span = () => {
+      const [[x0, y0], [x1, y1]] = [...this.#down.values()];
+      return { x: (x0 + x1) / 2, y: (y0 + y1) / 2, wide: Math.max(1, Math.hypot(x1 - x0, y1 - y0)) };
+    };
+    const before = span();
+    this.#down.set(pointer, [x, y]);
+    const after = span();
+    this.scene.panBy(after.x - before.x, after.y - before.y);
+    this.scene.zoomBy(after.wide / before.wide, after.x, after.y);
+  }
+
   #up(event: PointerEvent) {
-    if (!this.#begin) return;
+    this.#down.delete(event.pointerId);
+    if (this.#begin?.pointer !== event.pointerId) return;
     const [x, y] = this.#place(event);
     const { drawing } = this;
     this.#begin = null;
