@@ -15,19 +15,22 @@ from scfm_lab.evaluation.mixing import BATCH, BIOLOGY, WHAT, measures
 from scfm_lab.evaluation.once import CANNOT_BE_HAD, once, principal_components
 from scfm_lab.evaluation.overlap import flagged
 from scfm_lab.evaluation.resampling import ends, resamples
-from scfm_lab.evaluation.score import Score, Scores
+from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.splits import proportional
 from scfm_lab.optional import need
 from scfm_lab.results import charts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
 FLOOR = FITTED["pca"]
+CORRECTED_FLOOR = f"{FLOOR} + Harmony"
+HARMONY = "Harmony (harmonypy)"
+"""What the provenance of corrected vectors calls their method."""
 RESAMPLES = 100
 MOST_CELLS = 10_000
 """Cells that are scored at most: silhouettes take all pairs of cells."""
@@ -87,7 +90,7 @@ class IntegrationScores(Scores):
 def _told(score: Score) -> str:
     """A representation and its number, with the interval where there is one."""
     interval = f" [{score.low:.3f}, {score.high:.3f}]" if np.isfinite(score.low) else ""
-    return f"{score.model} {score.value:.3f}{interval}" + (" (above the floor)" if score.above_floor else "")
+    return f"{score.model} {score.value:.3f}{interval}" + (f" (above {score.floor_name})" if score.above_floor else "")
 
 
 def integration(
@@ -116,7 +119,8 @@ def integration(
         Column of ``obs`` with cell types; without it only the mixing of batches over all cells (iLISI) can be told, which
         also counts it as failure where batches hold different cells.
     beside
-        Whether principal components of the same cells are the floor; where there can be none a note says why.
+        Whether principal components of the same cells are the floor, and for vectors that Harmony has corrected (their provenance says
+        so) also those that it has corrected; where there can be none a note says why.
     max_cells
         Scored at most, drawn in proportion to the batches and, within them, the types; the components are those of all cells.
     n_boot
@@ -147,14 +151,19 @@ def integration(
     flags = makers_seen(adata, names, seen=seen, layer=layer, options=options)
     found = {name: np.asarray(adata.obsm[name], dtype=np.float32) for name in names}
     columns = columns_of(adata, batch_key, labels_key)
+    entries = dict(adata.uns.get(provenance.UNS, {}))
+    corrected = [name for name in names if dict(entries.get(name, {})).get("method") == HARMONY]
     without = []
     if beside:
         try:
             found.setdefault(FLOOR, principal_components(adata, layer=layer))
+            if corrected:
+                from scfm_lab.tasks.integrate import harmony
+
+                found[CORRECTED_FLOOR], _ = once(CORRECTED_FLOOR, harmony, found[FLOOR], columns[0], seed=seed)
         except CANNOT_BE_HAD as error:
             without.append(no_floor(error))
-    scores = score_integration(found, *columns, max_cells=max_cells, n_boot=n_boot, seed=seed)
-    entries = dict(adata.uns.get(provenance.UNS, {}))
+    scores = score_integration(found, *columns, corrected=corrected, max_cells=max_cells, n_boot=n_boot, seed=seed)
     return replace(
         scores,
         scores=flagged(scores, flags),
@@ -259,6 +268,7 @@ def score_integration(
     batches: NDArray[Any],
     labels: NDArray[Any] | None,
     *,
+    corrected: Collection[str] = (),
     max_cells: int = MOST_CELLS,
     n_boot: int = RESAMPLES,
     seed: int = 0,
@@ -266,7 +276,8 @@ def score_integration(
     """Score representations; cells that one of them has no vector for are left out of all.
 
     Above `max_cells` some are drawn, in proportion to the batches and types. The one called ``"pca (fitted)"`` is the floor of all
-    others; differences to it are drawn on the same resamples.
+    others. Those that were `corrected` by Harmony owe part of a score to it: their floor is, metric by metric, the better of those
+    components and of ``"pca (fitted) + Harmony"``, where it is there. Differences to the floor are drawn on the same resamples.
     """
     need("scib_metrics", what=WHAT)
     if max_cells < _FEWEST:
@@ -286,25 +297,31 @@ def score_integration(
         # Told by their values: a floor that stands beside several models is scored once.
         key = ("scib-metrics", n_boot, seed, hashlib.sha256(vectors[rows].tobytes() + rows.tobytes()).hexdigest())
         drawn[name] = once(key, _drawn, vectors[rows], batches, labels, draws)
-    floors = drawn.get(FLOOR, {})
-    scores = [
-        Score(
-            metric,
-            name,
-            float(values[0]),
-            **ends(values[1:], floors[metric][1:] if floors else None),
-            floor=float(floors[metric][0]) if floors else np.nan,
-            floor_name=FLOOR if floors else "",
-            interval=f"95 % bootstrap over {unit}",
-            n=n,
-            missing="no ceiling is known",
-        )
-        for name, by_metric in drawn.items()
-        for metric, values in by_metric.items()
-    ]
+    scores = []
+    for name, by_metric in drawn.items():
+        others = [FLOOR, CORRECTED_FLOOR] if name in corrected and name != CORRECTED_FLOOR else [FLOOR]
+        for metric, values in by_metric.items():
+            floor_name, floor = best_floor({f: float(drawn[f][metric][0]) for f in others if f in drawn})
+            scores.append(
+                Score(
+                    metric,
+                    name,
+                    float(values[0]),
+                    **ends(values[1:], drawn[floor_name][metric][1:] if floor_name else None),
+                    floor=floor,
+                    floor_name=floor_name,
+                    interval=f"95 % bootstrap over {unit}",
+                    n=n,
+                    missing="no ceiling is known",
+                )
+            )
     notes = [
         f"{n:,} cells in {len(set(batches))} batches; intervals are over {unit}, neighbours and clusters found once."
     ]
+    if CORRECTED_FLOOR in drawn:
+        notes.append(
+            f"The floor is {FLOOR}; of what Harmony has corrected it is, metric by metric, the better of that and {CORRECTED_FLOOR}."
+        )
     if labels is None:
         notes.append("Biology is not measured: name the cell types with labels_key.")
     if n < len(seen):

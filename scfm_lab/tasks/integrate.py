@@ -12,7 +12,9 @@ from scfm_lab.cells import provenance
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.integration import (
+    CORRECTED_FLOOR,
     FLOOR,
+    HARMONY,
     MOST_CELLS,
     IntegrationScores,
     columns_of,
@@ -112,7 +114,8 @@ def integrate(
     use_rep
         Key in ``obsm`` instead of a model.
     beside
-        Whether principal components of the same cells are corrected and scored too; where there can be none a note says why.
+        Whether principal components of the same cells are corrected and scored too: the floor of what is corrected is the better of
+        them before and after, metric by metric. Where there can be none a note says why.
     score
         Whether to score at all (scib-metrics).
     max_cells
@@ -179,7 +182,9 @@ def integrate(
                 found |= _floor(adata, batches, layer, seed)
             except CANNOT_BE_HAD as error:
                 without.append(no_floor(error))
-        scored = score_integration(found, batches, labels, max_cells=max_cells, seed=seed)
+        scored = score_integration(
+            found, batches, labels, corrected=[f"{name} + Harmony"], max_cells=max_cells, seed=seed
+        )
         scores = replace(
             scored,
             scores=flagged(scored, flags),
@@ -196,7 +201,7 @@ def integrate(
         provenance={
             **record,
             "task": "integrate",
-            "method": "Harmony (harmonypy)",
+            "method": HARMONY,
             "batch_key": batch_key,
             "iterations": rounds,
             "seed": seed,
@@ -243,8 +248,8 @@ def _representation(
 def _floor(adata: AnnData, batches: NDArray[Any], layer: str | None, seed: int) -> dict[str, NDArray[np.float32]]:
     """Principal components of the same cells, before and after."""
     vectors = principal_components(adata, layer=layer)
-    corrected, _ = once(f"{FLOOR} + Harmony", harmony, vectors, batches, seed=seed)
-    return {FLOOR: vectors, f"{FLOOR} + Harmony": corrected}
+    corrected, _ = once(CORRECTED_FLOOR, harmony, vectors, batches, seed=seed)
+    return {FLOOR: vectors, CORRECTED_FLOOR: corrected}
 
 
 def harmony(vectors: NDArray[np.float32], batches: NDArray[Any], *, seed: int = 0) -> tuple[NDArray[np.float32], int]:

@@ -211,6 +211,32 @@ def test_mixing_is_told_by_its_difference_to_the_floor(batches):
     assert alone.verdict == "no floor to compare with"
 
 
+def test_what_harmony_has_corrected_is_not_above_a_floor_that_it_has_not(batches, pbmc68k):
+    x, _, batch = batches
+    rng = np.random.default_rng(0)
+    cells = pbmc68k[: len(x)].copy()
+    # Batches stand apart in the vectors and in ten genes: both are mixed as well once they are corrected.
+    counts = rng.poisson(1, size=cells.shape) + 3 * np.outer(batch == "b", np.arange(cells.n_vars) < 10)
+    cells.X = counts.astype(np.float32)
+    cells.obs["batch"], cells.obsm["X_made"] = batch, x
+    result = sl.integrate(cells, use_rep="X_made", batch_key="batch", progress=False)
+    own, floor = (result.scores.of(BATCH[0], f"{name} + Harmony") for name in ("X_made", FLOOR))
+    before = result.scores.of(BATCH[0], FLOOR)
+    assert own.value > before.value + 0.2, "far above components that nothing has corrected"
+    assert own.floor == max(floor.value, before.value) == floor.value
+    assert own.floor_name == f"{FLOOR} + Harmony"
+    assert own.above_floor is False
+    assert floor.floor_name == result.scores.of(BATCH[0], "X_made").floor_name == FLOOR
+    assert f"the better of that and {FLOOR} + Harmony" in result.summary()
+    assert floor.above_floor
+    assert f"(above {FLOOR})" in result.summary()
+    # The same where corrected vectors are scored as they stand in the file.
+    again = sl.evaluate.integration(cells, ["X_made", "X_made_harmony"], batch_key="batch", n_boot=0)
+    assert again.of(BATCH[0], "X_made_harmony").floor_name == f"{FLOOR} + Harmony"
+    assert again.of(BATCH[0], "X_made_harmony").floor == pytest.approx(floor.value)
+    assert again.of(BATCH[0], "X_made").floor_name == FLOOR
+
+
 def test_a_cell_counts_as_often_as_it_is_drawn():
     code, values = np.array([0, 0, 1, 1, 2]), np.array([1.0, 0.0, 0.5, np.nan, np.nan])
     measure = _of_types(values, code)
