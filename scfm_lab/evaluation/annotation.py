@@ -12,7 +12,7 @@ from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.annotation_cells import prepare, texts_of
 from scfm_lab.evaluation.annotation_floors import FITTED, floor_codes
 from scfm_lab.evaluation.naming import named
-from scfm_lab.evaluation.overlap import check_unseen, flagged
+from scfm_lab.evaluation.overlap import check_apart, check_choice, check_unseen, flagged
 from scfm_lab.evaluation.resampling import about, ends, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 from scfm_lab.evaluation.vectors import vectors_of
@@ -92,18 +92,21 @@ def annotation(
     n_boot
         Bootstrap samples: of samples where there are five or more, else of cells.
     seen
-        What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
+        What happens where scored cells are in a model's training record, or query cells among those of the reference:
+        ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
     Scores
-        A score for each metric and model; the floors are among them. Cells of labels that the reference does not have are
-        left out and counted in the notes, and so is a floor that cannot be fitted to these cells.
+        A score for each metric and model; the floors are among them. Cells of labels that the reference does not have, or of held-out
+        cells those that they are held out from, are left out and counted in the notes, and so is a floor that cannot be fitted to
+        these cells. Where donors are on both sides every score says so.
 
     Raises
     ------
     DataError
-        If labels are missing or have one value, no label is shared, or a model was trained on scored cells.
+        If labels are missing or have one value, no label is shared, a model was trained on scored cells, or cells of the query are those
+        of the reference.
     ModelError
         If a model has no head of its own and ``method="head"``.
 
@@ -131,7 +134,10 @@ def annotation(
     if names is not None:
         known = names.apply(known)
         truth = None if truth is None else names.apply(truth)
+    check_choice(seen)
     data = prepare(reference, known, query, truth, sample_key, max_cells, seed)
+    if data.query is not None and (told_twice := check_apart(data.query, data.reference, seen=seen, layer=layer)):
+        data = replace(data, leak=". ".join(filter(None, [told_twice, data.leak])))
     flags = check_unseen(opened, data.scored, seen=seen, layer=layer, options=options)
     how = {"layer": layer, "options": dict(options or {}), "seed": seed, "progress": progress, "cancel": cancel}
     fits: tuple[dict[str, NDArray[np.int64]], list[str]] = ({}, [])
@@ -251,26 +257,30 @@ def _scores(
 ) -> Scores:
     from scfm_lab.evaluation.calibration import expected_calibration_error
 
-    draws, unit = resamples(len(data.truth), data.units, n_boot, seed)
+    rows = data.counted
+    truth, units = data.truth[rows], None if data.units is None else data.units[rows]
+    guesses = {m: guess[rows] for m, guess in guesses.items()}
+    told = {m: confidence[rows] for m, confidence in told.items()}
+    draws, unit = resamples(len(truth), units, n_boot, seed)
     n = len(data.types)
     ceiling: dict[str, float] = {}
     if second is not None:
         place = {t: i for i, t in enumerate(data.types)}
-        other = np.array([place.get(str(s), -1) for s in second], dtype=np.int64)
-        ceiling = {name: metric(data.truth, other, n) for name, metric in _METRICS.items()}
+        other = np.array([place.get(str(s), -1) for s in second[rows]], dtype=np.int64)
+        ceiling = {name: metric(truth, other, n) for name, metric in _METRICS.items()}
     found: list[Score] = []
     floor_names, lacking = fits
     missing = [] if ceiling else ["no second annotation that would give a ceiling"]
     if not floor_names:
         missing += [why[0].lower() + why[1:].rstrip(".") for why in lacking]
     for name, metric in _METRICS.items():
-        values = {m: metric(data.truth, g, n) for m, g in guesses.items()}
+        values = {m: metric(truth, g, n) for m, g in guesses.items()}
         floor_name, floor = best_floor({m: values[m] for m in floor_names})
         for m, g in guesses.items():
-            drawn = [metric(data.truth[i], g[i], n) for i in draws]
+            drawn = [metric(truth[i], g[i], n) for i in draws]
             beside = None
             if m not in floor_names and floor_name:
-                beside = [metric(data.truth[i], guesses[floor_name][i], n) for i in draws]
+                beside = [metric(truth[i], guesses[floor_name][i], n) for i in draws]
             found.append(
                 Score(
                     name,
@@ -282,7 +292,7 @@ def _scores(
                     ceiling=ceiling.get(name, np.nan),
                     ceiling_name="second annotation",
                     interval=f"95 % bootstrap over {unit}",
-                    n=len(data.truth),
+                    n=len(truth),
                     missing="; ".join(missing),
                     remark=data.leak,
                 )
@@ -290,10 +300,10 @@ def _scores(
     for m, confidence in told.items():
         seen = np.isfinite(confidence)
         if seen.any():
-            right = guesses[m] == data.truth
-            rows = [i[seen[i]] for i in draws]
+            right = guesses[m] == truth
+            drawn_seen = [i[seen[i]] for i in draws]
             ece = expected_calibration_error(confidence[seen], right[seen])
-            spread = ends(about([expected_calibration_error(confidence[i], right[i]) for i in rows], ece))
+            spread = ends(about([expected_calibration_error(confidence[i], right[i]) for i in drawn_seen], ece))
             # No error is below 0.
             low, high = (max(0.0, end) if np.isfinite(end) else end for end in (spread["low"], spread["high"]))
             found.append(
@@ -312,7 +322,7 @@ def _scores(
             )
     notes = [
         *data.notes,
-        f"{len(data.truth):,} cells of {len(np.unique(data.truth))} labels are scored; the interval is over {unit}.",
+        f"{len(truth):,} cells of {len(np.unique(truth))} labels are scored; the interval is over {unit}.",
     ]
     title = "Labels of held-out cells." if data.fold is not None else "Labels of the query after the reference."
     return Scores(tuple(found), title=title, notes=tuple(notes))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.cells.cells import column_of, subset
-from scfm_lab.errors import DataError
+from scfm_lab.errors import DataError, plural
 from scfm_lab.evaluation.splits import balanced_folds, proportional, spread
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FOLDS = 5
-_LEAK = "Cells of one donor are on both sides, which flatters every method"
+LEAK = "Cells of one donor are on both sides, which flatters every method"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,13 @@ class Asked:
     notes: tuple[str, ...]
     leak: str = ""
     """What flatters every method on these cells; empty where nothing does."""
+    lost: NDArray[np.bool_] | None = None
+    """Which of the scored cells have a label that none of those they are held out from has: no method can give it."""
+
+    @property
+    def counted(self) -> NDArray[np.int64]:
+        """Places among the scored cells that scores are taken over."""
+        return np.arange(len(self.truth)) if self.lost is None else np.flatnonzero(~self.lost)
 
     @property
     def scored(self) -> AnnData:
@@ -83,7 +90,8 @@ def prepare(
     Raises
     ------
     DataError
-        If the query has none of the reference's labels, or the sample column is not there.
+        If the query has none of the reference's labels, no label is in two of the parts that are held out, or the sample column is not
+        there.
     """
     samples = None if sample_key is None else texts_of(reference, sample_key, "The sample column of the reference")
     notes: list[str] = []
@@ -98,7 +106,16 @@ def prepare(
     if query is None or truth is None:
         fold, split, leak = _held_out(codes, samples, seed)
         notes.insert(0, split)
-        return Asked(reference, None, types, codes, codes, rows, samples, samples, fold, tuple(notes), leak)
+        lost = _labels_lost(codes, fold)
+        if lost.all():
+            raise DataError("Each label is in one of the held-out parts alone, so that no other cell could teach it.")
+        if lost.any():
+            names = ", ".join(types[np.unique(codes[lost])][:6])
+            notes.append(
+                f"{plural(int(lost.sum()), 'cell', 'cells')} of labels that only the cells held out with them have ({names}) cannot be "
+                "labelled after the others, and are left out of every score."
+            )
+        return Asked(reference, None, types, codes, codes, rows, samples, samples, fold, tuple(notes), leak, lost)
     shared: NDArray[np.bool_] = np.asarray(np.isin(truth.astype(str), types))
     if not shared.any():
         raise DataError(
@@ -119,7 +136,24 @@ def prepare(
     units = None
     if sample_key is not None and sample_key in query.obs and not query.obs[sample_key].isna().any():
         units = query.obs[sample_key].astype(str).to_numpy(dtype=object)[at]
-    return Asked(reference, subset(query, at), types, codes, place, at, samples, units, None, tuple(notes))
+    leak = ""
+    if both := donors_on_both_sides(samples, units):
+        leak = LEAK
+        notes.append(f"{LEAK}: {', '.join(both[:6])}{' …' if len(both) > 6 else ''}.")
+    return Asked(reference, subset(query, at), types, codes, place, at, samples, units, None, tuple(notes), leak)
+
+
+def donors_on_both_sides(reference: NDArray[Any] | None, query: NDArray[Any] | None) -> list[str]:
+    """Donors of which cells are learned from and scored; none where one side does not name them."""
+    return [] if reference is None or query is None else sorted(set(reference) & set(query))
+
+
+def _labels_lost(codes: NDArray[np.int64], fold: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Cells whose label is in their own fold alone."""
+    lost = np.zeros(len(codes), dtype=bool)
+    for f in np.unique(fold):
+        lost |= (fold == f) & ~np.isin(codes, codes[fold != f])
+    return lost
 
 
 def _held_out(codes: NDArray[np.int64], samples: NDArray[Any] | None, seed: int) -> tuple[NDArray[np.int64], str, str]:
@@ -133,8 +167,8 @@ def _held_out(codes: NDArray[np.int64], samples: NDArray[Any] | None, seed: int)
     fold[order[np.argsort(codes[order], kind="stable")]] = np.arange(len(codes)) % _FOLDS
     return (
         fold,
-        f"Cells are held out, not donors: {_LEAK[0].lower()}{_LEAK[1:]}. Name the donors with sample_key.",
-        _LEAK,
+        f"Cells are held out, not donors: {LEAK[0].lower()}{LEAK[1:]}. Name the donors with sample_key.",
+        LEAK,
     )
 
 

@@ -13,13 +13,14 @@ from scfm_lab.models.training_cells import trained_cells
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm_lab.cells.cells import Cells
+    from scfm_lab.cells.reader import CellReader
     from scfm_lab.evaluation.score import Score
     from scfm_lab.models.contract import Model
 
@@ -29,6 +30,8 @@ PARTS = ("train", "validation", "test")
 _AT_ONCE = 50_000
 #: Uses that decided what a model became.
 TRAINED = PARTS[:2]
+#: Genes that a cell must express among those that two files share, to be told by these alone: few are soon the same by chance.
+_FEWEST_SHARED = 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,6 +194,67 @@ def _complete(model: Model) -> bool:
 def trained_among(model: Model, cells: Cells, options: Mapping[str, Any] | None = None) -> NDArray[np.bool_]:
     """As :func:`trained_on`, of cells that were read already."""
     return np.asarray(np.isin(_parts(model, cells, model.check_options(options)), TRAINED))
+
+
+def also_in(query: AnnData, reference: AnnData, *, layer: str | None = None) -> NDArray[np.bool_]:
+    """Which cells of a query are among those of a reference too: what is labelled after itself is always right.
+
+    Cells are told by their counts of the genes that both files have. Those of which these tell too little (no counts, few shared
+    genes) are not among them, and none is where one of the files has no raw counts.
+
+    Examples
+    --------
+    >>> import scfm_lab as sl
+    >>> from scfm_lab.evaluation.overlap import also_in
+    >>> cells = sl.datasets.load("pbmc68k")
+    >>> int(also_in(cells[:20], cells[15:]).sum())
+    5
+    """
+    from scfm_lab.cells.reader import CellReader
+    from scfm_lab.evaluation.once import CANNOT_BE_HAD
+
+    try:
+        here, there = (CellReader.open(adata, layer=layer) for adata in (query, reference))
+        shared = np.intersect1d(here.genes.hashes, there.genes.hashes)
+        fewest = 1 if len(shared) == len(here.genes) == len(there.genes) else _FEWEST_SHARED
+        known = np.unique(np.concatenate(list(_shared_keys(there, shared, fewest))))
+        return np.concatenate([np.isin(keys, known[known > 0]) for keys in _shared_keys(here, shared, fewest)])
+    # What reads these cells to label them says what they lack.
+    except CANNOT_BE_HAD:
+        return np.zeros(query.n_obs, dtype=bool)
+
+
+def _shared_keys(reader: CellReader, shared: NDArray[np.uint64], fewest: int) -> Iterator[NDArray[np.uint64]]:
+    """Digests of cells by some genes, part by part; 0 of those that express fewer than `fewest` of them."""
+    from scfm_lab.cells.digest import cell_keys
+
+    columns = np.flatnonzero(np.isin(reader.genes.hashes, shared))
+    for at in range(0, len(reader), _AT_ONCE):
+        counts = reader(slice(at, at + _AT_ONCE)).counts
+        if len(columns) < counts.shape[1]:
+            counts = counts[:, columns]
+        keys = cell_keys(counts, reader.genes.hashes[columns])
+        yield np.where(np.diff(counts.indptr) >= fewest, keys, np.uint64(0))
+
+
+def check_apart(query: AnnData, reference: AnnData, *, seen: str = "refuse", layer: str | None = None) -> str:
+    """Refuse to score cells that are learned from too, or say what every score of theirs must be flagged with; empty without any.
+
+    Raises
+    ------
+    DataError
+        There are such cells, and `seen` is ``"refuse"``.
+    """
+    check_choice(seen)
+    n = int(also_in(query, reference, layer=layer).sum())
+    if not n:
+        return ""
+    if seen == "refuse":
+        raise DataError(
+            f"{n:,} of the {query.n_obs:,} cells to be scored are among the reference cells too, so that a score on them says nothing; "
+            "leave them out (scfm_lab.evaluation.overlap.also_in tells which), or have the score flagged with seen='flag'."
+        )
+    return f"Flagged: {n:,} of the {query.n_obs:,} scored cells are among the reference cells too, which flatters every method"
 
 
 def check_unseen(

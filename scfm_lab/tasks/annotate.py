@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from scfm_lab.cells.audit import AuditResult, audit_cells
 from scfm_lab.cells.cells import column_of
 from scfm_lab.cells.given import check_given
 from scfm_lab.errors import DataError, ModelError
-from scfm_lab.evaluation.overlap import trained_among, trained_on
-from scfm_lab.tasks.annotate_beside import scored_against, unscored, with_floors
+from scfm_lab.evaluation.overlap import also_in, trained_among, trained_on
+from scfm_lab.tasks.annotate_beside import scored_against, shared_donors, unscored, with_floors
 from scfm_lab.tasks.annotate_result import UNKNOWN, AnnotateResult, label_table
 from scfm_lab.tasks.label_names import LabelMap, label_map, own_labels
 from scfm_lab.tasks.progress import as_progress
@@ -71,7 +71,8 @@ def annotate(
     sample_key
         Column of ``reference.obs`` with the donor, sample or batch. Confidence and threshold are then chosen on held-out
         samples, so that differences between them are part of what is told; without it, on cells left out, which makes
-        labels look surer than they are for cells of another donor.
+        labels look surer than they are for cells of another donor. Where the query has the column too and shares donors with the
+        reference, its scores say so.
     k
         Neighbours that vote, weighted by nearness.
     unknown
@@ -125,20 +126,23 @@ def annotate(
     started = time.perf_counter()
     how = _How(method, k, unknown, unknown_rate, seed, dict(options or {}), progress, cancel)
     how.check()
-    fresh = np.ones(query.n_obs, dtype=bool)
+    fresh, twice = np.ones(query.n_obs, dtype=bool), np.zeros(query.n_obs, dtype=bool)
     if own_labels(query, labels_key) is not None:
         fresh = ~trained_on(model, query, layer=layer, options=how.options)
+        twice = twice if reference is None else also_in(query, reference, layer=layer)
     key = provenance.free_key(query, "obs", key_added or f"{labels_key}_{model.spec.name}", given=key_added is not None)
     provenance.free_key(query, "obs", f"{key}_confidence", given=True)
     asked: dict[str, Any] = {"layer": layer, "key": key, "labels_key": labels_key, "harmonise": harmonise}
     if method == "head":
         known = None if reference is None else _known(reference, labels_key, sample_key)[0]
-        result = _by_head(query, known, model, how, fresh, **asked)
+        result = _by_head(query, known, model, how, fresh & ~twice, **asked)
     else:
         assert reference is not None
-        result = _by_reference(query, reference, model, how, fresh, sample_key=sample_key, **asked)
+        result = _by_reference(query, reference, model, how, fresh & ~twice, sample_key=sample_key, **asked)
+    told = unscored(model, fresh, twice, own_labels(query, labels_key), labels_key)
+    result = replace(result, unscored=told, leak=shared_donors(query, reference, sample_key) if result.scores else "")
     if beside:
-        result = with_floors(query, reference, model, result, how, fresh, labels_key, sample_key, layer)
+        result = with_floors(query, reference, model, result, how, fresh & ~twice, labels_key, sample_key, layer)
     result.provenance["seconds"] = time.perf_counter() - started
     result.write(query)
     return result
@@ -241,7 +245,6 @@ def _by_reference(
         strange=strange,
         trust=trusted,
         names=names,
-        unscored=unscored(model, fresh, truth, labels_key),
     )
 
 
@@ -339,7 +342,6 @@ def _by_head(
         provenance=record,
         strange=~seen,
         names=names,
-        unscored=unscored(model, fresh, truth, labels_key),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.cells.cells import subset
+from scfm_lab.evaluation.annotation_cells import LEAK, donors_on_both_sides
 from scfm_lab.evaluation.once import CANNOT_BE_HAD
 from scfm_lab.evaluation.overlap import trained_on
 from scfm_lab.tasks.annotate_result import label_scores
@@ -28,7 +29,7 @@ def scored_against(
     fresh: NDArray[np.bool_],
     names: LabelMap | None,
 ) -> dict[str, float] | None:
-    """Scores on the cells that have a label of their own and that the model was not trained on; None without such cells."""
+    """Scores on the cells that have a label of their own and that nothing was learned from; None without such cells."""
     rows = labelled(truth, len(labels)) & fresh
     if truth is None or not rows.any():
         return None
@@ -36,14 +37,36 @@ def scored_against(
     return label_scores(own, labels[rows], strange[rows])
 
 
-def unscored(model: Model, fresh: NDArray[np.bool_], truth: NDArray[Any] | None, labels_key: str) -> str:
-    """Which cells are in no score, and why; empty where none is scored at all, as none has a label."""
+def shared_donors(query: AnnData, reference: AnnData | None, sample_key: str | None) -> str:
+    """That cells of one donor are on both sides, and of which; empty where none are or they are not named."""
+    if reference is None or sample_key is None or sample_key not in query.obs:
+        return ""
+    sides = (side.obs[sample_key].dropna().astype(str).to_numpy() for side in (reference, query))
+    both = donors_on_both_sides(*sides)
+    return f"{LEAK} ({', '.join(both[:6])}{' …' if len(both) > 6 else ''})" if both else ""
+
+
+def unscored(
+    model: Model, fresh: NDArray[np.bool_], twice: NDArray[np.bool_], truth: NDArray[Any] | None, labels_key: str
+) -> str:
+    """Which cells are in no score, and why; empty where none is scored at all, as none has a label.
+
+    Parameters
+    ----------
+    fresh
+        Cells that the model was not trained on.
+    twice
+        Cells that are among those of the reference.
+    """
     if truth is None:
         return ""
     told = []
     n = len(fresh) - int(fresh.sum())
     if n:
         of = f"{n:,} of the {len(fresh):,} cells are in the training record of {model.version or model.name}"
+        told.append(f"{of}: they are labelled, and no score counts them.")
+    if twice.any():
+        of = f"{int(twice.sum()):,} of the {len(twice):,} cells are among those of the reference"
         told.append(f"{of}: they are labelled, and no score counts them.")
     without = len(fresh) - int(labelled(truth, len(fresh)).sum())
     if without:
@@ -64,7 +87,7 @@ def with_floors(
     sample_key: str | None,
     layer: str | None,
 ) -> AnnotateResult:
-    """The result with what the model and simple methods reach on the same cells, none of which the model was trained on."""
+    """The result with what the model and simple methods reach on the same cells, none of which anything was learned from."""
     from scfm_lab.evaluation.annotation import annotation
 
     if reference is None:

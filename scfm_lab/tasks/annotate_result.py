@@ -50,9 +50,12 @@ class AnnotateResult(Result):
     names: LabelMap | None = None
     """How labels were harmonised."""
     unscored: str = ""
-    """Which of the cells are in no score, since the model was trained on them or they have no label of their own; empty where none is."""
+    """Which of the cells are in no score, since the model was trained on them, they are among those of the reference, or they have no
+    label of their own; empty where none is."""
     no_floor: str = ""
     """Why nothing stands in `beside`; empty where something does, or was not asked for."""
+    leak: str = ""
+    """Which donors are in query and reference, where there are scores; empty where none is or they are not named."""
 
     def summary(self) -> str:
         """How many cells got which label, how far that can be believed, and what simple methods reach."""
@@ -83,6 +86,7 @@ class AnnotateResult(Result):
                 f"Against the query's own labels: accuracy {self.scores['accuracy']:.3f}, "
                 f"macro-F1 {self.scores['macro_f1']:.3f} (an 'unknown' counts as wrong)."
             )
+            lines += [f"{self.leak}."] if self.leak else []
         if self.unscored:
             lines.append(self.unscored)
         if self.beside is not None:

@@ -11,6 +11,7 @@ from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation.annotation import resamples
 from scfm_lab.evaluation.annotation_floors import sctop_codes
 from scfm_lab.evaluation.calibration import calibrate, expected_calibration_error
+from scfm_lab.evaluation.overlap import also_in
 from scfm_lab.evaluation.splits import balanced_folds, proportional, spread
 from scfm_lab.tasks.annotate_result import label_scores, macro_f1
 from scfm_lab.tasks.label_names import harmonise_labels
@@ -184,7 +185,7 @@ def test_scores_of_some_cells_are_of_the_population_that_is_there(pbmc68k):
     # A second annotator who differs on the commonest label alone: agreement is one minus its share.
     second = pbmc68k.obs["cell_type"].astype(str)
     pbmc68k.obs["again"] = second.where(second != common, "something else")
-    asked = {"second_labels_key": "again", "n_boot": 0, "floors": False, "max_cells": 150}
+    asked = {"second_labels_key": "again", "n_boot": 0, "floors": False, "max_cells": 150, "seen": "flag"}
     for query in (None, pbmc68k):
         scores = sl.evaluate.annotation(pbmc68k, "pca", query=query, **asked)
         score = scores.of("accuracy", "pca")
@@ -257,7 +258,9 @@ def test_a_query_is_scored_on_the_cells_that_have_labels(pbmc68k):
     query.obs["cell_type"] = np.nan
     alone = sl.annotate(query, reference, model="pca", progress=False)
     assert alone.scores is None
-    assert alone.beside.of("macro-F1", "pca").n == reference.n_obs
+    # All of the reference but the one cell of its label, which no other could teach.
+    assert (reference.obs["cell_type"].value_counts() == 1).sum() == 1
+    assert alone.beside.of("macro-F1", "pca").n == reference.n_obs - 1
 
 
 def test_a_floor_that_cannot_be_had_leaves_the_labels(pbmc68k):
@@ -269,8 +272,9 @@ def test_a_floor_that_cannot_be_had_leaves_the_labels(pbmc68k):
     del query.obs["cell_type"]
     result = sl.annotate(query, two, model="pca", sample_key="donor", progress=False)
     assert (query.obs["cell_type_pca"].astype(str) == result.labels).all()
-    # All others are of the label that is left to be guessed, and none of the cells of that donor is.
-    assert result.beside.of("accuracy", "sctop (fitted)").value == pytest.approx(mono.mean(), abs=0.1)
+    # All others are of the label that is left to be guessed; the cells of that donor, which cannot be, are not scored.
+    assert result.beside.of("accuracy", "sctop (fitted)").value > 0.9
+    assert result.beside.of("accuracy", "sctop (fitted)").n == mono.sum()
     codes = np.zeros(30, dtype=np.int64) + 7
     assert (sctop_codes(two[:30].copy(), codes, two[30:50].copy(), {}) == 7).all()
     # Fewer genes than components.
@@ -387,3 +391,68 @@ def test_what_cannot_be_labelled_is_refused_in_words(pbmc68k):
     with pytest.raises(DataError, match="No label of the query"):
         sl.evaluate.annotation(reference, "pca", query=other)
     assert "cell_type_pca" not in query.obs
+
+
+def test_cells_that_are_in_query_and_reference_are_in_no_score(pbmc68k):
+    reference = pbmc68k[150:].copy()
+    query = pbmc68k[:300].copy()
+    # Told by their counts, also where names differ and the query measures fewer genes.
+    query.obs_names = [f"q{i}" for i in range(query.n_obs)]
+    for cells in (query, query[:, ::2].copy()):
+        with pytest.raises(DataError, match="150 of the 300 cells to be scored are among the reference cells too"):
+            sl.evaluate.annotation(reference, "pca", query=cells, n_boot=0)
+    flagged = sl.evaluate.annotation(reference, "pca", query=query, seen="flag", n_boot=0)
+    assert {s.model for s in flagged} == {"pca", "pca (fitted)", "sctop (fitted)"}
+    assert all("Flagged: 150 of the 300 scored cells are among the reference cells" in s.remark for s in flagged)
+    truth = query.obs["cell_type"].astype(str).to_numpy()
+    found = sl.annotate(query, reference, model="pca", k=1, progress=False)
+    assert found.scores["accuracy"] == pytest.approx((found.labels == truth)[:150].mean())
+    assert (found.labels == truth)[150:].mean() > found.scores["accuracy"] + 0.1
+    assert found.beside.of("accuracy", "pca").n == 150
+    assert "150 of the 300 cells are among those of the reference: they are labelled" in found.summary()
+    again = sl.annotate(pbmc68k[200:300].copy(), reference, model="pca", progress=False)
+    assert again.scores is None
+    assert again.beside.of("accuracy", "pca").n == reference.n_obs, "held-out cells of the reference instead"
+    # Cells that express nothing are all alike, and few genes are soon the same.
+    empty = pbmc68k[:40].copy()
+    empty.X = empty.X * 0
+    assert not also_in(empty, empty).any()
+    assert not also_in(query[:, :15].copy(), reference[:, :20].copy()).any()
+    assert also_in(query, reference).sum() == 150
+
+
+def test_donors_on_both_sides_are_told(pbmc68k):
+    pbmc68k.obs["donor"] = [f"d{i}" for i in np.random.default_rng(0).integers(0, 3, pbmc68k.n_obs)]
+    query, reference = pbmc68k[::2].copy(), pbmc68k[1::2].copy()
+    scores = sl.evaluate.annotation(reference, "pca", query=query, sample_key="donor", floors=False, n_boot=0)
+    assert all(s.remark == "Cells of one donor are on both sides, which flatters every method" for s in scores)
+    assert "flatters every method: d0, d1, d2." in scores.summary()
+    result = sl.annotate(query, reference, model="pca", sample_key="donor", beside=False, progress=False)
+    assert "Cells of one donor are on both sides, which flatters every method (d0, d1, d2)." in result.summary()
+    other = query[query.obs["donor"] == "d0"].copy()
+    apart = reference[reference.obs["donor"] != "d0"].copy()
+    asked = {"sample_key": "donor", "n_boot": 0, "floors": False}
+    assert not any(s.remark for s in sl.evaluate.annotation(apart, "pca", query=other, **asked))
+    assert not sl.annotate(other, apart, model="pca", sample_key="donor", beside=False, progress=False).leak
+
+
+def test_a_label_of_one_held_out_donor_alone_is_counted_and_not_scored_as_wrong(pbmc68k):
+    donors = np.random.default_rng(0).integers(0, 3, pbmc68k.n_obs)
+    b = (pbmc68k.obs["cell_type"] == "CD19+ B").to_numpy()
+    pbmc68k.obs["donor"] = np.where(b, "d0", np.char.add("d", donors.astype(str)))
+    pbmc68k.obs["again"] = pbmc68k.obs["cell_type"].astype(str)
+    asked = {"sample_key": "donor", "floors": False, "n_boot": 0}
+    scores = sl.evaluate.annotation(pbmc68k, "pca", second_labels_key="again", **asked)
+    told = f"{b.sum()} cells of labels that only the cells held out with them have (CD19+ B) cannot be labelled"
+    assert told in scores.summary()
+    for metric in ("macro-F1", "accuracy"):
+        assert scores.of(metric).n == (~b).sum()
+        assert scores.of(metric).ceiling == 1
+    # As good as where the label is there to be learned, and not lower by what nobody can know.
+    pbmc68k.obs["donor"] = np.char.add("d", donors.astype(str))
+    known = sl.evaluate.annotation(pbmc68k, "pca", **asked)
+    assert known.of("macro-F1").n == pbmc68k.n_obs
+    assert scores.of("macro-F1").value > known.of("macro-F1").value - 0.05
+    pbmc68k.obs["donor"] = pbmc68k.obs["cell_type"].astype(str)
+    with pytest.raises(DataError, match="Each label is in one of the held-out parts alone"):
+        sl.evaluate.annotation(pbmc68k, "pca", **asked)
