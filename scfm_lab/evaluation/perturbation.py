@@ -124,7 +124,9 @@ def perturbation(
     best of them is the floor, and a model is better where the interval of its difference to that floor, over the same
     resamples of the perturbations, is. Ceiling: halves of each perturbation's cells, with disjoint halves of the control (a shared control makes
     unrelated perturbations agree), stepped up by Spearman and Brown. Pearson-Δ is that of Ahlmann-Eltze et al. 2025; against
-    the perturbed centroid, and centroid accuracy, are those of Systema (Viñas Torné et al. 2025).
+    the perturbed centroid, and centroid accuracy, are those of Systema (Viñas Torné et al. 2025), the accuracy without the genes that
+    any of the perturbations targets, as cell-eval2's pds_cosine is: a target that was set tells its perturbation, and nothing of what
+    follows from it.
 
     Examples
     --------
@@ -411,7 +413,8 @@ def _notes(
     measured = set(map(str, data.genes))
     there = [g for g in genes if g in measured]
     notes = [
-        "Split by perturbation. Changes are told from the real control; correlations leave out a perturbation's own target.",
+        "Split by perturbation. Changes are told from the real control; correlations leave out a perturbation's own target, centroid "
+        "accuracy those of all.",
         f"{len(there)} of {len(genes)} targets are among the genes measured; in-silico dosing of the others answers 'target not "
         "measured', so that models enter through their gene embeddings only.",
     ]

@@ -70,14 +70,17 @@ def scored(
     centroid
         Mean of the perturbations that a prediction could have seen, (perturbations, genes).
     skip
-        Genes that are targeted themselves and measured: their change is known from the label alone, (perturbations, genes).
+        Genes that are targeted themselves and measured: their change is known from the label alone, (perturbations, genes). Correlations
+        leave out a perturbation's own; accuracy leaves out those of all, since any one of them tells its own perturbation from the
+        others.
     """
+    kept = ~skip.any(axis=0)
     delta = [np.where(skip, 0, x - control) for x in (predicted, measured)]
     against = [np.where(skip, 0, x - centroid) for x in (predicted, measured)]
     return {
         METRICS[0]: correlation(*delta),
         METRICS[1]: correlation(*against),
-        METRICS[2]: centroid_accuracy(predicted, measured),
+        METRICS[2]: centroid_accuracy(predicted[:, kept], measured[:, kept]),
     }
 
 
@@ -88,6 +91,7 @@ def ceilings(data: Profiles, skip: NDArray[np.bool_], *, splits: int, seed: int)
     """
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
     n = len(data.names)
+    kept = ~skip.any(axis=0)
     for split in range(splits):
         first, second, controls = data.halves(seed + split)
         deltas = [np.where(skip, 0, half - control) for half, control in zip((first, second), controls, strict=True)]
@@ -96,7 +100,7 @@ def ceilings(data: Profiles, skip: NDArray[np.bool_], *, splits: int, seed: int)
         against = [np.where(skip, 0, half - other) for half, other in zip((first, second), others, strict=True)]
         found[METRICS[0]].append(correlation(*deltas))
         found[METRICS[1]].append(correlation(*against))
-        found[METRICS[2]].append(centroid_accuracy(first, second))
+        found[METRICS[2]].append(centroid_accuracy(first[:, kept], second[:, kept]))
     means = {name: np.mean(values, axis=0) for name, values in found.items()}
     return {name: v if name == METRICS[2] else spearman_brown(v) for name, v in means.items()}
 

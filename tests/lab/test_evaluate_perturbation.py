@@ -18,7 +18,7 @@ import scfm_lab as sl
 from scfm_lab.errors import DataError, ModelError
 from scfm_lab.evaluation import perturbation_floors as floors
 from scfm_lab.evaluation.perturbation import _aligned
-from scfm_lab.evaluation.perturbation_metrics import METRICS, centroid_accuracy, collapse, correlation
+from scfm_lab.evaluation.perturbation_metrics import METRICS, ceilings, centroid_accuracy, collapse, correlation, scored
 from scfm_lab.evaluation.profiles import Profiles
 
 GENES = [f"G{i}" for i in range(60)]
@@ -130,6 +130,36 @@ def screen():
 @pytest.fixture(scope="module")
 def data(screen):
     return Profiles.of(screen, perturbation_key="perturbation", control="control")
+
+
+def test_to_know_the_target_alone_is_chance():
+    genes, n = [f"G{i}" for i in range(60)], 30
+    rng = np.random.default_rng(0)
+    # Knock-downs that change their own target and nothing else.
+    x, labels = [rng.poisson(20, size=(40, 60))], ["control"] * 40
+    for i in range(n):
+        x.append(rng.poisson(20, size=(20, 60)))
+        x[-1][:, i] = 0
+        labels += [genes[i]] * 20
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))])
+    adata = anndata.AnnData(np.concatenate(x).astype(np.float32), obs, pd.DataFrame(index=genes))
+    data = Profiles.of(adata, perturbation_key="perturbation", control="control")
+    told = np.tile(data.control, (n, 1))
+    own = np.arange(n), [genes.index(name) for name in data.names]
+    told[own] = 0
+    frame = pd.DataFrame(told, index=data.names, columns=genes)
+    scores = sl.evaluate.perturbation(adata, predictions={"target alone": frame}, splits=3)
+    score = scores.of("centroid accuracy", "target alone")
+    assert score.value == pytest.approx(0.5, abs=0.1)
+    assert score.ceiling == pytest.approx(0.5, abs=0.1), "replicates agree on nothing else either"
+    assert centroid_accuracy(told, data.mean).mean() > 0.95, "with the targets"
+    # What follows from a target counts as before.
+    skip = np.zeros(data.mean.shape, dtype=bool)
+    skip[own] = True
+    follows = data.mean.copy()
+    follows[np.arange(n), 30 + np.arange(n)] += 3
+    assert scored(follows, follows, data.control, data.mean, skip)[METRICS[2]].mean() == 1
+    assert ceilings(data, ~skip, splits=1, seed=0)[METRICS[2]] == pytest.approx(0.5), "no gene is left to tell by"
 
 
 def test_profiles_are_means_of_log_normalised_counts(screen, data):
