@@ -41,7 +41,7 @@ def write(head: str, record: dict[str, Any], parent: ModelVersion) -> str:
             "",
             "## Evaluation",
             "",
-            f"On {rows[0]['n_cells']:,} cells that were held out; intervals are 95 % over resampled cells.",
+            f"On {rows[0]['n_cells']:,} cells that were held out; intervals are 95 % over resampled {rows[0].get('unit', 'cells')}.",
             "",
             "| method | macro-F1 | accuracy |",
             "|---|---|---|",

@@ -1,4 +1,4 @@
-"""Accuracy and macro-F1 of labels, with intervals from resampled cells."""
+"""Accuracy and macro-F1 of labels, with intervals from resampled cells or donors."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class LabelScores:
     accuracy
         Share of the cells with their known label.
     macro_f1_interval, accuracy_interval
-        95 % of the values in resampled cells. They tell what chance in the choice of these cells does, and not how donors
-        differ.
+        95 % of the values in resampled samples where five or more are named; else in resampled cells, which tell what chance in the
+        choice of these cells does, and not how donors differ.
     n_cells
         Cells that were compared.
+    unit
+        What was resampled, in words.
     """
 
     macro_f1: float
@@ -39,6 +41,7 @@ class LabelScores:
     macro_f1_interval: tuple[float, float]
     accuracy_interval: tuple[float, float]
     n_cells: int
+    unit: str = "cells"
 
     def to_dict(self) -> dict[str, float]:
         """Flat numbers, for tables and records."""
@@ -52,17 +55,19 @@ class LabelScores:
         }
 
 
-def label_scores(truth: Any, given: Any, *, seed: int = 0, draws: int = DRAWS) -> LabelScores:
+def label_scores(truth: Any, given: Any, *, samples: Any = None, seed: int = 0, draws: int = DRAWS) -> LabelScores:
     """Compare labels with known ones.
 
     Parameters
     ----------
     truth, given
         One label per cell.
+    samples
+        Donor of each cell: where there are five or more they are resampled whole.
     seed
         Of the resampling.
     draws
-        Resamples of the cells.
+        Resamples.
 
     Raises
     ------
@@ -81,28 +86,49 @@ def label_scores(truth: Any, given: Any, *, seed: int = 0, draws: int = DRAWS) -
     names = np.unique(np.concatenate([truth, given]))
     pairs = np.searchsorted(names, truth) * len(names) + np.searchsorted(names, given)
     confusion = np.bincount(pairs, minlength=len(names) ** 2).astype(np.float64)
-    # Resampling cells with replacement is one multinomial draw of the table of pairs.
-    there = np.flatnonzero(confusion)
-    rng = np.random.default_rng([seed, 0xB007])
-    drawn = np.zeros((draws, len(confusion)))
-    drawn[:, there] = rng.multinomial(len(truth), confusion[there] / len(truth), size=draws)
+    drawn, unit = _tables(pairs, confusion, samples, seed, draws)
     shape = (-1, len(names), len(names))
     f1, accuracy = _scores(np.concatenate([confusion[None], drawn]).reshape(shape))
     ends = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
     low, high = np.quantile(f1[1:], ends) if draws else (np.nan, np.nan)
     worst, best = np.quantile(accuracy[1:], ends) if draws else (np.nan, np.nan)
     return LabelScores(
-        float(f1[0]), float(accuracy[0]), (float(low), float(high)), (float(worst), float(best)), len(truth)
+        float(f1[0]), float(accuracy[0]), (float(low), float(high)), (float(worst), float(best)), len(truth), unit
     )
 
 
-def label_gains(truth: Any, given: Any, floor: Any, *, seed: int = 0, draws: int = DRAWS) -> dict[str, float]:
-    """How much better labels agree with known ones than a floor's labels do, in the same resampled cells.
+def _tables(
+    pairs: NDArray[np.int64], confusion: NDArray[np.float64], samples: Any, seed: int, draws: int
+) -> tuple[NDArray[np.float64], str]:
+    """Table of pairs of labels in each resample, (draws, pairs), and what was resampled."""
+    from scfm_lab.evaluation.resampling import resamples
+
+    drawn = np.zeros((draws, len(confusion)))
+    given = None if samples is None else np.asarray(samples).astype(str)
+    _, unit = resamples(len(pairs), given, 0, seed)
+    if unit == "samples":
+        whole, _ = resamples(len(pairs), given, draws, seed)
+        for table, rows in zip(drawn, whole, strict=True):
+            table += np.bincount(pairs[rows], minlength=len(confusion))
+        return drawn, unit
+    # Resampling cells with replacement is one multinomial draw of the table of pairs.
+    there = np.flatnonzero(confusion)
+    rng = np.random.default_rng([seed, 0xB007])
+    drawn[:, there] = rng.multinomial(len(pairs), confusion[there] / len(pairs), size=draws)
+    return drawn, unit
+
+
+def label_gains(
+    truth: Any, given: Any, floor: Any, *, samples: Any = None, seed: int = 0, draws: int = DRAWS
+) -> dict[str, float]:
+    """How much better labels agree with known ones than a floor's labels do, in the same resamples.
 
     Parameters
     ----------
     truth, given, floor
         One label per cell.
+    samples
+        As for :func:`label_scores`.
 
     Returns
     -------
@@ -119,9 +145,9 @@ def label_gains(truth: Any, given: Any, floor: Any, *, seed: int = 0, draws: int
 
     labels = [np.asarray(one).astype(str) for one in (truth, given, floor)]
     names, codes = np.unique(np.stack(labels), return_inverse=True)
-    kinds, counts = np.unique(codes.reshape(3, -1), axis=1, return_counts=True)
+    kinds, place, counts = np.unique(codes.reshape(3, -1), axis=1, return_inverse=True, return_counts=True)
     n = len(names)
-    drawn = np.random.default_rng([seed, 0xB007]).multinomial(len(labels[0]), counts / counts.sum(), size=draws)
+    drawn, _ = _tables(place.ravel(), counts.astype(np.float64), samples, seed, draws)
     found = []
     for answer in kinds[1:]:
         tables = np.zeros((n * n, draws))

@@ -37,7 +37,7 @@ class FineTuneResult(Result):
         every model does.
     table
         One row per method on the same test cells: macro-F1 and accuracy with 95 % intervals; the fine-tuned model, its
-        head alone on the parent's vectors, and the parameter-free floors.
+        head alone on the parent's vectors, and the parameter-free floors. `unit` says what the intervals are over.
     history
         One row per epoch; epoch 0 is the head before the layers learn.
     parts
@@ -83,6 +83,8 @@ class FineTuneResult(Result):
 
         first, floors = self.table.iloc[0], self.table[self.table["what"] == "floor"]
         flags = " ".join(told for told in self.record["remarks"] if told.startswith("Flagged"))
+        missing = ["no second annotation that would give a ceiling"]
+        missing += [] if len(floors) else ["the floors were not computed"]
         found = []
         for metric, name in (("macro_f1", "macro-F1"), ("accuracy", "accuracy")):
             best = floors.loc[floors[metric].idxmax()] if len(floors) else None
@@ -95,11 +97,10 @@ class FineTuneResult(Result):
                     high=float(first[f"{metric}_high"]),
                     floor=np.nan if best is None else float(best[metric]),
                     floor_name="" if best is None else str(best["method"]),
-                    ceiling=1.0,
-                    ceiling_name="all labels right",
-                    interval="95 % bootstrap over the held-out cells",
+                    ceiling_name="second annotation",
+                    interval=f"95 % bootstrap over {first['unit']}",
                     n=int(first["n_cells"]),
-                    missing="" if len(floors) else "the floors were not computed",
+                    missing="; ".join(missing),
                     remark=flags.removesuffix("."),
                     gain_low=np.nan if best is None else float(best[f"{metric}_gain_low"]),
                     gain_high=np.nan if best is None else float(best[f"{metric}_gain_high"]),
@@ -261,6 +262,8 @@ def finish(job: Job, trained: Trained, plan: FineTunePlan, *, floors: bool, seco
     model.head, model.head_kind = trained.head, recipe.head
     given = _labels(job, model, trained.head)
     truth = names[codes[split.test]]
+    samples = None if job.labelled.samples is None else job.labelled.samples[split.test]
+    how: dict[str, Any] = {"samples": samples, "seed": recipe.seed}
     answers = {(f"fine-tuned {job.model.spec.name}", "model"): names[given]}
     if trained.probe_logits is not None and trained.history:
         answers[f"{job.model.spec.name}, head alone", "head"] = names[trained.probe_logits.argmax(axis=1)]
@@ -277,10 +280,19 @@ def finish(job: Job, trained: Trained, plan: FineTunePlan, *, floors: bool, seco
         answers |= {(floor, "floor"): names[labels] for floor, labels in found.items()}
     rows = []
     for (method, what), labels in answers.items():
-        scores = label_scores(truth, labels, seed=recipe.seed)
-        # Of a floor also how much better the model is, in the same cells.
-        gains = label_gains(truth, names[given], labels, seed=recipe.seed) if what == "floor" else {}
-        rows.append({"method": method, "what": what, **scores.to_dict(), "n_cells": scores.n_cells, **gains})
+        scores = label_scores(truth, labels, **how)
+        # Of a floor also how much better the model is, in the same resamples.
+        gains = label_gains(truth, names[given], labels, **how) if what == "floor" else {}
+        rows.append(
+            {
+                "method": method,
+                "what": what,
+                **scores.to_dict(),
+                "n_cells": scores.n_cells,
+                "unit": scores.unit,
+                **gains,
+            }
+        )
     record = make_record(job, trained, rows, seconds=seconds, remarks=_remarks(job))
     tuning = FineTuning(record, cell_digests(job), job.model.finetuning)
     changed = changes(job.model, model)

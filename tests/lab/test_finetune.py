@@ -197,6 +197,10 @@ def test_the_table_sets_the_floors_beside_on_the_same_cells(tuned):
     score = tuned.scores.of("macro-F1")
     assert score.floor == table[table["what"] == "floor"]["macro_f1"].max()
     assert score.gain_low <= score.value - score.floor <= score.gain_high
+    # That all labels might be right is no ceiling that anybody has measured.
+    assert np.isnan(score.ceiling)
+    assert np.isnan(score.position)
+    assert "no second annotation" in str(score)
 
 
 def test_the_same_seed_gives_the_same_weights_and_a_killed_run_goes_on(starter, cells, tuned, tmp_path):
@@ -451,3 +455,23 @@ def test_scores_agree_with_scikit_learn_and_intervals_cover_the_truth():
         low, high = label_scores(np.ones(100), np.where(right, 1.0, 2.0), seed=seed, draws=300).accuracy_interval
         covered += low <= 0.7 <= high
     assert 88 <= covered <= 100
+
+
+def test_intervals_are_over_donors_where_five_are_held_out():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(["a", "b"], 400)
+    samples = np.repeat([f"d{i}" for i in range(8)], 50)
+    # Donors that are labelled well and donors that are not: resampled cells do not see them.
+    right = rng.random(400) < np.repeat([0.95, 0.5, 0.9, 0.6, 0.95, 0.5, 0.9, 0.6], 50)
+    given = np.where(right, truth, np.where(truth == "a", "b", "a"))
+    cells, donors = label_scores(truth, given), label_scores(truth, given, samples=samples)
+    assert donors.unit == "samples"
+    assert (donors.macro_f1, donors.accuracy) == (cells.macro_f1, cells.accuracy)
+    assert np.diff(donors.accuracy_interval) > 2 * np.diff(cells.accuracy_interval)
+    # A floor that is as good in every donor differs between them by nothing.
+    gains = label_gains(truth, given, given, samples=samples)
+    assert set(gains.values()) == {0.0}
+    worse = np.where(samples == "d0", "a", given)
+    gains = label_gains(truth, given, worse, samples=samples)
+    assert gains["accuracy_gain_low"] == 0, "some resamples are without that donor"
+    assert "fewer than five samples" in label_scores(truth, given, samples=np.where(samples < "d4", "x", "y")).unit
