@@ -3,7 +3,7 @@
     python benchmarks/trajectory.py [--models starter pca sctop] [--cells 1500]
 
 Bastidas-Ponce et al. (2019), E15.5: ductal cells to endocrine cells in five stages. The root is the ductal group's cell that
-lies farthest from all others; the twin is PCA fitted to the same cells. The named datasets are read from ``SCFM_DATA``.
+lies farthest from all others, in each representation its own; the twin is PCA fitted to the same cells, from its own root too. The named datasets are read from ``SCFM_DATA``.
 """
 
 from __future__ import annotations

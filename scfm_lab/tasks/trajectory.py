@@ -83,7 +83,8 @@ def trajectory(
     n_roots
         Other cells of the root's group that are tried as roots; 0 for none.
     twin
-        Whether to do the same on principal components (needs raw counts).
+        Whether to do the same on principal components (needs raw counts): from the same cell where the root is one, from the
+        cell farthest from all other groups there where it is a group.
     transition
         Transition probabilities between cells, sparse (cells, cells), of something that knows the direction, such as
         ``cellrank.kernels.VelocityKernel(...).transition_matrix``. None: neighbours, without edges back in pseudotime.
@@ -143,7 +144,7 @@ def trajectory(
     paths, branch_of = find_paths(graph, names, labels[at], time_seen, plane[held])
     ends = [path["nodes"][-1] for path in paths]
     fates, lost = _fates(graph, time_seen, ends, transition, held, adata.n_obs)
-    twinned, missing = _twin(adata, graph, held, at, time_seen, layer, how) if twin else (None, "")
+    twinned, missing = _twin(adata, graph, held, root, time_seen, layer, how) if twin else (None, "")
     flags = {} if stage is None else makers_seen(adata, [use_rep], seen="flag", layer=layer)
     refused = bool(flags) and seen == "refuse"
     roots = _roots(graph, at, time_seen, ends, n_roots, None if stage is None or refused else stage[held])
@@ -297,11 +298,12 @@ def _twin(
     adata: AnnData,
     graph: Graph,
     seen: NDArray[np.int64],
-    at: int,
+    root: str,
     pseudotime: NDArray[np.float32],
     layer: str | None,
     how: dict[str, Any],
 ) -> tuple[Twin | None, str]:
+    """The same on principal components. Of a root that is a group it has a root of its own: the model's is the model's finding."""
     from scfm_lab.evaluation.once import principal_components
 
     try:
@@ -313,14 +315,16 @@ def _twin(
         return None, f"{plural(int((~known).sum()), 'cell has', 'cells have')} no counts"
     obs = graph.work.obs[[graph.group_name]].copy()
     try:
-        other = neighbour_graph(vectors, obs, groupby=graph.group_name, **how).pseudotime(at)
+        beside = neighbour_graph(vectors, obs, groupby=graph.group_name, **how)
+        at = find_root(beside, root)
+        other = beside.pseudotime(at)
     except DataError as error:
         return None, f"there it cannot be had ({str(error).split(';', maxsplit=1)[0]})"
     time_ = _spread_out(other, seen, adata.n_obs)
     plane = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
     plane[seen] = principal_plane(vectors)
     layout = Layout(plane, plane, np.zeros(len(plane), np.float32), "principal components of the counts")
-    return Twin(time_, _spearman(pseudotime, other), layout), ""
+    return Twin(time_, _spearman(pseudotime, other), layout, str(graph.work.obs_names[at])), ""
 
 
 def _roots(

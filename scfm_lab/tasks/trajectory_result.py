@@ -37,6 +37,8 @@ class Twin:
     agreement: float
     """Spearman correlation of both pseudotimes; NaN where it means nothing."""
     layout: Layout
+    root: str = ""
+    """Name of the cell that it begins at: of a root that is a group the one that lies farthest from all others there."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class TrajectoryResult(Result):
         lines = []
         if self.twin is not None:
             lines.append(
-                f"On principal components of the same cells the order agrees with it to Spearman {self.twin.agreement:.2f}."
+                f"On principal components of the same cells, from {self.twin.root}, the order agrees with it to Spearman "
+                f"{self.twin.agreement:.2f}."
             )
         elif self.twin_missing:
             lines.append(f"No twin on principal components: {self.twin_missing}.")

@@ -111,6 +111,27 @@ def test_other_roots_and_the_twin_stand_beside_the_order(fork):
     assert "Nothing in the vectors says which is right" in result.summary()
 
 
+def test_the_twin_begins_where_its_own_root_lies(pbmc68k):
+    from scfm_lab.evaluation.once import principal_components
+
+    pbmc68k.obsm["X_pcs"] = principal_components(pbmc68k)
+    # Vectors that know the group, and in which its farthest cell is another than on the components.
+    rng = np.random.default_rng(0)
+    groups = pbmc68k.obs["cell_type"].astype(str)
+    made = rng.normal(size=(len(groups), 6)) + 3 * rng.normal(size=(groups.nunique(), 6))[groups.factorize()[0]]
+    pbmc68k.obsm["X_made"] = made.astype(np.float32)
+    asked = {"groupby": "cell_type", "n_roots": 0}
+    alone = sl.trajectory(pbmc68k, use_rep="X_pcs", root="CD14+ Monocyte", twin=False, key_added="alone", **asked)
+    result = sl.trajectory(pbmc68k, use_rep="X_made", root="CD14+ Monocyte", key_added="made", **asked)
+    assert result.root != alone.root
+    assert result.twin.root == alone.root
+    np.testing.assert_allclose(result.twin.pseudotime, alone.pseudotime, atol=1e-6)
+    assert f"On principal components of the same cells, from {alone.root}, the order agrees" in result.summary()
+    # A cell is the same in both.
+    cell = pbmc68k.obs_names[(groups == "CD34+").to_numpy().argmax()]
+    assert sl.trajectory(pbmc68k, use_rep="X_made", root=cell, key_added="cell", **asked).twin.root == cell
+
+
 def test_agreement_with_stages_is_kendalls_tau_with_an_interval(fork):
     adata, result = fork
     scores = {s.model: s for s in result.agreement}
