@@ -48,7 +48,8 @@ class DrugSignature(Result):
     """treatment, context, n_treated, n_control, n_samples, norm (length of the direction) with norm_low and norm_high (jackknife
     over samples), null_norm and p_value (labels of whole samples exchanged: NaN below six samples), cell_null_norm and cell_p_value
     (labels shuffled among the cells of each sample: cells are the replicates there), replicates with replicates_low and
-    replicates_high, dose_tau, dose_low, dose_high."""
+    replicates_high, dose_tau (Kendall's tau-b of projection and dose among the doses below the highest, 0 where they do not differ)
+    with dose_low and dose_high."""
     doses: pd.DataFrame | None
     """treatment, context, dose, sample, projection (0 control, 1 the highest dose elsewhere); None without doses."""
     responses: Responses
@@ -100,7 +101,7 @@ class DrugSignature(Result):
             )
             if np.isfinite(row.dose_tau):
                 interval = f" [{row.dose_low:+.2f}, {row.dose_high:+.2f}]" if np.isfinite(row.dose_low) else ""
-                text += f"; with the dose: Kendall's tau-b {row.dose_tau:+.2f}{interval}"
+                text += f"; with the doses below the highest: Kendall's tau-b {row.dose_tau:+.2f}{interval}"
             lines.append(text + ".")
         if told := self.provenance.get(SEEN):
             lines.append(f"{told}.")
@@ -190,7 +191,8 @@ def drug_signature(
         nothing about differences between donors, so that there is no interval and no p but that over cells.
     dose_key
         Column of doses, numbers (control cells' are not read): directions are then those of the highest dose, and each sample's
-        projections on the direction of the *other* samples are compared with the dose by Kendall's tau-b.
+        projections on the direction of the *other* samples are compared with the dose by Kendall's tau-b, among the doses below the
+        highest: that one lies farthest along its own direction whatever the others do.
     use_rep
         Key of ``obsm``.
 
@@ -426,13 +428,18 @@ def _projections(responses: Responses) -> pd.DataFrame:
 
 
 def _monotone(doses: pd.DataFrame | None, treatment: str, context: str) -> tuple[float, float, float]:
-    """Mean over samples of Kendall's tau-b of projection and dose (three doses or more), with its interval over samples."""
+    """Mean over samples of Kendall's tau-b of projection and dose below the highest one (of three or more), with its interval over samples.
+
+    The highest dose gave the direction, so that it is the farthest along it: in the tau it would count as a response to the dose where
+    the doses below it do nothing.
+    """
     from scipy.stats import kendalltau
 
     if doses is None:
         return np.nan, np.nan, np.nan
     own = doses[(doses["treatment"] == treatment) & (doses["context"] == context)]
-    taus = [kendalltau(p["dose"], p["projection"])[0] for _, p in own.groupby("sample") if p["dose"].nunique() >= 3]
+    below = own[own["dose"] < own["dose"].max()]
+    taus = [kendalltau(p["dose"], p["projection"])[0] for _, p in below.groupby("sample") if p["dose"].nunique() >= 2]
     if not taus:
         return np.nan, np.nan, np.nan
     return float(np.mean(taus)), *bootstrap_interval(taus, resamples=500)

@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_lab.cells.provenance import storable
 from scfm_lab.errors import DataError, did_you_mean, plural
+from scfm_lab.evaluation.nulls import benjamini_hochberg
 from scfm_lab.evaluation.overlap import check_choice
 from scfm_lab.evaluation.score import bootstrap_interval, macro
 from scfm_lab.results import Result, charts
@@ -44,6 +45,7 @@ _COLUMNS = (
     "random",
     "random_high",
     "p_value",
+    "q_value",
     "above_mean_treatment",
     "above_random",
     "ceiling",
@@ -58,8 +60,10 @@ class TransferResult(Result):
     """Cosines of transferred and measured directions, between floors and the agreement of replicates."""
 
     table: pd.DataFrame
-    """One row per treatment, source and target: cosine with low and high (jackknife over samples), mean_treatment and random (the
-    floors' cosines), random_high (their 97.5 % quantile), p_value, above_mean_treatment and above_random (cosine minus each),
+    """One row per treatment, source and target: cosine with low and high (jackknife over samples), mean_treatment (that floor's
+    cosine), random (the mean over random directions, near 0, as they lie either way) and random_high (what one in twenty of them
+    reaches: the floor), p_value, q_value (Benjamini–Hochberg over the rows), above_mean_treatment and above_random (cosine minus
+    mean_treatment, and minus random_high),
     ceiling, relative_error (length of predicted minus measured over that of the measured; no change gives 1), n_splits, missing (what
     could not be had, and why), remark (that the model was trained on some of the cells)."""
     space: str
@@ -73,18 +77,21 @@ class TransferResult(Result):
             f"Directions learnt in one context and applied in another, in {self.space}; halves are of {self.replicates}."
         ]
         for treatment, own in known.groupby("treatment", sort=False):
-            over = own.groupby("target")[["cosine", "random", "mean_treatment", "ceiling", "relative_error"]].mean()
+            over = own.groupby("target")[
+                ["cosine", "random_high", "mean_treatment", "ceiling", "relative_error"]
+            ].mean()
             low, high = bootstrap_interval(over["cosine"].to_numpy())
             interval = f" [{low:.2f}, {high:.2f}] over targets" if np.isfinite(low) else ""
             floor = over["mean_treatment"].mean()
             mean = f"{floor:.2f}" if np.isfinite(floor) else "not measured (one treatment)"
             lines.append(
-                f"{treatment}: cosine {over['cosine'].mean():.2f}{interval}; random directions {over['random'].mean():.2f}, mean of "
-                f"the other treatments {mean}; replicates {over['ceiling'].mean():.2f}; relative error "
+                f"{treatment}: cosine {over['cosine'].mean():.2f}{interval}; one random direction in twenty reaches "
+                f"{over['random_high'].mean():.2f}, the mean of the other treatments {mean}; replicates {over['ceiling'].mean():.2f}; relative error "
                 f"{over['relative_error'].mean():.2f} (no change: 1)."
             )
         lines += [
-            f"{r.treatment}, {r.source} → {r.target}: {r.cosine:.2f} (replicates {r.ceiling:.2f}, p = {r.p_value:.2g})."
+            f"{r.treatment}, {r.source} → {r.target}: {r.cosine:.2f} (replicates {r.ceiling:.2f}, random {r.random_high:.2f}, "
+            f"p = {r.p_value:.2g}, q = {r.q_value:.2g})."
             for r in known.head(12).itertuples()
         ]
         if len(known) > 12:
@@ -106,13 +113,13 @@ class TransferResult(Result):
         return "\n".join(lines)
 
     def plot(self) -> Any:
-        """Each pair's cosine on a bar from random directions to the replicates (Altair)."""
+        """Each pair's cosine on a bar from what one random direction in twenty reaches to the replicates (Altair)."""
         alt = charts()
         table = self.table.dropna(subset=["cosine"])
         table = table.assign(pair=table["treatment"] + ": " + table["source"] + " → " + table["target"])
         base = alt.Chart(table).encode(y=alt.Y("pair:N", sort="-x", title=None))
         band = base.mark_bar(color="#bdbdbd", opacity=0.6, height=10).encode(
-            x=alt.X("random:Q", title="cosine: random … replicates"), x2="ceiling:Q"
+            x=alt.X("random_high:Q", title="cosine: random (95 %) … replicates"), x2="ceiling:Q"
         )
         rule = base.mark_rule(color="#0072B2").encode(x="low:Q", x2="high:Q")
         return (
@@ -138,8 +145,8 @@ def transfer_signature(
     Samples (or parts of the cells) are dealt into halves in every way: the direction is learnt in the source's one half and
     measured in the target's other half. The ceiling is learnt in the target itself, in that first half: what replicates reach on
     the same terms. Floors are the mean direction of the *other* treatments in the source, and random directions of the same
-    length, drawn as the control cells of the target vary, which is harder than drawing in all directions alike. With one
-    treatment the first cannot be had.
+    length, drawn as the control cells of the target vary, which is harder than drawing in all directions alike. Random directions lie
+    either way, so that their mean says nothing: what one in twenty of them reaches is the floor. With one treatment the first cannot be had.
 
     Parameters
     ----------
@@ -207,6 +214,7 @@ def transfer_signature(
             "source= and target= to carry a direction to other samples."
         )
     table = pd.DataFrame(rows, columns=list(_COLUMNS)).assign(remark=flags.get(SEEN, ""))
+    table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy(dtype=np.float64))
     record = {**signature.provenance, "task": "transfer_signature", "n_random": n_random, "seed": seed, **flags}
     if into is not None:
         record["into"] = dict(into.provenance)
@@ -316,7 +324,7 @@ def _pair(
         "low": float(np.clip(low, -1, 1)),
         "high": float(np.clip(high, -1, 1)),
         "above_mean_treatment": found["cosine"] - found["mean_treatment"],
-        "above_random": found["cosine"] - found["random"],
+        "above_random": found["cosine"] - found["random_high"],
         "missing": "; ".join(missing),
     }
 
@@ -347,7 +355,7 @@ def _over_halves(
                 "cosine": value,
                 "mean_treatment": np.nan if mean is None else cosine(mean, measured),
                 "random": float(chance.mean()),
-                "random_high": float(np.quantile(chance, 0.975)),
+                "random_high": float(np.quantile(chance, 0.95)),
                 "p_value": float((1 + np.sum(chance >= value)) / (1 + len(chance))),
                 "ceiling": cosine(own, measured),
                 "relative_error": float(np.linalg.norm(learnt - measured) / np.linalg.norm(measured)),

@@ -150,6 +150,13 @@ def test_a_shared_direction_transfers_and_an_opposite_one_does_not(two_drugs):
     assert opposite["relative_error"] > 1.5, "worse than predicting no change"
     assert (table["ceiling"] > 0.95).all()
     assert abs(same["random"]) < 0.1
+    # Random directions lie either way, so that their mean is passed by every second of them: what counts is the 95 % point.
+    assert (table["random_high"] > 0.1).all()
+    np.testing.assert_allclose(table["above_random"], table["cosine"] - table["random_high"])
+    np.testing.assert_allclose(table["q_value"], stats.false_discovery_control(table["p_value"]))
+    summary = sl.transfer_signature(_signature(two_drugs), n_random=200).summary()
+    assert f"random {same['random_high']:.2f}, p = {same['p_value']:.2g}, q = {same['q_value']:.2g}" in summary
+    assert "one random direction in twenty reaches" in summary
     # The other drug goes along another axis: the mean treatment knows nothing of this one.
     assert abs(same["mean_treatment"]) < 0.2
     assert same["above_mean_treatment"] == pytest.approx(same["cosine"] - same["mean_treatment"])
@@ -243,6 +250,20 @@ def test_an_effect_that_grows_with_the_dose_is_monotone(shape, low, high):
         assert top.mean() == pytest.approx(1, abs=0.1)
         assert "Kendall's tau-b" in found.summary()
         assert found.plot().to_dict()["layer"]
+
+
+def test_a_drug_that_acts_at_its_highest_dose_alone_does_not_grow_with_the_dose():
+    taus, everything = [], []
+    for seed in range(6):
+        adata = _planted({"a": {"A549": 3 * _axis(0)}}, doses=(1.0, 10.0, 100.0, 1000.0), n=8, seed=seed)
+        lower = ((adata.obs["drug"] == "a") & (adata.obs["dose"] < 1000)).to_numpy()
+        adata.obsm["X_made"][lower] -= (3 * adata.obs["dose"].to_numpy()[lower, None] / 1000 * _axis(0)).astype("f4")
+        found = _signature(adata, dose_key="dose")
+        taus += list(found.table["dose_tau"])
+        everything += [stats.kendalltau(p["dose"], p["projection"])[0] for _, p in found.doses.groupby("sample")]
+        assert "with the doses below the highest: Kendall's tau-b" in found.summary()
+    assert np.mean(everything) > 0.3, "with the highest dose, along its own direction"
+    assert abs(np.mean(taus)) < 0.25
 
 
 def test_cells_are_placed_between_control_and_treated(two_drugs):
