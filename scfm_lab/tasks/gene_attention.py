@@ -137,6 +137,7 @@ def gene_attention(
         task="gene_attention",
         gene=gene,
         cells=len(rows),
+        arguments=provenance.arguments(n=n, max_cells=max_cells, layer=layer, options=options),
         options=opened.check_options(dict(options or {})),
         hidden_layer=-1,
     )

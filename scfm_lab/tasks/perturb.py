@@ -194,6 +194,7 @@ def perturb(
             target=target, labels_key=labels_key, readouts=None if readouts is None else [one.name for one in made]
         )
         lab.arguments = {**lab.arguments, **asked}
+        lab.reference_given = reference is not None
     result = lab.run(doses or {}, set_to=set_to, readouts=others, n_draws=n_draws, cancel=cancel)
     if null:
         result = lab.with_null(
@@ -220,6 +221,8 @@ class Perturber(Baseline):
         super().__init__(adata, model, **options)
         plane, name = find_plane(adata, self.baseline, basis)
         self.projector = Projector(self.baseline, plane, basis=name)
+        #: Other cells are no argument that a record can hold; that there were some it tells.
+        self.reference_given = False
 
     def run(
         self,
@@ -259,6 +262,7 @@ class Perturber(Baseline):
             groupby=self.groupby,
             options=self.model.check_options(self.options),
             arguments={**self.arguments, "n_draws": n_draws},
+            reference_given=self.reference_given,
             **self.audit.as_provenance(),
             **self.not_read,
             vectors_from_cache=self.n_first_from_cache + self.n_from_cache - known,

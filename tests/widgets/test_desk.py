@@ -131,6 +131,69 @@ class TestCode:
         finally:
             again.close()
 
+    def test_gives_results_with_a_target_again_and_leaves_out_those_against_a_reference(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
+    ) -> None:
+        import scfm_lab as sl
+
+        few, rest = pbmc68k[::5, :200].copy(), loaded[::5, :200].copy()
+        gene = str(few.var_names[np.asarray((few.X > 0).sum(axis=0)).ravel().argmax()])
+        asked: dict[str, Any] = {"groupby": "cell_type", "target": "CD19+ B", "progress": False}
+        lab = bench(few, model=MODEL).lab
+        lab.result = sl.screen(few, MODEL, [gene], n_null=19, **asked)
+        lab.result = sl.perturb(few, MODEL, {gene: 0.0}, null=False, **asked)
+        again: Lab = run(lab.code(), rest)["lab"]
+        again.wait(60)
+        for task in ("perturb", "screen"):
+            mine: Any = lab.results[task]
+            other: Any = again.results[task]
+            assert "towards_target" in set(mine.table["readout"])
+            assert other.table.equals(mine.table), task
+        again.close()
+        reference = few[few.obs["cell_type"] == "CD19+ B"].copy()
+        asked |= {"reference": reference, "labels_key": "cell_type"}
+        lab.result = sl.perturb(few, MODEL, {gene: 0.0}, null=False, **asked)
+        code = lab.code()
+        assert "sl.perturb(" not in code
+        assert "# The perturbation was told against a reference (reference=); it is not repeated here." in code
+
+    def test_sets_the_doses_that_the_sliders_have_where_the_result_is_of_others(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        import scfm_lab as sl
+
+        few = pbmc68k[::5].copy()
+        lab = bench(few).lab
+        lab.result = sl.perturb(few, MODEL, {GENE: 0.0}, null=False, progress=False)
+        assert "lab.doses" not in lab.code()
+        # No model is picked that could answer: the result stays that of the former dose.
+        lab.publish(doses={GENE: 0.5})
+        assert f"lab.doses = {{'{GENE}': 0.5}}" in lab.code()
+
+    def test_and_methods_tell_what_the_genes_panel_has_computed(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
+    ) -> None:
+        few, rest = pbmc68k[::5].copy(), loaded[::5].copy()
+        opened = bench(few, model="models:/starter/1")
+        opened.ask(type="alike", gene="LYZ")
+        opened.ask(type="alike", gene=GENE)
+        opened.ask(type="alike", gene="LYZ")
+        opened.ask(type="attention", gene=GENE)
+        lab = opened.lab
+        scope = run(lab.code(), rest)
+        for variable, task in (("attention", "gene_attention"), ("similar", "similar_genes")):
+            mine: Any = lab.results[task]
+            assert scope[variable].table.equals(mine.table), task
+            assert scope[variable].provenance["arguments"] == mine.provenance["arguments"]
+        assert scope["similar"].gene == "LYZ", "the gene that was asked about last"
+        scope["lab"].wait(60)
+        scope["lab"].close()
+        text = lab.methods()
+        assert "No result" not in text
+        assert text.count("Model starter") == 1
+        assert f"to and from {GENE} was averaged over its heads and over the 24 cells" in text
+        assert "Genes alike to LYZ are the 12 with the largest cosine" in text
+
     def test_repeats_a_screen_of_the_selected_cells_on_those(
         self, bench: Callable[..., Bench], pbmc68k: AnnData, loaded: AnnData
     ) -> None:

@@ -138,7 +138,9 @@ def test_the_picture_stands_without_code_that_cannot_be_told_or_is_too_long(
     with pytest.raises(TypeError):
         lab.code()
     lab.selection = [1]
-    assert "<img" in output.until(lambda page: not code_in(page))
+    page = output.until(lambda page: not code_in(page))
+    assert "<img" in page
+    assert "How to come back to this cannot be told. Something went wrong (TypeError" in html.unescape(page)
     del lab.adata.uns["scfm"]
     lab.selection = [2]
     output.until(lambda page: code_in(page) == lab.code())
@@ -147,6 +149,7 @@ def test_the_picture_stands_without_code_that_cannot_be_told_or_is_too_long(
     page = output.until(lambda page: not code_in(page))
     assert "<img" in page
     assert "<details" not in page
+    assert "too many for a notebook: lab.code() gives it" in page
 
 
 def test_a_bench_comes_back_from_the_saved_notebook_as_it_was_left(

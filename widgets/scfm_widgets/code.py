@@ -61,7 +61,7 @@ class _Writer:
             if key not in planes:
                 self._vectors(key, record)
         self._planes({key: record for key, record in planes.items() if key not in former})
-        for task in ("trajectory", "perturb", "screen"):
+        for task in ("trajectory", "perturb", "screen", "gene_attention", "similar_genes"):
             if task in lab.results:
                 getattr(self, f"_{task}")(lab.results[task])
         self._bench()
@@ -161,10 +161,10 @@ class _Writer:
         record = of_model(model)
         return None if opened(record) == _plainly(exact_source(record)) else self._model(record)
 
-    def _call(self, target: str, function: Callable[..., Any], first: str, **given: Any) -> None:
-        """Write a call with what differs from the function's defaults."""
+    def _call(self, variable: str, function: Callable[..., Any], first: str, /, **given: Any) -> None:
+        """Write a call with what differs from the function's defaults, which may be called anything (``target=``)."""
         said, remarks = call(function, first, **given)
-        self.lines += [*remarks, f"{target} = {said}"]
+        self.lines += [*remarks, f"{variable} = {said}"]
 
     def _embed(self, result: Any) -> None:
         import scfm_lab as sl
@@ -207,6 +207,9 @@ class _Writer:
         import scfm_lab as sl
 
         told = result.provenance
+        if told.get("reference_given"):
+            self.lines.append("# The perturbation was told against a reference (reference=); it is not repeated here.")
+            return
         model = self._model(told)
         doses = {gene: float(dose) for gene, dose in result.doses.items()}
         basis = result.layout.basis if result.layout.basis in self.lab.adata.obsm else None
@@ -241,6 +244,24 @@ class _Writer:
         self._call("screened", sl.screen, f"{cells}, {model}", **given)
         self.shown["screen"] = "screened"
 
+    # What the Genes panel has computed is shown there when it is asked for: it is repeated, and not set on the bench.
+
+    def _gene_attention(self, result: Any) -> None:
+        from scfm_lab.tasks.gene_attention import gene_attention
+
+        self.imports.add("from scfm_lab.tasks.gene_attention import gene_attention")
+        told = result.provenance
+        model = self._model(told)
+        self._call("attention", gene_attention, f"adata, {model}, {result.gene!r}", **arguments(told))
+
+    def _similar_genes(self, result: Any) -> None:
+        import scfm_lab as sl
+
+        told = result.provenance
+        model = self._model(told)
+        cells = ", adata=adata" if "detection" in result.table else ""
+        self._call("similar", sl.similar_genes, f"{model}, {result.gene!r}{cells}", **arguments(told))
+
     # --------------------------------------------------------------------------------------- bench
 
     def _bench(self) -> None:
@@ -259,7 +280,7 @@ class _Writer:
         self.lines.append(f"lab.state = {state!r}")
         rest = {gene: float(dose) for gene, dose in lab.doses.items()}
         shown: Any = lab.results.get("perturb")
-        if rest and (shown is None or set(rest) != set(shown.doses)):
+        if rest and ("perturb" not in self.shown or rest != {gene: float(dose) for gene, dose in shown.doses.items()}):
             self.lines.append(f"lab.doses = {rest!r}")
         self._selection()
         self.lines.append("lab")
@@ -287,7 +308,7 @@ class _Writer:
         return f"unpack_mask(zlib.decompress(base64.b64decode({packed!r})), adata.n_obs)"
 
 
-def call(function: Callable[..., Any], first: str, **given: Any) -> tuple[str, list[str]]:
+def call(function: Callable[..., Any], first: str, /, **given: Any) -> tuple[str, list[str]]:
     """Give a call with what differs from the function's defaults, and remarks on what cannot be written down."""
     import scfm_lab as sl
 

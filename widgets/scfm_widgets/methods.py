@@ -94,7 +94,7 @@ def methods_of(lab: Lab) -> tuple[str, str]:
 
 def _made_by(lab: Lab, results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Records of the models behind what is on the bench."""
-    for task in ("embed", "perturb", "screen", "compare"):
+    for task in ("embed", "perturb", "screen", "compare", "gene_attention", "similar_genes"):
         if task in results:
             record = results[task].provenance
             yield from record["of"] if task == "compare" else [record]
@@ -189,10 +189,28 @@ def _compared(result: Any, cite: Any) -> str:
     )
 
 
+def _attended(result: Any, cite: Any) -> str:
+    del cite
+    return (
+        f"Attention of the model's last layer to and from {result.gene} was averaged over its heads and over the "
+        f"{plural(result.cells, 'cell', 'cells')} with most counts of that gene, and is no evidence of regulation."
+    )
+
+
+def _alike(result: Any, cite: Any) -> str:
+    del cite
+    return (
+        f"Genes alike to {result.gene} are the {len(result.table)} with the largest cosine of their vectors to its own, in "
+        f"{result.embedding}."
+    )
+
+
 _TASKS = {
     "embed": _embedded,
     "perturb": _perturbed,
     "screen": _screened,
     "trajectory": _ordered,
     "compare": _compared,
+    "gene_attention": _attended,
+    "similar_genes": _alike,
 }

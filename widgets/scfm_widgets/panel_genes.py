@@ -39,8 +39,8 @@ class GenesPanel(Panel):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        #: By model and gene; no model is kept for it.
-        self._similar: WeakKeyDictionary[Model, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+        #: What is told and the result, by model and gene; no model is kept for it.
+        self._similar: WeakKeyDictionary[Model, dict[str, tuple[dict[str, Any], Any]]] = WeakKeyDictionary()
 
     def handle(self, message: dict[str, Any]) -> Any:
         """Answer ``gene`` (expression by group; neighbours where the model is open), ``alike`` or ``attention``."""
@@ -95,10 +95,13 @@ class GenesPanel(Panel):
         known = self._similar.setdefault(model, {})
         if gene not in known:
             known[gene] = self._told_similar(model, gene)
-        return known[gene]
+        told, result = known[gene]
+        if result is not None:
+            session.results["similar_genes"] = result
+        return told
 
-    def _told_similar(self, model: Model, gene: str) -> dict[str, Any]:
-        """What :func:`scfm_lab.similar_genes` finds, in the names of the cells."""
+    def _told_similar(self, model: Model, gene: str) -> tuple[dict[str, Any], Any]:
+        """What :func:`scfm_lab.similar_genes` finds, in the names of the cells, and its result where there is one."""
         from scfm_lab.tasks.similar_genes import similar_genes
 
         session = self.session
@@ -107,8 +110,7 @@ class GenesPanel(Panel):
             known = next((name for name in _names_of(gene, session) if model.vocabulary.id_of(name) is not None), gene)
             result = similar_genes(model, known, n=NEIGHBOURS, adata=session.adata)
         except (ModelError, GenesError) as error:
-            return {"neighbours": [], "note": str(error)}
-        session.results["similar_genes"] = result
+            return {"neighbours": [], "note": str(error)}, None
         names = [session.genes_by_id.get(str(name), str(name)) for name in result.table["gene"]]
         found = [
             {
@@ -121,7 +123,7 @@ class GenesPanel(Panel):
         ]
         # The first line names the neighbours, which are on the screen already.
         beside = " ".join(result.summary().splitlines()[1:])
-        return {"neighbours": found, "note": "", "model": model.spec.name, "beside": beside}
+        return {"neighbours": found, "note": "", "model": model.spec.name, "beside": beside}, result
 
     def _attention(self, gene: str, cancel: Event) -> dict[str, Any]:
         """What :func:`scfm_lab.tasks.gene_attention.gene_attention` finds, both ways."""

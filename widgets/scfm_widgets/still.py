@@ -19,6 +19,7 @@ from scfm_lab.errors import ScfmError
 from scfm_widgets.cell import running_cell, shell
 from scfm_widgets.picture import draw
 from scfm_widgets.saved import MIME, saved_of
+from scfm_widgets.session import sentence
 
 if TYPE_CHECKING:
     from scfm_widgets.lab import Lab
@@ -110,22 +111,27 @@ class Still:
         # A picture that cannot be drawn leaves the last one standing. A timer that is cancelled may run already: the last
         # to write is the last to look.
         with self._writing, contextlib.suppress(ScfmError):
-            page = self._page(self._code())
+            page = self._page(*self._code())
             if page != self._written:
                 self._written = page
                 for shown in list(self._shown.values()):
                     shown.update(page, raw=True)
 
-    def _code(self) -> str:
-        """What brings the bench back; nothing where it cannot be told, or is too long for a notebook's file."""
+    def _code(self) -> tuple[str, str]:
+        """What brings the bench back; where it cannot be told, or is too long for a notebook's file, why."""
         try:
             code = self._lab.code()
-        # Whatever is in its way, the picture does without it; a timer has nobody to tell.
-        except Exception:  # noqa: BLE001
-            return ""
-        return code if len(code) <= _MOST_LETTERS else ""
+        # Whatever is in its way, the picture does without it; a timer has nobody else to tell.
+        except Exception as error:  # noqa: BLE001
+            return "", f"How to come back to this cannot be told. {sentence(error)}"
+        if len(code) > _MOST_LETTERS:
+            return (
+                "",
+                f"How to come back to this takes {len(code):,} letters, too many for a notebook: lab.code() gives it.",
+            )
+        return code, ""
 
-    def _page(self, code: str = "") -> dict[str, Any]:
+    def _page(self, code: str = "", missing: str = "") -> dict[str, Any]:
         if self._stale:
             # First this: what changes while it is drawn makes it stale again.
             self._stale = False
@@ -138,7 +144,7 @@ class Still:
             picture = f'<img alt="{words}" src="{source}" style="max-width:100%">'
         page = (
             f'<figure class="scfm-still" data-scfm-bench="{self._uid}" style="margin:0">'
-            f"{picture}<figcaption>{words}{_details(code) if code else ''}</figcaption></figure>"
+            f"{picture}<figcaption>{words}{_details(code) if code else ''}{_missing(missing) if missing else ''}</figcaption></figure>"
         )
         return {"text/html": page, "text/plain": words, MIME: saved_of(self._lab)}
 
@@ -149,6 +155,10 @@ def _details(code: str) -> str:
         "<details><summary>How to come back to this</summary>"
         f'<pre style="max-height:24em;overflow:auto">{html.escape(code)}</pre></details>'
     )
+
+
+def _missing(why: str) -> str:
+    return f"<p>{html.escape(why)}</p>"
 
 
 # A bench is asked to show itself as an output by IPython alone, which is loaded then; nothing else here needs it.
