@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +146,12 @@ class TestOpening:
 
         with pytest.raises(DataError, match=words):
             Lab(thing)
+
+    def test_an_unknown_option_is_refused_with_the_nearest(self, pbmc68k: AnnData) -> None:
+        from scfm_widgets import Lab
+
+        with pytest.raises(DataError, match=r"Lab has no 'color'; it has adata, .*Did you mean 'colour'"):
+            Lab(pbmc68k, color=GENE)  # type: ignore[arg-type]
 
     def test_refuses_an_empty_one(self, pbmc68k: AnnData) -> None:
         from scfm_widgets import Lab
@@ -297,6 +305,141 @@ class TestState:
         with pytest.raises(DataError, match="'cell_type', which are groups"):
             lab.state = {"range": [0, 1]}
 
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"labels": "no"}, "'labels' is True or False; it was given as 'no'"),
+            ({"density": 1}, "'density' is True, False or None"),
+            ({"hidden": "CD34+"}, r"write \['CD34\+'\]"),
+            ({"hidden": 3}, "'hidden' is a list of groups"),
+            ({"hidden": ["CD34"]}, r"'cell_type' has no group 'CD34' to hide\. Did you mean 'CD34\+'"),
+            ({"colour": GENE, "hidden": ["CD34+"]}, "coloured by 'CD3D', which are numbers"),
+            ({"colour": None, "hidden": ["CD34+"]}, "nothing colours them"),
+            ({"follow": GENE}, r"'follow' is a list of genes; write \['CD3D'\]"),
+            ({"root": "CD34"}, r"obs\['cell_type'\] has no group 'CD34' for a root\. Did you mean 'CD34\+'"),
+            ({"root": {"group": "CD34"}}, "Did you mean"),
+            ({"root": {"cell": 700}}, "from 0 to 699"),
+            ({"root": 5}, "'root' is a group"),
+            ({"groupby": None, "root": "CD34+"}, "in no groups; set 'groupby'"),
+            ({"against": "startr"}, "Did you mean 'starter'"),
+            ({"gene": 5}, "'gene' is a name or None"),
+            ({"model": 5}, "'model' is a name"),
+            ({"range": []}, "least and the greatest"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_with_what_is_there(
+        self, bench: Callable[..., Bench], given: dict[str, Any], words: str
+    ) -> None:
+        lab = bench().lab
+        before = dict(lab.state)
+        with pytest.raises((DataError, ModelError), match=words):
+            lab.state = given
+        assert lab.state == before
+
+    def test_none_is_how_it_begins_and_values_are_plain(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        pbmc68k.obs["few"] = pd.Categorical([str(i % 3) if i else None for i in range(pbmc68k.n_obs)])
+        lab = bench(colour="few").lab
+        lab.state = {"hidden": (2, "(no value)"), "labels": np.bool_(False), "follow": (GENE,), "density": True}
+        assert lab.state["hidden"] == ["2", "(no value)"]
+        assert (lab.state["labels"], lab.state["follow"], lab.state["density"]) == (False, [GENE], True)
+        lab.state = dict.fromkeys(("hidden", "labels", "follow", "density"))
+        assert (lab.state["hidden"], lab.state["labels"], lab.state["follow"]) == ([], True, [])
+        assert lab.state["density"] is None
+        # Of very many groups the legend shows the largest, and the others as one.
+        pbmc68k.obs["clone"] = [f"clone {i % 300}" for i in range(pbmc68k.n_obs)]
+        (together,) = [
+            label for label in lab.session.columns.of_obs("clone").about["labels"] if "smaller groups" in label
+        ]
+        lab.state = {"colour": "clone", "hidden": [together]}
+        assert lab.state["hidden"] == [together]
+
+    def test_a_root_is_a_group_or_a_cell_by_its_name(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench().lab
+        lab.state = {"root": "CD34+"}
+        assert lab.state["root"] == {"group": "CD34+"}
+        lab.state = {"groupby": "phase"}
+        assert lab.state["root"] is None, "a group of other groups is none"
+        lab.state = {"root": str(pbmc68k.obs_names[7])}
+        assert lab.state["root"] == {"cell": 7}
+        lab.state = {"groupby": "cell_type"}
+        assert lab.state["root"] == {"cell": 7}
+
+    def test_what_was_hidden_goes_with_the_groups_that_it_is_of(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        pbmc68k.obs["coarse"] = pd.Categorical(
+            pbmc68k.obs["cell_type"].astype(str).where(np.arange(700) > 350, "CD34+")
+        )
+        lab = bench().lab
+        lab.state = {"hidden": ["CD34+", "CD19+ B"]}
+        few = pbmc68k.obs["coarse"].cat.categories
+        lab.state = {**lab.state, "colour": "coarse"}
+        assert lab.state["hidden"] == [name for name in ("CD34+", "CD19+ B") if name in few]
+        lab.state = {"colour": GENE, "range": [0.5, 2]}
+        assert lab.state["hidden"] == []
+        lab.state = {**lab.state, "colour": "cell_type"}
+        assert lab.state["range"] is None
+        # So the whole of it can be given to another bench.
+        assert bench(state=dict(lab.state)).lab.state == lab.state
+
+    def test_is_not_changed_in_place_and_copies_are_plain(self, bench: Callable[..., Bench]) -> None:
+        lab = bench(model=MODEL).lab
+        with pytest.raises(DataError, match=r"assign: lab\.doses = \{\*\*lab\.doses, 'CD3D': 0\.0\}"):
+            lab.doses[GENE] = 0.0
+        lab.doses = {GENE: 0.0}
+        assert lab.wait(120)
+        assert lab.result.doses == {GENE: 0.0}
+        with pytest.raises(DataError, match=r"assign: lab\.state = \{'colour': 'LYZ'\}"):
+            lab.state["colour"] = "LYZ"
+        changes: list[Callable[[], Any]] = [
+            lambda: lab.state["colour"].update(name="LYZ"),
+            lambda: lab.state["hidden"].append("CD34+"),
+            lambda: lab.doses.pop(GENE),
+            lambda: lab.doses.clear(),
+            lambda: lab.doses.setdefault("LYZ", 1.0),
+            lambda: lab.doses.__delitem__(GENE),
+        ]
+        for change in changes:
+            with pytest.raises(DataError, match="is not changed in place"):
+                change()
+        assert (lab.doses, lab.state["hidden"]) == ({GENE: 0.0}, [])
+        for held in (lab.state, lab.doses):
+            assert json.loads(json.dumps(held)) == held
+            for own in (
+                dict(held),
+                {**held},
+                held.copy(),
+                copy.copy(held),
+                copy.deepcopy(held),
+            ):
+                assert type(own) is dict
+                own["new"] = 1
+                assert "new" not in held
+        own = copy.deepcopy(lab.state)
+        own["hidden"].append("CD34+")
+        own["colour"]["name"] = "phase"
+        lab.doses |= {"LYZ": 1.0}
+        assert lab.doses == {GENE: 0.0, "LYZ": 1.0}
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("colour", GENE, r"lab\.colour sets nothing on the bench; assign: lab\.state = \{'colour': 'CD3D'\}"),
+            ("groupby", None, r"lab\.state = \{'groupby': None\}"),
+            ("panel", "genes", r"lab\.state = \{'panel': 'genes'\}"),
+            ("color", GENE, r"lab\.state = \{'colour': 'CD3D'\}"),
+            ("layout", "X_umap", r"the widget's own .*lab\.state = \{'layout': 'X_umap'\}"),
+        ],
+    )
+    def test_is_set_as_a_whole_and_no_attribute_is_taken_for_it(
+        self, bench: Callable[..., Bench], name: str, value: Any, words: str
+    ) -> None:
+        lab = bench().lab
+        with pytest.raises(DataError, match=words):
+            setattr(lab, name, value)
+        lab.layout.width = "50%"
+        lab.note = "a person's own"
+
     def test_followed_genes_are_those_of_the_cells(self, bench: Callable[..., Bench]) -> None:
         lab = bench().lab
         lab.state = {"follow": [GENE, "LYZ", GENE], "by_path": True}
@@ -353,6 +496,47 @@ class TestSelection:
             assert (lab.selection == wanted).all()
         lab.selection = None
         assert not lab.selection.any()
+
+    def test_is_not_changed_in_place(self, bench: Callable[..., Bench]) -> None:
+        lab = bench().lab
+        with pytest.raises(ValueError, match="read-only"):
+            lab.selection[3] = True
+        own = lab.selection.copy()
+        own[3] = True
+        lab.selection = own
+        assert lab.selection.nonzero()[0].tolist() == [3]
+
+    def test_and_results_are_told_to_who_observes_them(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        few = pbmc68k[::10].copy()
+        opened = bench(few, model=MODEL)
+        lab = opened.lab
+        selected: list[Any] = []
+        found: list[Any] = []
+        lab.observe(lambda change: selected.append((change["old"].sum(), change["new"].sum())), "selection")
+        lab.observe(lambda change: found.append(change["new"]), "result")
+        lab.selection = [1, 2]
+        lab.selection = [2, 1]
+        opened.ask(type="selection", bits=base64.b64encode(pack_mask(np.arange(70) < 5)).decode())
+        lab.set_state({"_selection": memoryview(pack_mask(np.arange(70) < 4))})
+        assert selected == [(0, 2), (2, 5), (5, 4)]
+        lab.result = result = sl.perturb(few, MODEL, {GENE: 0.5}, null=False, progress=False)
+        assert found == [result]
+        lab.doses = {GENE: 0.0}
+        lab.wait(120)
+        assert found[-1] is lab.result
+        assert len({id(one) for one in found}) == len(found) == 3, "the effect, and then its null"
+        lab.doses = {}
+        lab.wait(120)
+        assert found[-1] is None
+
+        def fails(_: Any) -> None:
+            message = "mine"
+            raise ValueError(message)
+
+        lab.observe(fails, "selection")
+        lab.selection = [0]
+        assert lab.selection.sum() == 1
+        assert "mine" in lab.faults[-1]
 
     @pytest.mark.parametrize(
         ("given", "words"),
@@ -820,6 +1004,29 @@ class TestPerturbing:
         lab.doses = {"NOVEL1": 0.0}
         lab.wait(120)
         assert lab._refused == {"NOVEL1": 0.0}
+
+    def test_no_result_is_that_of_doses_before_those_that_were_refused(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        few = pbmc68k[::3].copy()
+        few.var_names = ["NOVEL1", *few.var_names[1:]]
+        few.var["gene_symbol"] = few.var_names
+        few.var["ensembl_id"] = ["", *few.var["ensembl_id"][1:]]
+        lab = bench(few, model=MODEL).lab
+        lab.doses = {GENE: 0.0}
+        assert lab.wait(120)
+        assert lab.result is not None
+        lab.doses = {"NOVEL1": 0.0}
+        assert lab.wait(120)
+        assert (lab.result, lab.results.get("perturb")) == (None, None)
+        assert "NOVEL1" in lab.faults[-1]
+        code = lab.code()
+        assert "sl.perturb(" not in code
+        assert "lab.doses = {'NOVEL1': 0.0}" in code
+        assert payload_of(lab).traits["_meta"]["responses"] == []
+        lab.doses = {GENE: 0.0}
+        assert lab.wait(120)
+        assert lab.result.doses == {GENE: 0.0}
 
     def test_a_gene_that_is_not_there_is_refused_where_it_is_assigned(self, bench: Callable[..., Bench]) -> None:
         lab = bench(model=MODEL).lab

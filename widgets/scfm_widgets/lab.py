@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import anywidget
 import numpy as np
@@ -15,16 +16,17 @@ import traitlets
 
 from scfm_lab.errors import DataError, PluginError, ScfmError, did_you_mean, nearest
 from scfm_widgets.cell import replace_former
+from scfm_widgets.checked_state import STATE, checked, colour_of
 from scfm_widgets.checks import as_mask, check_adata, check_groupby, groups_or_gaps, task_of
 from scfm_widgets.codec import pack_mask, unpack_mask
 from scfm_widgets.desk import Desk
+from scfm_widgets.kept import kept_doses, kept_state
 from scfm_widgets.messages import Messages
 from scfm_widgets.panel_perturb import check
 from scfm_widgets.panels import PanelRow, open_panels
 from scfm_widgets.saved import bring_back, read_saved
 from scfm_widgets.session import Session
 from scfm_widgets.shelf import is_moving
-from scfm_widgets.small_state import check_followed, check_range
 from scfm_widgets.still import Still, put_out
 
 if TYPE_CHECKING:
@@ -38,27 +40,6 @@ if TYPE_CHECKING:
     from scfm_lab.results import Result
 
 _STATIC = Path(__file__).parent / "static"
-
-#: What the bench's small state holds, and how it begins.
-STATE: dict[str, Any] = {
-    "model": None,
-    "colour": None,
-    "hidden": [],
-    "range": None,
-    "groupby": None,
-    "layout": None,
-    "panel": None,
-    "labels": True,
-    "paths": True,
-    "root": None,
-    "second": None,
-    "field": False,
-    "density": None,
-    "gene": None,
-    "follow": [],
-    "by_path": False,
-    "against": None,
-}
 
 
 def _to_bytes(value: Any, _: Any) -> bytes:
@@ -76,6 +57,26 @@ class _Bytes(traitlets.Bytes):
 
 def _synced(trait: Any) -> Any:
     return trait.tag(sync=True)
+
+
+def _refuse_setting(name: str, value: Any, *, there: bool) -> None:
+    """Refuse what would be taken for a setting of the bench and be none."""
+    if name == "layout" and isinstance(value, str):
+        message = f"lab.layout is the widget's own (ipywidgets.Layout: its width and height); the plane is lab.state = {{'layout': {value!r}}}."
+        raise DataError(message)
+    hit = name if name in STATE and name != "layout" else None
+    if hit is None and not there and not name.startswith("_"):
+        hit = next(iter(nearest(name, STATE, n=1)), None)
+    if hit is not None:
+        message = f"lab.{name} sets nothing on the bench; assign: lab.state = {{{hit!r}: {value!r}}}."
+        raise DataError(message)
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    for name in given:
+        known = [known for known in inspect.signature(Lab).parameters if known != "unknown"]
+        message = f"Lab has no {name!r}; it has {', '.join(known)}.{did_you_mean(name, known)}"
+        raise DataError(message)
 
 
 class Lab(anywidget.AnyWidget):
@@ -167,6 +168,8 @@ class Lab(anywidget.AnyWidget):
     #: Cell of the notebook that has made it, and the run of that cell.
     made_in: tuple[str, str] = ("", "")
     is_open = True
+    #: The selection and the result of which observers have heard.
+    _told: tuple[Any, Any] = (b"", None)
     rows: list[PanelRow] = []  # noqa: RUF012 - replaced as a whole, never changed
 
     def __init__(
@@ -179,8 +182,10 @@ class Lab(anywidget.AnyWidget):
         layout: str | None = None,
         title: str = "scfm-lab",
         state: Mapping[str, Any] | str | Path | None = None,
+        **unknown: NoReturn,
     ) -> None:
         check_adata(adata)
+        _refuse_unknown(unknown)
         self.lock = threading.RLock()
         self._here = threading.local()
         super().__init__()
@@ -200,6 +205,7 @@ class Lab(anywidget.AnyWidget):
             _compared=None,
             _changed=None,
             _screen=None,
+            doses={},
             _uid=uuid.uuid4().hex,
             _meta={
                 "n": adata.n_obs,
@@ -214,7 +220,7 @@ class Lab(anywidget.AnyWidget):
             state={
                 **STATE,
                 "model": session.adopt(model),
-                "colour": self._colour(colour if colour is not None else favourite),
+                "colour": colour_of(session, colour if colour is not None else favourite),
                 "groupby": groupby or (favourite if groups_or_gaps(adata, favourite) else None),
             },
         )
@@ -249,9 +255,14 @@ class Lab(anywidget.AnyWidget):
 
     @property
     def selection(self) -> NDArray[np.bool_]:
-        """Selected cells, one bool each. Assign a mask, positions, or names of cells; ``None`` selects none."""
+        """Selected cells, one bool each. Assign a mask, positions, or names of cells; ``None`` selects none.
+
+        It is read-only, since the bench would not notice a change in place: change a copy, ``lab.selection.copy()``, and assign it.
+        """
         self.session.check_cells()
-        return unpack_mask(self._selection, self.adata.n_obs)
+        mask = unpack_mask(self._selection, self.adata.n_obs)
+        mask.flags.writeable = False
+        return mask
 
     @selection.setter
     def selection(self, value: ArrayLike | None) -> None:
@@ -260,8 +271,12 @@ class Lab(anywidget.AnyWidget):
 
     @property
     def result(self) -> Result | None:
-        """The newest result. Assign one (of ``sl.embed``, ``sl.perturb``, ``sl.trajectory`` or a comparison) to show it."""
-        return self.session.result
+        """The newest result. Assign one (of ``sl.embed``, ``sl.perturb``, ``sl.trajectory`` or a comparison) to show it.
+
+        ``None`` where there is none, and where there is no answer to the doses that are set: :attr:`faults` says why.
+        """
+        session = self.session
+        return None if session.newest == "perturb" and self._is_unanswered else session.result
 
     @result.setter
     def result(self, value: Result) -> None:
@@ -276,8 +291,22 @@ class Lab(anywidget.AnyWidget):
 
     @property
     def results(self) -> dict[str, Result]:
-        """The newest result of each task."""
-        return dict(self.session.results)
+        """The newest result of each task; none of other doses than those that are set."""
+        results = dict(self.session.results)
+        if self._is_unanswered:
+            results.pop("perturb", None)
+        return results
+
+    @property
+    def _is_unanswered(self) -> bool:
+        """Whether the model has refused the doses, or was stopped: what the browser shows is of those before, and it says so."""
+        shown = dict(self._perturbation or {}).get("doses")
+        return self._refused is not None and self._refused == self.doses and shown != self._refused
+
+    @property
+    def faults(self) -> list[str]:
+        """What stands above the bench in words: what went wrong, and was not dismissed."""
+        return [str(fault["text"]) for fault in self.session.faults]
 
     def run(self, model: str | None = None, *, layout: str | None = None) -> Future[Any]:
         """Run a model on the cells, as the Run button does.
@@ -335,7 +364,7 @@ class Lab(anywidget.AnyWidget):
         """Wait until nothing runs any more; False where `timeout` seconds were not enough."""
         return self.session.wait(timeout)
 
-    def to_html(self, path: str | Path, *, genes: Iterable[str] = (), title: str | None = None) -> Path:
+    def to_html(self, path: str | Path, *, genes: Iterable[str] | str = (), title: str | None = None) -> Path:
         """Write the bench as one HTML file that works with no kernel and no network.
 
         Parameters
@@ -343,8 +372,8 @@ class Lab(anywidget.AnyWidget):
         path
             The file; an existing one is replaced.
         genes
-            Genes whose answers at doses 0, 0.5, 1 and 2 go along, so that their sliders work; those on the bench do
-            anyway.
+            Genes, or one gene, whose answers at doses 0, 0.5, 1 and 2 go along, so that their sliders work; those on the bench
+            do anyway.
         title
             Default: the bench's.
 
@@ -381,6 +410,31 @@ class Lab(anywidget.AnyWidget):
                         setattr(self, name, value)
             finally:
                 self._here.publishing = before
+        if not before:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell who observes ``"selection"`` or ``"result"``, which are no traits, that they are others.
+
+        It comes once all is set: what an observer raises cannot leave half of it out, and stands above the bench.
+        """
+        if self._session is None:
+            return
+        with self.lock:
+            before: tuple[Any, Any] = self._told
+            now: tuple[Any, Any] = (self._selection, self.result)
+            self._told = now
+        for name, old, new in zip(("selection", "result"), before, now, strict=True):
+            if old is new or (name == "selection" and old == new):
+                continue
+            values = [unpack_mask(one, self.adata.n_obs) for one in (old, new)] if name == "selection" else [old, new]
+            change = traitlets.Bunch(name=name, old=values[0], new=values[1], owner=self, type="change")
+            try:
+                # Not the widget's own: what is held back there are traits.
+                traitlets.HasTraits.notify_change(self, change)
+            # Whatever an observer raises; see above.
+            except Exception as error:  # noqa: BLE001
+                self._session.fail(error, f"observe {name}")
 
     @property
     def _inside(self) -> bool:
@@ -390,6 +444,7 @@ class Lab(anywidget.AnyWidget):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what a person may assign waits until no other thread is in the middle of telling the browser."""
         if name not in ("state", "doses"):
+            _refuse_setting(name, value, there=hasattr(type(self), name))
             super().__setattr__(name, value)
             return
         if self._session is not None and not self._inside:
@@ -412,6 +467,7 @@ class Lab(anywidget.AnyWidget):
             super().set_state({name: value for name, value in sync_data.items() if name not in refused})
             if refused:
                 self.send_state(refused)
+        self._tell()
 
     def take_state(self, change: dict[str, Any]) -> None:
         """Take what a hand has changed of the state in the browser.
@@ -500,55 +556,14 @@ class Lab(anywidget.AnyWidget):
 
     @traitlets.validate("state")
     def _check_state(self, proposal: Any) -> dict[str, Any]:
-        return self._checked(proposal["value"])
+        return kept_state(self._checked(proposal["value"]))
 
     def _checked(self, value: Any) -> dict[str, Any]:
-        """The whole state with what is given; what does not change is not checked, for a column may have gone since."""
+        """The whole state with what is given."""
         given = dict(value)
-        for key in given:
-            if key not in STATE:
-                hits = nearest(key, STATE, n=1)
-                hint = f" Did you mean {hits[0]!r}?" if hits else ""
-                message = f"lab.state has no {key!r}; it has {', '.join(STATE)}.{hint}"
-                raise DataError(message)
         if self._session is not None:
-            new = {key: value for key, value in given.items() if value and value != self.state.get(key)}
-            if "colour" in new or isinstance(given.get("colour"), str):
-                given["colour"] = self._colour(given["colour"])
-            if "model" in new:
-                self._session.check_model(new["model"])
-            if "groupby" in new:
-                check_groupby(self.adata, new["groupby"])
-            if "layout" in new:
-                self._session.plane_at(new["layout"])
-            if "second" in new:
-                self._session.plane_at(new["second"], twins=True)
-            if "gene" in new:
-                given["gene"] = self._session.columns.require_gene(str(new["gene"]))
-            if "follow" in new:
-                given["follow"] = check_followed(new["follow"], self._session.columns)
-            if "colour" in given and given["colour"] != self.state.get("colour") and "range" not in given:
-                # It was a range of other values.
-                given["range"] = None
-            if "range" in new:
-                colour = given.get("colour", self.state.get("colour"))
-                given["range"] = check_range(new["range"], colour, self._session.columns)
-            if "panel" in new and self.rows:
-                self._check_panel(str(new["panel"]))
+            given = checked(given, self.state, self._session, self.rows)
         return {**STATE, **self.state, **given}
-
-    def _check_panel(self, name: str) -> None:
-        rows = [row for row in self.rows if not row.error]
-        stage = [row for row in rows if row.component == "embedding"]
-        rows = [row for row in rows if row not in stage]
-        words = {str(word).lower() for row in rows for word in (row.component, row.title) if word}
-        if name.lower() not in words and name not in [row.id for row in rows]:
-            titles = [row.title for row in rows]
-            if any(name.lower() in (row.id, row.component, row.title.lower()) for row in stage):
-                message = f"The cells are always shown; 'panel' names what stands beside them: {', '.join(titles)}."
-                raise DataError(message)
-            message = f"This bench has no panel {name!r}; it has {', '.join(titles)}.{did_you_mean(name, titles)}"
-            raise DataError(message)
 
     @traitlets.validate("doses")
     def _check_doses(self, proposal: Any) -> dict[str, float]:
@@ -556,28 +571,7 @@ class Lab(anywidget.AnyWidget):
         if self._session is not None:
             for gene in doses:
                 self._session.genes.find(gene)
-        return doses
-
-    def _colour(self, value: Any) -> dict[str, str] | None:
-        """A colour from a name, or as it is; a name that is nowhere is an error that says so."""
-        if value is None:
-            return None
-        session = self.session
-        if isinstance(value, dict):
-            return session.columns.checked(value)
-        name = str(value)
-        if name in session.adata.obs:
-            return {"by": "obs", "name": name}
-        gene = session.columns.gene(name)
-        if gene is not None:
-            return {"by": "gene", "name": gene}
-        columns, genes = [str(column) for column in session.adata.obs.columns], session.columns.names
-        place = "in var_names" if genes == list(session.adata.var_names) else "of these cells"
-        message = (
-            f"{name!r} is neither a column of obs ({', '.join(map(repr, columns[:12])) or 'there are none'}) nor one of the "
-            f"{len(genes):,} genes {place}.{session.columns.near(name, *columns)}"
-        )
-        raise DataError(message)
+        return kept_doses(doses)
 
     def _on_state(self, change: Any) -> None:
         old, new = dict(change["old"] or {}), change["new"]

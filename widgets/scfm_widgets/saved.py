@@ -95,8 +95,8 @@ def _state(lab: Lab, state: dict[str, Any]) -> Iterator[str]:
     try:
         lab.state = state
     except ScfmError:
-        # A range is one of the colour before it.
-        order = sorted(state, key=lambda key: key == "range")
+        # A range, and what is hidden, are of the colour before them, and a root may be of the groups.
+        order = sorted(state, key=lambda key: key in ("range", "hidden", "root"))
         for key in order:
             try:
                 lab.state = {key: state[key]}

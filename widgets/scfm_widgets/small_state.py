@@ -54,9 +54,6 @@ def check_followed(value: Any, columns: Columns) -> list[str]:
     DataError
         One is not there, or there are too many.
     """
-    if isinstance(value, str):
-        message = f"'follow' is a list of genes; write [{value!r}]."
-        raise DataError(message)
     genes = list(dict.fromkeys(columns.require_gene(str(gene)) for gene in value))
     if len(genes) > MOST_FOLLOWED:
         message = f"At most {MOST_FOLLOWED} genes are followed together; there are {len(genes)} in 'follow'."
