@@ -162,6 +162,12 @@ class TestPayload:
         with pytest.raises(GenesError, match="CD33D"):
             payload_of(bench(model=MODEL).lab, genes=["CD33D"])
 
+    def test_a_single_gene_is_one_gene(self, bench: Callable[..., Bench], pbmc68k: AnnData) -> None:
+        lab = bench(pbmc68k[::20].copy(), model=MODEL).lab
+        assert payload_of(lab, genes=GENE).traits["_meta"]["responses"] == [GENE]
+        with pytest.raises(GenesError, match="'CD33D'"):
+            payload_of(lab, genes="CD33D")
+
     def test_beyond_its_size_it_leaves_genes_out_and_says_so(
         self, bench: Callable[..., Bench], pbmc68k: AnnData, monkeypatch: pytest.MonkeyPatch
     ) -> None:

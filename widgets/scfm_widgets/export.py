@@ -49,7 +49,7 @@ _OF_DOSES = {"shift": "how far each cell moved", "error": "the projection error"
 _HERE = Path(__file__).parent
 
 
-def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel: Any = None) -> Payload:
+def payload_of(lab: Lab, *, genes: Iterable[str] | str = (), wait: bool = True, cancel: Any = None) -> Payload:
     """Collect what a page of this bench holds.
 
     Parameters
@@ -57,7 +57,7 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
     lab
         The bench.
     genes
-        Genes whose answers at :data:`DOSES` go along, beside those on the bench. They are computed now, with the model that
+        Genes, or one gene, whose answers at :data:`DOSES` go along, beside those on the bench. They are computed now, with the model that
         is picked. Without any, an effect that this model does not answer just so (Python has set it) goes along alone.
     wait
         Wait first until nothing runs any more; a job of the bench itself must not.
@@ -81,7 +81,8 @@ def payload_of(lab: Lab, *, genes: Iterable[str] = (), wait: bool = True, cancel
         traits={name: getattr(lab, name) for name in lab.SHARED},
         buffers={name: getattr(lab, name) for name in lab.BYTES},
     )
-    named_genes = list(genes)
+    # A name alone would be taken for its letters.
+    named_genes = [genes] if isinstance(genes, str) else list(genes)
     asked = list(dict.fromkeys([*_answered(lab), *named_genes]))
     room = _room(payload)
     _add_colour(payload, lab, room)
@@ -186,7 +187,7 @@ def _beside(ordered: Any) -> tuple[list[str], list[str]]:
 
 def _answered(lab: Lab) -> list[str]:
     """Genes on the bench that have an answer; one that the model refused has none to take along."""
-    shown = lab.session.results.get("perturb")
+    shown = lab.results.get("perturb")
     refused = shown is None and any(dose != 1.0 for dose in lab.doses.values())
     return [] if refused else list(lab.doses)
 
@@ -319,7 +320,7 @@ def write_html(
     title: str,
     lab_or_payload: Lab | Payload,
     sections: Sequence[Mapping[str, str]] = (),
-    genes: Iterable[str] = (),
+    genes: Iterable[str] | str = (),
     lead: str = "",
 ) -> Path:
     """Write a page: a title, the bench, and sections of text and pictures below.
