@@ -66,7 +66,7 @@ class Changer(Gatekeeper):
         with self._store.exclusive(f"{meant.name}.{alias}") as sure:
             # Whether it may have the alias is looked at once the others had their turn: what was retracted meanwhile counts.
             found, record = self._find(names.parse(meant.reference))
-            self._check_may_have(alias, found, record, gate)
+            remarks = self._check_may_have(alias, found, record, gate)
             holder = self._store.record_by_alias(found.name, alias)
             there = expect == AS_SEEN and holder is not None and holder.version == found.version
             if wanted != ANYTHING and not there and not _is_expected(holder, wanted):
@@ -85,11 +85,11 @@ class Changer(Gatekeeper):
                 raise ModelError(message)
             sure()
             self._store.set_alias(found.name, alias, found.version)
-            self.note(
-                "promote", record, {"alias": alias, "instead_of": f"{holder.name}/{holder.version}" if holder else ""}
-            )
+            before = f"{holder.name}/{holder.version}" if holder else ""
+            told = {"remarks": remarks} if remarks else {}
+            self.note("promote", record, {"alias": alias, "instead_of": before, **told})
         lost = holder.reference if holder and holder.version != found.version else ""
-        return replace(self.get(found.reference), instead_of=lost)
+        return replace(self.get(found.reference), instead_of=lost, remarks=tuple(remarks))
 
     def _as_seen(self, name: str, alias: str) -> str | int | None:
         """What a promotion expects that is told nothing."""
@@ -105,8 +105,8 @@ class Changer(Gatekeeper):
         self._holders.told(name, alias, record.version if record else None)
         return record.reference if record else None
 
-    def _check_may_have(self, alias: str, found: ModelVersion, record: Record, gate: Gate | None) -> None:
-        """Refuse a version that was retracted, or lacks what a gate asks for."""
+    def _check_may_have(self, alias: str, found: ModelVersion, record: Record, gate: Gate | None) -> list[str]:
+        """Refuse a version that was retracted, or lacks what a gate asks for; what has to be said of one that passes."""
         from scfm_registry import gates, retracting
 
         why = retracting.reason(self, found)
@@ -118,6 +118,7 @@ class Changer(Gatekeeper):
         if lacks:
             message = f"{found.reference} does not pass the gate of '{alias}'; missing: {'; '.join(lacks)}. Nothing was changed."
             raise ModelError(message)
+        return list(dict.fromkeys(word for item in asked for word in gates.floor_alone(self, found, record, item)))
 
     def delete(self, reference: str, *, because: str = "", force: bool = False) -> ModelVersion:
         """Put a version into the trash: nothing finds it any more, and :meth:`restore` brings it back.

@@ -270,9 +270,11 @@ def metrics(a: list[dict[str, Any]], b: list[dict[str, Any]], measured: list[tup
     """
     import pandas as pd
 
+    from scfm_registry.scores import key
+
     rows = []
-    for metric in dict.fromkeys(row["metric"] for row in [*a, *b]):
-        left, right = ([row for row in side if row["metric"] == metric] for side in (a, b))
+    for metric in dict.fromkeys(key(row["metric"]) for row in [*a, *b]):
+        left, right = ([row for row in side if key(row["metric"]) == metric] for side in (a, b))
         pairs = [
             (x, y) for x in reversed(left) for y in reversed(right) if x.get("data_digest") == y.get("data_digest")
         ]

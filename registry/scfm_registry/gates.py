@@ -26,10 +26,11 @@ class Gate:
     Parameters
     ----------
     metrics
-        Recorded scores that must be better than what `above` names.
+        Recorded scores that must be better than what `above` names; ``"macro-F1"`` and ``"macro_f1"`` are one.
     above
         ``"floor"``: the whole interval, else the value, is better than the best parameter-free method's value.
-        ``"parent"``: the value is better than the parent's on the same cells; a version without parent passes.
+        ``"parent"``: the value is better than the parent's on the same cells; a version without parent passes. A parent that knows
+        no labels can have no score: where the fine-tuning trained no head alone on it either, it is the floor that is asked for.
     approvals
         How many people other than whoever registered it must have approved it.
 
@@ -47,6 +48,7 @@ class Gate:
         if not set(self.above) <= set(_ABOVE) or isinstance(self.metrics, str) or self.approvals < 0:
             message = f"A gate has metrics=('…',), above= some of {_ABOVE}, and approvals= a number from 0."
             raise ModelError(message)
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(scores.key, self.metrics))))
 
     def holds(self, other: Gate) -> bool:
         """Whether it asks for all that another one asks for."""
@@ -193,7 +195,7 @@ def missing(registry: Reader, found: ModelVersion, record: Record, alias: str, g
     if gate.metrics:
         own = _believed(registry, found, record)
         for metric in gate.metrics:
-            lacks += _below(registry, found, [row for row in own if row["metric"] == metric], metric, gate)
+            lacks += _below(registry, found, [row for row in own if row["key"] == metric], metric, gate)
     said = approvers(registry, found, alias)
     if len(said) < gate.approvals:
         need = gate.approvals - len(said)
@@ -221,18 +223,17 @@ def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], met
     row = unseen[-1]
     sign = 1 if row.get("higher_is_better", True) else -1
     lacks = []
-    if "floor" in gate.above:
+    value, without = _parents(registry, found, row) if "parent" in gate.above else (None, "")
+    if "floor" in gate.above or without:
+        said = f" ({without})" if without else ""
         if row.get("floor") is None:
-            lacks.append(f"the floor of {metric}, which was not recorded")
+            lacks.append(f"the floor of {metric}, which was not recorded{said}")
         elif (gain := scores.lead(row)) <= 0:
             worst = row["floor"] + sign * gain
             lacks.append(
-                f"{metric} above the floor: {worst:.3f} at the worse end is not better than {row['floor']:.3f}"
+                f"{metric} above the floor: {worst:.3f} at the worse end is not better than {row['floor']:.3f}{said}"
             )
-    if "parent" in gate.above and found.tags.get("scfm.parent_digest"):
-        value = row.get("parent")
-        if value is None:
-            value = _parents(registry, found, metric, row.get("data_digest"))
+    if "parent" in gate.above and not without and found.tags.get("scfm.parent_digest"):
         if value is None:
             lacks.append(f"{metric} of the parent on the same cells, which was not recorded")
         elif sign * row["value"] <= sign * value:
@@ -240,10 +241,32 @@ def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], met
     return lacks
 
 
-def _parents(registry: Reader, found: ModelVersion, metric: str, data: object) -> float | None:
-    for parent in registry.with_digest(found.tags["scfm.parent_digest"]):
+def floor_alone(registry: Reader, found: ModelVersion, record: Record, gate: Gate) -> list[str]:
+    """Which scores a gate compares with the floor alone, though it asks for the parent as well, and why; in words."""
+    if "parent" not in gate.above:
+        return []
+    told = []
+    for metric in gate.metrics:
+        rows = [row for row in _believed(registry, found, record) if row["key"] == metric and not scores.flagged(row)]
+        if rows and (without := _parents(registry, found, rows[-1])[1]):
+            told.append(f"{metric} was compared with the floor alone: {without}")
+    return told
+
+
+def _parents(registry: Reader, found: ModelVersion, row: dict[str, Any]) -> tuple[float | None, str]:
+    """The parent's value of a score on the same cells, or why there can be none; neither where it was only not recorded."""
+    if row.get("parent") is not None:
+        return float(row["parent"]), ""
+    parents = registry.with_digest(digest) if (digest := found.tags.get("scfm.parent_digest", "")) else []
+    for parent in parents:
         item, record = registry._find(names.parse(parent.reference))  # noqa: SLF001 - the registry's own parts
-        for row in reversed(_believed(registry, item, record)):
-            if row["metric"] == metric and row.get("data_digest") == data and not scores.flagged(row):
-                return float(row["value"])
-    return None
+        for other in reversed(_believed(registry, item, record)):
+            same = other["key"] == row["key"] and other.get("data_digest") == row.get("data_digest")
+            if same and not scores.flagged(other):
+                return float(other["value"]), ""
+    if parents and row["source"] == scores.FINETUNING and not any(item.tags.get("scfm.labels") for item in parents):
+        return (
+            None,
+            f"{parents[0].reference}, which it was made from, knows no labels, and no head alone was trained on it",
+        )
+    return None, ""

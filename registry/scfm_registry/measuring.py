@@ -130,7 +130,7 @@ def run(
         except subprocess.TimeoutExpired as error:
             message = (
                 f"{found.reference} was not done after {timeout:.0f} seconds on {device}; measure fewer cells, or give it a "
-                "longer timeout."
+                f"longer timeout (--timeout {max(60, 2 * timeout):.0f})."
             )
             raise ModelError(message) from error
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -108,13 +109,36 @@ class Opener(Retractor):
             },
         )
 
+    def training(self, reference: str) -> dict[str, Any] | None:
+        """Tell how a version was trained, from its record; ``None`` where it has none that can be read.
+
+        Returns
+        -------
+        dict
+            labels (their names), split, seed, data (digest, cells, …), vocabulary (digest of the genes), settings, method, who, when;
+            ``None`` for what the record does not say.
+        """
+        from scfm_registry import scores
+
+        found, record = self._find(names.parse(reference))
+        content = files.contents(self._store, found, record, scores.FINETUNING.__eq__).get(scores.FINETUNING)
+        try:
+            told = json.loads(content or b"")
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(told, dict):
+            return None
+        labels, settings = (value if isinstance(value := told.get(key), dict) else {} for key in ("labels", "settings"))
+        rest = ("split", "data", "vocabulary", "settings", "method", "who", "when")
+        return {"labels": labels.get("names"), "seed": settings.get("seed"), **{key: told.get(key) for key in rest}}
+
     def card(self, reference: str) -> str:
         """Give a version's model card as Markdown: what is on record about it, then the card that came with its files."""
         from scfm_registry import cards, scores
         from scfm_registry.importing import CARDS
 
         found, record = self._find(names.parse(reference))
-        told = files.contents(self._store, found, record, {*CARDS, scores.FINETUNING}.__contains__)
+        told = files.contents(self._store, found, record, {*CARDS, scores.FINETUNING, scores.CELLS}.__contains__)
         about = cards.About(
             scores=scores.of(self, found, record, told),
             measurements=self._store.runs("measure", {"scfm.digest": found.digest}),

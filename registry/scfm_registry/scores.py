@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DOCUMENT, FINETUNING = "scores.json", "finetuning.json"
 TASK = "evaluate"
 _METRICS = ("macro_f1", "accuracy")
+#: Name, among a version's files, of the cells that a fine-tuning was split into.
+CELLS = "cells.safetensors"
 #: How a remark begins that takes a score its word: cells of the training record are among those that were scored.
 _FLAGGED = "Flagged"
 _NUMBERS = ("value", "low", "high", "floor", "ceiling", "gain_low", "gain_high")
@@ -43,7 +45,8 @@ class Evaluator(Reader):
         scores
             Each with its value, interval and floor, as evaluations give them.
         data_digest
-            Of the cells they were taken on (``sha256:…``): only scores on the same cells are compared.
+            Of the cells they were taken on (``sha256:…``): only scores on the same cells are compared. Those that a fine-tuning
+            held out have the digest that :meth:`scores` tells of its own scores.
 
         Returns
         -------
@@ -79,7 +82,7 @@ class Evaluator(Reader):
         return run
 
     def scores(self, reference: str) -> list[dict[str, Any]]:
-        """Scores of a version, newest last: metric, value, low, high, floor, floor_name, gain_low, gain_high, parent, …, source."""
+        """Scores of a version, newest last: metric (as it is shown), key (as gates name it), value, low, high, floor, floor_name, gain_low, gain_high, parent, …, source."""
         found, record = self._find(names.parse(reference))
         return of(self, found, record)
 
@@ -90,8 +93,8 @@ def of(
     """All scores of a version; see :meth:`Evaluator.scores`. `contents` has the record of its fine-tuning, where it was read already."""
     store = registry._store  # noqa: SLF001 - the registry's own parts
     if contents is None:
-        contents = files.contents(store, found, record, FINETUNING.__eq__)
-    rows = finetuned(contents.get(FINETUNING, b""))
+        contents = files.contents(store, found, record, {FINETUNING, CELLS}.__contains__)
+    rows = finetuned(contents.get(FINETUNING, b""), contents.get(CELLS, b""))
     for run in store.runs(TASK, {"scfm.digest": found.digest}):
         try:
             with files.workshop(registry.scratch) as folder:
@@ -102,16 +105,51 @@ def of(
             # One that somebody deleted, or somebody else's document; what cannot be read says nothing.
             continue
         rows += [{**row, "source": f"run {run.run}"} for row in fine if own]
-    return rows
+    # Whatever the metric is called where it is shown, it has one key.
+    return [{**row, "key": key(row["metric"])} for row in rows]
 
 
-def finetuned(content: bytes) -> list[dict[str, Any]]:
-    """Scores that the record of a fine-tuning holds: the model beside its parent's head alone, and the best floor."""
+def key(metric: str) -> str:
+    """Name of a metric by which scores are found, whoever has written it.
+
+    Examples
+    --------
+    >>> key("macro-F1"), key("macro_f1"), key("Pearson-Δ")
+    ('macro_f1', 'macro_f1', 'pearson_δ')
+    """
+    return re.sub(r"[-\s]", "_", metric.strip().lower())
+
+
+def _scored_cells(data: str, record: bytes, cells: bytes) -> str:
+    """Digest of the cells that a fine-tuning was scored on: those held out, of the data that it was given."""
+    import hashlib
+
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        test = sorted(map(int, load(cells)["test"]))
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        # Which they were is not known, and so no other score is on the same.
+        test = [int(hashlib.sha256(record).hexdigest(), 16)]
+    return f"sha256:{hashlib.sha256(json.dumps([data, test]).encode()).hexdigest()}"
+
+
+def finetuned(content: bytes, cells: bytes = b"") -> list[dict[str, Any]]:
+    """Scores that the record of a fine-tuning holds: the model beside its parent's head alone, and the best floor.
+
+    Parameters
+    ----------
+    content
+        The record.
+    cells
+        The file that tells which cells were held out: two fine-tunings on the same data may have held out others.
+    """
     try:
         record = json.loads(content)
         table = {what: [row for row in record["metrics"] if row["what"] == what] for what in ("model", "head", "floor")}
         (model,) = table["model"]
-        digest = str(record["data"]["digest"])
+        digest = _scored_cells(str(record["data"]["digest"]), content, cells)
         remark = " ".join(told for told in map(str, record.get("remarks", ())) if told.startswith(_FLAGGED))
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
@@ -165,11 +203,11 @@ def _row(score: Score, data_digest: str) -> dict[str, Any]:
         message = f"{score.metric} of {score.model} is no number ({score.missing or score.value}); it was not kept."
         raise ModelError(message)
     numbers = {
-        key: getattr(score, key) for key in ("value", "low", "high", "floor", "ceiling", "gain_low", "gain_high")
+        name: getattr(score, name) for name in ("value", "low", "high", "floor", "ceiling", "gain_low", "gain_high")
     }
     return {
         "metric": score.metric,
-        **{key: float(value) if _is_number(value) else None for key, value in numbers.items()},
+        **{name: float(value) if _is_number(value) else None for name, value in numbers.items()},
         "floor_name": score.floor_name,
         "n": int(score.n),
         "higher_is_better": bool(score.higher_is_better),

@@ -126,6 +126,8 @@ class ModelVersion:
         The answer of :func:`scfm_lab.fits` where a search asked for it.
     instead_of
         Which version (``name/3``) lost its alias to this one, where a promotion gave it; empty where none did.
+    remarks
+        What whoever has promoted it must know of its gate.
     """
 
     name: str
@@ -150,6 +152,7 @@ class ModelVersion:
     tags: dict[str, str] = field(repr=False)
     fit: Fit | None = None
     instead_of: str = field(default="", compare=False)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         told = [", ".join(self.aliases)] if self.aliases else []

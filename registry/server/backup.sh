@@ -50,6 +50,25 @@ pg_dump --dbname="$address" --format=custom --no-owner --no-privileges --file="$
 
 if command -v rsync >/dev/null; then
   rsync --archive ${last:+--link-dest="$last/artifacts"} "$artifacts/" "$unfinished/artifacts/"
+elif [ -n "$last" ]; then
+  # What rsync does, where it is not (PostgreSQL's image has none): all of the last backup, linked, then what is other now.
+  cp -al "$last/artifacts/." "$unfinished/artifacts/"
+  (cd "$unfinished/artifacts" && find . -mindepth 1 -depth -exec sh -c '
+    for old; do
+      if [ -d "$old" ] && [ ! -h "$old" ]; then
+        [ -d "$0/$old" ] || rmdir "$old"
+      elif [ ! -f "$0/$old" ]; then
+        rm -f "$old"
+      fi
+    done' "$artifacts" {} +)
+  (cd "$artifacts" && find . -type d -exec sh -c 'for now; do mkdir -p "$0/$now"; done' "$unfinished/artifacts" {} +)
+  # A link is replaced, and not written into: the last backup stays as it is.
+  (cd "$artifacts" && find . -type f -exec sh -c '
+    for now; do
+      old=$0/$now
+      [ -f "$old" ] && [ ! "$now" -nt "$old" ] && [ ! "$now" -ot "$old" ] \
+        && [ "$(stat -c %s "$now")" = "$(stat -c %s "$old")" ] || cp -p --remove-destination "$now" "$old"
+    done' "$unfinished/artifacts" {} +)
 else
   cp -Rp "$artifacts/." "$unfinished/artifacts/"
 fi

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from anndata import AnnData
+
 pytestmark = pytest.mark.usefixtures("made_home")
 
 
@@ -58,7 +60,8 @@ def test_show_prints_the_card(scfm: Callable[..., tuple[int, str, str]], data: C
     code, out, _ = scfm("models", "show", "starter@champion")
     assert code == 0
     assert out.startswith("# starter/1 (champion)\n")
-    assert data("models", "show", "starter")["digest"] == Registry().get("starter").digest
+    told, known = data("models", "show", "starter"), Registry().get("starter")
+    assert (told["digest"], told["tags"], told["training"]) == (known.digest, known.tags, None)
 
 
 def test_import_promote_verify(
@@ -123,6 +126,42 @@ def test_setup_lists_the_built_in_models(data: Callable[..., Any], tmp_path: Pat
     ]
 
 
+def test_a_measurement_takes_the_timeout_that_it_asks_for(scfm: Callable[..., tuple[int, str, str]]) -> None:
+    # No process opens a model in a second.
+    code, out, err = scfm("models", "measure", "pca", "--device", "cpu", "--timeout", "1")
+    assert (code, out) == (1, "")
+    assert "was not done after 1 seconds" in err
+    assert "(--timeout 60)" in err
+
+
+def test_a_gate_asks_for_what_is_named(scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any]) -> None:
+    told = data("models", "gate", "pca", "--metric", "macro-F1", "--above", "floor")["gate"]
+    assert (told["metrics"], told["above"]) == (["macro_f1"], ["floor"])
+    assert "asks for macro_f1 above floor." in scfm("models", "gate", "pca")[1]
+    data("models", "gate", "pca", "--approvals", "0")
+    assert data("models", "gate", "pca")["gate"]["above"] == ["floor"], "what is not named stays"
+    told = data("models", "gate", "pca", "--above", "floor", "--above", "parent")["gate"]
+    assert told["above"] == ["floor", "parent"]
+    code, out, err = scfm("models", "gate", "sctop", "--above", "floor")
+    assert (code, out) == (2, "")
+    assert "name one as well, such as --metric macro_f1" in err
+
+
+def test_a_retraction_tells_which_files_were_made_with_it(
+    scfm: Callable[..., tuple[int, str, str]], data: Callable[..., Any], pbmc68k: AnnData, tmp_path: Path
+) -> None:
+    import scfm_lab as sl
+
+    few = pbmc68k[:20].copy()
+    sl.embed(few, "models:/pca/1", progress=False)
+    few.write_h5ad(tmp_path / "made.h5ad")
+    assert "scfm-lab models affected FILES" in scfm("models", "retract", "sctop", "--because", "a test")[1]
+    told = data("models", "retract", "pca", "--because", "a test", "--files", str(tmp_path))
+    assert [item["name"] for item in told["retracted"]] == ["pca"]
+    assert [row["file"] for row in told["results"]] == [str(tmp_path / "made.h5ad")]
+    assert scfm("models", "retract", "pca", "--undo", "--files", str(tmp_path))[0] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -135,8 +174,18 @@ def test_setup_lists_the_built_in_models(data: Callable[..., Any], tmp_path: Pat
         (["models", "promote", "starter", "--alias", "latest"], "Error: The alias 'latest' is reserved"),
         (["models", "import", "nowhere", "--name", "mine"], "Error: There is no checkpoint at nowhere"),
         (["models", "list", "--registry", "ftp://x"], "Error: A registry cannot be kept at 'ftp:'"),
+        *(
+            (
+                ["models", "list", "--registry", address],
+                f"Error: '{address}' is no folder that is there; for the server of a lab write http://{address}.",
+            )
+            for address in ("registry.lab:5000", "localhost:5000/mlflow")
+        ),
     ],
-    ids=["unknown model", "unknown version", "bad name", "reserved alias", "no folder", "bad address"],
+    ids=[
+        *("unknown model", "unknown version", "bad name", "reserved alias", "no folder", "bad address"),
+        *("server without a scheme", "server without a scheme, and a path"),
+    ],
 )
 def test_a_failure_is_one_sentence(
     scfm: Callable[..., tuple[int, str, str]], words: list[str], sentence: str, made_home: Path

@@ -118,6 +118,10 @@ def test_scores_on_other_cells_are_not_compared() -> None:
     assert not apart["same_data"]
     meeting = comparison.metrics([score(0.5, "x"), score(0.7, "y")], [score(0.6, "x")], []).iloc[0]
     assert (meeting["a"], meeting["apart"]) == (0.5, False)
+    shown = comparison.metrics(
+        [score(0.5, "x") | {"metric": "macro-F1"}], [score(0.6, "x") | {"metric": "macro_f1"}], []
+    )
+    assert shown["same_data"].tolist() == [True], "one metric, whoever has written its name"
 
 
 def test_tensors_are_compared_one_by_one_whatever_their_kind_and_shape() -> None:

@@ -16,7 +16,7 @@ from scfm_lab.cli import cli
 from scfm_lab.errors import DataError, ModelError, ScfmError
 from scfm_lab.home import data_home
 from scfm_lab.models import load
-from scfm_registry import Registry, Spool, manifest, names
+from scfm_registry import Gate, Registry, Spool, gates, manifest, names, scores
 from scfm_registry import tuned as training
 from scfm_registry.sharing import parents
 
@@ -41,6 +41,34 @@ def here(made_home) -> Registry:
     return Registry()
 
 
+def test_a_head_alone_passes_a_gate_above_the_floor_and_is_compared_on_the_same_cells_only(here, cells):
+    here.set_gate("starter", "trusted", Gate(metrics=("macro-F1",)))
+    assert here.gate("starter", "trusted").metrics == ("macro_f1",), "as records of fine-tunings call it"
+    for seed in (0, 1):
+        how = {**HOW, "floors": True, "freeze": "all", "seed": seed}
+        sl.finetune("starter", cells, register=f"seed-{seed}", **how)
+    # The same data, and other cells of it held out.
+    assert here.get("seed-0").tags["scfm.data_digest"] == here.get("seed-1").tags["scfm.data_digest"]
+    assert not here.compare("seed-0", "seed-1", cells=0).metrics["same_data"].any()
+    # Nobody can record a score of a parent that knows no labels.
+    found, record = here._find(names.parse("seed-0/1"))
+    gate = Gate(metrics=("macro-F1",), above=("parent",))
+    (said,) = gates.floor_alone(here, found, record, gate)
+    assert said.startswith(
+        "macro_f1 was compared with the floor alone: starter/1, which it was made from, knows no labels"
+    )
+    lacks = gates.missing(here, found, record, "trusted", gate)
+    assert not [word for word in lacks if "of the parent" in word]
+    # Who beats no floor does not pass for that.
+    beaten = scores.lead(here.scores("seed-0")[0]) > 0
+    assert bool(lacks) != beaten
+    if beaten:
+        assert here.promote("seed-0/1", "trusted", gate=gate).remarks == (said,)
+    else:
+        with pytest.raises(ModelError, match=r"macro_f1 above the floor.*knows no labels"):
+            here.promote("seed-0/1", "trusted", gate=gate)
+
+
 def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     tuned = sl.finetune("starter", cells, register="blood", epochs=1, learning_rate=0.01, head_rate=1e-5, **HOW)
     assert tuned.registered == "blood/1"
@@ -50,6 +78,10 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     assert found.tags["scfm.parent_digest"] == parent.digest
     assert found.tags["scfm.data_digest"] == tuned.record["data"]["digest"]
     assert found.commercial == parent.commercial
+    shown = json.loads(CliRunner().invoke(cli, ["models", "show", "blood", "--json"]).stdout)["training"]
+    for key in ("split", "data", "vocabulary", "settings"):
+        assert shown[key] == tuned.record[key]
+    assert (shown["labels"], shown["seed"]) == (tuned.record["labels"]["names"], 0)
     # What changed, and not the parent once more.
     assert found.size < parent.size / 2
     verified = here.verify("blood")
@@ -99,6 +131,7 @@ def test_a_fine_tuned_version_from_training_to_purge(here, cells, tmp_path):
     assert trained["finetuning.json: settings.freeze"] == ("embeddings", "all")
     assert trained["finetuning.json: settings.learning_rate"][0] == 0.01
     assert {key.split(".")[1] for key in trained} == {"json: settings"}, "same labels, split and data; history is none"
+    assert here.compare("blood/1", "blood-again/1", cells=0).metrics["same_data"].all(), "the same cells were held out"
     assert (compared.layers["moved"] > 0).any()
     chained = here.load("blood-again", device="cpu")
     np.testing.assert_array_equal(chained.class_logits(tokens), second.model.class_logits(tokens))

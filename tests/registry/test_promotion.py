@@ -223,6 +223,29 @@ def test_scores_that_cannot_be_or_that_came_with_a_file_open_no_gate(
         registry.promote(brought.reference, gate=gate)
 
 
+def test_what_the_products_own_evaluations_give_opens_a_gate(
+    made_home: Path, put_in: Callable[..., ModelVersion]
+) -> None:
+    registry = Registry()
+    plain = put_in(registry, "plain")
+    given = Score("macro-F1", "m", 0.9, low=0.8, high=0.95, floor=0.6, floor_name="pca")
+    registry.record_scores(plain.reference, [given], data_digest=DATA)
+    told = registry.scores(plain.reference)
+    assert [(row["metric"], row["key"]) for row in told] == [("macro-F1", "macro_f1")]
+    # Also those that were kept before.
+    other = put_in(registry, "plain", width=5)
+    document = {
+        "schema": 1,
+        "digest": other.digest,
+        "scores": [{"metric": "macro-F1", "value": 0.7, "floor": 0.6, "low": 0.65}],
+    }
+    tags = {"scfm.task": "evaluate", "scfm.digest": other.digest, "scfm.version": other.reference}
+    registry._store.log_run("evaluate plain/2", tags, {"macro-F1": 0.7}, {"scores.json": document})
+    gate = Gate(metrics=("macro_f1",))
+    for version in (plain, other):
+        assert registry.promote(version.reference, "trusted", gate=gate).reference == version.reference
+
+
 def test_a_score_that_is_no_number_is_not_kept(made_home: Path) -> None:
     with pytest.raises(ModelError, match="is no number"):
         Registry().record_scores("pca/1", [Score("macro_f1", "m", float("nan"), missing="no cells")], data_digest=DATA)

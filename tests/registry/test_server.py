@@ -26,7 +26,7 @@ from scfm_registry import Registry
 from scfm_registry.builtin import shipped
 from scfm_registry.checking import check
 from scfm_registry.people import who
-from scfm_registry.server import recipe
+from scfm_registry.server import recipe, settings
 from scfm_registry.server.running import serving
 from scfm_registry.server.settings import ADMIN, Settings, secret_key
 from scfm_registry.store import database, mounts, people
@@ -590,6 +590,15 @@ def test_the_recipe_is_written_whole_and_reads_as_what_it_is(tmp_path: Path) -> 
         subprocess.run(["sh", "-n", script], check=True)
         assert os.access(script, os.X_OK)
     assert "mlflow==" in (folder / "constraints.txt").read_text()
+    # These are the packages of this Python.
+    python = f"FROM python:{sys.version_info.major}.{sys.version_info.minor}-slim-bookworm"
+    assert python in (folder / "compose" / "Dockerfile").read_text().splitlines()
+    (kept,) = [
+        line.partition("=")[2]
+        for line in (folder / "systemd" / "registry.env").read_text().splitlines()
+        if line.startswith("ARTIFACTS=")
+    ]
+    assert f"ReadWritePaths=-{kept}" in unit.splitlines()
     with pytest.raises(StorageError, match="not empty"):
         recipe.write(folder)
     assert list(tmp_path.iterdir()) == [folder], "nothing half-written is left"
@@ -663,6 +672,73 @@ def test_a_backup_brings_back_what_was_deleted_and_damaged(
     with pytest.raises(ModelError, match="No model is called"):
         registry.get("after-the-backup")
     assert registry.add_files("after-the-backup", folder, "scfm.pca", dict(tags), card).version == 1
+
+
+def test_a_backup_without_rsync_links_what_is_the_same_and_leaves_the_one_before_as_it_was(tmp_path: Path) -> None:
+    programs, artifacts, backups = (tmp_path / name for name in ("programs", "artifacts", "backups"))
+    (artifacts / "1" / "gone").mkdir(parents=True)
+    programs.mkdir()
+    for folder in (Path("/bin"), Path("/usr/bin")):
+        for program in folder.iterdir():
+            if program.name not in ("rsync", "date", "pg_dump") and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    for name, does in {"date": 'echo "$NOW"', "pg_dump": 'for last; do :; done; echo dump >"${last#--file=}"'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    files = {"same": "weights", "longer": "a", "later": "b", "earlier": "c", "gone/away": "d"}
+    for name, text in files.items():
+        (artifacts / "1" / name).write_text(text)
+
+    def backup(now: str) -> Path:
+        given = {
+            "PATH": str(programs),
+            "DATABASE": "x",
+            "ARTIFACTS": str(artifacts),
+            "BACKUPS": str(backups),
+            "NOW": now,
+        }
+        script = recipe.templates() / "backup.sh"
+        done = subprocess.run(["sh", script], env=given, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        made = Path(done.stdout.strip())
+        subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=made, check=True)
+        return made / "artifacts" / "1"
+
+    first = backup("20260101T030000Z")
+    before = (artifacts / "1" / "longer").stat()
+    (artifacts / "1" / "longer").write_text("aa")
+    os.utime(artifacts / "1" / "longer", ns=(before.st_atime_ns, before.st_mtime_ns))
+    for name, seconds in (("later", 60), ("earlier", -60)):
+        (artifacts / "1" / name).write_text(name[0])
+        os.utime(artifacts / "1" / name, (before.st_mtime + seconds,) * 2)
+    (artifacts / "1" / "gone" / "away").unlink()
+    (artifacts / "1" / "gone").rmdir()
+    (artifacts / "1" / "new").mkdir()
+    (artifacts / "1" / "new" / "one").write_text("e")
+    second = backup("20260102T030000Z")
+    assert (second / "same").stat().st_ino == (first / "same").stat().st_ino, "it takes no room twice"
+    told = {path.relative_to(second).as_posix(): path.read_text() for path in second.rglob("*") if path.is_file()}
+    assert told == {"same": "weights", "longer": "aa", "later": "l", "earlier": "e", "new/one": "e"}
+    assert not (second / "gone").exists()
+    told = {path.relative_to(first).as_posix(): path.read_text() for path in first.rglob("*") if path.is_file()}
+    assert told == files, "the one before is as it was"
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=first.parents[1], check=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "package"), [("s3://bucket/models", "boto3"), ("gs://bucket", "google-cloud-storage")]
+)
+def test_a_store_that_nothing_here_can_reach_is_told_before_anything_starts(
+    place: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings.Settings(folder=tmp_path, database=f"sqlite:///{tmp_path / 'r.db'}", artifacts=place)
+    clients = {scheme: ("no_such_package.client", named) for scheme, (_, named) in settings._CLIENTS.items()}
+    monkeypatch.setattr(settings, "_CLIENTS", clients)
+    with pytest.raises(StorageError, match=f"pip install {package}"):
+        settings.check(given)
+    # Where it is, nothing is said.
+    monkeypatch.setattr(settings, "_CLIENTS", {scheme: ("json", named) for scheme, (_, named) in clients.items()})
+    settings.check(given)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def promote(reference: str, alias: str, expect: str | None, yes: bool, uri: str 
     text = (
         f"{alias} of {done.name} is now {done.reference}{f', instead of {done.instead_of}' if done.instead_of else ''}."
     )
-    say(text, {**done.to_dict(), "instead_of": done.instead_of or None}, as_json=as_json)
+    text = " ".join([text, *(f"{remark[:1].upper()}{remark[1:]}." for remark in done.remarks)])
+    told = {"instead_of": done.instead_of or None, "remarks": list(done.remarks)}
+    say(text, {**done.to_dict(), **told}, as_json=as_json)
 
 
 @click.command(
@@ -68,7 +70,7 @@ def approve(reference: str, alias: str, withdraw: bool, uri: str | None, as_json
 @click.command(
     short_help="Say what a version must show to get an alias.",
     epilog="\b\nExamples:\n  scfm-lab models gate my-model --alias champion --metric macro_f1 --approvals 1\n"
-    "  scfm-lab models gate my-model --none",
+    "  scfm-lab models gate my-model --metric accuracy --above floor\n  scfm-lab models gate my-model --none",
 )
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help="The gate of which alias.")
@@ -77,6 +79,13 @@ def approve(reference: str, alias: str, withdraw: bool, uri: str | None, as_json
     "metrics",
     multiple=True,
     help="A recorded score that must be above floor and parent. Several times: all.",
+)
+@click.option(
+    "--above",
+    "above",
+    multiple=True,
+    type=click.Choice(["floor", "parent"]),
+    help="What scores must be above. Several times: all [default: floor and parent].",
 )
 @click.option("--approvals", type=click.IntRange(min=0), help="How many other people must have approved.")
 @click.option("--none", "gone", is_flag=True, help="Take the gate away.")
@@ -87,6 +96,7 @@ def gate(
     name: str,
     alias: str,
     metrics: tuple[str, ...],
+    above: tuple[str, ...],
     approvals: int | None,
     gone: bool,
     agree: bool,
@@ -105,14 +115,16 @@ def gate(
         here.agree(name, alias)
     elif gone:
         here.set_gate(name, alias, None)
-    elif metrics or approvals is not None:
+    elif metrics or above or approvals is not None:
         known = Gate()
         with suppress(ModelError):  # one that cannot be read is set anew
             known = here.gate(name, alias) or known
-        kept = {"metrics": metrics or known.metrics, "above": known.above}
+        if above and not (metrics or known.metrics):
+            raise click.UsageError("--above is about scores; name one as well, such as --metric macro_f1.")
+        kept = {"metrics": metrics or known.metrics, "above": above or known.above}
         here.set_gate(name, alias, Gate(**kept, approvals=known.approvals if approvals is None else approvals))
     found = here.gate(name, alias)
-    asks = [f"{metric} above floor and parent" for metric in found.metrics] if found else []
+    asks = [f"{metric} above {' and '.join(found.above)}" for metric in found.metrics] if found else []
     asks += [f"{found.approvals} approvals"] if found and found.approvals else []
     text = f"'{alias}' of {name} asks for {' and '.join(asks) or 'nothing'}."
     say(text, {"name": name, "alias": alias, "gate": found.to_dict() if found else None}, as_json=as_json)

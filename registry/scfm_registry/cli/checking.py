@@ -62,13 +62,30 @@ def certify(reference: str, device: str, precision: str, uri: str | None, as_jso
 @click.option("--precision", default="auto", show_default=True, help="float32, bfloat16, float16 or auto.")
 @click.option("--cells", type=click.IntRange(min=1), default=256, show_default=True, help="Cells in each repeat.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Repeats after a warm-up.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="When to give up.",
+)
 @registry_option
 @json_option
 def measure(
-    reference: str, device: str, precision: str, cells: int, repeats: int, uri: str | None, as_json: bool
+    reference: str,
+    device: str,
+    precision: str,
+    cells: int,
+    repeats: int,
+    timeout: float,
+    uri: str | None,
+    as_json: bool,
 ) -> None:
     """Run REFERENCE on this machine and record its speed and memory."""
-    result = opened(uri).measure(reference, device=device, precision=precision, cells=cells, repeats=repeats)
+    result = opened(uri).measure(
+        reference, device=device, precision=precision, cells=cells, repeats=repeats, timeout=timeout
+    )
     say(result.summary(), {**result.evidence, "run": result.run}, as_json=as_json)
 
 

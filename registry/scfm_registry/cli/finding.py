@@ -86,7 +86,14 @@ def show(reference: str, whole: bool, uri: str | None, as_json: bool) -> None:
         if whole
         else f"{card.partition(chr(10) + '## ')[0].rstrip()}\n\nMore: scfm-lab models show {reference} --card"
     )
-    say(text.rstrip(), {**here.get(reference).to_dict(), "card": card}, as_json=as_json)
+    found = here.get(reference)
+    data = {
+        **found.to_dict(),
+        "card": card,
+        "tags": found.tags,
+        "training": here.training(reference) if as_json else None,
+    }
+    say(text.rstrip(), data, as_json=as_json)
 
 
 @click.command(epilog="\b\nExamples:\n  scfm-lab models catalog\n  scfm-lab models catalog geneformer --json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from scfm_lab.cli.output import say
@@ -54,26 +56,43 @@ def log(name: str | None, uri: str | None, as_json: bool) -> None:
 
 @click.command(
     epilog="\b\nExamples:\n  scfm-lab models retract my-model/2 --because 'trained on mislabelled cells'\n"
+    "  scfm-lab models retract my-model/2 --because 'wrong labels' --files results --files atlas.h5ad\n"
     "  scfm-lab models retract my-model/2 --undo"
 )
 @click.argument("reference")
 @click.option("--because", default="", help="Why, in one line.")
 @click.option("--undo", is_flag=True, help="Take the retraction back.")
+@click.option(
+    "--files",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    help="Tell which of these files (.h5ad, Zarr, or folders of them) were made with it. Several times: all.",
+)
 @registry_option
 @json_option
-def retract(reference: str, because: str, undo: bool, uri: str | None, as_json: bool) -> None:
+def retract(reference: str, because: str, undo: bool, files: tuple[str, ...], uri: str | None, as_json: bool) -> None:
     """Say that REFERENCE should not be used any more.
 
     All versions made from it are flagged with it; none of them opens unless asked for in so many words.
     """
     here = opened(uri)
+    if undo and files:
+        raise click.UsageError("--files tells what was made with a version that is retracted; it takes no --undo.")
     if undo:
         back = here.reinstate(reference, because=because)
         say(f"{back.reference} is no longer retracted.", back.to_dict(), as_json=as_json)
         return
     found = here.retract(reference, because=because)
     text = f"Retracted: {', '.join(item.reference for item in found)}."
-    say(text, {"retracted": [item.to_dict() for item in found]}, as_json=as_json)
+    data: dict[str, Any] = {"retracted": [item.to_dict() for item in found]}
+    if files:
+        told = here.affected(files, reference)
+        text += f"\n{told.summary()}"
+        data |= {"results": told.rows, "unread": told.unread}
+    else:
+        text += "\nWhich data files were made with it: scfm-lab models affected FILES"
+    say(text, data, as_json=as_json)
 
 
 @click.command(

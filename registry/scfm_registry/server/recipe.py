@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +15,7 @@ from scfm_registry.store.place import make_folder, storage_error
 
 #: What comes from the machine that writes it, and not from a template.
 _CONSTRAINTS = "constraints.txt"
+_FROM = re.compile(r"^(FROM python:)[0-9.]+(-\S+)$", re.MULTILINE)
 
 
 def templates() -> Path:
@@ -89,6 +92,13 @@ def _fill(folder: Path) -> None:
         shutil.copyfile(source, target)
         target.chmod(0o755 if source.suffix == ".sh" else 0o644)
     (folder / _CONSTRAINTS).write_text(constraints(), encoding="utf-8")
+    # The packages of this machine are those of its Python: of another one they may not even be there.
+    build = folder / "compose" / "Dockerfile"
+    text, count = _FROM.subn(rf"\g<1>{sys.version_info.major}.{sys.version_info.minor}\g<2>", build.read_text("utf-8"))
+    if count != 1:
+        message = f"The server's recipe names no Python in {build.name}; install scfm-lab again."
+        raise StorageError(message)
+    build.write_text(text, encoding="utf-8")
 
 
 def _umask() -> int:

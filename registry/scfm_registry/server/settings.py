@@ -31,6 +31,8 @@ _EVERYWHERE = ("0.0.0.0", "::")
 #: Seconds for which a password that was right is not hashed again: MLflow's hash takes a quarter of a second of processor
 #: time, for each request. A password that was changed may so stay good for a minute on other workers.
 _PASSWORD_SECONDS = 60
+#: What stores of files need that is no part of this package: scheme → module, and the package that holds it.
+_CLIENTS = {"s3": ("boto3", "boto3"), "gs": ("google.cloud.storage", "google-cloud-storage")}
 #: What is taken over from the environment: access to stores of files, and nothing that would change what is served.
 _KEPT = ("MLFLOW_S3_", "MLFLOW_GCS_", "MLFLOW_HTTP_", "MLFLOW_ARTIFACT_", "MLFLOW_CRYPTO_")
 
@@ -168,6 +170,14 @@ class Settings:
             raise storage_error(error, target) from error
 
 
+def _has(module: str) -> bool:
+    """Whether a module can be imported; one within a package that is not there cannot."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def check(settings: Settings) -> None:
     """Refuse what would be unsafe or could not work, before anything is started.
 
@@ -180,6 +190,14 @@ def check(settings: Settings) -> None:
         message = (
             "The server's log-in needs the package Flask-WTF, which is not installed; run: pip install "
             "'scfm-lab[server]'."
+        )
+        raise StorageError(message)
+    scheme = settings.artifacts.partition("://")[0].lower() if "://" in settings.artifacts else ""
+    if scheme in _CLIENTS and not _has(_CLIENTS[scheme][0]):
+        module, package = _CLIENTS[scheme]
+        message = (
+            f"Files can be kept at {scheme}:// only where the package {package} is, which holds the module {module}; run: pip install "
+            f"{package}."
         )
         raise StorageError(message)
     if settings.host in _EVERYWHERE and not settings.names:

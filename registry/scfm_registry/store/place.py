@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DATABASE = "mlflow.db"
 #: File name of a mirror's index.
 MIRROR = "mirror.json"
+#: A server and its port, as people write it who leave the scheme out.
+_SERVER = re.compile(r"[A-Za-z0-9_.-]{2,}:\d{1,5}(/.*)?")
 #: Seconds to wait for another process that sets the registry up or writes to it.
 LOCK_SECONDS = 180
 
@@ -180,6 +182,9 @@ def _address(text: str, origin: str) -> Place | None:
         return _sqlite(text, origin)
     if scheme.startswith("postgres"):
         return _postgresql(text)
+    if _SERVER.fullmatch(text) and not Path(text).exists():
+        message = f"'{text}'{origin} is no folder that is there; for the server of a lab write http://{text}."
+        raise StorageError(message)
     # One letter is a drive, and a path may hold a colon.
     if len(scheme) > 1 and scheme.isalnum() and not Path(text).exists():
         message = (
