@@ -97,7 +97,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         # A record that came with the files is nobody's word here: it would set what the model is opened with.
         (folder / importing.RECORD).unlink(missing_ok=True)
         converted, config = convert(folder), request["config"]
-        record = {"converted": converted, "left_out": request["left_out"], "config": config}
+        record = {"converted": converted, "config": config}
         if any(record.values()):
             text = json.dumps({"schema": 1, **record}, indent=1, sort_keys=True)
             (folder / importing.RECORD).write_text(text + "\n", encoding="utf-8")

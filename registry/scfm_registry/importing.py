@@ -11,11 +11,13 @@ import json
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import Cancelled, ModelError, ScfmError, StorageError
 from scfm_lab.models.converted import is_pickle
 from scfm_registry import builtin, confining, files, manifest, names, tuned, workers
+from scfm_registry.lineage import PARENT
 from scfm_registry.sharing.licensing import is_licence
 from scfm_registry.version import KINDS, check_licence, shown
 
@@ -50,13 +52,16 @@ SAFE = frozenset(
 _PICTURES = frozenset({".gif", ".ipynb", ".jpeg", ".jpg", ".log", ".pdf", ".png", ".svg", ".yaml", ".yml"})
 #: The state of a training, and what would have programs installed.
 _TRAINING = ("optimizer*", "rng_state*", "scaler*", "scheduler*", "training_args*", "requirements*.txt")
-#: What an import found and left out, beside the version's files.
+#: What an import found, and what it became, beside the version's files. What was left out is no part of the version: it stands in
+#: the audit trail.
 RECORD = "import.json"
 #: Tag of a version whose files were read by a process that the network was not kept from.
 ISOLATION = "scfm.isolation"
 #: Names of the card that comes with files; the first that is there counts.
 CARDS = ("card.md", "README.md")
 _TIMEOUT = 3600
+#: How many of the files that were left out are named.
+_SHOWN = 10
 
 
 def import_checkpoint(
@@ -71,6 +76,7 @@ def import_checkpoint(
     only: Sequence[Path] | None = None,
     source: str = "",
     published: str = "",
+    parent: str | None = None,
     tags: Mapping[str, str] | None = None,
     cancel: Any = None,
 ) -> ModelVersion:
@@ -86,6 +92,8 @@ def import_checkpoint(
         Where it was fetched from, for the record.
     published
         The licence that its authors name where it was fetched from; that of a card among the files goes before.
+    parent
+        The version that it was made from, by its reference, where whoever brings it knows that.
     tags
         What is known of the version besides: it is there from the first moment on.
     cancel
@@ -98,6 +106,7 @@ def import_checkpoint(
     if not path.is_dir():
         message = f"{path} is a file; give the folder it came in, with its configuration and vocabulary."
         raise ModelError(message)
+    named = None if parent is None else registry.get(parent)
     wanted, left_out = listing(path) if only is None else (list(only), [])
     family = recognise(path)
     places = {str(relative): path / relative for relative in wanted}
@@ -107,12 +116,41 @@ def import_checkpoint(
         base, parents = tuned.settle(registry, private, path)
         if card is not None and not any((private / known).exists() for known in CARDS):
             (private / CARDS[0]).write_text(card, encoding="utf-8")
-        request = {"family": family.id, "kind": kind, "licence": licence, "left_out": left_out, "parents": parents}
-        request |= {"inherited": (base and base.licence) or None, "published": published}
+        made_from = base or named
+        request = {"family": family.id, "kind": kind, "licence": licence, "parents": parents}
+        request |= {"inherited": (made_from and made_from.licence) or None, "published": published}
         answer = locked(private, path, {**request, "config": dict(config or {})})
-        own = tuned.terms(base, answer["tags"]) | ({"scfm.source": source} if source else {})
+        own = tuned.terms(made_from, answer["tags"]) | ({"scfm.source": source} if source else {})
+        own |= _said_parent(path, named, own)
         stop_if(cancel)
-        return registry.add_files(name, private, family.id, own | dict(tags or {}), card_of(private))
+        added = registry.add_files(
+            name, private, family.id, own | dict(tags or {}), card_of(private), left_out=left_out
+        )
+    if named is not None and added.tags.get(PARENT) != named.digest:
+        message = (
+            f"The files in {path} are {added.reference}, which was registered without {named.reference} as what it was made from; "
+            "nothing was changed. Delete and purge that version first, if it was."
+        )
+        raise ModelError(message)
+    return replace(added, remarks=(f"left out: {_few(left_out)}",)) if left_out else added
+
+
+def _said_parent(path: Path, named: ModelVersion | None, own: Mapping[str, str]) -> dict[str, str]:
+    """Tag of the version that a checkpoint is said to be made from; its own record, where it has one, must say the same."""
+    if named is None:
+        return {}
+    if own.get(PARENT, named.digest) != named.digest:
+        message = (
+            f"The record of {path} says that it was made from {own[PARENT]}, and not from {named.reference} ({named.digest}); leave "
+            "that out."
+        )
+        raise ModelError(message)
+    return {PARENT: named.digest}
+
+
+def _few(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _SHOWN:,} more" if len(paths) > _SHOWN else ""
+    return f"{', '.join(shown(path, 200) for path in paths[:_SHOWN])}{more}"
 
 
 def stop_if(cancel: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,13 @@ from scfm_registry.verifying import Verifier
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from scfm_registry.version import ModelVersion, Record
+
+#: How many of the files that were left out a line of the audit trail names.
+_SHOWN = 10
 
 
 class Registrar(Verifier, Annotator):
@@ -35,6 +39,7 @@ class Registrar(Verifier, Annotator):
         sha256: str | None = None,
         allow_hosts: Iterable[str] = (),
         consent: str | None = None,
+        parent: str | None = None,
         certify: bool = True,
         progress: bool | Callable[..., None] = False,
         cancel: Any = None,
@@ -70,6 +75,9 @@ class Registrar(Verifier, Annotator):
             A lab's own hosts, each by its exact name (also ``SCFM_MIRROR_HOSTS``): only these may have private addresses.
         consent
             What the donors of its data agreed to, as for :meth:`annotate`: all but ``"open"`` keep it here, from the first moment on.
+        parent
+            The version that it was made from (``"geneformer/1"``), where you know it: its consent and licence hold for this one too, and so
+            does its retraction. What ``sl.finetune`` has saved says it of itself.
         certify
             False: no certificate. One that cannot be made is told in a warning; the version is registered all the same.
         progress
@@ -111,6 +119,7 @@ class Registrar(Verifier, Annotator):
                 config=config,
                 source=found.source,
                 published=found.licence,
+                parent=parent,
                 tags=said,
                 cancel=cancel,
             )
@@ -126,12 +135,14 @@ class Registrar(Verifier, Annotator):
         """
         if not certify:
             return added
-        added, missing = self.certify_new(added)
+        certified, missing = self.certify_new(added)
         if missing:
             warnings.warn(missing, RuntimeWarning, stacklevel=3)
-        return added
+        return dataclasses.replace(certified, remarks=added.remarks)
 
-    def add_files(self, name: str, folder: Path, family: str, tags: dict[str, str], card: str) -> ModelVersion:
+    def add_files(
+        self, name: str, folder: Path, family: str, tags: dict[str, str], card: str, *, left_out: Sequence[str] = ()
+    ) -> ModelVersion:
         """Register a checked folder of files under a checked name, unless the same files are there already.
 
         For the package's own use: `folder` is a private copy that nobody else writes to, and gets its ``manifest.json`` and the
@@ -149,6 +160,8 @@ class Registrar(Verifier, Annotator):
             From :func:`scfm_registry.version.tags`; the digest and the size are filled in here.
         card
             The card, as Markdown.
+        left_out
+            What lay beside the files and is no part of the version, for the audit trail.
 
         Raises
         ------
@@ -195,7 +208,8 @@ class Registrar(Verifier, Annotator):
                 # Both are of this one upload: the server's answer was lost, and MLflow's client asked again.
                 added = earlier
             try:
-                self.note("register", added, _about(tags))
+                beside = {"left_out": [version.shown(item, 200) for item in left_out[:_SHOWN]]} if left_out else {}
+                self.note("register", added, _about(tags) | beside)
             except BaseException:
                 # What is not on record is not registered, or the trail would have holes.
                 self._store.remove(added)
@@ -233,9 +247,9 @@ class Registrar(Verifier, Annotator):
         return self.get(found.reference)
 
 
-def _about(tags: Mapping[str, str]) -> dict[str, str]:
+def _about(tags: Mapping[str, str]) -> dict[str, Any]:
     """What the line of a registration tells."""
-    told = {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
+    told: dict[str, Any] = {key: tags.get(f"scfm.{key}", "") for key in ("kind", "origin", "parent_digest")}
     return told | ({"isolation": tags["scfm.isolation"]} if "scfm.isolation" in tags else {})
 
 

@@ -127,7 +127,7 @@ class ModelVersion:
     instead_of
         Which version (``name/3``) lost its alias to this one, where a promotion gave it; empty where none did.
     remarks
-        What whoever has promoted it must know of its gate.
+        What whoever has just promoted or imported it should know: of its gate, and which files were left out.
     """
 
     name: str

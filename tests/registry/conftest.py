@@ -305,7 +305,7 @@ def imported(
     def take(width: int, kind: str, licence: str | None) -> tuple[Path, dict[str, str], str]:
         path, private = basis(width=width), tmp_path_factory.mktemp("imported")
         shutil.copytree(path, private, dirs_exist_ok=True)
-        request = {"family": "scfm.pca", "kind": kind, "licence": licence, "left_out": [], "config": {}}
+        request = {"family": "scfm.pca", "kind": kind, "licence": licence, "config": {}}
         return private, importing.locked(private, path, request)["tags"], importing.card_of(private)
 
     return take

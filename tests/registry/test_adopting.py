@@ -72,6 +72,14 @@ def test_what_lies_about_is_found_once_and_registered(
     told = json.loads(capsys.readouterr().out)
     assert told["adopted"] == []
     assert [item["here"] for item in told["checkpoints"] if item["family"] == "scfm.scgpt"] == [["mine/1"]]
+    # What they were made from can be said, and its consent holds for them too.
+    words = ["models", "adopt", str(homes), "--yes", "--no-certify", "--json", "--parent"]
+    assert main([*words, "nowhere"]) == 1
+    assert "No model is called 'nowhere'" in json.loads(capsys.readouterr().out)["failed"][0]
+    assert main([*words, "mine/1"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["adopted"]
+    other = registry.get(told["name"])
+    assert (other.tags["scfm.parent_digest"], other.consent) == (adopted.digest, "no-sharing")
 
 
 def test_circles_closed_doors_and_strange_trees_are_told(registry: Registry, homes: Path, tmp_path: Path) -> None:

@@ -63,6 +63,53 @@ def test_a_folder_is_taken_with_its_subfolders_and_without_hidden_files(
     assert not (kept / ".DS_Store").exists()
 
 
+def test_what_is_left_out_does_not_change_what_a_version_is(registry: Registry, basis: Callable[..., Path]) -> None:
+    folder = basis()
+    plain = registry.import_checkpoint(folder, "mine", certify=False)
+    for name in ("training.log", "figure.png", "optimizer.pt"):
+        (folder / name).write_bytes(b"state")
+    added = registry.import_checkpoint(folder, "mine", certify=False)
+    assert (added.reference, added.digest) == ("mine/1", plain.digest)
+    assert added.remarks == ("left out: figure.png, optimizer.pt, training.log",)
+    other = registry.import_checkpoint(folder, "other", certify=False)
+    assert other.digest == plain.digest
+    (line,) = [entry for entry in registry.audit("other").entries if entry["action"] == "register"]
+    assert line["details"]["left_out"] == ["figure.png", "optimizer.pt", "training.log"]
+
+
+def test_what_a_checkpoint_is_said_to_be_made_from_holds_for_it(
+    registry: Registry, basis: Callable[..., Path], put_in: Callable[..., ModelVersion]
+) -> None:
+    parent = put_in(registry, "parent", licence="CC-BY-NC-4.0")
+    registry.annotate("parent/1", consent="patient-data")
+    child = registry.import_checkpoint(basis(width=5), "child", parent="parent/1", certify=False)
+    assert child.tags["scfm.parent_digest"] == parent.digest
+    assert (child.consent, child.licence, child.commercial) == ("patient-data", "CC-BY-NC-4.0", False)
+    assert [node.reference for node in registry.lineage("child").ancestors] == ["parent/1"]
+    assert registry.load("child", device="cpu").spec.width == 5
+    with pytest.raises(ModelError, match="does not lead in a circle"):
+        registry.import_checkpoint(basis(width=8), "again", parent="child/1", certify=False)
+    with pytest.raises(ModelError, match="No model is called 'nowhere'"):
+        registry.import_checkpoint(basis(width=3), "third", parent="nowhere", certify=False)
+    registry.import_checkpoint(basis(width=3), "third", certify=False)
+    with pytest.raises(ModelError, match=r"are third/1, which was registered without parent/1"):
+        registry.import_checkpoint(basis(width=3), "third", parent="parent/1", certify=False)
+    registry.retract("parent/1", because="a test")
+    assert "parent/1" in registry.get("child").retracted
+
+
+def test_what_is_said_of_a_parent_goes_with_a_bundle(
+    registry: Registry, basis: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = registry.import_checkpoint(basis(width=5), "child", parent="pca/1", certify=False)
+    bundle = registry.export_bundle("child", tmp_path / "child.scfm")
+    monkeypatch.setenv("SCFM_HOME", str(tmp_path / "elsewhere"))
+    there = Registry()
+    there.import_bundle(bundle.path, ask=lambda _: True, certify=False)
+    assert there.get("child").digest == child.digest
+    assert [node.reference for node in there.lineage("child").ancestors] == ["pca/1"]
+
+
 def test_what_was_registered_does_not_change_with_the_folder_it_came_from(
     registry: Registry, basis: Callable[..., Path]
 ) -> None:

@@ -37,6 +37,12 @@ def consent_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--consent", type=click.Choice(CONSENT), help=help_text)(function)
 
 
+def parent_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--parent``: what a checkpoint was made from."""
+    help_text = "The version that it was made from (NAME/3, NAME@alias), whose consent, licence and retraction then hold for it too."
+    return click.option("--parent", metavar="REFERENCE", help=help_text)(function)
+
+
 def certify_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--certify/--no-certify``."""
     help_text = "Record what it makes of a panel of real cells, for 'models verify'."

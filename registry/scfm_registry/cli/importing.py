@@ -8,7 +8,15 @@ import click
 
 from scfm_lab.cli.options import config_option
 from scfm_lab.cli.output import progress_bar, say
-from scfm_registry.cli.common import KINDS, certify_option, consent_option, json_option, opened, registry_option
+from scfm_registry.cli.common import (
+    KINDS,
+    certify_option,
+    consent_option,
+    json_option,
+    opened,
+    parent_option,
+    registry_option,
+)
 
 _CERTIFIED = "It is certified: 'scfm-lab models verify' tells whether it still does the same."
 
@@ -18,6 +26,7 @@ _CERTIFIED = "It is certified: 'scfm-lab models verify' tells whether it still d
     epilog="\b\nExamples:\n  scfm-lab models import ./my-checkpoint --name my-model\n"
     "  scfm-lab models import geneformer-v1-10m\n"
     "  scfm-lab models import ./tumours --name tumours --consent patient-data\n"
+    "  scfm-lab models import ./run7 --name blood --kind fine-tuned --parent scgpt-human/1\n"
     "  scfm-lab models import hf://ctheodoris/Geneformer/Geneformer-V2-104M --name geneformer\n"
     "  scfm-lab models import https://files.lab/model.tar.gz --name my-model --allow-host files.lab",
 )
@@ -41,6 +50,7 @@ _CERTIFIED = "It is certified: 'scfm-lab models verify' tells whether it still d
     help="Your lab's own server, which may have a private address.",
 )
 @consent_option
+@parent_option
 @certify_option
 @config_option
 @registry_option
@@ -53,6 +63,7 @@ def import_(
     sha256: str | None,
     hosts: tuple[str, ...],
     consent: str | None,
+    parent: str | None,
     certify: bool,
     config: dict[str, Any],
     uri: str | None,
@@ -77,15 +88,18 @@ def import_(
             sha256=sha256,
             allow_hosts=hosts,
             consent=consent,
+            parent=parent,
             certify=False,
             progress=report or False,
         )
     text = f"{done.reference} is registered ({done.family}, {done.digest}). Use it as {done.uri}."
+    remarks = list(done.remarks)
     if certify:
         known = certificate.RUN in done.tags
         done, missing = registry.certify_new(done)
         text += " It has its certificate." if known else f" {missing or _CERTIFIED}"
-    say(text, done.to_dict(), as_json=as_json)
+    text = " ".join([text, *(f"{remark[:1].upper()}{remark[1:]}." for remark in remarks)])
+    say(text, {**done.to_dict(), "remarks": remarks}, as_json=as_json)
 
 
 #: What is attached to the group.

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scfm_lab.cli.output import progress_bar, say
-from scfm_registry.cli.common import KINDS, certify_option, consent_option, json_option, opened, registry_option
+from scfm_registry.cli.common import (
+    KINDS,
+    certify_option,
+    consent_option,
+    json_option,
+    opened,
+    parent_option,
+    registry_option,
+)
 
 if TYPE_CHECKING:
     from scfm_registry.sharing.keys import Signer
@@ -187,6 +195,7 @@ def mirror(folder: str, references: tuple[str, ...], uri: str | None, as_json: b
 @click.option("--dry-run", is_flag=True, help="Only say what is there.")
 @click.option("--kind", type=click.Choice(KINDS), default="pretrained", show_default=True, help="What they are.")
 @consent_option
+@parent_option
 @certify_option
 @registry_option
 @json_option
@@ -196,6 +205,7 @@ def adopt(
     dry_run: bool,
     kind: str,
     consent: str | None,
+    parent: str | None,
     certify: bool,
     uri: str | None,
     as_json: bool,
@@ -222,7 +232,7 @@ def adopt(
         if not wanted or dry_run:
             continue
         try:
-            done = registry.adopt(item, kind=kind, consent=consent, certify=certify)
+            done = registry.adopt(item, kind=kind, consent=consent, parent=parent, certify=certify)
         except ScfmError as error:
             failed.append(str(error))
             continue

@@ -263,6 +263,7 @@ class Sharer(Registrar, Measurer):
         name: str | None = None,
         kind: str = "pretrained",
         consent: str | None = None,
+        parent: str | None = None,
         certify: bool = True,
     ) -> ModelVersion:
         """Register a checkpoint that :meth:`find_strays` has found; its folder stays as it is.
@@ -273,7 +274,7 @@ class Sharer(Registrar, Measurer):
             One that has no problem.
         name
             What it is called; its own proposal by default.
-        kind, consent, certify
+        kind, consent, parent, certify
             As in :meth:`import_checkpoint`.
 
         Raises
@@ -293,6 +294,7 @@ class Sharer(Registrar, Measurer):
             licence=None,
             card=None,
             only=[Path(item) for item in stray.files],
+            parent=parent,
             tags=annotating.consented(consent),
         )
         return self.came_in(added, certify=certify)
