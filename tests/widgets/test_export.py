@@ -178,6 +178,17 @@ class TestPayload:
         assert "column:gene:TNFRSF4" in genes, "a gene that was asked for stays, however little it varies"
         assert payload.left_out == ["745 of 765 genes"]
 
+    def test_its_answers_have_the_groups_in_the_order_of_the_legend(
+        self, bench: Callable[..., Bench], pbmc68k: AnnData
+    ) -> None:
+        order = [str(i) for i in range(12)]
+        leiden = np.resize(order, pbmc68k.n_obs)
+        pbmc68k.obs["leiden"] = leiden
+        pbmc68k.obs["leiden"] = pbmc68k.obs["leiden"].astype("category").cat.reorder_categories(order)
+        payload = payload_of(bench(model=MODEL, groupby="leiden", colour="leiden").lab, genes=[GENE])
+        told = [[row["group"] for row in item["perturbation"]["rows"]] for item in payload.responses]
+        assert told == [["all", *order]] * len(DOSES)
+
     def test_stays_below_its_size_as_a_whole_and_lists_what_it_leaves_out(
         self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
     ) -> None:

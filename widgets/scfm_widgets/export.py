@@ -292,6 +292,7 @@ def _add_responses(payload: Payload, lab: Lab, genes: Sequence[str], room: Room,
                 seq=0,
                 null="ready" if result.has_null else "none",
                 expressing=expressing,
+                order=session.columns.order(describe.groupby_of(result)),
             )
             after = session.frame.pack(result.layout.after)
             responses.append({"gene": gene, "dose": dose, "perturbation": described, "after": after})
