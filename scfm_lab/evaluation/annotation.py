@@ -286,7 +286,7 @@ def _scores(
                     name,
                     m,
                     values[m],
-                    **ends(drawn, beside),
+                    **ends(drawn, beside, units=draws.units),
                     floor=floor,
                     floor_name=floor_name,
                     ceiling=ceiling.get(name, np.nan),
@@ -303,7 +303,8 @@ def _scores(
             right = guesses[m] == truth
             drawn_seen = [i[seen[i]] for i in draws]
             ece = expected_calibration_error(confidence[seen], right[seen])
-            spread = ends(about([expected_calibration_error(confidence[i], right[i]) for i in drawn_seen], ece))
+            again = [expected_calibration_error(confidence[i], right[i]) for i in drawn_seen]
+            spread = ends(about(again, ece), units=draws.units)
             # No error is below 0.
             low, high = (max(0.0, end) if np.isfinite(end) else end for end in (spread["low"], spread["high"]))
             found.append(

@@ -92,6 +92,7 @@ def s_scores(
                     missing=_missing(metric, beside, low),
                     gain_low=gain[0],
                     gain_high=gain[1],
+                    units=len(each),
                 )
             )
     from importlib.metadata import version

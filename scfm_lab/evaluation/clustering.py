@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.evaluation.resampling import Draws
     from scfm_lab.models.contract import Model
 
 FLOOR = FITTED["pca"]
@@ -150,7 +151,7 @@ def _clusters(vectors: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int
 def _scores(
     clusters: Mapping[str, NDArray[np.int64]],
     truth: NDArray[np.int64],
-    draws: Sequence[NDArray[np.int64]],
+    draws: Draws,
     unit: str,
 ) -> list[Score]:
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
@@ -167,7 +168,7 @@ def _scores(
                 metric,
                 name,
                 values[name],
-                **ends(drawn[name], drawn.get(FLOOR)),
+                **ends(drawn[name], drawn.get(FLOOR), units=draws.units),
                 floor=values.get(FLOOR, np.nan),
                 floor_name=FLOOR if FLOOR in values else "",
                 interval=f"95 % bootstrap over {unit}",

@@ -277,7 +277,7 @@ def _scored(
                     f"{metric} ({kind})",
                     m,
                     told[m][place],
-                    **_interval(again[m], again.get(floor[0]), magnitude=place == 1),
+                    **_interval(again[m], again.get(floor[0]), magnitude=place == 1, units=draws.units),
                     floor=floor[1],
                     floor_name=floor[0],
                     ceiling=halves[kind][place],
@@ -332,9 +332,11 @@ def _scored(
     )
 
 
-def _interval(drawn: NDArray[np.float64], floor: NDArray[np.float64] | None, *, magnitude: bool) -> dict[str, Any]:
+def _interval(
+    drawn: NDArray[np.float64], floor: NDArray[np.float64] | None, *, magnitude: bool, units: int
+) -> dict[str, Any]:
     """95 % intervals of a score, and of its difference to the floor in the same resamples; no magnitude is below 0."""
-    found = ends(drawn, floor)
+    found = ends(drawn, floor, units=units)
     return found | {k: max(0.0, found[k]) for k in ("low", "high") if magnitude and np.isfinite(found[k])}
 
 

@@ -124,7 +124,8 @@ def integration(
     max_cells
         Scored at most, drawn in proportion to the batches and, within them, the types; the components are those of all cells.
     n_boot
-        Bootstrap samples, of batches where there are five or more, else of cells: neighbours and clusters are found once.
+        Bootstrap samples, of batches where there are five or more (more samples then, if ends of 95 % need them), else of cells:
+        neighbours and clusters are found once.
     layer, options
         Where the counts are, also those by which a fine-tuned model's training cells are told (None looks for them), and the model's own
         options for reading them.
@@ -307,7 +308,7 @@ def score_integration(
                     metric,
                     name,
                     float(values[0]),
-                    **ends(values[1:], drawn[floor_name][metric][1:] if floor_name else None),
+                    **ends(values[1:], drawn[floor_name][metric][1:] if floor_name else None, units=draws.units),
                     floor=floor,
                     floor_name=floor_name,
                     interval=f"95 % bootstrap over {unit}",

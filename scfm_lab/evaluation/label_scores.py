@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.resampling import ends, resamples, tail
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,8 @@ class LabelScores:
         Cells that were compared.
     unit
         What was resampled, in words.
+    units
+        How many whole samples were resampled; 0 where it was cells.
     """
 
     macro_f1: float
@@ -42,6 +45,7 @@ class LabelScores:
     accuracy_interval: tuple[float, float]
     n_cells: int
     unit: str = "cells"
+    units: int = 0
 
     def to_dict(self) -> dict[str, float]:
         """Flat numbers, for tables and records."""
@@ -86,36 +90,39 @@ def label_scores(truth: Any, given: Any, *, samples: Any = None, seed: int = 0, 
     names = np.unique(np.concatenate([truth, given]))
     pairs = np.searchsorted(names, truth) * len(names) + np.searchsorted(names, given)
     confusion = np.bincount(pairs, minlength=len(names) ** 2).astype(np.float64)
-    drawn, unit = _tables(pairs, confusion, samples, seed, draws)
+    drawn, unit, units = _tables(pairs, confusion, samples, seed, draws)
     shape = (-1, len(names), len(names))
     f1, accuracy = _scores(np.concatenate([confusion[None], drawn]).reshape(shape))
-    ends = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
-    low, high = np.quantile(f1[1:], ends) if draws else (np.nan, np.nan)
-    worst, best = np.quantile(accuracy[1:], ends) if draws else (np.nan, np.nan)
+    beyond = [tail(units, _LEVEL), 1 - tail(units, _LEVEL)]
+    low, high = np.quantile(f1[1:], beyond) if draws else (np.nan, np.nan)
+    worst, best = np.quantile(accuracy[1:], beyond) if draws else (np.nan, np.nan)
     return LabelScores(
-        float(f1[0]), float(accuracy[0]), (float(low), float(high)), (float(worst), float(best)), len(truth), unit
+        float(f1[0]),
+        float(accuracy[0]),
+        (float(low), float(high)),
+        (float(worst), float(best)),
+        len(truth),
+        unit,
+        units,
     )
 
 
 def _tables(
     pairs: NDArray[np.int64], confusion: NDArray[np.float64], samples: Any, seed: int, draws: int
-) -> tuple[NDArray[np.float64], str]:
-    """Table of pairs of labels in each resample, (draws, pairs), and what was resampled."""
-    from scfm_lab.evaluation.resampling import resamples
-
-    drawn = np.zeros((draws, len(confusion)))
+) -> tuple[NDArray[np.float64], str, int]:
+    """Table of pairs of labels in each resample, (draws, pairs), what was resampled, and how many whole samples."""
     given = None if samples is None else np.asarray(samples).astype(str)
     _, unit = resamples(len(pairs), given, 0, seed)
     if unit == "samples":
         whole, _ = resamples(len(pairs), given, draws, seed)
-        for table, rows in zip(drawn, whole, strict=True):
-            table += np.bincount(pairs[rows], minlength=len(confusion))
-        return drawn, unit
+        counts = [np.bincount(pairs[rows], minlength=len(confusion)) for rows in whole]
+        return np.array(counts, dtype=np.float64).reshape(-1, len(confusion)), unit, whole.units
     # Resampling cells with replacement is one multinomial draw of the table of pairs.
+    drawn = np.zeros((draws, len(confusion)))
     there = np.flatnonzero(confusion)
     rng = np.random.default_rng([seed, 0xB007])
     drawn[:, there] = rng.multinomial(len(pairs), confusion[there] / len(pairs), size=draws)
-    return drawn, unit
+    return drawn, unit, 0
 
 
 def label_gains(
@@ -141,22 +148,20 @@ def label_gains(
     >>> label_gains(["a", "a", "b"], ["a", "b", "b"], ["a", "b", "b"])["accuracy_gain_high"]
     0.0
     """
-    from scfm_lab.evaluation.resampling import ends
-
     labels = [np.asarray(one).astype(str) for one in (truth, given, floor)]
     names, codes = np.unique(np.stack(labels), return_inverse=True)
     kinds, place, counts = np.unique(codes.reshape(3, -1), axis=1, return_inverse=True, return_counts=True)
     n = len(names)
-    drawn, _ = _tables(place.ravel(), counts.astype(np.float64), samples, seed, draws)
+    drawn, _, units = _tables(place.ravel(), counts.astype(np.float64), samples, seed, draws)
     found = []
     for answer in kinds[1:]:
-        tables = np.zeros((n * n, draws))
+        tables = np.zeros((n * n, len(drawn)))
         np.add.at(tables, kinds[0] * n + answer, drawn.T)
         found.append(_scores(tables.T.reshape(-1, n, n)))
     return {
         f"{metric}_{end}": value
         for metric, own, beside in zip(("macro_f1", "accuracy"), *found, strict=True)
-        for end, value in ends(own, beside).items()
+        for end, value in ends(own, beside, units=units).items()
         if end.startswith("gain")
     }
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_lab.evaluation.resampling import ends, resamples
+from scfm_lab.evaluation.resampling import Draws, ends, resamples
 from scfm_lab.evaluation.score import Score, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -34,21 +34,19 @@ def floor_over(order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float
 
 
 def gain_over(
-    order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float64], draws: Iterable[NDArray[np.int64]]
+    order: NDArray[Any], floor: NDArray[Any], stage: NDArray[np.float64], draws: Draws
 ) -> tuple[float, float]:
     """95 % interval of tau-b minus that of the floor over the same cells, drawn together; NaN without draws."""
     drawn = [(kendall_tau(order[i], stage[i]), floor_over(order[i], floor[i], stage[i])) for i in draws]
-    found = ends([own for own, _ in drawn], [beside for _, beside in drawn])
+    found = ends([own for own, _ in drawn], [beside for _, beside in drawn], units=draws.units)
     return found["gain_low"], found["gain_high"]
 
 
-def stage_draws(
-    stage: NDArray[np.float64], samples: NDArray[Any] | None, n_boot: int, seed: int
-) -> tuple[list[NDArray[np.int64]], str]:
+def stage_draws(stage: NDArray[np.float64], samples: NDArray[Any] | None, n_boot: int, seed: int) -> tuple[Draws, str]:
     """Resamples of the cells whose stage is known, and what was resampled."""
     known = np.flatnonzero(np.isfinite(stage))
     draws, unit = resamples(len(known), None if samples is None else samples[known], n_boot, seed)
-    return [known[i] for i in draws], unit
+    return Draws((known[i] for i in draws), draws.units), unit
 
 
 def stage_scores(
@@ -87,7 +85,7 @@ def stage_scores(
                 f"Kendall's tau-b with {stage_key}",
                 name,
                 kendall_tau(order, stage),
-                **ends(drawn, beside if name != FLOOR else None),
+                **ends(drawn, beside if name != FLOOR else None, units=draws.units),
                 floor=floor,
                 floor_name=FLOOR if np.isfinite(floor) else "",
                 interval=f"95 % bootstrap over {unit}",

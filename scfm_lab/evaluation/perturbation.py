@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LEAVE_ONE_OUT = 100
 _FOLDS = 10
-_INTERVAL = "95 % bootstrap over perturbations"
+_INTERVAL = "95 % over perturbations (Student's)"
 _DOUBLES = " of doubles"
 RANDOM = "bilinear, random table"
 _FLOORS: dict[str, Callable[..., NDArray[np.float64]]] = {
@@ -122,7 +122,7 @@ def perturbation(
     singles, where one is not in training that mean for it; of a single that mean); the mean of all that share a target; for
     doubles the sum of the two singles' changes; the bilinear model with random embeddings, the mean over 20 such tables. The
     best of them is the floor, and a model is better where the interval of its difference to that floor, over the same
-    resamples of the perturbations, is. Ceiling: halves of each perturbation's cells, with disjoint halves of the control (a shared control makes
+    perturbations, is. Ceiling: halves of each perturbation's cells, with disjoint halves of the control (a shared control makes
     unrelated perturbations agree), stepped up by Spearman and Brown. Pearson-Δ is that of Ahlmann-Eltze et al. 2025; against
     the perturbed centroid, and centroid accuracy, are those of Systema (Viñas Torné et al. 2025), the accuracy without the genes that
     any of the perturbations targets, as cell-eval2's pds_cosine is: a target that was set tells its perturbation, and nothing of what
@@ -160,7 +160,7 @@ def perturbation(
     }
     ceiling = once("ceilings", ceilings, data, skip, splits=splits, seed=seed)
     notes = _notes(data, tables, genes, spread)
-    scores = _scores(data, per, ceiling, [*tables, *given], tables, predicted, seed)
+    scores = _scores(data, per, ceiling, [*tables, *given], tables, predicted)
     if cell_eval:
         from scfm_lab.evaluation.cell_eval import s_scores
 
@@ -329,7 +329,6 @@ def _scores(
     asked: Sequence[str],
     tables: Mapping[str, Any],
     predicted: Mapping[str, NDArray[np.float64]],
-    seed: int,
 ) -> list[Score]:
     doubles = np.isfinite(per["additive"][METRICS[0]])
     known_floors = [n for n in per if n not in asked]
@@ -346,11 +345,11 @@ def _scores(
                     continue
                 own = per[name][metric][there]
                 floor_name, floor = _best(per, names, metric, there)
-                low, high = bootstrap_interval(own, seed=seed)
+                low, high = np.clip(bootstrap_interval(own), 0 if metric == METRICS[2] else -1, 1).tolist()
                 # Both are of the same perturbations, whose differences in difficulty then cancel.
                 gain = (np.nan, np.nan)
                 if name in asked and floor_name:
-                    gain = bootstrap_interval(own - per[floor_name][metric][there], seed=seed)
+                    gain = bootstrap_interval(own - per[floor_name][metric][there])
                 remark = _remark(name, tables, predicted, data)
                 out.append(
                     Score(
@@ -369,6 +368,7 @@ def _scores(
                         remark=remark,
                         gain_low=gain[0],
                         gain_high=gain[1],
+                        units=len(own),
                     )
                 )
     return out

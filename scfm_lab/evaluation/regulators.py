@@ -268,7 +268,7 @@ def _of_method(method: str, ranked: _Ranked, draws: list[NDArray[np.int64]], n: 
             metric,
             method,
             value,
-            **ends([d[metric][0] for d in drawn], [d[metric][1].mean() for d in drawn]),
+            **ends([d[metric][0] for d in drawn], [d[metric][1].mean() for d in drawn], units=n),
             floor=float(null.mean()),
             floor_name="degree null",
             interval="95 % bootstrap over regulators",

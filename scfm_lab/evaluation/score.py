@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
+from scfm_lab.evaluation.resampling import FEWEST_TO_RANK, students, tail
 from scfm_lab.results import Result, charts
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _RESAMPLES = 2000
+_FEWEST_UNITS = 3
 
 CANNOT_RANK = "cannot rank models: the floor reaches the ceiling"
 
@@ -63,6 +65,19 @@ class Score:
     gain_high: float = np.nan
     """Ends of the interval of value − floor over the same resamples of the same units, which the floor's own noise is in; NaN
     where they were not drawn together. Where it is there it decides whether the floor is beaten."""
+    units: int = 0
+    """Whole units (donors, batches, perturbations) that the interval is over; 0 where it is over cells, or not known. Below six nothing
+    is said to be better than the floor, and `missing` says so."""
+
+    def __post_init__(self) -> None:
+        why = f"{self.units} units tell nothing to be better than the floor, which takes {FEWEST_TO_RANK}"
+        if self.too_few and np.isfinite(self.floor) and self.model != self.floor_name and why not in self.missing:
+            object.__setattr__(self, "missing", "; ".join(filter(None, [self.missing, why])))
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the interval is over so few units that the floor cannot be told to be beaten."""
+        return 0 < self.units < FEWEST_TO_RANK
 
     @property
     def can_rank(self) -> bool | None:
@@ -91,7 +106,9 @@ class Score:
 
     @property
     def above_floor(self) -> bool | None:
-        """Whether the floor is beaten at the worse end of the interval (`lead`); None where that is not known."""
+        """Whether the floor is beaten at the worse end of the interval (`lead`); None where that is not known, or units are too few."""
+        if self.too_few and self.lead > 0:
+            return None
         return bool(self.lead > 0) if np.isfinite(self.lead) else None
 
     @property
@@ -109,7 +126,7 @@ class Score:
         if self.can_rank is False:
             return CANNOT_RANK
         if self.above_floor is None:
-            return "no floor to compare with"
+            return "too few units to tell from the floor" if np.isfinite(self.lead) else "no floor to compare with"
         if self.above_floor:
             known = np.isfinite([self.gain_low, self.low if self.higher_is_better else self.high]).any()
             return "better than the floor" if known else "above the floor, without an interval"
@@ -140,6 +157,7 @@ class Score:
             "gain_high": self.gain_high,
             "position": self.position,
             "n": self.n,
+            "units": self.units,
             "floor_name": self.floor_name,
             "ceiling_name": self.ceiling_name,
             "interval": self.interval,
@@ -182,7 +200,7 @@ class Scores(Result):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per score: metric, model, floor, value, ceiling, low, high, gain_low, gain_high, position, n, …, verdict, missing, remark."""
+        """One row per score: metric, model, floor, value, ceiling, low, high, gain_low, gain_high, position, n, units, …, verdict, missing, remark."""
         import pandas as pd
 
         return pd.DataFrame([score.row() for score in self.scores], columns=list(Score("", "", 0.0).row()))
@@ -222,7 +240,7 @@ def bootstrap_interval(
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval over units.
+    """Interval of a statistic over units of replication: of a mean Student's, of another statistic a bootstrap of the units.
 
     Parameters
     ----------
@@ -234,18 +252,25 @@ def bootstrap_interval(
     Returns
     -------
     (low, high)
-        NaN with fewer than three units: they say nothing about spread.
+        NaN with fewer than three units: they say nothing about spread. The percentiles of a bootstrap are those of
+        :func:`~scfm_lab.evaluation.resampling.tail`; below six units, where these are no wider than the values, its spread is taken.
     """
     given = np.asarray(values, dtype=np.float64)
     given = given[np.isfinite(given.reshape(len(given), -1)).all(axis=1)]
-    if len(given) < 3:
+    n = len(given)
+    if n < _FEWEST_UNITS:
         return np.nan, np.nan
+    if statistic is np.mean and given.ndim == 1:
+        return students(float(given.mean()), float(given.std(ddof=1)) / np.sqrt(n), n, level)
     rng = np.random.default_rng(seed)
-    drawn = (statistic(given[rng.integers(0, len(given), len(given))], axis=0) for _ in range(resamples))
+    drawn = (statistic(given[rng.integers(0, n, n)], axis=0) for _ in range(resamples))
     known = [value for value in drawn if np.isfinite(value)]
     if not known:
         return np.nan, np.nan
-    low, high = np.quantile(np.asarray(known, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
+    if n < FEWEST_TO_RANK:
+        return students(float(statistic(given, axis=0)), float(np.std(known)) * np.sqrt(n / (n - 1)), n, level)
+    beyond = tail(n, level)
+    low, high = np.quantile(np.asarray(known, dtype=np.float64), [beyond, 1 - beyond])
     return float(low), float(high)
 
 

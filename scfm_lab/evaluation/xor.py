@@ -298,7 +298,7 @@ def _scored(
                         f"{metric} ({part})",
                         m,
                         measure(y, p[rows]),
-                        **ends(drawn[m], drawn.get(floor[0])),
+                        **ends(drawn[m], drawn.get(floor[0]), units=draws.units),
                         floor=floor[1],
                         floor_name=floor[0],
                         interval=f"95 % bootstrap over {unit}",

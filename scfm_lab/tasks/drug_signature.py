@@ -442,4 +442,5 @@ def _monotone(doses: pd.DataFrame | None, treatment: str, context: str) -> tuple
     taus = [kendalltau(p["dose"], p["projection"])[0] for _, p in below.groupby("sample") if p["dose"].nunique() >= 2]
     if not taus:
         return np.nan, np.nan, np.nan
-    return float(np.mean(taus)), *bootstrap_interval(taus, resamples=500)
+    low, high = bootstrap_interval(taus)
+    return float(np.mean(taus)), float(np.clip(low, -1, 1)), float(np.clip(high, -1, 1))

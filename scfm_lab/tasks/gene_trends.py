@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm_lab.evaluation.resampling import Draws
     from scfm_lab.tasks.trajectory_result import TrajectoryResult
 
 _KNOTS = 5
@@ -163,7 +164,7 @@ def _curve(
     time: NDArray[np.float32],
     values: NDArray[np.float64],
     weight: NDArray[np.float64],
-    draws: Sequence[NDArray[np.int64]],
+    draws: Draws,
     n_points: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     from sklearn.preprocessing import SplineTransformer
@@ -187,5 +188,8 @@ def _curve(
     if not draws:
         return grid, mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     drawn = np.array([fit(rows) for rows in draws])
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    from scfm_lab.evaluation.resampling import tail
+
+    beyond = 100 * tail(draws.units)
+    low, high = np.percentile(drawn, [beyond, 100 - beyond], axis=0)
     return grid, mean, low, high

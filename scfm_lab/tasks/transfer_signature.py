@@ -80,7 +80,7 @@ class TransferResult(Result):
             over = own.groupby("target")[
                 ["cosine", "random_high", "mean_treatment", "ceiling", "relative_error"]
             ].mean()
-            low, high = bootstrap_interval(over["cosine"].to_numpy())
+            low, high = np.clip(bootstrap_interval(over["cosine"].to_numpy()), -1, 1)
             interval = f" [{low:.2f}, {high:.2f}] over targets" if np.isfinite(low) else ""
             floor = over["mean_treatment"].mean()
             mean = f"{floor:.2f}" if np.isfinite(floor) else "not measured (one treatment)"

@@ -100,6 +100,7 @@ class FineTuneResult(Result):
                     ceiling_name="second annotation",
                     interval=f"95 % bootstrap over {first['unit']}",
                     n=int(first["n_cells"]),
+                    units=int(first["units"]),
                     missing="; ".join(missing),
                     remark=flags.removesuffix("."),
                     gain_low=np.nan if best is None else float(best[f"{metric}_gain_low"]),
@@ -290,6 +291,7 @@ def finish(job: Job, trained: Trained, plan: FineTunePlan, *, floors: bool, seco
                 **scores.to_dict(),
                 "n_cells": scores.n_cells,
                 "unit": scores.unit,
+                "units": scores.units,
                 **gains,
             }
         )

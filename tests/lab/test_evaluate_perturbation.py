@@ -223,7 +223,7 @@ def test_chance_is_the_mean_of_many_random_tables_and_the_floor_is_beaten_by_the
     # A little better than the floor on every perturbation, far less than perturbations differ among themselves.
     alone = sl.evaluate.perturbation(screen, splits=2, progress=False)
     made = alone.predicted[alone.of(METRICS[0]).floor_name]
-    little = pd.DataFrame(made + 0.15 * (data.mean - made), index=data.names, columns=GENES)
+    little = pd.DataFrame(made + 0.3 * (data.mean - made), index=data.names, columns=GENES)
     result = sl.evaluate.perturbation(screen, predictions={"little": little}, splits=2, progress=False)
     score = result.of(METRICS[0], "little")
     per = result.per_perturbation.query("metric == @METRICS[0]").pivot(

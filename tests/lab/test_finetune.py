@@ -473,5 +473,5 @@ def test_intervals_are_over_donors_where_five_are_held_out():
     assert set(gains.values()) == {0.0}
     worse = np.where(samples == "d0", "a", given)
     gains = label_gains(truth, given, worse, samples=samples)
-    assert gains["accuracy_gain_low"] == 0, "some resamples are without that donor"
+    assert gains["accuracy_gain_low"] < 0 < gains["accuracy_gain_high"], "one donor of eight tells nothing apart"
     assert "fewer than five samples" in label_scores(truth, given, samples=np.where(samples < "d4", "x", "y")).unit

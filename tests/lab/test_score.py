@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import scfm_lab as sl
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.ordering import FLOOR, stage_scores
-from scfm_lab.evaluation.resampling import ends
+from scfm_lab.evaluation.resampling import ends, resamples, tail
 from scfm_lab.evaluation.score import CANNOT_RANK, Score, Scores, best_floor, bootstrap_interval, spearman_brown
 
 
@@ -103,8 +105,62 @@ def test_the_bootstrap_covers_the_mean_and_needs_units():
     assert 0.88 <= hits / 200 <= 0.99
     assert np.isnan(bootstrap_interval([1.0, 2.0])).all()
     assert bootstrap_interval([1.0, np.nan, 1.0, 1.0]) == (1.0, 1.0)
-    drawn = bootstrap_interval([1.0, 2.0, 3.0], statistic=lambda x, axis: x.mean() if x.mean() > 2 else np.nan)
-    assert 2 < drawn[0] < drawn[1] <= 3
+    drawn = bootstrap_interval(np.arange(1.0, 9), statistic=lambda x, axis: x.mean() if x.mean() > 4 else np.nan)
+    assert 4 < drawn[0] < drawn[1] <= 8
+
+
+@pytest.mark.parametrize("n", [3, 6, 8])
+def test_intervals_over_few_units_hold_what_they_say(n):
+    """Of a mean, of another statistic, and of resampled donors, whose cells are many: 95 %, and 2.5 % falsely above 0."""
+    rng = np.random.default_rng(n)
+    times, draws = 300, 200
+    told = {"mean": [], "other": [], "donors": []}
+    for k in range(times):
+        values = rng.normal(size=n)
+        told["mean"].append(bootstrap_interval(values))
+        # Not known to be a mean: a bootstrap.
+        told["other"].append(bootstrap_interval(values, statistic=lambda x, axis: x.mean(), resamples=draws, seed=k))
+        if n >= 5:
+            rows, unit = resamples(n * 4, np.repeat(np.arange(n), 4), 50, k)
+            assert unit == "samples"
+            assert rows.units == n
+            cells = np.repeat(values, 4)
+            found = ends([cells[i].mean() for i in rows], np.zeros(len(rows)), units=rows.units)
+            told["donors"].append((found["gain_low"], found["gain_high"]))
+    for name, intervals in told.items():
+        if intervals:
+            low, high = np.array(intervals).T
+            assert np.mean((low <= 0) & (high >= 0)) >= 0.92, name
+            assert np.mean(low > 0) <= 0.045, name
+
+
+def test_percentiles_are_widened_for_few_units_and_are_of_scores_that_can_be():
+    assert [round(tail(n), 5) for n in (0, 5, 6, 12)] == [0.025, 0.00095, 0.00243, 0.01076]
+    assert tail(10_000) == pytest.approx(0.025, abs=1e-4)
+    rng = np.random.default_rng(0)
+    units = np.repeat(np.arange(6), 20)
+    rows, _ = resamples(120, units, 10, 0)
+    assert len(rows) == np.ceil(1 / tail(6)), "as many as it takes for one to lie beyond"
+    assert len(resamples(120, units, 0, 0)[0]) == 0
+    right = rng.random(120) < 0.97
+    drawn = [right[i].mean() for i in rows]
+    found = ends(drawn, units=6)
+    assert found["low"] < np.percentile(drawn, 2.5)
+    assert found["high"] <= 1
+
+
+def test_nothing_is_better_than_the_floor_over_five_units():
+    gain = {"floor": 0.6, "floor_name": "pca", "gain_low": 0.05, "gain_high": 0.15}
+    five = Score("accuracy", "m", 0.7, low=0.65, high=0.75, units=5, missing="no ceiling", **gain)
+    assert five.above_floor is None
+    assert five.verdict == "too few units to tell from the floor"
+    assert five.missing == "no ceiling; 5 units tell nothing to be better than the floor, which takes 6"
+    assert replace(five, value=0.71).missing == five.missing, "said once"
+    assert Score("accuracy", "m", 0.7, low=0.65, high=0.75, units=6, **gain).verdict == "better than the floor"
+    worse = replace(five, value=0.5, gain_low=-0.2, gain_high=0.1)
+    assert worse.above_floor is False
+    assert worse.verdict == "no better than the floor"
+    assert Score("accuracy", "pca", 0.6, units=5, **gain).missing == "", "the floor is not compared with itself"
 
 
 def test_small_helpers():
