@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from scfm_lab.errors import ModelError
+from scfm_lab.evaluation.resampling import FEWEST_TO_RANK
 from scfm_registry import audit, names, people, scores
 from scfm_registry.reading import Reader
 
@@ -228,6 +229,8 @@ def _below(registry: Reader, found: ModelVersion, own: list[dict[str, Any]], met
         said = f" ({without})" if without else ""
         if row.get("floor") is None:
             lacks.append(f"the floor of {metric}, which was not recorded{said}")
+        elif isinstance(units := row.get("units"), int) and 0 < units < FEWEST_TO_RANK:
+            lacks.append(f"{metric} above the floor over {FEWEST_TO_RANK} units or more: it is over {units}{said}")
         elif (gain := scores.lead(row)) <= 0:
             worst = row["floor"] + sign * gain
             lacks.append(

@@ -128,8 +128,8 @@ def import_checkpoint(
         )
     if named is not None and added.tags.get(PARENT) != named.digest:
         message = (
-            f"The files in {path} are {added.reference}, which was registered without {named.reference} as what it was made from; "
-            "nothing was changed. Delete and purge that version first, if it was."
+            f"The files in {path} are {added.reference}, which was registered without {named.reference} as what it was made from, "
+            "and still is. Delete and purge that version first, if it was."
         )
         raise ModelError(message)
     return replace(added, remarks=(f"left out: {_few(left_out)}",)) if left_out else added

@@ -49,6 +49,8 @@ _FORBIDDING = ("apple-amlr", "deepfloyd-if-license", "intel-research", "lgpl-lr"
 _FORBIDS = re.compile(
     r"(?<![a-z])(nc|non[- ]?commercial|research[- ]only|research[- ]use[- ]only|academic[- ]only)(?![a-z])"
 )
+#: The same in the title of a text, in which NC may be a state.
+_FORBIDS_IN_WORDS = re.compile(_FORBIDS.pattern.replace("nc|", "", 1))
 #: What a card writes where it names none.
 _NONE = ("", "none", "null", "unknown", "unlicensed", "n/a")
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|$)", re.DOTALL)
@@ -69,8 +71,8 @@ def allows(licence: str) -> bool | None:
     name = licence.casefold().strip()
     if name in _FORBIDDING or _FORBIDS.search(name.replace("_", "-")):
         return False
-    plain = name.removesuffix("-only").removesuffix("-or-later")
-    return True if plain in {known.casefold() for known in PERMISSIVE} else None
+    parts = [part.strip().removesuffix("-only").removesuffix("-or-later") for part in name.split(" and ")]
+    return True if set(parts) <= {known.casefold() for known in PERMISSIVE} else None
 
 
 def same(one: str, other: str) -> bool:
@@ -134,26 +136,36 @@ def in_cards(folder: Path) -> str:
 
 
 def in_file(folder: Path) -> str:
-    """What lies among the files of a folder as a licence: its name where the text is a known one, else ``"see LICENSE"``.
+    """What lies among the files of a folder as licences: their names where the texts are known ones, else ``"see LICENSE"``.
 
     Empty where none does; a notice is none.
     """
     from scfm_registry.sharing.licensing import in_folder
 
+    found = []
     for name, content in in_folder(folder).items():
         if name.rpartition("/")[2].lower().startswith("notice"):
             continue
         text = content[:_LONGEST_TEXT].decode("utf-8", errors="replace")
-        return recognised(text) or f"see {name}{' (non-commercial)' if allows(text[:_TITLE]) is False else ''}"
-    return ""
+        forbids = _FORBIDS_IN_WORDS.search(text[:_TITLE].casefold())
+        found.append(recognised(text) or f"see {name}{' (non-commercial)' if forbids else ''}")
+    # That of the code may lie beside that of the weights, which may be stricter.
+    return " AND ".join(dict.fromkeys(found))
 
 
 def recognised(text: str) -> str:
     """The licence whose text this is, of those whose texts are known here; empty where it is none of them."""
     words = _words(text)
     known = resources.files("scfm_registry.sharing").joinpath("licences")
-    found = [file.name for file in known.iterdir() if _words(file.read_text(encoding="utf-8")) in words]
+    found = [file.name for file in known.iterdir() if _terms(file.read_text(encoding="utf-8")) in words]
     return max(found, key=len).removesuffix(".txt") if len(found) == 1 else ""
+
+
+def _terms(text: str) -> str:
+    """The words that each copy of a licence has: without its heading, where that is written in several ways, and its appendix."""
+    words = _words(text).partition(" end of terms and conditions ")[0]
+    heading, granted, rest = words.partition(" permission is hereby granted ")
+    return f"{granted}{rest}" if granted and len(heading.split()) < 5 else words
 
 
 def _words(text: str) -> str:

@@ -50,24 +50,26 @@ pg_dump --dbname="$address" --format=custom --no-owner --no-privileges --file="$
 
 if command -v rsync >/dev/null; then
   rsync --archive ${last:+--link-dest="$last/artifacts"} "$artifacts/" "$unfinished/artifacts/"
-elif [ -n "$last" ]; then
+elif [ -n "$last" ] && ln "$last/SHA256SUMS" "$unfinished/linked" 2>/dev/null; then
   # What rsync does, where it is not (PostgreSQL's image has none): all of the last backup, linked, then what is other now.
+  # Where a disk knows no links all is copied, below. A copy that fails ends it: a backup is whole, or is none.
+  rm "$unfinished/linked"
   cp -al "$last/artifacts/." "$unfinished/artifacts/"
   (cd "$unfinished/artifacts" && find . -mindepth 1 -depth -exec sh -c '
     for old; do
       if [ -d "$old" ] && [ ! -h "$old" ]; then
-        [ -d "$0/$old" ] || rmdir "$old"
+        [ -d "$0/$old" ] || rmdir "$old" || exit 1
       elif [ ! -f "$0/$old" ]; then
-        rm -f "$old"
+        rm -f "$old" || exit 1
       fi
     done' "$artifacts" {} +)
-  (cd "$artifacts" && find . -type d -exec sh -c 'for now; do mkdir -p "$0/$now"; done' "$unfinished/artifacts" {} +)
+  (cd "$artifacts" && find . -type d -exec sh -c 'for now; do mkdir -p "$0/$now" || exit 1; done' "$unfinished/artifacts" {} +)
   # A link is replaced, and not written into: the last backup stays as it is.
   (cd "$artifacts" && find . -type f -exec sh -c '
     for now; do
       old=$0/$now
       [ -f "$old" ] && [ ! "$now" -nt "$old" ] && [ ! "$now" -ot "$old" ] \
-        && [ "$(stat -c %s "$now")" = "$(stat -c %s "$old")" ] || cp -p --remove-destination "$now" "$old"
+        && [ "$(stat -c %s "$now")" = "$(stat -c %s "$old")" ] || cp -p --remove-destination "$now" "$old" || exit 1
     done' "$unfinished/artifacts" {} +)
 else
   cp -Rp "$artifacts/." "$unfinished/artifacts/"

@@ -92,7 +92,7 @@ def s_scores(
                     missing=_missing(metric, beside, low),
                     gain_low=gain[0],
                     gain_high=gain[1],
-                    units=len(each),
+                    units=int(np.isfinite(np.hstack([each, other])).all(axis=1).sum()),
                 )
             )
     from importlib.metadata import version

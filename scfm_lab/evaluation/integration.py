@@ -158,12 +158,15 @@ def integration(
     if beside:
         try:
             found.setdefault(FLOOR, principal_components(adata, layer=layer))
-            if corrected:
-                from scfm_lab.tasks.integrate import harmony
-
-                found[CORRECTED_FLOOR], _ = once(CORRECTED_FLOOR, harmony, found[FLOOR], columns[0], seed=seed)
         except CANNOT_BE_HAD as error:
             without.append(no_floor(error))
+    if beside and corrected and FLOOR in found:
+        from scfm_lab.tasks.integrate import harmony
+
+        try:
+            found[CORRECTED_FLOOR], _ = once(CORRECTED_FLOOR, harmony, found[FLOOR], columns[0], seed=seed)
+        except CANNOT_BE_HAD as error:
+            without.append(f"What Harmony has corrected stands beside components that it has not corrected: {error}")
     scores = score_integration(found, *columns, corrected=corrected, max_cells=max_cells, n_boot=n_boot, seed=seed)
     return replace(
         scores,

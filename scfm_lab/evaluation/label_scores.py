@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm_lab.errors import DataError
-from scfm_lab.evaluation.resampling import ends, resamples, tail
+from scfm_lab.evaluation.resampling import ends, enough, resamples, tail
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,9 +114,14 @@ def _tables(
     given = None if samples is None else np.asarray(samples).astype(str)
     _, unit = resamples(len(pairs), given, 0, seed)
     if unit == "samples":
-        whole, _ = resamples(len(pairs), given, draws, seed)
-        counts = [np.bincount(pairs[rows], minlength=len(confusion)) for rows in whole]
-        return np.array(counts, dtype=np.float64).reshape(-1, len(confusion)), unit, whole.units
+        # The table of a resample is the sum of those of its samples: no cell is looked at again.
+        names, code = np.unique(given, return_inverse=True)
+        own = np.zeros((len(names), len(confusion)))
+        np.add.at(own, (code, pairs), 1)
+        weights = np.random.default_rng(seed).multinomial(
+            len(names), np.full(len(names), 1 / len(names)), size=enough(draws, len(names))
+        )
+        return weights @ own, unit, len(names)
     # Resampling cells with replacement is one multinomial draw of the table of pairs.
     drawn = np.zeros((draws, len(confusion)))
     there = np.flatnonzero(confusion)

@@ -41,6 +41,11 @@ def tail(units: int, level: float = 0.95) -> float:
     return float(stats.norm.cdf(-stats.t.ppf((1 + level) / 2, units - 1) * np.sqrt(units / (units - 1))))
 
 
+def enough(n_boot: int, units: int) -> int:
+    """Bootstrap samples of which one at least lies beyond the ends that :func:`tail` widens; none where none are wanted."""
+    return max(n_boot, int(np.ceil(1 / tail(units)))) if n_boot else 0
+
+
 def resamples(
     n: int, units: NDArray[Any] | None, n_boot: int, seed: int, *, units_are: str = "samples"
 ) -> tuple[Draws, str]:
@@ -63,7 +68,7 @@ def resamples(
         why = f"cells (fewer than five {units_are}, so that differences between {between} are not in it)"
         return Draws(rng.integers(0, n, n) for _ in range(n_boot)), why
     rows = [np.flatnonzero(units == u) for u in names]
-    n_boot = max(n_boot, int(np.ceil(1 / tail(len(rows))))) if n_boot else 0
+    n_boot = enough(n_boot, len(rows))
     drawn = (np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot))
     return Draws(drawn, len(rows)), units_are
 

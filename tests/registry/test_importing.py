@@ -427,6 +427,11 @@ def test_a_licence_that_is_named_is_never_laxer(made_home: Path) -> None:
         ({"LICENSE": "Attribution-NonCommercial 4.0 International"}, "see LICENSE (non-commercial)", False),
         ({"LICENSE": "Our own terms."}, "see LICENSE", None),
         ({"LICENSE.txt": "MIT"}, "MIT", True),
+        ({"LICENSE": "The MIT"}, "MIT", True),
+        ({"LICENSE": "Apache"}, "Apache-2.0", True),
+        ({"LICENSE": "MIT", "LICENSE-WEIGHTS.txt": "Non-commercial use only."}, "MIT AND see LICENSE-WEIGHTS.txt (non-commercial)", False),
+        ({"LICENSE": "MIT", "LICENSE-WEIGHTS.txt": "Apache"}, "MIT AND Apache-2.0", True),
+        ({"LICENSE": "Copyright (c) 2020 Duke University, Durham, NC\nOur own terms."}, "see LICENSE", None),
         ({"NOTICE": "Made with the help of many."}, "BSD-3-Clause", True),
     ],
 )  # fmt: skip
@@ -434,11 +439,15 @@ def test_the_licence_that_the_files_name_goes_before_the_familys(
     basis: Callable[..., Path], files: dict[str, str], licence: str, allowed: bool | None, pca_spec: Any
 ) -> None:
     folder = basis()
-    known = Path(str(resources.files("scfm_registry.sharing"))) / "licences" / "MIT.txt"
+    known = Path(str(resources.files("scfm_registry.sharing"))) / "licences"
+    mit = (known / "MIT.txt").read_text().replace("<year> <copyright holders>", "2026 Ana")
+    # As it is often found: with another heading, and without its appendix.
+    whole = {"MIT": mit, "The MIT": mit.replace("MIT License", "The MIT License (MIT)", 1)}
+    apache, end, _ = (known / "Apache-2.0.txt").read_text().partition("END OF TERMS AND CONDITIONS")
+    whole["Apache"] = apache + end
     (folder / "card.md").unlink()
     for name, text in files.items():
-        whole = known.read_text().replace("<year> <copyright holders>", "2026 Ana")
-        (folder / name).write_text(whole if text == "MIT" else text)
+        (folder / name).write_text(whole.get(text, text))
     told = {"card": licences.in_cards(folder), "beside": licences.in_file(folder)}
     about = {"kind": "pretrained", "family": "scfm.pca", "origin": "import", "weight_bytes": 1, "peak_mib": 1}
     found = version.tags(pca_spec, **about, **told)

@@ -153,7 +153,11 @@ def test_a_gate_says_what_is_missing_and_opens_when_it_is_there(
     score(child.reference, 0.7, 0.65, gain_low=-0.02, gain_high=0.2)
     with pytest.raises(ModelError, match=r"above the floor: 0\.580 at the worse end"):
         registry.promote(child.reference)
-    score(child.reference, 0.7, 0.55, gain_low=0.01, gain_high=0.2)
+    # Five donors cannot tell it, whatever their interval says.
+    score(child.reference, 0.7, 0.55, gain_low=0.01, gain_high=0.2, units=5)
+    with pytest.raises(ModelError, match="macro_f1 above the floor over 6 units or more: it is over 5"):
+        registry.promote(child.reference)
+    score(child.reference, 0.7, 0.55, gain_low=0.01, gain_high=0.2, units=6)
     with pytest.raises(ModelError, match=r"missing: macro_f1 of the parent on the same cells"):
         registry.promote(child.reference)
     score(parent.reference, 0.9, 0.8, data="sha256:other")

@@ -22,15 +22,16 @@ from scfm_widgets.leaderboard import PARTS, write_page
 
 @pytest.fixture(scope="module")
 def few(_pbmc68k):
-    """Cells of three types, with stages that follow from the types, and no batches."""
+    """Cells of three types, with stages that follow from the types, from three lanes that each have all types."""
     some = _pbmc68k[_pbmc68k.obs["cell_type"].isin(["CD34+", "CD14+ Monocyte", "CD19+ B"])][::2].copy()
     some.obs["stage"] = (some.obs["cell_type"] != "CD34+").astype(float)
+    some.obs["lane"] = np.resize(["one", "two", "three"], some.n_obs)
     return some
 
 
 def _board(capfd, path, out, *more):
     models = ["--model", "pca", "--model", "sctop"]
-    code = main(["benchmark", str(path), *models, "--batch", "cell_type", "-o", str(out), "--json", *more])
+    code = main(["benchmark", str(path), *models, "--batch", "lane", "-o", str(out), "--json", *more])
     captured = capfd.readouterr()
     assert code == 0, captured.err
     return json.loads(captured.out)

@@ -244,11 +244,11 @@ def _follow_colour(given: dict[str, Any], new: Mapping[str, Any], now: Mapping[s
             with suppress(DataError):
                 given["range"] = check_range(shown, colour, session.columns)
     if "hidden" not in new and now.get("hidden"):
-        labels = _labels(colour, session)
+        labels = legend_labels(colour, session)
         given["hidden"] = [name for name in now["hidden"] if labels is None or name in labels]
 
 
-def _labels(colour: Mapping[str, str] | None, session: Session) -> list[str] | None:
+def legend_labels(colour: Mapping[str, str] | None, session: Session) -> list[str] | None:
     """Groups in the legend; none where numbers colour the cells, ``None`` where it is not known yet."""
     if not colour or colour["by"] == "gene":
         return []
@@ -267,7 +267,7 @@ def _labels(colour: Mapping[str, str] | None, session: Session) -> list[str] | N
 
 
 def _check_hidden(names: Sequence[str], colour: Mapping[str, str] | None, session: Session) -> None:
-    labels = _labels(colour, session)
+    labels = legend_labels(colour, session)
     unknown = [] if labels is None else [name for name in names if name not in labels]
     if not unknown:
         return

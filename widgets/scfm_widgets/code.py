@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm_widgets.checked_state import legend_labels
 from scfm_widgets.codec import pack_mask
 from scfm_widgets.session import PRINCIPAL
 from scfm_widgets.shelf import REGISTRY, made_in_python
@@ -277,6 +278,10 @@ class _Writer:
         for task in sorted(self.shown, key=lambda task: task == newest):
             self.lines.append(f"lab.result = {self.shown[task]}")
         # A result chooses colours and a plane of its own; what the person chose comes after.
+        labels = legend_labels(state["colour"], lab.session)
+        if labels is not None:
+            # What was hidden of groups that are not there any more hides nothing.
+            state["hidden"] = [name for name in state["hidden"] if name in labels]
         self.lines.append(f"lab.state = {state!r}")
         rest = {gene: float(dose) for gene, dose in lab.doses.items()}
         shown: Any = lab.results.get("perturb")

@@ -76,8 +76,10 @@ export function addUp(
   }
   const after = Uint16Array.from(sum, (value) => Math.min(65535, Math.max(0, Math.round(value))));
   if (!known.perturbation) return { perturbation: null, after };
+  // Curves hold the shift alone; of what else was read out a moved slider leaves nothing that could be told.
+  const unknown = turned.length > 0 ? Number.NaN : 0;
   const rows = known.perturbation.rows.map((row) => {
-    const effect = (row.effect ?? Number.NaN) + (effects.get(`${row.readout} ${row.group}`) ?? 0);
+    const effect = (row.effect ?? Number.NaN) + (effects.get(`${row.readout} ${row.group}`) ?? unknown);
     return {
       ...unproven(row),
       // A shift is a length.

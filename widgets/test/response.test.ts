@@ -98,6 +98,15 @@ describe("several genes", () => {
     }
   });
 
+  it("say nothing of what the curves do not hold, once a slider has moved", () => {
+    const rows = [effect("CD3D", "all", 4), effect("CD3D", "all", 2, { readout: "towards_target" })];
+    const known = { doses: { CD3D: 0 }, places: BEFORE, perturbation: perturbation("CD3D", 0, rows) };
+    const told = (doses: Record<string, number>) =>
+      addUp(both, known, doses)!.perturbation!.rows.map((row) => row.effect);
+    expect(told({ CD3D: 0 })).toEqual([4, 2]);
+    expect(told({ CD3D: 0, LYZ: 0 })).toEqual([8, null]);
+  });
+
   it("have no answer where one of them has no curve that far", () => {
     expect(addUp(responses("CD3D"), nothing, { CD3D: 0, LYZ: 0 })).toBeNull();
     expect(addUp(both.slice(0, 5), nothing, { CD3D: 0, LYZ: 2 })).toBeNull();

@@ -107,6 +107,9 @@ def _open(bundle: Bundle, parent: Parent | None, folder: Path, places: dict[str,
     tags = importing.locked(folder, bundle.path, request)["tags"]
     if tags.get(parents.TAG, "") != about.tags.get(parents.TAG, "") and parents.TAG in tags:
         raise ModelError(f"{bundle.path} is refused: {about.name} was made from another version than it says.")
+    if said := about.tags.get(parents.TAG, ""):
+        # Also where its files do not say so, and nobody has signed: what its parent forbids must reach it.
+        tags.setdefault(parents.TAG, said)
     if about.commercial is None and tags.get("scfm.commercial") == "true":
         # What nobody knew there is not known here.
         del tags["scfm.commercial"]
