@@ -113,7 +113,7 @@ def _tables(
     """Table of pairs of labels in each resample, (draws, pairs), what was resampled, and how many whole samples."""
     given = None if samples is None else np.asarray(samples).astype(str)
     _, unit = resamples(len(pairs), given, 0, seed)
-    if unit == "samples":
+    if given is not None and unit == "samples":
         # The table of a resample is the sum of those of its samples: no cell is looked at again.
         names, code = np.unique(given, return_inverse=True)
         own = np.zeros((len(names), len(confusion)))
