@@ -380,7 +380,7 @@ def test_a_panel_is_found_as_it_was_left(bench: Callable[..., Any], cells: AnnDa
     # Every gene that the model knows at that dose, ranked beside the others; each can be put onto the bench.
     page.get_by_role("button", name="Start the screen").click()
     ranked = page.locator(".sl-ranked")
-    ranked.get_by_role("button", name="shift").click()
+    ranked.get_by_role("button", name="effect", exact=True).click()
     names = ranked.locator("tbody tr td:first-child")
     told = lab.results["screen"].details.query("group == 'all' and readout == 'shift'")
     strongest = [str(gene) for gene in told.sort_values("effect", ascending=False)["gene"]]
