@@ -11,7 +11,7 @@ from scfm_lab.cells import provenance
 from scfm_lab.errors import DataError
 from scfm_lab.evaluation.naming import named
 from scfm_lab.evaluation.overlap import check_unseen, flagged
-from scfm_lab.evaluation.resampling import ends, resamples
+from scfm_lab.evaluation.resampling import ends, enough, resamples
 from scfm_lab.evaluation.score import Score, Scores, best_floor
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ PER_10K = "counts per 10,000"
 LOSS, CORRELATION = "Poisson loss (nats per molecule)", "Pearson's r over cells (mean of genes)"
 _LEAST_RATE = 1e-3
 _COMPONENTS = 30
+#: Resamples of the correlations, which take the time.
+_FEW = 100
+#: Cells of the gene's mean that are added to a cell's neighbours: of few molecules most genes have none, which is no rate of 0.
+_ADDED = 3
 
 
 def imputation(
@@ -38,6 +42,7 @@ def imputation(
     n_neighbors: int = 15,
     min_molecules: int = 50,
     max_cells: int = 2000,
+    sample_key: str | None = None,
     n_boot: int = 500,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -50,7 +55,8 @@ def imputation(
 
     Binomial thinning makes two independent halves of Poisson counts. Everything is taken from the first half alone: what the
     model reads, the neighbours, the size factors, the means. Floors are each gene's mean, and the mean of a cell's neighbours
-    among principal components of the first halves (the cell itself among them).
+    among principal components of the first halves (the cell itself among them), to whom three cells of the gene's mean are added. Rates
+    are per 10,000 molecules of the cell's library, of which the genes that are there may be a part.
 
     Parameters
     ----------
@@ -64,21 +70,23 @@ def imputation(
         Genes with fewer molecules in the hidden half are not scored.
     max_cells
         Scored, chosen by their digests.
+    sample_key
+        Column of ``obs`` with the donor or sample: intervals are over samples where there are five or more.
     seen
         What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
     Returns
     -------
     Scores
-        Poisson loss (only where the model predicts counts) and Pearson's r, with bootstrap intervals over cells. There is no
-        ceiling: how well counts can be predicted is not known.
+        Poisson loss (only where the model predicts counts) and Pearson's r, with bootstrap intervals over samples or cells. There is
+        no ceiling: how well counts can be predicted is not known.
 
     Raises
     ------
     ModelError
         If a model cannot impute.
     DataError
-        If no gene has enough molecules, or a model was trained on scored cells.
+        If no gene has enough molecules, the sample column is not there, or a model was trained on scored cells.
 
     Examples
     --------
@@ -99,6 +107,7 @@ def imputation(
         model.require("impute")
     cells = Cells.from_anndata(adata, layer=layer)
     rows = np.sort(np.argsort(cells.keys, kind="stable")[:max_cells])
+    samples = None if sample_key is None else _samples(adata, sample_key)[rows]
     cells = cells.take(rows)
     flags = check_unseen(opened, adata[rows], seen=seen, layer=layer, options=options)
     half, hidden = thinned(cells, share, seed)
@@ -110,7 +119,7 @@ def imputation(
         raise DataError(
             f"No gene that all models know has {min_molecules} hidden molecules in these cells; lower min_molecules or give more."
         )
-    total = np.asarray(half.counts.sum(axis=1)).ravel().astype(np.float64)
+    total = half.total.astype(np.float64)
     rates: dict[str, NDArray[np.float64]] = {}
     for (name, model), (columns, ids) in zip(apart.items(), known, strict=True):
         tokens = model.tokenize(half, options=options, seed=seed)
@@ -121,7 +130,7 @@ def imputation(
     units = {name: model.decode_unit for name, model in apart.items()}
     exposure = total * (1 - share) / share / 1e4
     measured = hidden[:, scored].toarray().astype(np.float64)
-    found = _scores(rates, floors, units, measured, exposure, n_boot, seed, share)
+    found = _scores(rates, floors, units, measured, exposure, samples, n_boot, seed, share)
     record = provenance.of_scores(
         apart,
         task="evaluate.imputation",
@@ -130,6 +139,7 @@ def imputation(
         n_neighbors=n_neighbors,
         min_molecules=min_molecules,
         max_cells=max_cells,
+        sample_key=sample_key,
         n_boot=n_boot,
         layer=layer,
         seed=seed,
@@ -157,6 +167,13 @@ def thinned(cells: Cells, share: float, seed: int) -> tuple[Cells, csr_matrix]:
     return replace(cells, counts=seen, total=cells.total * ratio), rest.tocsr()
 
 
+def _samples(adata: AnnData, sample_key: str) -> NDArray[Any]:
+    from scfm_lab.cells.cells import column_of
+
+    found: NDArray[Any] = column_of(adata, sample_key, what="The sample column").astype(str).to_numpy()
+    return found
+
+
 def _columns(
     model: Model, cells: Cells, options: Mapping[str, Any] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -167,7 +184,7 @@ def _columns(
 def _floors(
     counts: csr_matrix, total: NDArray[np.float64], scored: NDArray[np.int64], n_neighbors: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Rates per 10,000 of the panel's counts from the seen halves alone."""
+    """Rates per 10,000 molecules of the library from the seen halves alone."""
     from sklearn.decomposition import TruncatedSVD
 
     from scfm_lab.models.pca import log_normalised
@@ -181,7 +198,9 @@ def _floors(
     vectors = TruncatedSVD(width, random_state=0).fit_transform(logged).astype(np.float32)
     near = nearest(vectors, vectors, min(n_neighbors + 1, len(vectors)))[0]
     of = counts[:, scored].toarray()
-    out["mean of neighbours"] = of[near].sum(axis=1) / size[near].sum(axis=1)[:, None] * 1e4
+    added = _ADDED * size.mean()
+    molecules = of[near].sum(axis=1) + added * mean / 1e4
+    out["mean of neighbours"] = molecules / (size[near].sum(axis=1) + added)[:, None] * 1e4
     return out
 
 
@@ -191,6 +210,7 @@ def _scores(
     units: Mapping[str, str],
     hidden: NDArray[np.float64],
     exposure: NDArray[np.float64],
+    samples: NDArray[Any] | None,
     n_boot: int,
     seed: int,
     share: float,
@@ -199,7 +219,8 @@ def _scores(
     for rate in rates.values():
         good &= np.isfinite(rate).all(axis=1)
     rows = np.flatnonzero(good)
-    draws, _ = resamples(len(rows), None, n_boot, seed)
+    draws, over = resamples(len(rows), None if samples is None else samples[rows], n_boot, seed)
+    few = enough(min(n_boot, _FEW), draws.units)
     observed = np.log1p(hidden[rows] / exposure[rows, None])
     made = {**rates, **floors}
     loss = {m: _loss(np.maximum(r[rows], _LEAST_RATE), hidden[rows], exposure[rows]) for m, r in made.items()}
@@ -214,20 +235,20 @@ def _scores(
     correlation = {m: _pearson(x, observed) for m, x in logged.items()}
     floor_r = best_floor({m: correlation[m] for m in floors})
     losses = {m: [loss[m][i].mean() for i in draws] for m in made}
-    correlations = {m: [_pearson(x[i], observed[i]) for i in draws[:100]] for m, x in logged.items()}
+    correlations = {m: [_pearson(x[i], observed[i]) for i in draws[:few]] for m, x in logged.items()}
     for m in made:
         why = (
             f"it predicts {units[m]}, of which no count follows"
             if m in units and units[m] != PER_10K
             else "no ceiling is known"
         )
-        common: dict[str, Any] = {"interval": "95 % bootstrap over cells", "n": len(rows)}
+        common: dict[str, Any] = {"interval": f"95 % bootstrap over {over}", "n": len(rows)}
         found.append(
             Score(
                 LOSS,
                 m,
                 float(loss[m].mean()),
-                **ends(losses[m], losses.get(floor_loss[0])),
+                **ends(losses[m], losses.get(floor_loss[0]), units=draws.units),
                 floor=floor_loss[1],
                 floor_name=floor_loss[0],
                 higher_is_better=False,
@@ -241,7 +262,7 @@ def _scores(
                 CORRELATION,
                 m,
                 correlation[m],
-                **ends(correlations[m], correlations.get(floor_r[0])),
+                **ends(correlations[m], correlations.get(floor_r[0]), units=draws.units),
                 floor=floor_r[1],
                 floor_name=floor_r[0],
                 missing=flat,

@@ -366,6 +366,39 @@ def test_hidden_molecules_are_predicted_between_floors(pbmc68k):
     assert scores.provenance["max_cells"] == 300
 
 
+def test_rates_are_of_the_whole_library_and_of_no_neighbours_alone(pbmc68k):
+    model = sl.load_model("starter")
+    found = sl.evaluate.imputation(pbmc68k, model, n_boot=0)
+    by = {(s.metric, s.model): s.value for s in found}
+    # The 765 genes are 13 to 25 % of a cell's molecules, and a model predicts shares of all of them.
+    cells = Cells.from_anndata(pbmc68k)
+    half, hidden = thinned(cells, 0.5, 0)
+    share = np.asarray(half.counts.sum(axis=1)).ravel() / half.total
+    assert share.min() < 0.5 * share.max() < 0.2
+    match = model.known_genes(cells.genes)
+    scored = np.asarray(hidden.sum(axis=0)).ravel()[match.columns] >= 50
+    rates = model.impute(model.tokenize(half), match.ids[scored]).astype(float)
+    expected = np.maximum(rates, 1e-3) * half.total[:, None]
+    truth = hidden[:, match.columns[scored]].toarray()
+    good = truth.sum(axis=1) > 0
+    expected, truth = expected[good], truth[good]
+    expected *= truth.sum() / expected.sum()
+    loss = ((expected - truth * np.log(expected)).sum(axis=1) / truth.sum(axis=1)).mean()
+    assert by[LOSS, "starter"] == pytest.approx(loss, rel=1e-3)
+    # Fifteen neighbours without a molecule of a gene do not say that there is none: that would cost more than no neighbours at all.
+    assert by[LOSS, "mean of neighbours"] < 0.72 < by[LOSS, "starter"]
+
+
+def test_hidden_molecules_of_five_donors_are_scored_over_them(pbmc68k):
+    few = pbmc68k[:150].copy()
+    few.obs["donor"] = np.resize(list("abcde"), few.n_obs)
+    (score, *_) = sl.evaluate.imputation(few, "starter", sample_key="donor", n_boot=20)
+    assert score.interval == "95 % bootstrap over samples"
+    assert score.units == 5
+    with pytest.raises(DataError, match="The sample column 'doner' is not in obs"):
+        sl.evaluate.imputation(few, "starter", sample_key="doner")
+
+
 def test_imputed_values_are_marked_and_refused_where_measurements_are_needed(pbmc68k):
     sl.impute(pbmc68k, "starter", genes=["CD3D"], progress=False)
     assert is_imputed(pbmc68k, "imputed_starter")
