@@ -90,7 +90,8 @@ def covariance_sign(
     n_random
         Pairs of random sets: same sizes, genes matched by the share of cells that express them. All are hidden at once.
     n_boot
-        Bootstrap samples: of samples where there are five or more, else of cells.
+        Bootstrap samples: of samples where there are five or more, else of cells. Of few samples more are
+        drawn than asked for (1,048 of five, 412 of six), as many as the ends of their intervals take.
     seen
         What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 

@@ -90,7 +90,8 @@ def xor(
         Probabilities made elsewhere: name → (cells, 2), a table with a column for each marker or an array. Rows of a table that
         is indexed by cell names are matched by them.
     n_boot
-        Bootstrap samples.
+        Bootstrap samples. Of few samples more are
+        drawn than asked for (1,048 of five, 412 of six), as many as the ends of their intervals take.
     seen
         What happens where scored cells are in a model's training record: ``"refuse"``, or ``"flag"`` (every score of it says so).
 
